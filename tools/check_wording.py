@@ -275,20 +275,24 @@ def count_other_files(root: pathlib.Path) -> WordingCounts:
     """Counts the wording of scripts, pages, style sheets, YAML and security notes."""
     counts = WordingCounts()
     package = root / "align_keras"
-    for path in sorted(package.rglob("*.js")):
-        _count_script(counts, root, path)
-    for path in sorted([*package.rglob("*.html"), *package.rglob("*.html.j2")]):
-        _count_markup(counts, root, path)
-    for path in sorted(package.rglob("*.css")):
-        _count_style(counts, root, path)
-    for folder in ("align_keras", "experiments", ".github"):
-        for pattern in ("*.yaml", "*.yml"):
-            for path in sorted((root / folder).rglob(pattern)):
-                _count_yaml(counts, root, path)
-    for path in (root / ".github/SECURITY.md", package / "export/web/README.txt"):
-        if path.exists():
-            text = _without_links(path.read_text(encoding="utf-8"))
-            counts.add_prose(path.relative_to(root), 1, text)
+    yaml_files = [
+        path
+        for folder in (package, root / "experiments", root / ".github")
+        for pattern in ("*.yaml", "*.yml")
+        for path in folder.rglob(pattern)
+    ]
+    files_by_counter = {
+        _count_script: package.rglob("*.js"),
+        _count_markup: [*package.rglob("*.html"), *package.rglob("*.html.j2")],
+        _count_style: package.rglob("*.css"),
+        _count_yaml: yaml_files,
+        _count_text: [root / ".github/SECURITY.md", package / "export/web/README.txt"],
+    }
+    for count, files in files_by_counter.items():
+        for path in sorted(files):
+            if path.exists():
+                text = path.read_text(encoding="utf-8")
+                count(counts, path.relative_to(root), text)
     return counts
 
 
@@ -374,41 +378,36 @@ def python_comments(text: str) -> Iterator[tuple[int, str]]:
         yield line, " ".join(rows)
 
 
-def _count_script(
-    counts: WordingCounts, root: pathlib.Path, path: pathlib.Path
-) -> None:
-    text = path.read_text(encoding="utf-8")
-    name = path.relative_to(root)
+def _count_script(counts: WordingCounts, path: pathlib.Path, text: str) -> None:
     for token in SCRIPT_TOKEN.finditer(text):
-        line = text.count("\n", 0, token.start()) + 1
+        line = _line_number(text, token)
         if token["comment"]:
             rows = [row.strip(" */") for row in token["comment"].splitlines()]
-            counts.add_comment(name, line, " ".join(rows).strip())
+            counts.add_comment(path, line, " ".join(rows).strip())
         elif token["string"]:
-            counts.add_message(name, line, token["string"][1:-1])
+            counts.add_message(path, line, token["string"][1:-1])
         else:
-            counts.add_name(name, line, _snake_case(token["name"]))
-    code = SCRIPT_TOKEN.sub(lambda token: token["name"] or "", text)
-    for match in SCRIPT_BINDING.finditer(code):
-        counts.add_binding(name, 1, match[1])
+            counts.add_name(path, line, _snake_case(token["name"]))
+    code = SCRIPT_TOKEN.sub(lambda token: token["name"] or _blank(token), text)
+    for binding in SCRIPT_BINDING.finditer(code):
+        counts.add_binding(path, _line_number(code, binding), binding[1])
 
 
-def _count_markup(
-    counts: WordingCounts, root: pathlib.Path, path: pathlib.Path
-) -> None:
-    text = path.read_text(encoding="utf-8")
-    name = path.relative_to(root)
+def _count_markup(counts: WordingCounts, path: pathlib.Path, text: str) -> None:
     for comment in MARKUP_COMMENT.finditer(text):
-        line = text.count("\n", 0, comment.start()) + 1
-        counts.add_comment(name, line, (comment[1] or comment[2]).strip())
+        content = comment[1] or comment[2]
+        counts.add_comment(path, _line_number(text, comment), content.strip())
     for attribute in MARKUP_NAME.finditer(text):
-        line = text.count("\n", 0, attribute.start()) + 1
         for word in attribute[1].split():
-            counts.add_name(name, line, word)
+            counts.add_name(path, _line_number(text, attribute), word)
     plain = MARKUP_CODE.sub(_blank, MARKUP_COMMENT.sub(_blank, text))
     plain = MARKUP_ENTITY.sub(" ", MARKUP_TAG.sub(_blank, plain))
     for number, row in enumerate(plain.splitlines(), start=1):
-        counts.add_message(name, number, row)
+        counts.add_message(path, number, row)
+
+
+def _line_number(text: str, match: re.Match[str]) -> int:
+    return text.count("\n", 0, match.start()) + 1
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -416,21 +415,17 @@ def _blank(match: re.Match[str]) -> str:
     return "\n" * match[0].count("\n") or " "
 
 
-def _count_style(counts: WordingCounts, root: pathlib.Path, path: pathlib.Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    name = path.relative_to(root)
+def _count_style(counts: WordingCounts, path: pathlib.Path, text: str) -> None:
     for comment in re.finditer(r"/\*(.*?)\*/", text, re.DOTALL):
-        line = text.count("\n", 0, comment.start()) + 1
-        counts.add_comment(name, line, " ".join(comment[1].split()))
+        content = " ".join(comment[1].split())
+        counts.add_comment(path, _line_number(text, comment), content)
     for selector in STYLE_NAME.finditer(text):
-        line = text.count("\n", 0, selector.start()) + 1
-        counts.add_name(name, line, selector[1])
+        counts.add_name(path, _line_number(text, selector), selector[1])
 
 
-def _count_yaml(counts: WordingCounts, root: pathlib.Path, path: pathlib.Path) -> None:
-    name = path.relative_to(root)
+def _count_yaml(counts: WordingCounts, path: pathlib.Path, text: str) -> None:
     first, rows = 0, list[str]()
-    for number, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, row in enumerate(text.splitlines(), 1):
         comment = re.match(r"\s*#+ ?(.*)", row)
         if comment:
             first = first or number
@@ -438,12 +433,16 @@ def _count_yaml(counts: WordingCounts, root: pathlib.Path, path: pathlib.Path) -
             continue
         key = re.match(r"[\s-]*([\w-]+):", row)
         if key:
-            counts.add_name(name, number, key[1])
+            counts.add_name(path, number, key[1])
         if rows:
-            counts.add_comment(name, first, " ".join(rows))
+            counts.add_comment(path, first, " ".join(rows))
         first, rows = 0, []
     if rows:
-        counts.add_comment(name, first, " ".join(rows))
+        counts.add_comment(path, first, " ".join(rows))
+
+
+def _count_text(counts: WordingCounts, path: pathlib.Path, text: str) -> None:
+    counts.add_prose(path, 1, _without_links(text))
 
 
 def _snake_case(name: str) -> str:

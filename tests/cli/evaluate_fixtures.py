@@ -33,17 +33,6 @@ VOCABULARY = [
 ]
 
 
-def create_unprepared_builder(name):
-    """Returns a TFDS builder that has splits but no files."""
-    builder = tfds.builder(name, data_dir="/nowhere")
-    splits = [
-        tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
-        for split in ("train", "validation", "test")
-    ]
-    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    return builder
-
-
 def check_counts(metrics):
     """Checks that each recall has numbers of queries and candidates."""
     for name in metrics:

@@ -12,8 +12,8 @@ from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.run_protocol import sliced
-from tests.cli.evaluate_fixtures import create_unprepared_builder
 from tests.helpers.drawings import evaluate
+from tests.helpers.small_benchmarks import create_unprepared_builder
 
 
 @pytest.mark.release

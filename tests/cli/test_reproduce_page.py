@@ -189,7 +189,7 @@ def _use_mock_data(command, monkeypatch, stack):
 
     from align_keras.datasets import benchmarks
     from align_keras.datasets.benchmarks import labeled_images, vtab
-    from tests.cli.evaluate_fixtures import create_unprepared_builder
+    from tests.helpers.small_benchmarks import create_unprepared_builder
 
     for module in (benchmarks, vtab, labeled_images):
         monkeypatch.setattr(module, "prepared_builder", create_unprepared_builder)

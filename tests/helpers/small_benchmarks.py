@@ -235,6 +235,19 @@ def jpeg(value):
     return file.getvalue()
 
 
+def create_unprepared_builder(name):
+    """Returns a TFDS builder with splits of 100,000 examples, but without files."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir="/nowhere")
+    splits = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
+        for split in ("train", "validation", "test")
+    ]
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    return builder
+
+
 def prepare(name, data_dir, splits):
     """Writes a TFDS data set from given examples, without a download.
 

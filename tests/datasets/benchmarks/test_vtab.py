@@ -16,6 +16,7 @@ from align_keras.datasets.benchmarks.vtab import (
     vtab_tfds_split,
 )
 from align_keras.utils.errors import InputError
+from tests.helpers.small_benchmarks import create_unprepared_builder
 
 # Numbers of classes by group and task (Zhai et al. 2019, table 2).
 CLASSES = {
@@ -152,17 +153,6 @@ def test_dsprites_positions_and_angles_are_grouped():
 # --- Readers ---
 
 
-def mock_builder(name):
-    """Returns a builder with splits, whose examples `mock_data` generates."""
-    builder = tfds.builder(name, data_dir="/nowhere")
-    splits = [
-        tfds.core.SplitInfo(name=split, shard_lengths=[10_000], num_bytes=0)
-        for split in ("train", "validation", "test")
-    ]
-    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    return builder
-
-
 # `mock_data` generates annotations of different lengths for one example of KITTI.
 MOCKED = [name for name in VTAB_TASKS if not name.startswith("kitti")]
 
@@ -178,14 +168,16 @@ def test_every_task_is_read_from_tfds(name):
     task = VTAB_TASKS[name]
     with (
         tfds.testing.mock_data(num_examples=3),
-        mock.patch.object(vtab, "prepared_builder", mock_builder),
+        mock.patch.object(vtab, "prepared_builder", create_unprepared_builder),
     ):
         data = read_vtab(name, "val200")
         images = list(data.images)
         assert [Image.open(io.BytesIO(image)).format for image in images]
         assert images == list(data.images)
         if task.class_of is int:
-            feature = mock_builder(task.builder).info.features[task.annotation]
+            feature = create_unprepared_builder(task.builder).info.features[
+                task.annotation
+            ]
             assert feature.num_classes == task.classes
     assert len(data.images) == len(data.labels) == 3
     assert data.labels.min() >= 0 and data.labels.max() < task.classes
