@@ -24,6 +24,7 @@ from align_keras.utils.keras_objects import register_with_keras
 __version__ = "0.1.0"
 _PUBLIC = {
     "ALIGN": "align_keras.models",
+    "ALIGNBackbone": "align_keras.models",
     "ALIGNImageConverter": "align_keras.models",
     "ALIGNPreprocessor": "align_keras.models",
     "ALIGNTokenizer": "align_keras.models",
@@ -48,6 +49,7 @@ __all__ = sorted(_PUBLIC)
 # Classes that `keras.saving.load_model` finds without `custom_objects`.
 _SAVED_BY_KERAS = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNBackbone": "align_keras.models.align_backbone",
     "ALIGNImageConverter": "align_keras.models.align_image_converter",
     "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
     "ALIGNTokenizer": "align_keras.models.align_tokenizer",

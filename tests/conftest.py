@@ -115,7 +115,7 @@ def small_model(tmp_path_factory):
 
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("model")
-    align = ALIGN(*small_encoders(lite=True), vocabulary=VOCABULARY)
+    align = ALIGN.from_encoders(*small_encoders(lite=True), vocabulary=VOCABULARY)
     # With the initial statistics, random weights would cause features close to zero.
     images = [draw(label, 500 + seed) for label in range(3) for seed in range(8)]
     pixels = np.stack([np.asarray(image.resize((32, 32))) for image in images])

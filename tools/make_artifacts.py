@@ -141,7 +141,9 @@ def make_hugging_face(vocabulary):
         projection_dim=image_encoder.output_shape[-1],
         sequence_length=8,
     )
-    model = align_keras.ALIGN(image_encoder, text_encoder, vocabulary=vocabulary)
+    model = align_keras.ALIGN.from_encoders(
+        image_encoder, text_encoder, vocabulary=vocabulary
+    )
     source = np.random.default_rng(1)
     for variable in model.variables:
         if "float" not in variable.dtype or not variable.shape:

@@ -45,7 +45,7 @@ from align_keras.models.conversion.litert_weights import (
     read_tensors,
     to_keras,
 )
-from align_keras.models.preset_io import WEIGHTS_FILE, save_preset_config
+from align_keras.models.preset_saving import save_preprocessor, save_task_config
 from align_keras.runs.run import open_run
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
@@ -138,9 +138,8 @@ def save_with_towers(model: keras.Model, directory: pathlib.Path) -> None:
     (directory / REST_FILE).write_bytes(save(float_tensors))
     with atomic_write(directory / TABLE_FILE) as file:
         json.dump(table, file, indent=1)
-    model.save_to_preset(directory)
-    (directory / WEIGHTS_FILE).unlink()
-    save_preset_config(model, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
+    save_preprocessor(model.preprocessor, directory)
+    save_task_config(model, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
 
 
 def _find_tensor(value: np.ndarray, tensors: Mapping) -> list | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNBackbone": "align_keras.models.align_backbone",
     "ALIGNImageConverter": "align_keras.models.align_image_converter",
     "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
     "ALIGNTokenizer": "align_keras.models.align_tokenizer",

@@ -1,32 +1,28 @@
 """ALIGN: an image encoder and a text encoder with a common embedding space."""
 
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.layers import L2Normalization, Temperature
-from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
+from align_keras.models.align_backbone import ALIGNBackbone, check_widths
 from align_keras.models.align_image_converter import ALIGNImageConverter
 from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.align_tokenizer import ALIGNTokenizer
+from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
+from align_keras.models.preset_config import upgrade_config
+from align_keras.models.preset_saving import save_task
 from align_keras.models.text_encoder import TextEncoder
-from align_keras.models.trainable_layers import (
-    TrainableFlags,
-    set_trainable_flags,
-    take_trainable_flags,
-    trainable_flags,
-)
+from align_keras.models.trainable_layers import set_trainable_flag
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -39,17 +35,16 @@ _SEEDS = "seeds"
 class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     """Dual encoder for images and captions, trained with a contrastive loss.
 
+    `ALIGN` is a task of KerasHub. `fit`, `evaluate` and `predict` accept raw pairs,
+    which the preprocessor converts. `from_encoders` builds a task from two encoders and
+    a vocabulary.
+
     Args:
-        image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
-        text_encoder: `TextEncoder`, token ids and mask → (n, d).
-        vocabulary: list of str, WordPiece tokens in the order of their ids. A model
-            without a vocabulary accepts token ids only, no captions.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`, normalization of
-            captions before WordPiece.
-        initial_temperature: float > 0, temperature before training.
-        learn_temperature: bool, train the temperature. False keeps it constant.
-        dtype: str or `keras.DTypePolicy`. With a float16 policy, `compile` scales the
-            loss. None uses the policy of the image encoder.
+        backbone: `ALIGNBackbone`.
+        preprocessor: `ALIGNPreprocessor`, or None for a model that accepts only
+            preprocessed inputs.
+        compile: bool, call `compile()` with its default arguments.
+        **kwargs: `name` and `trainable`, as for every Keras model.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -61,9 +56,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         temperature.
 
     Raises:
-        InputError: if the embeddings of the encoders have different widths, if the
-            vocabulary is larger than that of the text encoder, lacks a special token or
-            contains a token twice, or if an argument is unknown.
+        InputError: if the sizes of the backbone and the preprocessor differ, if the
+            vocabulary is larger than that of the text encoder, or if an argument is
+            unknown.
 
     References:
         Jia et al. 2021, section 4.
@@ -71,12 +66,45 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     Example:
 
     >>> model = ALIGN.from_preset("align_nano", vocabulary_size=100)
-    >>> model.temperature_layer.initial_temperature
+    >>> model.backbone.initial_temperature
     1.0
     """
 
+    backbone_cls = ALIGNBackbone
+    preprocessor_cls = ALIGNPreprocessor
+    presets = BuiltinPresets()
+
     def __init__(
         self,
+        backbone: ALIGNBackbone,
+        preprocessor: ALIGNPreprocessor | None = None,
+        compile: bool = True,
+        name: str = "align",
+        **kwargs: Any,
+    ) -> None:
+        argument_names = [*parameters_of(ALIGN.__init__), "trainable"]
+        refuse_unknown("ALIGN", kwargs, argument_names)
+        if preprocessor is not None:
+            check_preprocessor(backbone, preprocessor)
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
+
+        # === Functional model ===
+        # The model has the layers of the backbone, so both have the same weights, with
+        # the same names.
+        super().__init__(
+            inputs=backbone.input,
+            outputs=backbone.output,
+            compile=compile,
+            name=name,
+            **kwargs,
+        )
+
+    @classmethod
+    def from_encoders(
+        cls,
         image_encoder: ImageEncoder,
         text_encoder: TextEncoder,
         vocabulary: Sequence[str] | None = None,
@@ -85,106 +113,147 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         learn_temperature: bool = True,
         dtype: str | keras.DTypePolicy | None = None,
         name: str = "align",
-        **kwargs: Any,
-    ) -> None:
-        argument_names = [*parameters_of(ALIGN.__init__), "trainable"]
-        refuse_unknown("ALIGN", kwargs, argument_names)
-        check_parts(image_encoder, text_encoder, vocabulary)
-        # === Layers ===
-        normalize_image = L2Normalization(name="image_embedding")
-        normalize_text = L2Normalization(name="text_embedding")
-        temperature_layer = Temperature(
-            initial_temperature, trainable=learn_temperature, name="temperature"
-        )
+    ) -> "ALIGN":
+        """Builds a model from its encoders and a vocabulary.
 
-        # === Functional model ===
-        images = keras.Input(image_encoder.input_shape[1:], name="images")
-        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
-        padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
-        text_inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        image_embedding = normalize_image(image_encoder(images))
-        text_embedding = normalize_text(text_encoder(text_inputs))
-        cosine = keras.layers.Dot(axes=1, name="cosine", dtype="float32")
-        cosine = cosine([image_embedding, text_embedding])
-        similarity = keras.layers.Reshape((), name="similarity", dtype="float32")(
-            temperature_layer(cosine)
-        )
-        super().__init__(
-            inputs={"images": images, **text_inputs},
-            outputs={
-                "image_embedding": image_embedding,
-                "text_embedding": text_embedding,
-                "similarity": similarity,
-            },
-            name=name,
-            **kwargs,
-        )
+        Args:
+            image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
+            text_encoder: `TextEncoder`, token ids and mask → (n, d).
+            vocabulary: list of str, WordPiece tokens in the order of their ids. A model
+                without a vocabulary accepts token ids only, no captions.
+            normalization: str, `"bert_uncased"` or `"bert_cased"`, normalization of
+                captions before WordPiece.
+            initial_temperature: as in `ALIGNBackbone`.
+            learn_temperature: as in `ALIGNBackbone`.
+            dtype: as in `ALIGNBackbone`.
+            name: str, name of the model.
 
-        if dtype is None:
-            dtype = default_policy(image_encoder.dtype_policy)
-        self.dtype_policy = keras.dtype_policies.get(dtype)
+        Raises:
+            InputError: if the embeddings of the encoders have different widths, if the
+                vocabulary is larger than that of the text encoder, lacks a special
+                token or contains a token twice.
 
-        # === Config ===
-        self.image_encoder = image_encoder
-        self.text_encoder = text_encoder
-        self.temperature_layer = temperature_layer
-        self.normalize_image = normalize_image
-        self.normalize_text = normalize_text
-        self.vocabulary = list(vocabulary) if vocabulary is not None else None
-        self.normalization = normalization
-        self.initial_temperature = initial_temperature
-        self.learn_temperature = learn_temperature
-        self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
+        Example:
+
+        >>> model = ALIGN.from_encoders(
+        ...     ImageEncoder.from_variant("nano", 16, image_size=64),
+        ...     TextEncoder.from_variant("nano", 16, vocabulary_size=100),
+        ... )
+        >>> model.image_size
+        64
+        """
+        check_widths(image_encoder, text_encoder)
+        tokenizer = None
+        if vocabulary is not None:
+            check_vocabulary_size(len(vocabulary), text_encoder)
+            check_vocabulary(list(vocabulary), "vocabulary")
+            tokenizer = ALIGNTokenizer(
+                vocabulary,
+                sequence_length=text_encoder.sequence_length,
+                normalization=normalization,
+            )
+        backbone = ALIGNBackbone(
+            image_encoder,
+            text_encoder,
+            initial_temperature=initial_temperature,
+            learn_temperature=learn_temperature,
+            dtype=dtype,
+        )
+        converter = ALIGNImageConverter(image_encoder.image_size)
+        return cls(backbone, ALIGNPreprocessor(tokenizer, converter), name=name)
+
+    @property
+    def image_encoder(self) -> ImageEncoder:
+        """Image encoder of the backbone."""
+        return self.backbone.image_encoder
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        """Text encoder of the backbone."""
+        return self.backbone.text_encoder
+
+    @property
+    def temperature_layer(self) -> keras.layers.Layer:
+        """Layer that divides cosines by the temperature."""
+        return self.backbone.temperature_layer
+
+    @property
+    def normalize_image(self) -> keras.layers.Layer:
+        """Layer that scales image embeddings to unit length."""
+        return self.backbone.normalize_image
+
+    @property
+    def normalize_text(self) -> keras.layers.Layer:
+        """Layer that scales text embeddings to unit length."""
+        return self.backbone.normalize_text
 
     @property
     def image_size(self) -> int:
         """Height and width of the images that the image encoder expects, in pixels."""
-        return self.image_encoder.image_size
+        return self.backbone.image_size
 
     @property
     def temperature(self) -> tf.Tensor:
         """Current temperature, a scalar float32 tensor."""
-        return self.temperature_layer.temperature
-
-    @property
-    def token_embedding(self) -> keras.layers.Layer:
-        """Token embedding of the text encoder, as in backbones of KerasHub."""
-        return self.text_encoder.token_embedding
-
-    @property
-    def preprocessor(self) -> ALIGNPreprocessor:
-        """`ALIGNPreprocessor` that converts images and captions to inputs of the model.
-
-        Its `tokenizer` is None if the model has no vocabulary. It is created again
-        after the `image_size` of the encoder changes.
-        """
-        return self._preprocessor_of_size(self.image_size)
-
-    @functools.cached_property
-    def _preprocessor_of_size(self) -> Callable[[int], ALIGNPreprocessor]:
-        """Function that returns the preprocessor of an image size and caches it."""
-
-        @functools.lru_cache(maxsize=1)
-        def build(image_size: int) -> ALIGNPreprocessor:
-            tokenizer = None
-            if self.vocabulary is not None:
-                tokenizer = ALIGNTokenizer(
-                    self.vocabulary,
-                    sequence_length=self.text_encoder.sequence_length,
-                    normalization=self.normalization,
-                )
-            return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(image_size))
-
-        return build
+        return self.backbone.temperature
 
     @property
     def tokenizer(self) -> ALIGNTokenizer:
-        """`ALIGNTokenizer` of the vocabulary.
+        """`ALIGNTokenizer` of the preprocessor.
 
         Raises:
-            InputError: if the model has no vocabulary.
+            InputError: if the model has no preprocessor or no vocabulary.
         """
-        return self.preprocessor.require_tokenizer()
+        return self.require_preprocessor().require_tokenizer()
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Tokens in the order of their ids, or None for a model without a tokenizer."""
+        if self.preprocessor is None or self.preprocessor.tokenizer is None:
+            return None
+        return self.preprocessor.tokenizer.vocabulary
+
+    @property
+    def normalization(self) -> str:
+        """Normalization of captions before WordPiece."""
+        if self.vocabulary is None:
+            return "bert_uncased"
+        return self.tokenizer.normalization
+
+    # === Low-rank adaptation ===
+
+    def enable_lora(
+        self, rank: int, target_layer_names: Sequence[str] | None = None
+    ) -> None:
+        """Freezes the model and adds trainable low-rank factors to some layers.
+
+        Call `compile` again afterwards.
+
+        Args:
+            rank: int ≥ 1, rank of the factors.
+            target_layer_names: list of str, names of the layers to adapt. None uses
+                `ALIGNBackbone.default_lora_layer_names`.
+
+        References:
+            Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
+        """
+        self.backbone.enable_lora(rank, target_layer_names)
+
+    def save_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Writes the low-rank factors to a file.
+
+        Args:
+            filepath: str or path that ends in `.lora.h5`.
+        """
+        self.backbone.save_lora_weights(filepath)
+
+    def load_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Loads low-rank factors, and enables LoRA if it isn't enabled.
+
+        Args:
+            filepath: str or path of a file of `save_lora_weights`.
+        """
+        self.backbone.load_lora_weights(filepath)
 
     # === Saving ===
 
@@ -234,16 +303,22 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         """
         return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
-    def save_to_preset(self, directory: str | os.PathLike) -> None:
-        """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder.
+    def save_to_preset(
+        self, preset_dir: str | os.PathLike, max_shard_size: float | None = None
+    ) -> None:
+        """Writes the files of a KerasHub preset to a folder.
 
-        `config.json` lists the frozen layers and contains the SHA-256 of the weights.
-        The state of the optimizer is not saved. Use `model.save("….keras")` to keep it.
+        The files are `config.json`, `task.json`, `preprocessor.json`, `tokenizer.json`,
+        `image_converter.json`, `metadata.json`, `model.weights.h5` and
+        `assets/tokenizer/vocabulary.txt`. `config.json` describes the backbone, lists
+        its frozen layers and contains the SHA-256 of the weights. The state of the
+        optimizer is not saved. Use `model.save("….keras")` to keep it.
 
         Args:
-            directory: str or path of the folder, which is created if it doesn't exist.
+            preset_dir: str or path of the folder, which is created if it doesn't exist.
+            max_shard_size: None. The weights are always in one file.
         """
-        preset_io.save_to_preset(self, directory)
+        save_task(self, preset_dir)
 
     def export_saved_model(
         self, directory: str | os.PathLike, weights: str | None = None
@@ -257,23 +332,20 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         export_saved_model(self, directory, weights=weights)
 
     def get_config(self) -> dict:
-        config = {
-            "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
-            "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
-            "vocabulary": self.vocabulary,
-            "normalization": self.normalization,
-            "initial_temperature": self.initial_temperature,
-            "learn_temperature": self.learn_temperature,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "name": self.name,
-        }
-        flags = trainable_flags(self)
-        frozen = (
-            () if self.learn_temperature else ((self.temperature_layer.name, False),)
-        )
-        if flags != TrainableFlags(True, frozen):
-            config.update(flags.config())
+        config: dict[str, Any] = super().get_config()
+        if not self.trainable:
+            config["trainable"] = False
         return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> "ALIGN":
+        # Files of version 0.1 contain the arguments of the backbone.
+        config = dict(upgrade_config(config))
+        is_trainable = config.pop("trainable", True)
+        model = super().from_config(config)
+        # The configuration of the backbone contains the flags of the layers.
+        set_trainable_flag(model, is_trainable)
+        return model
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
@@ -294,45 +366,28 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         """Returns the states of the seed generators of all layers."""
         return [v for v in self.variables if v.name == "seed_generator_state"]
 
-    @classmethod
-    def from_config(cls, config: dict) -> "ALIGN":
-        config = dict(config)
-        flags = take_trainable_flags(config)
-        if flags is not None:
-            # Passing `trainable` to the constructor would overwrite the flags of the
-            # encoders.
-            config.pop("trainable", None)
-        for key in ("image_encoder", "text_encoder"):
-            config[key] = keras.saving.deserialize_keras_object(config[key])
-        model = cls(**config)
-        if flags is not None:
-            set_trainable_flags(model, flags)
-        return model
 
-
-def check_parts(
-    image_encoder: keras.Model,
-    text_encoder: keras.Model,
-    vocabulary: Sequence[str] | None,
+def check_preprocessor(
+    backbone: ALIGNBackbone, preprocessor: ALIGNPreprocessor
 ) -> None:
-    """Raises if the parts of a model don't fit together.
-
-    The embeddings must have the same width, and the text encoder must have an embedding
-    for each token of the vocabulary.
-    """
-    image_dim = image_encoder.output_shape[-1]
-    text_dim = text_encoder.output_shape[-1]
-    if image_dim != text_dim:
+    """Raises if the sizes of a backbone and a preprocessor differ."""
+    side = preprocessor.image_converter.side
+    if side != backbone.image_size:
         raise InputError(
-            "image_encoder and text_encoder must return embeddings of the same width. "
-            f"Received: widths {image_dim} and {text_dim}. Set the projection_dim of "
-            "one of them."
+            "image_size of the image converter must be that of the image encoder, "
+            f"{backbone.image_size}. Received: image_size={side}. Pass "
+            f"ALIGNImageConverter({backbone.image_size})."
         )
-    if vocabulary is not None and len(vocabulary) > text_encoder.vocabulary_size:
+    if preprocessor.tokenizer is not None:
+        size = preprocessor.tokenizer.vocabulary_size()
+        check_vocabulary_size(size, backbone.text_encoder)
+
+
+def check_vocabulary_size(vocabulary_size: int, text_encoder: TextEncoder) -> None:
+    """Raises unless the text encoder has an embedding for each token."""
+    if vocabulary_size > text_encoder.vocabulary_size:
         raise InputError(
             f"vocabulary must have at most {text_encoder.vocabulary_size} tokens, the "
-            f"vocabulary_size of the text encoder. Received: {len(vocabulary)} tokens. "
+            f"vocabulary_size of the text encoder. Received: {vocabulary_size} tokens. "
             "Build the text encoder with vocabulary_size=len(vocabulary)."
         )
-    if vocabulary is not None:
-        check_vocabulary(list(vocabulary), "vocabulary")

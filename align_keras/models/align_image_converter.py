@@ -1,5 +1,6 @@
 """Image preprocessing of ALIGN as a KerasHub layer."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from align_keras.images import (
 )
 from align_keras.images.preprocess import check_pixel_dtype, checked_value_range
 from align_keras.images.read import encoded_image
+from align_keras.models.align_backbone import ALIGNBackbone
+from align_keras.models.builtin_presets import BuiltinPresets
+from align_keras.models.preset_saving import save_image_converter
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
@@ -94,6 +98,9 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     >>> converter(pixels, training=True, seed=(0, 1)).dtype
     tf.uint8
     """
+
+    backbone_cls = ALIGNBackbone
+    presets = BuiltinPresets()
 
     def __init__(
         self,
@@ -371,6 +378,33 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         if self.value_range is not None:
             config["value_range"] = list(self.value_range)
         return config
+
+    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
+        """Writes `image_converter.json` to a folder."""
+        save_image_converter(self, preset_dir)
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | os.PathLike, **kwargs: Any
+    ) -> "ALIGNImageConverter":
+        """Returns the image converter of a preset.
+
+        Args:
+            preset: str or path, as for `ALIGN.from_preset`.
+            **kwargs: arguments of `ALIGN.from_preset`, such as `image_size`.
+
+        Raises:
+            InputError: for the reasons of `ALIGN.from_preset`.
+
+        Example:
+
+        >>> ALIGNImageConverter.from_preset("align_small_en").image_size
+        (160, 160)
+        """
+        # The preprocessor imports this module.
+        from align_keras.models.align_preprocessor import ALIGNPreprocessor
+
+        return ALIGNPreprocessor.from_preset(preset, **kwargs).image_converter
 
 
 def checked_seed(seed: Any) -> tf.Tensor:

@@ -1,16 +1,20 @@
 """Preprocessing of images and captions as a KerasHub layer."""
 
+import os
 from typing import Any
 
 import keras
 import keras_hub
 import tensorflow as tf
 
+from align_keras.models.align_backbone import ALIGNBackbone
 from align_keras.models.align_image_converter import (
     ALIGNImageConverter,
     checked_seed,
 )
 from align_keras.models.align_tokenizer import ALIGNTokenizer, is_called_by_grain
+from align_keras.models.builtin_presets import BuiltinPresets
+from align_keras.models.preset_saving import save_preprocessor
 from align_keras.utils.errors import InputError
 
 
@@ -60,15 +64,22 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
     (TensorShape([2, 64, 64, 3]), TensorShape([2, 8]))
     """
 
+    backbone_cls = ALIGNBackbone
     tokenizer_cls = ALIGNTokenizer
     image_converter_cls = ALIGNImageConverter
+    presets = BuiltinPresets()
 
     def __init__(
         self,
-        tokenizer: ALIGNTokenizer | None,
-        image_converter: ALIGNImageConverter,
+        tokenizer: ALIGNTokenizer | None = None,
+        image_converter: ALIGNImageConverter | None = None,
         **kwargs: Any,
     ) -> None:
+        if image_converter is None:
+            raise InputError(
+                "`image_converter` must be an ALIGNImageConverter. Received: "
+                "image_converter=None. Pass ALIGNImageConverter(image_size)."
+            )
         if image_converter.crop not in ("random", "center"):
             raise InputError(
                 "`crop` of `image_converter` must be 'random' or 'center'. Received: "
@@ -78,6 +89,18 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         self.tokenizer = tokenizer
         self.image_converter = image_converter
         self.built = True
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a caption, including `[CLS]`, `[SEP]` and padding.
+
+        It can be set, which changes the tokenizer.
+        """
+        return self.require_tokenizer().sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value: int) -> None:
+        self.require_tokenizer().sequence_length = value
 
     def with_options(self, **options: Any) -> "ALIGNPreprocessor":
         """Returns a copy with changed options of the image converter.
@@ -131,10 +154,52 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         if self.tokenizer is None:
             raise InputError(
                 "The model must have a vocabulary to tokenize captions. Received: a "
-                "model without a vocabulary. Pass vocabulary=[…] to ALIGN or to "
-                'from_preset("…", vocabulary=[…]).'
+                "model without a vocabulary. Pass vocabulary=[…] to "
+                'ALIGN.from_encoders or to ALIGN.from_preset("…", vocabulary=[…]).'
             )
         return self.tokenizer
+
+    # === Files ===
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain JSON."""
+        config: dict[str, Any] = super().get_config()
+        # KerasHub leaves out a tokenizer that is None.
+        config.setdefault("tokenizer", None)
+        return config
+
+    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
+        """Writes the preprocessing files of a preset to a folder.
+
+        The files are `preprocessor.json`, `image_converter.json`, `tokenizer.json` and
+        `assets/tokenizer/vocabulary.txt`.
+        """
+        save_preprocessor(self, preset_dir)
+
+    @classmethod
+    def from_preset(
+        cls, preset: str | os.PathLike, **kwargs: Any
+    ) -> "ALIGNPreprocessor":
+        """Returns the preprocessor of a preset.
+
+        Args:
+            preset: str or path, as for `ALIGN.from_preset`.
+            **kwargs: arguments of `ALIGN.from_preset`, such as `image_size`.
+
+        Raises:
+            InputError: for the reasons of `ALIGN.from_preset`.
+
+        Example:
+
+        >>> ALIGNPreprocessor.from_preset("align_small_en").image_size
+        (160, 160)
+        """
+        # ALIGN imports this module.
+        from align_keras.models.align import ALIGN
+
+        return ALIGN.from_preset(preset, load_weights=False, **kwargs).preprocessor
+
+    # === Captions ===
 
     def choose_caption(self, captions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws one of the captions of a training image.

@@ -2,14 +2,21 @@
 
 import inspect
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
+from align_keras.models.align_backbone import ALIGNBackbone
+from align_keras.models.builtin_presets import BuiltinPresets
+from align_keras.models.preset_saving import save_tokenizer
+from align_keras.text import load_vocabulary, save_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 
@@ -37,8 +44,10 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     becomes `[UNK]`.
 
     Args:
-        vocabulary: sequence of str, the tokens in the order of their ids. It must
-            contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any position.
+        vocabulary: sequence of str, the tokens in the order of their ids, or the path
+            of a file with one token per line. It must contain `[PAD]`, `[UNK]`,
+            `[CLS]`, `[SEP]` and `[MASK]` at any position. None creates a tokenizer
+            whose vocabulary `load_assets` or `load_preset_assets` loads.
         sequence_length: int ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
         normalization: str, `"bert_uncased"` or `"bert_cased"`.
         **kwargs: `name` and `dtype`, as for every Keras layer.
@@ -66,39 +75,77 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     >>> tokenizer = ALIGNTokenizer(vocabulary, sequence_length=6)
     >>> tokenizer(["Redder red"])["token_ids"].numpy().tolist()
     [[2, 5, 6, 5, 3, 0]]
+    >>> tokenizer.detokenize([[2, 5, 6, 5, 3, 0]])
+    ['redder red']
     """
+
+    backbone_cls = ALIGNBackbone
+    presets = BuiltinPresets()
 
     def __init__(
         self,
-        vocabulary: Sequence[str],
+        vocabulary: Sequence[str] | str | os.PathLike | None = None,
         sequence_length: int = 64,
         normalization: str = "bert_uncased",
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
-        self._wordpiece = WordPieceTokenizer(vocabulary, sequence_length, normalization)
+        # Names of the files that `save_assets` writes. KerasHub reads this attribute.
+        self.file_assets = [VOCABULARY_FILE]
+        self.normalization = normalization
+        self._sequence_length = sequence_length
+        self._wordpiece: WordPieceTokenizer | None = None
+        if isinstance(vocabulary, str | os.PathLike):
+            vocabulary = load_vocabulary(vocabulary)
+        if vocabulary is not None:
+            self.set_vocabulary(vocabulary)
         self.built = True
+
+    def set_vocabulary(self, vocabulary: Sequence[str]) -> None:
+        """Replaces the vocabulary.
+
+        Args:
+            vocabulary: sequence of str, the tokens in the order of their ids.
+
+        Raises:
+            InputError: if a special token is missing or a token is repeated.
+        """
+        self._wordpiece = WordPieceTokenizer(
+            vocabulary, self._sequence_length, self.normalization
+        )
+
+    def _require_wordpiece(self) -> WordPieceTokenizer:
+        if self._wordpiece is None:
+            raise InputError(
+                "The tokenizer must have a vocabulary. Received: vocabulary=None. Pass "
+                "the vocabulary to ALIGNTokenizer, or call set_vocabulary."
+            )
+        return self._wordpiece
 
     @property
     def vocabulary(self) -> list[str]:
         """Tokens in the order of their ids."""
-        return self._wordpiece.vocabulary
+        return self._require_wordpiece().vocabulary
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of a caption, including `[CLS]`, `[SEP]` and padding."""
-        return self._wordpiece.sequence_length
+        """Tokens of a caption, including `[CLS]`, `[SEP]` and padding.
 
-    @property
-    def normalization(self) -> str:
-        """Normalization of captions before WordPiece."""
-        return self._wordpiece.normalization
+        It can be set to a larger or smaller value.
+        """
+        return self._sequence_length
+
+    @sequence_length.setter
+    def sequence_length(self, value: int) -> None:
+        self._sequence_length = value
+        if self._wordpiece is not None:
+            self.set_vocabulary(self._wordpiece.vocabulary)
 
     @property
     def in_graph(self) -> bool:
         """True if an exported graph can contain the tokenizer."""
-        return self._wordpiece.in_graph
+        return self._require_wordpiece().in_graph
 
     def get_vocabulary(self) -> list[str]:
         """Returns the tokens in the order of their ids."""
@@ -106,7 +153,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def vocabulary_size(self) -> int:
         """Returns the number of tokens in the vocabulary."""
-        return len(self._wordpiece.vocabulary)
+        return len(self.vocabulary)
 
     def id_to_token(self, id: int) -> str:
         """Returns the token of an id."""
@@ -127,7 +174,38 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
 
     def tokenize(self, inputs: Any) -> dict[str, tf.Tensor]:
         """Returns `token_ids` and `padding_mask` of captions as tensors."""
-        return self._wordpiece(inputs)
+        return self._require_wordpiece()(inputs)
+
+    def detokenize(self, inputs: Any) -> list[str] | str:
+        """Returns the texts of token ids.
+
+        Texts are normalized, words are separated by one space, and `[PAD]`, `[CLS]` and
+        `[SEP]` are left out.
+
+        Args:
+            inputs: int array (n, L) or (L,) of token ids, or the dict that `tokenize`
+                returns.
+
+        Returns:
+            list of str, or a str for a single row.
+        """
+        token_ids = inputs["token_ids"] if isinstance(inputs, dict) else inputs
+        rows = np.asarray(token_ids)
+        if rows.ndim == 1:
+            return self._text_of(rows)
+        return [self._text_of(row) for row in rows]
+
+    def _text_of(self, token_ids: np.ndarray) -> str:
+        """Returns the text of one row of token ids."""
+        text = ""
+        for token in [self.id_to_token(int(token_id)) for token_id in token_ids]:
+            if token in ("[PAD]", "[CLS]", "[SEP]"):
+                continue
+            if token.startswith("##"):
+                text += token.removeprefix("##")
+            else:
+                text += f" {token}"
+        return text.strip()
 
     def call(self, inputs: Any) -> dict[str, Any]:
         tokens = self.tokenize(inputs)
@@ -138,10 +216,47 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain JSON."""
         config = super().get_config()
-        config["vocabulary"] = self.vocabulary
+        config["vocabulary"] = None if self._wordpiece is None else self.vocabulary
         config["sequence_length"] = self.sequence_length
         config["normalization"] = self.normalization
         return config
+
+    # === Files ===
+
+    def save_assets(self, dir_path: str | os.PathLike) -> None:
+        """Writes `vocabulary.txt` to a folder."""
+        save_vocabulary(self.vocabulary, pathlib.Path(dir_path, VOCABULARY_FILE))
+
+    def load_assets(self, dir_path: str | os.PathLike) -> None:
+        """Loads the vocabulary from the `vocabulary.txt` of a folder."""
+        self.set_vocabulary(load_vocabulary(pathlib.Path(dir_path, VOCABULARY_FILE)))
+
+    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
+        """Writes `tokenizer.json` and `assets/tokenizer/vocabulary.txt` to a folder."""
+        save_tokenizer(self, preset_dir)
+
+    @classmethod
+    def from_preset(cls, preset: str | os.PathLike, **kwargs: Any) -> "ALIGNTokenizer":
+        """Returns the tokenizer of a preset.
+
+        Args:
+            preset: str or path, as for `ALIGN.from_preset`. The preset must have a
+                vocabulary.
+            **kwargs: arguments of `ALIGN.from_preset`, such as `sequence_length`.
+
+        Raises:
+            InputError: for the reasons of `ALIGN.from_preset`, or if the preset has no
+                vocabulary.
+
+        Example:
+
+        >>> ALIGNTokenizer.from_preset("align_small_en").vocabulary_size()
+        30522
+        """
+        # The preprocessor imports this module.
+        from align_keras.models.align_preprocessor import ALIGNPreprocessor
+
+        return ALIGNPreprocessor.from_preset(preset, **kwargs).require_tokenizer()
 
     def __reduce__(self) -> tuple:
         # Grain pickles the tokenizer for its worker processes.

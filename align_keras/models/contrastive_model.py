@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import keras_hub
 import tensorflow as tf
 from keras import ops
 
@@ -24,6 +25,7 @@ from align_keras.models.gradients import (
     is_finite_step,
     loss_gradients,
 )
+from align_keras.models.raw_pairs import raw_pairs
 from align_keras.optimizers import apply_if
 from align_keras.optimizers.recipes import (
     INITIAL_TEMPERATURE,
@@ -48,8 +50,13 @@ _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 _UNSUPPORTED = ("loss_weights", "metrics", "weighted_metrics")
 
 
-class ContrastiveModel(keras.Model):
-    """Base class of `ALIGN` that implements `compile`, `fit` and the training step."""
+class ContrastiveModel(keras_hub.models.Task):
+    """Base class of `ALIGN` that implements `compile`, `fit` and the training step.
+
+    `fit`, `evaluate` and `predict` convert raw pairs before they call the methods of
+    `keras.Model`. The methods of `keras_hub.models.Task` would pass the captions as
+    labels and would not shuffle.
+    """
 
     loss_metrics: "list[LossMetrics]"
     # `keras.Model` defines these attributes.
@@ -240,30 +247,44 @@ class ContrastiveModel(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def get_compile_config(self) -> dict | None:
+        """Returns the arguments of `compile` that differ from their defaults.
+
+        `keras.models.clone_model` returns a plain model, whose `compile` accepts only
+        the arguments of Keras. It can clone a model that was compiled without arguments
+        and not trained.
+        """
         if not self.compiled:
             return None
-        optimizer = self.optimizer
-        return {
-            "optimizer": None
-            if optimizer is None
-            else keras.optimizers.serialize(optimizer),
-            "optimizer_built": optimizer is not None and optimizer.built,
-            "recipe": self.recipe,
-            "is_fine_tuning": self.is_fine_tuning,
-            "loss": keras.saving.serialize_keras_object(self.loss),
-            "micro_batch_size": self.micro_batch_size,
-            "loss_upper_bound": self.loss_upper_bound,
-        }
+        config: dict[str, Any] = {}
+        if self.optimizer is not None:
+            config["optimizer"] = keras.optimizers.serialize(self.optimizer)
+            config["optimizer_built"] = self.optimizer.built
+            config["recipe"] = self.recipe
+            config["is_fine_tuning"] = self.is_fine_tuning
+        loss = keras.saving.serialize_keras_object(self.loss)
+        if loss != keras.saving.serialize_keras_object(ContrastiveLoss()):
+            config["loss"] = loss
+        if self.micro_batch_size is not None:
+            config["micro_batch_size"] = self.micro_batch_size
+        if self.loss_upper_bound is not None:
+            config["loss_upper_bound"] = self.loss_upper_bound
+        return config
 
     def compile_from_config(self, config: dict) -> None:
         config = dict(config)
-        optimizer = config.pop("optimizer")
+        optimizer = config.pop("optimizer", None)
+        is_built = False
+        recipe: str | None = "auto"
         if optimizer is not None:
             optimizer = keras.optimizers.deserialize(optimizer)
-        # Files without this entry were written when `compile` built the optimizer.
-        is_built = config.pop("optimizer_built", True)
-        recipe = config.pop("recipe", None)
+            # Files without these entries were written when `compile` built the
+            # optimizer.
+            is_built = config.pop("optimizer_built", True)
+            recipe = config.pop("recipe", None)
         is_fine_tuning = config.pop("is_fine_tuning", False)
+        # Files of version 0.1 contain these entries for a model without an optimizer.
+        config.pop("optimizer_built", None)
+        config.pop("recipe", None)
         # Older files have no `loss`, and store its options as options of `compile`.
         options = {
             name: config.pop(name)
@@ -384,7 +405,8 @@ class ContrastiveModel(keras.Model):
                 initial_epoch,
                 verbose,
             )
-            return super().fit(
+            return keras.Model.fit(
+                self,
                 batches,
                 batch_size=batch_size,
                 epochs=epochs,
@@ -453,7 +475,8 @@ class ContrastiveModel(keras.Model):
         with fit_inputs.readable_input(
             self, x, y, value_range, batch_size=batch_size
         ) as batches:
-            return super().evaluate(
+            return keras.Model.evaluate(
+                self,
                 batches,
                 batch_size=batch_size,
                 verbose=verbose,
@@ -479,7 +502,23 @@ class ContrastiveModel(keras.Model):
         with fit_inputs.readable_input(
             self, x, value_range=value_range, batch_size=batch_size
         ) as batches:
-            return super().predict(batches, batch_size, verbose, steps, callbacks)
+            return keras.Model.predict(
+                self, batches, batch_size, verbose, steps, callbacks
+            )
+
+    def preprocess_samples(
+        self, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Converts raw pairs without augmentation, and returns other data unchanged.
+
+        The methods `train_on_batch`, `test_on_batch` and `predict_on_batch` of KerasHub
+        call this method.
+        """
+        pairs = raw_pairs(x, y)
+        if pairs is None or self.preprocessor is None:
+            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+        images, captions = pairs
+        return self.preprocessor(images, y=captions, sample_weight=sample_weight)
 
     @property
     def metrics(self) -> list:
@@ -554,6 +593,8 @@ class ContrastiveModel(keras.Model):
         """Creates the training function, which also measures the wait for input."""
         # Variables that are created in the first step would cause a second trace.
         self.build_optimizer()
+        # Layers may have been frozen since `compile`.
+        self.forward_state = ForwardState(self)
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:

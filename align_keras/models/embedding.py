@@ -22,16 +22,22 @@ from align_keras.utils.errors import InputError
 class EmbeddingMethods:
     """Mixin of `ALIGN` that embeds, compares and classifies images and texts."""
 
+    preprocessor: ALIGNPreprocessor | None
     image_encoder: keras.Model
     text_encoder: keras.Model
     normalize_text: keras.layers.Layer
     temperature: tf.Tensor
     distribute_strategy: tf.distribute.Strategy
 
-    @property
-    def preprocessor(self) -> ALIGNPreprocessor:
-        """`ALIGNPreprocessor` of the model, which `ALIGN` implements."""
-        raise NotImplementedError
+    def require_preprocessor(self) -> ALIGNPreprocessor:
+        """Returns the preprocessor. Raises `InputError` if there is none."""
+        if self.preprocessor is None:
+            raise InputError(
+                "The model must have a preprocessor to read raw images and captions. "
+                "Received: preprocessor=None. Set model.preprocessor to an "
+                "ALIGNPreprocessor, or pass preprocessed inputs to predict."
+            )
+        return self.preprocessor
 
     def encode_images(
         self,
@@ -59,7 +65,7 @@ class EmbeddingMethods:
             InputError: if an image cannot be read, or has another type or shape. The
                 message names the image.
         """
-        converter = self.preprocessor.image_converter
+        converter = self.require_preprocessor().image_converter
         if value_range is not None:
             converter = converter.with_options(value_range=value_range)
         return embed_images(
@@ -198,13 +204,14 @@ class EmbeddingMethods:
     ) -> np.ndarray:
         """Returns `finish(encoder(tokens))` of texts, computed in batches."""
         texts = as_sequence("texts", texts)
-        self.preprocessor.require_tokenizer()
+        preprocessor = self.require_preprocessor()
+        preprocessor.require_tokenizer()
         embed = on_replicas(
             self.distribute_strategy,
             lambda tokens: finish(encoder(tokens, training=False)),
         )
         batches = [
-            embed(self.preprocessor.tokenize(list(texts[start : start + batch_size])))
+            embed(preprocessor.tokenize(list(texts[start : start + batch_size])))
             for start in range(0, len(texts), batch_size)
         ]
         return _concatenate(batches, encoder.output_shape[-1])

@@ -131,9 +131,10 @@ def _preprocessor(
         options["flip"] = False
     if value_range is not None:
         options["value_range"] = value_range
+    preprocessor = model.require_preprocessor()
     if not options:
-        return model.preprocessor
-    return model.preprocessor.with_options(**options)
+        return preprocessor
+    return preprocessor.with_options(**options)
 
 
 @contextlib.contextmanager

@@ -6,12 +6,32 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 
+# The names are those of presets of KerasHub.
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
+TASK_FILE = "task.json"
+PREPROCESSOR_FILE = "preprocessor.json"
+TOKENIZER_FILE = "tokenizer.json"
+IMAGE_CONVERTER_FILE = "image_converter.json"
+METADATA_FILE = "metadata.json"
+VOCABULARY_ASSET = f"assets/tokenizer/{VOCABULARY_FILE}"
 # Entry of config.json, a dict from file name to SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"
+
+
+def find_vocabulary_file(directory: str | os.PathLike) -> pathlib.Path:
+    """Returns the path of the vocabulary of a preset or a run.
+
+    Folders of earlier versions contain `vocabulary.txt` at their top level.
+    """
+    asset = pathlib.Path(directory, VOCABULARY_ASSET)
+    old_file = pathlib.Path(directory, VOCABULARY_FILE)
+    if old_file.exists() and not asset.exists():
+        return old_file
+    return asset
 
 
 def file_digests(directory: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:

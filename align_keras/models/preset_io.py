@@ -1,19 +1,16 @@
-"""Loading and saving of presets.
+"""Loading of presets.
 
 A preset is a named size of ALIGN, or a folder of configuration, weights and vocabulary.
 """
 
 import contextlib
-import json
-import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from align_keras.models.conversion.hugging_face import from_hugging_face
 from align_keras.models.conversion.litert_weights import (
@@ -24,12 +21,16 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.preset_config import (
+    ENCODERS,
+    read_preset_config,
+    replace_arguments,
+)
 from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTS_KEY,
     WEIGHTS_FILE,
     check_digests,
-    file_digests,
 )
 from align_keras.models.preset_table import (
     PAPER_VOCABULARY_SIZE,
@@ -38,17 +39,10 @@ from align_keras.models.preset_table import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
-from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
-from align_keras.text import load_vocabulary, save_vocabulary
-from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, read_json, refuse_url
+from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
-
-ENCODERS = ("image_encoder", "text_encoder")
-# Bytes. Upper bound of the metadata that HDF5 stores for a tensor.
-_HDF5_BYTES = 8192
 
 # Exceptions that Keras and this package raise for a damaged configuration.
 _DAMAGES: tuple[type[Exception], ...] = (
@@ -131,7 +125,7 @@ def from_preset(
         )
     if "model_type" in read_json(directory / CONFIG_FILE):
         return from_hugging_face(cls, directory, load_weights, parts)
-    return from_folder(directory, load_weights, parts)
+    return from_folder(cls, directory, load_weights, parts)
 
 
 def from_file(
@@ -208,7 +202,7 @@ def divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]
     parameters = {
         "image_encoder": set(parameters_of(ImageEncoder.__init__)) - {"name"},
         "text_encoder": set(parameters_of(TextEncoder.__init__)) - {"name"},
-        "align": set(parameters_of(cls.__init__)) - {"dtype", *ENCODERS},
+        "align": set(parameters_of(cls.from_encoders)) - {"dtype", *ENCODERS},
     }
     names = sorted(set().union(*parameters.values()))
     refuse_unknown("from_preset", arguments, names)
@@ -245,58 +239,16 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     text_encoder = TextEncoder.from_variant(
         sizes["text_encoder"], projection_dim=projection_dim, **text
     )
-    return cls(image_encoder, text_encoder, **align)
-
-
-def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes the files of `ALIGN.save_to_preset`, each one atomically."""
-    refuse_url(directory, "directory")
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if model.vocabulary is not None:
-        save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
-    _save_weights(model, directory)
-    # config.json marks a complete folder, so it is written last.
-    save_preset_config(model, directory, [WEIGHTS_FILE])
-
-
-def save_preset_config(
-    model: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
-) -> None:
-    """Writes config.json, with the digests of the weight files."""
-    config = keras.saving.serialize_keras_object(model)
-    config[DIGESTS_KEY] = file_digests(directory, weight_files)
-    with atomic_write(directory / CONFIG_FILE) as file:
-        json.dump(config, file, indent=1)
-
-
-def _save_weights(model: keras.Model, directory: pathlib.Path) -> None:
-    """Writes the weights atomically, after reserving the disk space for them."""
-    temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
-    size = sum(
-        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
-        for variable in model.variables
-    )
-    try:
-        with open(temporary, "wb") as file:
-            # HDF5 aborts the process if the disk becomes full while it writes.
-            if hasattr(os, "posix_fallocate"):
-                file_size = size + _HDF5_BYTES * (1 + len(model.variables))
-                os.posix_fallocate(file.fileno(), 0, file_size)
-        model.save_weights(temporary, overwrite=True)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(directory / WEIGHTS_FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return cls.from_encoders(image_encoder, text_encoder, **align)
 
 
 def from_folder(
-    directory: pathlib.Path, load_weights: bool, parts: dict
+    cls: type[keras.Model], directory: pathlib.Path, load_weights: bool, parts: dict
 ) -> keras.Model:
     """Builds the model of a preset folder.
 
     Args:
+        cls: `ALIGN`.
         directory: path of the folder.
         load_weights: bool, load the weights, or build the model with random weights.
         parts: dict of `divide_arguments`, arguments that replace the saved ones.
@@ -307,15 +259,7 @@ def from_folder(
             f"{directory} must be a preset or a finished run. Received: a folder "
             f"without {CONFIG_FILE}. Finish the run with the command that started it."
         )
-    config = read_json(config_file)
-    if config.get("class_name") != "ALIGN":
-        raise InputError(
-            f"{config_file} must describe an ALIGN. Received: "
-            f"{config.get('class_name', 'no class_name')!r}. Pass the folder of a run, "
-            "or of an ALIGN in the format of Hugging Face."
-        )
-    digests = config.pop(DIGESTS_KEY, {})
-    check_vocabulary_file(directory, config)
+    digests = read_json(config_file).get(DIGESTS_KEY, {})
     # The shipped model has no weights file. Its weights are in the 8-bit LiteRT files
     # of both encoders and in a file with the remaining weights.
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
@@ -326,16 +270,18 @@ def from_folder(
         )
     remedy = "Save the model again, or finish the run"
     with _damage_reported(f"{config_file} doesn't describe an ALIGN", remedy):
-        replace_arguments(config["config"], parts, directory)
+        config = read_preset_config(directory)
+        replace_arguments(config, parts, directory)
         if load_weights:
-            image = config["config"]["image_encoder"]["config"]
-            text = config["config"]["text_encoder"]["config"]
+            encoders = config["backbone"]["config"]
+            image = encoders["image_encoder"]["config"]
+            text = encoders["text_encoder"]["config"]
             names = TOWER_FILES if in_towers else (WEIGHTS_FILE,)
             files = [directory / name for name in names]
             # A quantized weight takes at least 4 bits, half a byte.
             most = 2 * sum(file.stat().st_size for file in files if file.exists())
             check_parameters(image, text, most, files[0])
-        model = keras.saving.deserialize_keras_object(config)
+        model = cls.from_config(config)
     if load_weights and in_towers:
         load_litert_weights(model, directory)
         check_digests(digests, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
@@ -348,61 +294,3 @@ def from_folder(
         # tensor that doesn't fit.
         check_digests(digests, directory, [WEIGHTS_FILE])
     return model
-
-
-def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -> None:
-    """Raises if a folder's `vocabulary.txt` isn't the vocabulary of its `config.json`.
-
-    Args:
-        directory: path of a preset's folder.
-        config: dict, the content of its `config.json`, or None to read the file.
-    """
-    path = directory / VOCABULARY_FILE
-    if config is None:
-        config = read_json(directory / CONFIG_FILE)
-    arguments = config.get("config")
-    vocabulary = arguments.get("vocabulary") if isinstance(arguments, dict) else None
-    if vocabulary is None or not path.exists():
-        return
-    if load_vocabulary(path) != vocabulary:
-        raise InputError(
-            f"{path} must hold the vocabulary that the model was trained with, which "
-            f"{CONFIG_FILE} contains. Received: another vocabulary. Restore the file, "
-            "or save the model again."
-        )
-
-
-def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
-    """Replaces arguments in the configuration of an `ALIGN`.
-
-    Args:
-        config: dict, changed in place.
-        parts: dict of `divide_arguments`.
-        directory: folder of the preset, for error messages.
-    """
-    image = dict(parts["image_encoder"])
-    text = dict(parts["text_encoder"])
-    align = dict(parts["align"])
-    dtype = image.pop("dtype", None)
-    text.pop("dtype", None)
-    config.update(align)
-    for encoder, changes in (("image_encoder", image), ("text_encoder", text)):
-        config[encoder]["config"].update(changes)
-        if changes.keys() & {"locked", "trainable"}:
-            # The arguments replace the saved flags of single layers.
-            config[encoder]["config"].pop(TRAINABLE_KEY, None)
-            config.pop(TRAINABLE_KEY, None)
-            config.pop("trainable", None)
-    if "learn_temperature" in align and TRAINABLE_KEY in config:
-        config[TRAINABLE_KEY]["temperature"] = align["learn_temperature"]
-    if dtype is None:
-        return
-    policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
-    for part in (config, *(config[key]["config"] for key in ENCODERS)):
-        if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
-            raise InputError(
-                "dtype must be left out for a quantized model. Received: "
-                f"dtype={dtype} for the folder {directory}. Leave dtype out, or load "
-                "the model from before the quantization."
-            )
-        part["dtype"] = policy

@@ -55,9 +55,9 @@ def set_trainable_flags(model: keras.Model, flags: TrainableFlags) -> None:
         InputError: if the model has no layer with one of the paths.
     """
     by_path = dict(flags.layers)
-    _set_flag(model, flags.model)
+    set_trainable_flag(model, flags.model)
     for path, layer, parent in _weighted_layers(model):
-        _set_flag(layer, by_path.pop(path, parent.trainable))
+        set_trainable_flag(layer, by_path.pop(path, parent.trainable))
     if by_path:
         raise InputError(
             f"{CONFIG_KEY} of {model.name} must name layers of the model. Received: "
@@ -98,7 +98,7 @@ def _weighted_layers(
     yield from walk(model, "")
 
 
-def _set_flag(layer: keras.layers.Layer, value: bool) -> None:
+def set_trainable_flag(layer: keras.layers.Layer, value: bool) -> None:
     """Sets `trainable` of a layer without changing that of its inner layers."""
     if layer.trainable == value:
         return

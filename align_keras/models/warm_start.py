@@ -27,8 +27,8 @@ from align_keras.models.conversion.tensor_files import (
     read_torch_file,
 )
 from align_keras.models.hub import HUB_PREFIX, download
+from align_keras.models.preset_files import find_vocabulary_file
 from align_keras.text import load_vocabulary
-from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
@@ -279,7 +279,7 @@ class TextWeights:
     @property
     def vocabulary(self) -> list[str]:
         """Tokens that the weights were trained with."""
-        path = self.directory / VOCABULARY_FILE
+        path = find_vocabulary_file(self.directory)
         if path.exists():
             return load_vocabulary(path)
         vocabulary = read_vocabulary(self.directory)

@@ -39,7 +39,7 @@ def build_model(
     temperature = model_config.initial_temperature
     if temperature is None:
         temperature = image_weights(model_config.image_encoder.weights).temperature
-    model = ALIGN(
+    model = ALIGN.from_encoders(
         build_image_encoder(model_config),
         build_text_encoder(model_config, vocabulary),
         vocabulary=vocabulary,

@@ -14,6 +14,7 @@ from align_keras.config import (
     load_config,
     write_config_file,
 )
+from align_keras.models.preset_files import find_vocabulary_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import hold, locked, refuse_url
 from align_keras.utils.progress import say
@@ -108,7 +109,7 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
         say(f"from step {step} on: {describe_changes(changes)}")
         return
     if changes:
-        (directory / "vocabulary.txt").unlink(missing_ok=True)
+        find_vocabulary_file(directory).unlink(missing_ok=True)
     if changes or not path.exists():
         write_config_file(config, path)
         say(f"run folder {directory}")

@@ -10,7 +10,8 @@ from align_keras.config import DataConfig
 from align_keras.data import check_batch_size
 from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint
-from align_keras.models.preset_io import check_vocabulary_file
+from align_keras.models.preset_config import check_vocabulary_file
+from align_keras.models.preset_files import find_vocabulary_file
 from align_keras.runs.run_folder import newest_step
 from align_keras.text import vocabulary_fingerprint
 from align_keras.utils.errors import InputError
@@ -88,9 +89,9 @@ def check_inputs(
     vocabulary = inputs.get("vocabulary")
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
         raise InputError(
-            f"{directory / 'vocabulary.txt'} must contain the vocabulary that the run "
-            "started with, but it has changed. Restore the file, remove it so that the "
-            "run creates it again, or use another --model_dir."
+            f"{find_vocabulary_file(directory)} must contain the vocabulary that the "
+            "run started with, but it has changed. Restore the file, remove it so that "
+            "the run creates it again, or use another --model_dir."
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:

@@ -12,7 +12,9 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
     """Registers classes for `keras.saving.load_model` before they are imported.
 
     A placeholder is registered for each class when Keras is imported. It imports the
-    module of its class when Keras loads an object of this class.
+    module of its class when Keras loads an object of this class. The real classes are
+    registered when KerasHub is imported, because `Backbone.from_preset` of KerasHub
+    checks their base classes.
 
     Args:
         modules_of_classes: dict from class name to the name of its module.
@@ -22,11 +24,32 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
         execute(module)
         _register(module, modules_of_classes)
 
+    def execute_and_import(execute: Callable[[Any], object], module: Any) -> None:
+        execute(module)
+        _import_classes(modules_of_classes)
+
     keras = sys.modules.get("keras")
     if keras is None:
         sys.meta_path.insert(0, WrappedImport("keras", execute_and_register))
     else:
         _register(keras, modules_of_classes)
+    if "keras_hub" not in sys.modules:
+        sys.meta_path.insert(0, WrappedImport("keras_hub", execute_and_import))
+    else:
+        _import_classes(modules_of_classes)
+
+
+def _import_classes(modules_of_classes: Mapping[str, str]) -> None:
+    """Imports the modules of all classes, which register their classes."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("align_keras."):
+            continue
+        if getattr(module.__spec__, "_initializing", False):
+            # A module of this package imports KerasHub. The imports below would be
+            # circular.
+            return
+    for module_name in dict.fromkeys(modules_of_classes.values()):
+        importlib.import_module(module_name)
 
 
 def _register(keras: Any, modules_of_classes: Mapping[str, str]) -> None:

@@ -66,7 +66,7 @@ def align():
     for variable in text_encoder.trainable_variables:
         if variable.path.endswith(("kernel", "embeddings")):
             variable.assign(20 * variable)
-    return ALIGN(small_encoders()[0], text_encoder, vocabulary=VOCABULARY)
+    return ALIGN.from_encoders(small_encoders()[0], text_encoder, vocabulary=VOCABULARY)
 
 
 @pytest.fixture(scope="module")

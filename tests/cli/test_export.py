@@ -391,5 +391,5 @@ def weights_of_another_size(tmp_path_factory):
     """Returns the weights of a model whose embeddings have another dimension."""
     folder = tmp_path_factory.mktemp("other")
     encoders = small_encoders(lite=True, projection_dim=24)
-    ALIGN(*encoders, vocabulary=VOCABULARY).save_to_preset(folder)
+    ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY).save_to_preset(folder)
     return (folder / "model.weights.h5").read_bytes()

@@ -24,7 +24,7 @@ def calibrated_align(**arguments):
 
     With the initial statistics, all images would have almost the same embedding.
     """
-    model = ALIGN(*small_encoders(**arguments), vocabulary=VOCABULARY)
+    model = ALIGN.from_encoders(*small_encoders(**arguments), vocabulary=VOCABULARY)
     for layer in model.image_encoder._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0

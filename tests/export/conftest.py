@@ -22,7 +22,7 @@ def model():
         sequence_length=12,
         projection_dim=256,
     )
-    model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
     # All weights and statistics of batch normalization get values that differ from the
     # initial values. If the export does not store a variable, the outputs differ.
     rng = np.random.default_rng(1)

@@ -256,7 +256,7 @@ def test_other_models_than_align_are_refused():
 
 def test_a_text_tower_requires_a_vocabulary():
     with pytest.raises(InputError, match="must have a vocabulary to tokenize captions"):
-        text_flatbuffer(ALIGN(*small_encoders()))
+        text_flatbuffer(ALIGN.from_encoders(*small_encoders()))
 
 
 def test_mixed_precision_is_refused():

@@ -30,7 +30,7 @@ def align(request):
     activation = "gelu" if request.param else "gelu_approximate"
     config = text_encoder.get_config() | {"activation": activation}
     text_encoder = TextEncoder.from_config(config)
-    return ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    return ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
 
 
 def open_session(content):

@@ -66,7 +66,9 @@ def make_model(
         dropout=dropout,
         sequence_length=sequence_length,
     )
-    return ALIGN(image_encoder, text_encoder, initial_temperature=initial_temperature)
+    return ALIGN.from_encoders(
+        image_encoder, text_encoder, initial_temperature=initial_temperature
+    )
 
 
 def optimizer(name, **arguments):

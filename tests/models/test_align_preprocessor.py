@@ -87,7 +87,7 @@ def test_fit_and_embedding_use_the_preprocessor_of_the_model(pixels):
 def test_a_model_without_vocabulary_accepts_only_images(pixels):
     from align_keras.models import ALIGN
 
-    model = ALIGN(*small_encoders())
+    model = ALIGN.from_encoders(*small_encoders())
     assert model.preprocessor.tokenizer is None
     assert model.preprocessor.image_converter(pixels).shape == (3, 32, 32, 3)
     assert model.encode_images(pixels).shape == (3, 16)

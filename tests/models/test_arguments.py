@@ -79,8 +79,8 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
     ("call", "words"),
     [
         (
-            lambda folder: ALIGN(*small_encoders(), learn_temprature=False),
-            "ALIGN has no argument 'learn_temprature'. Did you mean 'learn_temp",
+            lambda folder: ALIGN(small_align().backbone, preprocesor=None),
+            "ALIGN has no argument 'preprocesor'. Did you mean 'preprocessor'",
         ),
         (
             lambda folder: ImageEncoder(drop_conect_rate=0.1),

@@ -169,7 +169,7 @@ def test_exporting_a_converted_model_restores_all_tensors(folder, tmp_path):
 @pytest.mark.ci
 @needs_transformers
 def test_transformers_opens_an_exported_model(tmp_path):
-    model = ALIGN(
+    model = ALIGN.from_encoders(
         *small_encoders_of_hugging_face(),
         vocabulary=VOCABULARY,
         initial_temperature=0.3,
@@ -603,7 +603,9 @@ def test_models_that_transformers_does_not_support_are_refused(tmp_path):
     with pytest.raises(InputError, match="Received: image_encoder.projection_dim"):
         to_hugging_face(small_align(), tmp_path / "align")
     odd = ImageEncoder(width_coefficient=0.5, depth_coefficient=0.3, image_size=40)
-    model = ALIGN(odd, small_encoders_of_hugging_face()[1], vocabulary=VOCABULARY)
+    model = ALIGN.from_encoders(
+        odd, small_encoders_of_hugging_face()[1], vocabulary=VOCABULARY
+    )
     with pytest.raises(InputError, match="Received: image_encoder.padding tf"):
         to_hugging_face(model, tmp_path / "align")
     assert not (tmp_path / "align").exists()

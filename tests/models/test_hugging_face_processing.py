@@ -27,7 +27,7 @@ LANGUAGES, CAPTIONS = 60, 500
 
 
 def tiny_align(image_size, vocabulary, **arguments):
-    return ALIGN(
+    return ALIGN.from_encoders(
         ImageEncoder(
             width_coefficient=0.5,
             depth_coefficient=0.3,

@@ -1,8 +1,10 @@
-"""Runs the test harness of KerasHub on ALIGN, its encoders and their layers."""
+"""Runs the test harness of KerasHub on ALIGN, its parts, preprocessing and layers."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from align_keras.layers import (
     FusedBatchNormalization,
@@ -10,7 +12,15 @@ from align_keras.layers import (
     MBConvBlock,
     Temperature,
 )
-from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models import (
+    ALIGN,
+    ALIGNBackbone,
+    ALIGNImageConverter,
+    ALIGNPreprocessor,
+    ALIGNTokenizer,
+    ImageEncoder,
+    TextEncoder,
+)
 from tests.helpers.oracle_process import needs
 from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
@@ -50,12 +60,31 @@ def text_inputs():
     return {name: batch[name] for name in ("token_ids", "padding_mask")}
 
 
-def align_arguments():
+def backbone_arguments():
     image_encoder, text_encoder = small_encoders()
+    return {"image_encoder": image_encoder, "text_encoder": text_encoder}
+
+
+def preprocessor_arguments():
     return {
-        "image_encoder": image_encoder,
-        "text_encoder": text_encoder,
-        "vocabulary": VOCABULARY,
+        "tokenizer": ALIGNTokenizer(VOCABULARY, sequence_length=8),
+        "image_converter": ALIGNImageConverter(32),
+    }
+
+
+def task_arguments():
+    return {
+        "backbone": ALIGNBackbone(**backbone_arguments()),
+        "preprocessor": ALIGNPreprocessor(**preprocessor_arguments()),
+    }
+
+
+def raw_pairs():
+    """Returns raw images with captions, as the preprocessor expects them."""
+    random = np.random.default_rng(0)
+    return {
+        "image": random.integers(0, 256, (4, 40, 50, 3)).astype("uint8"),
+        "caption": ["a b", "red", "blue cat", "c"],
     }
 
 
@@ -65,8 +94,8 @@ class ModelsTest(Harness):
     __test__ = True
 
     # `run_backbone_test` calls the serialization, precision and quantization tests.
-    # `run_task_test` isn't used, since it needs a preprocessor layer in the model.
-    # `run_litert_export_test` isn't used, since it needs the package ai-edge-litert.
+    # `run_litert_export_test` isn't used, since tests/export compares the LiteRT files
+    # of both encoders with Keras.
 
     def test_image_encoder(self):
         # The image encoder has only pooled outputs, no feature pyramid.
@@ -86,11 +115,11 @@ class ModelsTest(Harness):
             expected_output_shape=(4, 16),
         )
 
-    def test_align(self):
+    def test_backbone(self):
         batch = small_batch()
         self.run_backbone_test(
-            cls=ALIGN,
-            init_kwargs=align_arguments(),
+            cls=ALIGNBackbone,
+            init_kwargs=backbone_arguments(),
             input_data=batch,
             expected_output_shape={
                 "image_embedding": (4, 16),
@@ -108,11 +137,38 @@ class ModelsTest(Harness):
             run_mixed_precision_check=False,
         )
 
+    def test_task(self):
+        # `run_task_test` isn't used, since it takes the first entry of the tuple
+        # (x, y, sample_weight) that preprocessors of tasks with labels return. ALIGN
+        # has no labels, so its preprocessor returns x. This test makes the same steps.
+        task = ALIGN(**task_arguments())
+        self.run_serialization_test(task)
+        pairs = raw_pairs()
+        preprocessor = task.preprocessor
+        inputs = preprocessor(pairs)
+        keras.tree.assert_same_structure(inputs, task._inputs_struct, check_types=False)
+        batches = tf.data.Dataset.from_tensor_slices(pairs).batch(2)
+        output = task.predict(pairs, verbose=0)
+        self.assertAllClose(output, task.predict(batches, verbose=0), atol=1e-5)
+        preprocessed = batches.map(preprocessor)
+        task.preprocessor = None
+        self.assertAllClose(output, task.predict(preprocessed, verbose=0), atol=1e-5)
+        task.preprocessor = preprocessor
+        task.fit(pairs, verbose=0)
+        task.fit(pairs["image"], pairs["caption"], verbose=0)
+        task.fit(batches, verbose=0)
+        task.preprocessor = None
+        task.fit(preprocessed, verbose=0)
+        task = ALIGN(**task_arguments(), compile=False)
+        with self.assertRaisesRegex(ValueError, "You must call `compile"):
+            task.fit(batches)
+
     def test_model_saving(self):
         models = [
             (ImageEncoder, IMAGE_ENCODER, small_batch()["images"]),
             (TextEncoder, TEXT_ENCODER, text_inputs()),
-            (ALIGN, align_arguments(), small_batch()),
+            (ALIGNBackbone, backbone_arguments(), small_batch()),
+            (ALIGN, task_arguments(), small_batch()),
         ]
         for cls, init_kwargs, inputs in models:
             self.run_model_saving_test(cls, init_kwargs, inputs)
@@ -121,8 +177,65 @@ class ModelsTest(Harness):
         directory = self.get_temp_dir()
         model = small_align()
         model.save_to_preset(directory)
+        batch = small_batch()
+        pairs = raw_pairs()
+        self.run_preset_test(ALIGN, directory, batch, expected_output=model(batch))
         self.run_preset_test(
-            ALIGN, directory, small_batch(), expected_output=model(small_batch())
+            ALIGNBackbone, directory, batch, expected_output=model(batch)
+        )
+        # The base class of KerasHub finds the class in the folder.
+        self.run_preset_test(
+            keras_hub.models.Backbone, directory, batch, expected_output=model(batch)
+        )
+        for cls in (ALIGNTokenizer, keras_hub.tokenizers.Tokenizer):
+            self.run_preset_test(
+                cls,
+                directory,
+                pairs["caption"],
+                expected_output=model.tokenizer(pairs["caption"]),
+            )
+        for cls in (ALIGNImageConverter, keras_hub.layers.ImageConverter):
+            self.run_preset_test(
+                cls,
+                directory,
+                pairs["image"],
+                expected_output=model.preprocessor.image_converter(pairs["image"]),
+            )
+        self.run_preset_test(
+            ALIGNPreprocessor,
+            directory,
+            pairs,
+            expected_output=model.preprocessor(pairs),
+        )
+
+
+@pytest.mark.ci
+@needs_harness
+class PreprocessingTest(Harness):
+    __test__ = True
+
+    def test_tokenizer(self):
+        captions = raw_pairs()["caption"]
+        self.run_preprocessing_layer_test(
+            cls=ALIGNTokenizer,
+            init_kwargs={"vocabulary": VOCABULARY, "sequence_length": 8},
+            input_data=captions,
+            expected_detokenize_output=captions,
+        )
+
+    def test_image_converter(self):
+        self.run_preprocessing_layer_test(
+            cls=ALIGNImageConverter,
+            init_kwargs={"image_size": 32},
+            input_data=raw_pairs()["image"],
+        )
+
+    def test_preprocessor(self):
+        self.init_kwargs = preprocessor_arguments()
+        self.run_preprocessor_test(
+            cls=ALIGNPreprocessor,
+            init_kwargs=self.init_kwargs,
+            input_data=raw_pairs(),
         )
 
 
@@ -190,7 +303,7 @@ def test_outputs_of_align_are_float32(policy):
         ImageEncoder(**IMAGE_ENCODER, dtype=policy),
         TextEncoder(**TEXT_ENCODER, dtype=policy),
     ]
-    model = ALIGN(*encoders)
+    model = ALIGN.from_encoders(*encoders)
     for output in model(small_batch()).values():
         assert output.dtype == "float32"
     for layer in (model.normalize_image, model.normalize_text, model.temperature_layer):

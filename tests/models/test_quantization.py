@@ -121,7 +121,9 @@ def test_an_int8_block_in_another_model_reloads(tmp_path):
 )
 def test_lora_trains_only_its_factors_and_reloads(quantize, rematerialize, tmp_path):
     encoders = small_encoders(rematerialize=rematerialize, num_stages=7)
-    model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
+    model = ALIGN.from_encoders(
+        *encoders, vocabulary=VOCABULARY, initial_temperature=0.1
+    )
     if quantize:
         model.quantize("int8")
     bert, image_encoder = model.text_encoder.backbone, model.image_encoder
@@ -189,7 +191,7 @@ def test_from_preset_accepts_a_dtype_for_float_models(tmp_path):
 def test_a_frozen_encoder_is_frozen_after_reloading():
     image_encoder, text_encoder = small_encoders()
     image_encoder.trainable = False
-    model = ALIGN(image_encoder, text_encoder)
+    model = ALIGN.from_encoders(image_encoder, text_encoder)
     copy = ALIGN.from_config(model.get_config())
     assert not copy.image_encoder.trainable_variables
     assert copy.text_encoder.trainable_variables

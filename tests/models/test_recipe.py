@@ -15,7 +15,9 @@ from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 def one_stage_align(synchronized=False, **arguments):
     """Returns an ALIGN with few variables, which makes tracing a step fast."""
     encoders = small_encoders(num_stages=1, synchronized=synchronized)
-    return align_keras.ALIGN(*encoders, vocabulary=VOCABULARY, **arguments)
+    return align_keras.ALIGN.from_encoders(
+        *encoders, vocabulary=VOCABULARY, **arguments
+    )
 
 
 @pytest.fixture
@@ -231,7 +233,9 @@ def test_a_keras_file_stores_the_recipe_and_the_optimizer(model, tmp_path, is_fi
 @pytest.mark.ci
 def test_mixed_precision_scales_the_loss():
     keras.utils.set_random_seed(0)
-    model = align_keras.ALIGN(*small_encoders(num_stages=1), dtype="mixed_float16")
+    model = align_keras.ALIGN.from_encoders(
+        *small_encoders(num_stages=1), dtype="mixed_float16"
+    )
     model.compile()
     model.fit(batches(), verbose=0)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -308,7 +312,7 @@ def test_compile_without_an_optimizer_learns_from_few_drawings():
             sequence_length=6,
         ),
     )
-    model = align_keras.ALIGN(*encoders, vocabulary=vocabulary)
+    model = align_keras.ALIGN.from_encoders(*encoders, vocabulary=vocabulary)
     model.compile()
     model.fit(images, captions, batch_size=32, epochs=10, verbose=0)
     # Each of the new drawings is compared with 24 captions. Chance is 0.04.

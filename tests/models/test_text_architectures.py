@@ -77,7 +77,7 @@ def test_a_model_trains_and_its_files_restore_the_embeddings(architecture, tmp_p
     keras.utils.set_random_seed(0)
     image_encoder, _ = small_encoders()
     text_encoder = build(architecture, projection_dim=16, rematerialize=True)
-    model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
     before = text_encoder.get_weights()
     model.compile(keras.optimizers.AdamW(1e-2))
     batches = tf.data.Dataset.from_tensors(small_batch()).repeat(8)

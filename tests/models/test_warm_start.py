@@ -202,7 +202,7 @@ def minilm(**arguments):
 def test_an_image_of_a_class_has_the_embedding_of_the_class_name():
     text_encoder = minilm()
     load_text_weights(text_encoder, "minilm-l6")
-    align = ALIGN(
+    align = ALIGN.from_encoders(
         lite_encoder(num_classes=1000, projection_dim=384),
         text_encoder,
         vocabulary=text_weights("minilm-l6").vocabulary,
@@ -226,7 +226,7 @@ def test_minilm_equals_the_model_of_transformers():
     encoder = minilm()
     load_text_weights(encoder, "minilm-l6")
     vocabulary = text_weights("minilm-l6").vocabulary
-    align = ALIGN(
+    align = ALIGN.from_encoders(
         ImageEncoder(width_coefficient=0.25, image_size=32, projection_dim=384),
         encoder,
         vocabulary=vocabulary,

@@ -72,7 +72,7 @@ def traced():
         dropout=0.2,
         sequence_length=8,
     )
-    model = ALIGN(image_encoder, text_encoder, initial_temperature=0.2)
+    model = ALIGN.from_encoders(image_encoder, text_encoder, initial_temperature=0.2)
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 16)
     model.compile(AdamW(schedule, use_ema=True, ema_momentum=EMA_MOMENTUM))
     model.build_optimizer()

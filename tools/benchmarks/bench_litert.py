@@ -76,7 +76,9 @@ def transformers_tower(align):
         projection_dim=bare.output_shape[-1],
     )
     with tempfile.TemporaryDirectory() as folder:
-        to_hugging_face(ALIGN(bare, text, vocabulary=align.vocabulary), folder)
+        to_hugging_face(
+            ALIGN.from_encoders(bare, text, vocabulary=align.vocabulary), folder
+        )
         network = AlignModel.from_pretrained(folder).vision_model.eval()
     projection = torch_projection(align)
     rescaling = align.image_encoder.get_layer("rescaling")

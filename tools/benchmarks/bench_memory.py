@@ -39,7 +39,7 @@ def build(rematerialize):
         projection_dim=256,
         rematerialize=rematerialize,
     )
-    return ALIGN(image, text)
+    return ALIGN.from_encoders(image, text)
 
 
 def measure(variant, batch_size, steps):

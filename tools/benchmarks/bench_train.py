@@ -81,7 +81,7 @@ def keras_align(architecture):
 
     width, depth, size, projection_dim = ARCHITECTURES[architecture]
     layers, hidden, heads, intermediate = TEXT
-    return ALIGN(
+    return ALIGN.from_encoders(
         ImageEncoder(width_coefficient=width, depth_coefficient=depth, image_size=size),
         TextEncoder(
             vocabulary_size=VOCABULARY_SIZE,

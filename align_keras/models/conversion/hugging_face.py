@@ -87,7 +87,7 @@ def from_hugging_face(
         numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
         check_parameters(image, text, 2 * numbers, directory / SAFETENSORS_FILE)
     parts = parts or {}
-    model = cls(
+    model = cls.from_encoders(
         ImageEncoder(**{**image, **parts.get("image_encoder", {})}),
         TextEncoder(**{**text, **parts.get("text_encoder", {})}),
         **parts.get("align", {}),

@@ -1,0 +1,25 @@
+"""Class attribute `presets`, which lists the names that `from_preset` accepts."""
+
+from align_keras.models.preset_table import preset_config, preset_names
+from align_keras.utils.shared_data import SHIPPED_MODELS
+
+
+class BuiltinPresets:
+    """Descriptor that returns the built-in presets, as on the classes of KerasHub.
+
+    Example:
+
+    >>> from align_keras.models import ALIGN
+    >>> "align_small_en" in ALIGN.presets
+    True
+    """
+
+    def __get__(self, instance: object, owner: type | None = None) -> dict[str, dict]:
+        """Returns a dict from the name of each preset to its `metadata`."""
+        presets = {
+            name: {"metadata": {"description": "Trained model of this package."}}
+            for name in SHIPPED_MODELS
+        }
+        for name in preset_names():
+            presets[name] = {"metadata": dict(preset_config(name))}
+        return presets

@@ -1,0 +1,213 @@
+"""Configuration of `ALIGN` in the files of a preset, including earlier versions."""
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+
+from align_keras.models.preset_files import (
+    CONFIG_FILE,
+    DIGESTS_KEY,
+    IMAGE_CONVERTER_FILE,
+    PREPROCESSOR_FILE,
+    TASK_FILE,
+    TOKENIZER_FILE,
+    VOCABULARY_ASSET,
+    check_digests,
+    find_vocabulary_file,
+)
+from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
+from align_keras.text import load_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_json
+
+ENCODERS = ("image_encoder", "text_encoder")
+# Arguments of the backbone. In version 0.1 they were arguments of `ALIGN`.
+_BACKBONE_ARGUMENTS = (
+    *ENCODERS,
+    "initial_temperature",
+    "learn_temperature",
+    "dtype",
+    "trainable",
+    TRAINABLE_KEY,
+)
+
+
+def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the configuration of the `ALIGN` in a preset folder.
+
+    Args:
+        directory: path of the folder.
+
+    Returns:
+        dict, the argument of `ALIGN.from_config`. The vocabulary is in the
+        configuration of the tokenizer.
+
+    Raises:
+        InputError: if config.json describes another class, or if the vocabulary has
+            changed.
+    """
+    config_file = directory / CONFIG_FILE
+    stored = read_json(config_file)
+    class_name = stored.get("class_name", "no class_name")
+    if class_name not in ("ALIGN", "ALIGNBackbone"):
+        raise InputError(
+            f"{config_file} must describe an ALIGN. Received: {class_name!r}. Pass the "
+            "folder of a run, or of an ALIGN in the format of Hugging Face."
+        )
+    check_vocabulary_file(directory)
+    if class_name == "ALIGN":
+        return upgrade_config(stored["config"])
+    stored.pop(DIGESTS_KEY, None)
+    task_file = directory / TASK_FILE
+    config = dict(read_json(task_file)["config"]) if task_file.exists() else {}
+    config["backbone"] = stored
+    config["preprocessor"] = _read_preprocessor(directory)
+    if config["preprocessor"] is None:
+        config["preprocessor"] = _default_preprocessor(stored["config"])
+    return config
+
+
+def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Converts a configuration of version 0.1 to the current form.
+
+    Args:
+        config: dict, the arguments of `ALIGN` in version 0.1 (`image_encoder`,
+            `text_encoder`, `vocabulary`, …), or a current configuration, which is
+            returned unchanged.
+
+    Returns:
+        dict of `backbone`, `preprocessor` and the name.
+    """
+    if "image_encoder" not in config:
+        return config
+    arguments = {name: config[name] for name in _BACKBONE_ARGUMENTS if name in config}
+    preprocessor = _default_preprocessor(arguments)
+    if config.get("vocabulary") is not None:
+        tokenizer = {
+            "vocabulary": config["vocabulary"],
+            "normalization": config.get("normalization", "bert_uncased"),
+            "sequence_length": arguments["text_encoder"]["config"]["sequence_length"],
+        }
+        preprocessor["config"]["tokenizer"] = _serialized("ALIGNTokenizer", tokenizer)
+    upgraded = {
+        "backbone": _serialized("ALIGNBackbone", arguments),
+        "preprocessor": preprocessor,
+    }
+    if "name" in config:
+        upgraded["name"] = config["name"]
+    if not config.get("trainable", True):
+        upgraded["trainable"] = False
+    return upgraded
+
+
+def check_vocabulary_file(directory: pathlib.Path) -> None:
+    """Raises if the vocabulary of a preset has changed since config.json was written.
+
+    Args:
+        directory: path of a preset's folder.
+    """
+    config = read_json(directory / CONFIG_FILE)
+    if (directory / VOCABULARY_ASSET).exists():
+        check_digests(config.get(DIGESTS_KEY, {}), directory, [VOCABULARY_ASSET])
+        return
+    path = directory / VOCABULARY_FILE
+    arguments = config.get("config")
+    vocabulary = arguments.get("vocabulary") if isinstance(arguments, dict) else None
+    if vocabulary is None or not path.exists():
+        return
+    if load_vocabulary(path) != vocabulary:
+        raise InputError(
+            f"{path} must hold the vocabulary that the model was trained with, which "
+            f"{CONFIG_FILE} contains. Received: another vocabulary. Restore the file, "
+            "or save the model again."
+        )
+
+
+def replace_arguments(
+    config: dict[str, Any], parts: dict[str, dict], directory: str | os.PathLike
+) -> None:
+    """Replaces arguments in the configuration of an `ALIGN`.
+
+    Args:
+        config: dict of `read_preset_config`, changed in place.
+        parts: dict of `divide_arguments`.
+        directory: folder of the preset, for error messages.
+    """
+    image = dict(parts["image_encoder"])
+    text = dict(parts["text_encoder"])
+    align = dict(parts["align"])
+    dtype = image.pop("dtype", None)
+    text.pop("dtype", None)
+    backbone = config["backbone"]["config"]
+    preprocessor = config["preprocessor"]["config"]
+    if "name" in align:
+        config["name"] = align.pop("name")
+    backbone.update(align)
+    for encoder, changes in (("image_encoder", image), ("text_encoder", text)):
+        backbone[encoder]["config"].update(changes)
+        if changes.keys() & {"locked", "trainable"}:
+            # The arguments replace the saved flags of single layers.
+            backbone[encoder]["config"].pop(TRAINABLE_KEY, None)
+            backbone.pop(TRAINABLE_KEY, None)
+            backbone.pop("trainable", None)
+            config.pop("trainable", None)
+    if "learn_temperature" in align and TRAINABLE_KEY in backbone:
+        backbone[TRAINABLE_KEY]["temperature"] = align["learn_temperature"]
+    if "image_size" in image:
+        preprocessor["image_converter"]["config"]["image_size"] = image["image_size"]
+    if "sequence_length" in text and preprocessor.get("tokenizer") is not None:
+        tokenizer = preprocessor["tokenizer"]["config"]
+        tokenizer["sequence_length"] = text["sequence_length"]
+    if dtype is not None:
+        _replace_dtype(backbone, dtype, directory)
+
+
+def _replace_dtype(
+    backbone: dict[str, Any], dtype: Any, directory: str | os.PathLike
+) -> None:
+    """Sets the dtype policy of a backbone and its encoders."""
+    policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
+    for part in (backbone, *(backbone[key]["config"] for key in ENCODERS)):
+        if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
+            raise InputError(
+                "dtype must be left out for a quantized model. Received: "
+                f"dtype={dtype} for the folder {directory}. Leave dtype out, or load "
+                "the model from before the quantization."
+            )
+        part["dtype"] = policy
+
+
+def _read_preprocessor(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the serialized preprocessor of a folder, or None if it has none."""
+    path = directory / PREPROCESSOR_FILE
+    if not path.exists():
+        return None
+    preprocessor = read_json(path)
+    config = preprocessor["config"]
+    config["image_converter"] = read_json(directory / IMAGE_CONVERTER_FILE)
+    if config.get("tokenizer") is not None:
+        config["tokenizer"] = read_json(directory / TOKENIZER_FILE)
+        vocabulary = load_vocabulary(find_vocabulary_file(directory))
+        config["tokenizer"]["config"]["vocabulary"] = vocabulary
+    return preprocessor
+
+
+def _default_preprocessor(backbone: dict[str, Any]) -> dict[str, Any]:
+    """Returns the serialized preprocessor of a backbone without a vocabulary."""
+    image_size = backbone["image_encoder"]["config"]["image_size"]
+    converter = _serialized("ALIGNImageConverter", {"image_size": image_size})
+    config = {"tokenizer": None, "image_converter": converter}
+    return _serialized("ALIGNPreprocessor", config)
+
+
+def _serialized(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the serialized form of an object of this package."""
+    return {
+        "module": "align_keras.models",
+        "class_name": class_name,
+        "config": config,
+        "registered_name": f"align_keras>{class_name}",
+    }
