@@ -112,7 +112,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         initial_temperature: float = 1.0,
         learn_temperature: bool = True,
         dtype: str | keras.DTypePolicy | None = None,
+        compile: bool = True,
         name: str = "align",
+        **kwargs: Any,
     ) -> "ALIGN":
         """Builds a model from its encoders and a vocabulary.
 
@@ -126,7 +128,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             initial_temperature: as in `ALIGNBackbone`.
             learn_temperature: as in `ALIGNBackbone`.
             dtype: as in `ALIGNBackbone`.
+            compile: as in `ALIGN`.
             name: str, name of the model.
+            **kwargs: `trainable`, as for every Keras model.
 
         Raises:
             InputError: if the embeddings of the encoders have different widths, if the
@@ -160,7 +164,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             dtype=dtype,
         )
         converter = ALIGNImageConverter(image_encoder.image_size)
-        return cls(backbone, ALIGNPreprocessor(tokenizer, converter), name=name)
+        preprocessor = ALIGNPreprocessor(tokenizer, converter)
+        return cls(backbone, preprocessor, compile=compile, name=name, **kwargs)
 
     @property
     def image_encoder(self) -> ImageEncoder:
@@ -280,14 +285,15 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             preset: str or path, as described above.
             load_weights: bool, load the weights of a folder. A preset name has no
                 weights to load, and a `.keras` file always loads them.
-            **kwargs: for a preset name, the arguments of `ALIGN`, `ImageEncoder` and
-                `TextEncoder` that the name doesn't determine. An argument that both
-                encoders accept is passed to both. For a folder, arguments that don't
-                change the meaning of the weights: `dtype`, `image_size`,
-                `sequence_length`, `dropout`, `drop_connect_rate`,
+            **kwargs: for a preset name, the arguments of `ALIGN.from_encoders`,
+                `ImageEncoder` and `TextEncoder` that the name doesn't determine. An
+                argument that both encoders accept is passed to both. For a folder,
+                arguments that don't change the meaning of the weights: `dtype`,
+                `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
                 `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
                 `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
-                `learn_temperature`, `name`. An argument that is None is ignored.
+                `learn_temperature`, `compile`, `name`. An argument that is None is
+                ignored.
 
         Raises:
             InputError: if the preset, folder or file is unknown, damaged or doesn't
@@ -378,9 +384,17 @@ def check_preprocessor(
             f"{backbone.image_size}. Received: image_size={side}. Pass "
             f"ALIGNImageConverter({backbone.image_size})."
         )
-    if preprocessor.tokenizer is not None:
-        size = preprocessor.tokenizer.vocabulary_size()
-        check_vocabulary_size(size, backbone.text_encoder)
+    tokenizer = preprocessor.tokenizer
+    if tokenizer is None:
+        return
+    check_vocabulary_size(tokenizer.vocabulary_size(), backbone.text_encoder)
+    length = backbone.text_encoder.sequence_length
+    if tokenizer.sequence_length != length:
+        raise InputError(
+            "sequence_length of the tokenizer must be that of the text encoder, "
+            f"{length}. Received: sequence_length={tokenizer.sequence_length}. Pass "
+            f"ALIGNTokenizer(vocabulary, sequence_length={length})."
+        )
 
 
 def check_vocabulary_size(vocabulary_size: int, text_encoder: TextEncoder) -> None:

@@ -143,8 +143,9 @@ def replace_arguments(
     text.pop("dtype", None)
     backbone = config["backbone"]["config"]
     preprocessor = config["preprocessor"]["config"]
-    if "name" in align:
-        config["name"] = align.pop("name")
+    for name in ("name", "compile"):
+        if name in align:
+            config[name] = align.pop(name)
     backbone.update(align)
     for encoder, changes in (("image_encoder", image), ("text_encoder", text)):
         backbone[encoder]["config"].update(changes)

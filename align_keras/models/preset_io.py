@@ -81,6 +81,7 @@ _FOR_FOLDERS = (
     "locked",
     "trainable",
     "learn_temperature",
+    "compile",
     "name",
 )
 

@@ -20,7 +20,7 @@ def calibrated_align(lite):
         lite: bool, passed to the image encoder.
     """
     keras.utils.set_random_seed(0)
-    align = ALIGN(*small_encoders(lite=lite), vocabulary=VOCABULARY)
+    align = ALIGN.from_encoders(*small_encoders(lite=lite), vocabulary=VOCABULARY)
     pixels = drawn_images(range(500, 512))
     for layer in align.image_encoder._flatten_layers():
         if hasattr(layer, "momentum"):

@@ -37,7 +37,8 @@ def small_align(projection_dim=16, synchronized=False, **arguments):
     from align_keras.models import ALIGN
 
     encoders = small_encoders(projection_dim=projection_dim, synchronized=synchronized)
-    return ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY, **arguments)
+    arguments = {"vocabulary": VOCABULARY, **arguments}
+    return ALIGN.from_encoders(*encoders, **arguments)
 
 
 def small_batch(count=4, image_size=32, seed=0):

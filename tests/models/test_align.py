@@ -14,10 +14,23 @@ from PIL import Image
 import align_keras
 from align_keras.losses import ContrastiveLoss
 from align_keras.losses.pair_loss import caption_groups
-from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models import (
+    ALIGN,
+    ALIGNBackbone,
+    ALIGNImageConverter,
+    ALIGNPreprocessor,
+    ALIGNTokenizer,
+    ImageEncoder,
+    TextEncoder,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
 from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
+
+
+def preprocessor_of(image_size, sequence_length=8):
+    tokenizer = ALIGNTokenizer(VOCABULARY, sequence_length=sequence_length)
+    return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(image_size))
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +39,23 @@ def model():
     return small_align(initial_temperature=0.5)
 
 
-@pytest.mark.parametrize("cls", [ALIGN, ImageEncoder, TextEncoder])
+@pytest.mark.parametrize(
+    "cls", [ALIGN, ALIGNBackbone, ALIGNTokenizer, ImageEncoder, TextEncoder]
+)
 def test_config_keys_equal_the_constructor_arguments(cls):
-    image_encoder, text_encoder = small_encoders()
+    model = small_align()
     instance = {
-        ALIGN: ALIGN(image_encoder, text_encoder),
-        ImageEncoder: image_encoder,
-        TextEncoder: text_encoder,
+        ALIGN: model,
+        ALIGNBackbone: model.backbone,
+        ALIGNTokenizer: model.tokenizer,
+        ImageEncoder: model.image_encoder,
+        TextEncoder: model.text_encoder,
     }[cls]
     names = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+    # KerasHub adds these arguments of tokenizers. `compile` isn't a part of a model.
+    names -= {"compile"}
+    if cls is ALIGNTokenizer:
+        names |= {"config_file", "name", "trainable", "dtype"}
     assert set(instance.get_config()) == names
     assert cls.from_config(instance.get_config()).get_config() == instance.get_config()
 
@@ -51,7 +72,7 @@ def test_fit_lowers_the_loss_and_calls_each_encoder_once():
             return original(*args, **kwargs)
 
         encoder.call = counted
-    model = ALIGN(image_encoder, text_encoder, initial_temperature=0.5)
+    model = ALIGN.from_encoders(image_encoder, text_encoder, initial_temperature=0.5)
     model.compile(keras.optimizers.AdamW(1e-2))
     dataset = tf.data.Dataset.from_tensors(small_batch()).repeat()
     calls.clear()
@@ -233,20 +254,41 @@ def test_summary_is_readable(model):
             r"argument of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
         ),
         (lambda m: ALIGN.from_preset("align_b9_mini"), "The names of presets are"),
-        (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
+        (
+            lambda m: ALIGN.from_encoders(*small_encoders()).encode_texts(["a"]),
+            "vocabulary",
+        ),
         (lambda m: small_encoders(image_size=16), "from 32"),
         (
-            lambda m: ALIGN(small_encoders()[0], small_encoders(projection_dim=8)[1]),
+            lambda m: ALIGN.from_encoders(
+                small_encoders()[0], small_encoders(projection_dim=8)[1]
+            ),
             "embeddings of the same width",
         ),
         (
-            lambda m: ALIGN(*small_encoders(), vocabulary=[*VOCABULARY[:-1], "a"]),
+            lambda m: ALIGN.from_encoders(
+                *small_encoders(), vocabulary=[*VOCABULARY[:-1], "a"]
+            ),
             "vocabulary must contain each token once. Received: 'a'",
         ),
         (
-            lambda m: ALIGN(*small_encoders(), vocabulary=VOCABULARY + ["more"]),
+            lambda m: ALIGN.from_encoders(
+                *small_encoders(), vocabulary=VOCABULARY + ["more"]
+            ),
             "at most 57 tokens",
         ),
+        (
+            lambda m: ALIGN(m.backbone, preprocessor_of(image_size=64)),
+            "image_size of the image converter must be that of the image encoder, 32",
+        ),
+        (
+            lambda m: ALIGN(m.backbone, preprocessor_of(32, sequence_length=12)),
+            "sequence_length of the tokenizer must be that of the text encoder, 8",
+        ),
+        (lambda m: ALIGN(m.backbone).encode_texts(["a"]), "must have a preprocessor"),
+        (lambda m: ALIGN(m.backbone).tokenizer, "must have a preprocessor"),
+        (lambda m: ALIGNPreprocessor(), "image_converter=None"),
+        (lambda m: ALIGNTokenizer()(["a"]), "vocabulary=None"),
     ],
 )
 def test_wrong_inputs_raise_a_one_line_error(model, call, words):
@@ -320,15 +362,17 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
 def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
     align = small_align()
     align.save_to_preset(tmp_path)
-    path = tmp_path / "vocabulary.txt"
-    tokens = path.read_text().splitlines()
+    path = tmp_path / "assets" / "tokenizer" / "vocabulary.txt"
+    content = path.read_text()
+    tokens = content.splitlines()
     path.write_text("\n".join([*tokens[:5], *tokens[:4:-1]]))
-    with pytest.raises(
-        InputError, match=r"vocabulary\.txt must hold the vocabulary th"
-    ):
+    with pytest.raises(InputError, match=r"vocabulary\.txt is damaged or doesn't fit"):
         ALIGN.from_preset(tmp_path)
-    path.unlink()
+    path.write_text(content)
     assert ALIGN.from_preset(tmp_path).vocabulary == align.vocabulary
+    path.unlink()
+    with pytest.raises(InputError, match=r"vocabulary\.txt"):
+        ALIGN.from_preset(tmp_path)
 
 
 def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):

@@ -46,7 +46,9 @@ def test_arguments_for_a_preset_name_reach_the_encoders():
     assert image.rematerialize and text.rematerialize
     assert image.dtype_policy.name == text.dtype_policy.name == "bfloat16"
     assert (model.normalization, model.name) == ("bert_cased", "small")
-    assert not model.learn_temperature and text.vocabulary_size == len(VOCABULARY)
+    assert not model.backbone.learn_temperature and text.vocabulary_size == len(
+        VOCABULARY
+    )
 
 
 def test_arguments_for_a_folder_must_not_change_the_meaning_of_the_weights(folder):

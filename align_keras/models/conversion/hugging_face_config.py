@@ -163,7 +163,7 @@ def write_config(model: keras.Model) -> dict:
         "architectures": ["AlignModel"],
         "model_type": MODEL_TYPE,
         "projection_dim": text.projection_dim,
-        "temperature_init_value": model.initial_temperature,
+        "temperature_init_value": model.backbone.initial_temperature,
         "text_config": {
             "model_type": "align_text_model",
             **_numbers(text, _TEXT_NUMBERS),
