@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
 from align_keras.images import (
@@ -26,6 +27,7 @@ from align_keras.images import (
 from align_keras.images.preprocess import check_pixel_dtype, checked_value_range
 from align_keras.images.read import encoded_image
 from align_keras.models.align_backbone import ALIGNBackbone
+from align_keras.models.align_tokenizer import is_called_by_grain
 from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.preset_saving import save_image_converter
 from align_keras.utils.arguments import check_choice, check_number
@@ -79,7 +81,8 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     Returns:
         Tensor (n, image_size, image_size, 3), or without n for one image, in
         [0, 255]. Evaluation gives float32 (uint8 with `central_crop`). Training gives
-        uint8 (float32 with `zoom`, `shift` or `recolor`).
+        uint8 (float32 with `zoom`, `shift` or `recolor`). In a pipeline of Grain, it is
+        a NumPy array.
 
     Raises:
         InputError: if an argument has the wrong type or value.
@@ -163,7 +166,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
 
     def call(
         self, inputs: Any, training: bool | None = None, seed: Any = None
-    ) -> tf.Tensor:
+    ) -> tf.Tensor | np.ndarray:
         if not isinstance(inputs, tf.RaggedTensor):
             inputs = tf.convert_to_tensor(inputs)
         is_single = inputs.shape.rank == (0 if inputs.dtype == tf.string else 3)
@@ -173,7 +176,11 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
             images = self.augment_rows(inputs, checked_seed(seed))
         else:
             images = self.convert_rows(inputs)
-        return images[0] if is_single else images
+        if is_single:
+            images = images[0]
+        if tf.executing_eagerly() and is_called_by_grain():
+            return images.numpy()
+        return images
 
     # === One image ===
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import keras_hub
+import numpy as np
 import tensorflow as tf
 
 from align_keras.models.align_backbone import ALIGNBackbone
@@ -142,7 +143,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
             **self.tokenize(captions),
         }
         if tf.executing_eagerly() and is_called_by_grain():
-            return {name: values.numpy() for name, values in inputs.items()}
+            return {name: np.asarray(values) for name, values in inputs.items()}
         return inputs
 
     def tokenize(self, captions: Any) -> dict[str, tf.Tensor]:
@@ -197,7 +198,8 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         # ALIGN imports this module.
         from align_keras.models.align import ALIGN
 
-        return ALIGN.from_preset(preset, load_weights=False, **kwargs).preprocessor
+        align = ALIGN.from_preset(preset, load_weights=False, **kwargs)
+        return align.require_preprocessor()
 
     # === Captions ===
 

@@ -92,7 +92,7 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
             "sequence_length": arguments["text_encoder"]["config"]["sequence_length"],
         }
         preprocessor["config"]["tokenizer"] = _serialized("ALIGNTokenizer", tokenizer)
-    upgraded = {
+    upgraded: dict[str, Any] = {
         "backbone": _serialized("ALIGNBackbone", arguments),
         "preprocessor": preprocessor,
     }

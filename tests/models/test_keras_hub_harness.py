@@ -218,7 +218,7 @@ class PreprocessingTest(Harness):
         captions = raw_pairs()["caption"]
         self.run_preprocessing_layer_test(
             cls=ALIGNTokenizer,
-            init_kwargs={"vocabulary": VOCABULARY, "sequence_length": 8},
+            init_kwargs={"vocabulary": VOCABULARY, "sequence_length": 12},
             input_data=captions,
             expected_detokenize_output=captions,
         )
