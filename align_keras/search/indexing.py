@@ -332,9 +332,12 @@ class _Update:
         name = os.fsdecode(file)
         self.changes.unavailable.append(name)
         self.changes.unchanged += count
+        images, pronoun = "images stay", "them"
+        if count == 1:
+            images, pronoun = "image stays", "it"
         say(
-            f"{printable(name)} {problem}. Its {count:,} images stay in the index. To "
-            f"remove them, use --remove {shlex.quote(printable(name))}"
+            f"{printable(name)} {problem}. Its {count:,} {images} in the index. To "
+            f"remove {pronoun}, use --remove {shlex.quote(printable(name))}"
         )
 
     def _read_table(self, file: bytes, root: int) -> Iterator[ImageFile | SkippedFile]:
