@@ -23,8 +23,8 @@ class FilterConfig:
         max_unigrams: Maximum number of words of an alt-text.
         frequent_ngrams: Number of the most frequent unigrams and bigrams of the raw
             texts. A text with any other unigram or bigram is dropped.
-        languages: Languages to keep, such as `("en",)`. `"und"` is the code of texts
-            with an unknown language. An empty tuple keeps all languages.
+        languages: Codes of the languages to keep, such as `"en"`. The code `"und"` is
+            for texts with an unknown language. An empty list keeps all languages.
         drop_personal_data: True to drop texts with email addresses, phone numbers and
             similar data.
         unknown_sizes: `"keep"` or `"drop"` for images whose original size is unknown.
