@@ -178,13 +178,13 @@ def _checked(
     if "quantize" in options:
         check_choice("quantize", options["quantize"], QUANTIZATIONS)
     _check_table_options(options)
-    check_format_packages(format, options)
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
                 f"model must be a Keras model. Received: the export {model}. Use the "
                 "run folder from which the export was written."
             )
+    check_format_packages(format, options)
     return new_folder(to, "to")
 
 
