@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from align_keras.cli.common import AT_LEAST_ONE
+from align_keras.cli.common import AT_LEAST_ONE, RawHelpFormatter
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -25,7 +25,7 @@ STAGE_HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = RawHelpFormatter
     parser.epilog = (
         "stages (each stage first runs all unfinished stages above it):\n"
     ) + "\n".join(f"  {name:<9}{summary}" for name, summary in STAGE_HELP.items())

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import align_keras
-from align_keras.cli.common import check_local_path
+from align_keras.cli.common import HelpFormatter, check_local_path
 from align_keras.cli.error_messages import (
     describe_bug,
     describe_error,
@@ -283,7 +283,8 @@ class _Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **keywords})
+        defaults = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **{**defaults, **keywords})
         self._words = words
 
     def add_subparsers(self, **keywords: Any) -> Any:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_each_command_has_a_help(capsys, name):
     }
     expected = expected_options.get(name, "--model_dir")
     assert f"{expected} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_breaks_no_word_at_a_hyphen(capsys, monkeypatch, name):
+    for columns in ("50", "61", "72", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if re.search(r"\w-$", line)]
 
 
 def test_version_is_printed(capsys):
