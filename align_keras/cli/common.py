@@ -85,6 +85,19 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
         )
 
 
+def name_addresses(text: object, arguments: argparse.Namespace) -> str:
+    """Returns a message with addresses in place of the paths of their local copies.
+
+    Args:
+        text: message or path.
+        arguments: arguments of the command.
+    """
+    message = str(text)
+    for path, address in arguments.addresses.items():
+        message = message.replace(path, address)
+    return message
+
+
 def add_nested_commands(
     parser: argparse.ArgumentParser, metavar: str, title: str
 ) -> Callable[[str, str], argparse.ArgumentParser]:

@@ -367,6 +367,24 @@ def test_a_command_works_on_a_copy_of_a_remote_folder(command, monkeypatch, tmp_
     fs.store.clear()
 
 
+def test_an_error_names_the_address_of_a_remote_folder(
+    command, monkeypatch, tmp_path, capsys
+):
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    fs.pipe("/b/index/a.txt", b"1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def run(arguments):
+        raise InputError(f"The index {arguments.model_dir} is empty. Add images.")
+
+    command.run = run
+    assert main(["search", "--model_dir", "memory://b/index"]) == 1
+    message = "The index memory://b/index is empty. Add images."
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
+    fs.store.clear()
+
+
 def test_tensorflow_logs_only_if_the_user_sets_the_level(command, monkeypatch):
     levels = []
     name = "TF_CPP_MIN_LOG_LEVEL"
