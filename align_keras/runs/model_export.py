@@ -134,7 +134,8 @@ def export_model(
     Example:
 
     ```python
-    align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
+    export_model("saved_models/mine", "served", weights="bfloat16")
+    align_keras.load_model("served").runtime  # 'saved_model'
     ```
     """
     all_options = {
