@@ -25,6 +25,7 @@ TASKS = (
         {
             "": (
                 "ALIGN",
+                "ALIGNBackbone",
                 "presets",
                 "ImageEncoder",
                 "TextEncoder",
