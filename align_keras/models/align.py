@@ -225,7 +225,20 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             return "bert_uncased"
         return self.tokenizer.normalization
 
-    # === Low-rank adaptation ===
+    # === Quantization and low-rank adaptation ===
+
+    def quantize(self, mode: str | None = None, **kwargs: Any) -> None:
+        """Quantizes the weights of both encoders, as `keras.Model.quantize`.
+
+        Args:
+            mode: str, such as `"int8"`.
+            **kwargs: other arguments of `keras.Model.quantize`.
+        """
+        # `keras.Model.quantize` fails for the layers of the preprocessor.
+        self.backbone.quantize(mode, **kwargs)
+        self.train_function = None
+        self.test_function = None
+        self.predict_function = None
 
     def enable_lora(
         self, rank: int, target_layer_names: Sequence[str] | None = None

@@ -288,7 +288,7 @@ def test_summary_is_readable(model):
         (lambda m: ALIGN(m.backbone).encode_texts(["a"]), "must have a preprocessor"),
         (lambda m: ALIGN(m.backbone).tokenizer, "must have a preprocessor"),
         (lambda m: ALIGNPreprocessor(), "image_converter=None"),
-        (lambda m: ALIGNTokenizer()(["a"]), "vocabulary=None"),
+        (lambda m: ALIGNTokenizer().tokenize(["a"]), "vocabulary=None"),
     ],
 )
 def test_wrong_inputs_raise_a_one_line_error(model, call, words):
