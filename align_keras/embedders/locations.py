@@ -193,7 +193,7 @@ def _folder_of(name: str) -> pathlib.Path:
     """Returns the folder of a model. Plain names may refer to `saved_models/NAME`."""
     if not name or os.sep in name or os.path.isdir(name):
         return pathlib.Path(name or "''")
-    return shared_folder(f"saved_models/{name}") or pathlib.Path(name)
+    return shared_folder("saved_models", name) or pathlib.Path(name)
 
 
 def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
