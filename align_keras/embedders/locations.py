@@ -217,7 +217,7 @@ def find_saved_model(directory: str | os.PathLike) -> pathlib.Path:
 
 def _folder_of(name: str) -> pathlib.Path:
     """Returns the folder of a model. Plain names may refer to `saved_models/NAME`."""
-    if not name or os.sep in name or os.path.isdir(name):
+    if not name or name != os.path.basename(name) or os.path.isdir(name):
         return pathlib.Path(name or "''")
     return shared_folder("saved_models", name) or pathlib.Path(name)
 
