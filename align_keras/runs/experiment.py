@@ -23,7 +23,7 @@ from align_keras.runs.run_folder import (
 )
 from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.progress import say
 
 
@@ -100,6 +100,7 @@ def train_experiment(
             f"Received: with_results={with_results}, mode={mode!r}. Leave with_results "
             "out."
         )
+    check_tensorflow("An experiment")
     config = resolve_config(config, params_override)
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)

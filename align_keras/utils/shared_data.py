@@ -1,8 +1,7 @@
-"""Locations of the data files of the distribution: experiments and a trained model."""
+"""Locations of the package data: experiments and a trained model."""
 
+import importlib.resources
 import pathlib
-import site
-import sysconfig
 
 from align_keras.utils.errors import InputError
 
@@ -11,23 +10,26 @@ CLONE_FOLDER = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED_MODELS = ("align_small_en",)
 
 
-def shared_folder(name: str) -> pathlib.Path | None:
-    """Returns the path of a data folder, or None if it doesn't exist.
+def shared_folder(package: str, name: str = ".") -> pathlib.Path | None:
+    """Returns the path of a folder of package data, or None if it doesn't exist.
+
+    setup.cfg installs the folder `experiments` of the repository as the package
+    `align_keras.experiments`. A clone that is on the path of Python without an
+    installation has no such package, so its own folder is used.
 
     Args:
-        name: str, path relative to the root of the repository, such as "experiments".
-
-    Returns:
-        `pathlib.Path` in the clone of the repository or, if the package is installed,
-        in the folders into which setup.cfg installs `data_files`.
+        package: `"experiments"` or `"saved_models"`.
+        name: str, name of a folder in the package.
     """
-    folders = [
-        pathlib.Path(root) / "share" / "align_keras"
-        for root in (sysconfig.get_path("data"), site.getuserbase())
-    ]
     if (CLONE_FOLDER / "setup.cfg").is_file():
-        folders.insert(0, CLONE_FOLDER)
-    return next((root / name for root in folders if (root / name).is_dir()), None)
+        folder = CLONE_FOLDER / package / name
+    else:
+        try:
+            resources = importlib.resources.files(f"align_keras.{package}")
+        except ModuleNotFoundError:
+            return None
+        folder = pathlib.Path(str(resources), name)
+    return folder if folder.is_dir() else None
 
 
 def find_shipped_model(name: str) -> pathlib.Path:
@@ -41,7 +43,7 @@ def find_shipped_model(name: str) -> pathlib.Path:
             f"name must be one of {', '.join(SHIPPED_MODELS)}. Received: "
             f"name={name!r}. Pass the folder of another model instead."
         )
-    folder = shared_folder(f"saved_models/{name}")
+    folder = shared_folder("saved_models", name)
     if folder is None:
         raise InputError(
             f"The model {name} is part of align-keras but isn't installed. Install "

@@ -1,6 +1,7 @@
 """Loading, merging, checking and saving of experiment configurations."""
 
 import dataclasses
+import importlib.resources
 import os
 import pathlib
 
@@ -384,21 +385,20 @@ def test_experiments_of_the_clone_are_listed():
 
 
 def test_experiments_of_an_installed_package_are_listed(tmp_path, monkeypatch):
-    folder = tmp_path / "share" / "align_keras" / "experiments"
+    folder = tmp_path / "align_keras" / "experiments"
     folder.mkdir(parents=True)
     path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
     # The folder "experiments" of another package in site-packages is ignored.
-    (tmp_path / "site-packages" / "experiments").mkdir(parents=True)
-    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
-    monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: folder)
     assert find_experiment("mine") == path
     assert load_config("mine").trainer.seed == 3
 
 
 def test_a_missing_experiments_folder_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
-    monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path))
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / "no")
     assert experiments() == {}
     assert "No experiments folder is installed" in refusal("align_b7_base")
 

@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 
@@ -104,7 +105,8 @@ def write_pairs(folder):
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_a_distribution_works_outside_the_clone(kind, distributions, tmp_path):
     programs = create_environment(tmp_path / "venv")
-    run(programs / "pip", "install", "-q", distributions[kind], folder=tmp_path)
+    requirement = f"{distributions[kind]}[tensorflow]"
+    run(programs / "pip", "install", "-q", requirement, folder=tmp_path)
     run(programs / "pip", "check", folder=tmp_path)
     command = programs / "align-keras"
     assert "quickstart" in run(command, "--help", folder=tmp_path)
@@ -132,13 +134,30 @@ def test_a_distribution_works_outside_the_clone(kind, distributions, tmp_path):
     )
 
 
+def test_the_wheel_works_without_extras(distributions, tmp_path):
+    programs = create_environment(tmp_path / "venv")
+    run(programs / "pip", "install", "-q", distributions["wheel"], folder=tmp_path)
+    run(programs / "pip", "check", folder=tmp_path)
+    script = ROOT / "tools" / "check_light.py"
+    output = run(programs / "python", script, folder=tmp_path)
+    assert "all checks passed" in output
+
+
+def test_the_sdist_contains_all_sources(distributions):
+    with tarfile.open(distributions["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    paths = ["align_keras", "experiments", "saved_models/align_small_en"]
+    tracked = run("git", "ls-files", *paths, "saved_models/__init__.py", folder=ROOT)
+    assert set(tracked.splitlines()) <= names
+
+
 def test_the_wheel_contains_the_small_model(distributions):
-    folder = "data/share/align_keras/saved_models/align_small_en/"
+    folder = "align_keras/saved_models/align_small_en/"
     with zipfile.ZipFile(distributions["wheel"]) as archive:
         sizes = {
-            info.filename.partition(folder)[2]: info.file_size
+            info.filename.removeprefix(folder): info.file_size
             for info in archive.infolist()
-            if folder in info.filename
+            if info.filename.startswith(folder)
         }
     shipped = (ROOT / "saved_models" / "align_small_en").iterdir()
     assert sizes == {path.name: path.stat().st_size for path in shipped}
@@ -149,7 +168,9 @@ def lowest_versions():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     text = parser["options"]["install_requires"]
-    text += parser["options.extras_require"]["test"]
+    for name, lines in parser["options.extras_require"].items():
+        if name == "test" or name.startswith("tensorflow"):
+            text += lines
     bounds = re.findall(r"^([\w.-]+)(?:~=|>=)([\w.]+)", text, re.MULTILINE)
     assert len(bounds) > 20
     return [f"{name}=={version}" for name, version in bounds]

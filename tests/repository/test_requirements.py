@@ -1,21 +1,73 @@
-"""Version bounds in setup.cfg exclude versions with known security problems."""
+"""Packages and version bounds in setup.cfg."""
 
 import configparser
 import pathlib
 
 import pytest
 from packaging.requirements import Requirement
+from setuptools import find_packages
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+# Packages of data, whose folders are at the top of the repository.
+DATA_PACKAGES = {
+    "align_keras.experiments": "experiments",
+    "align_keras.saved_models": "saved_models",
+}
+
+
 @pytest.fixture(scope="module")
-def keras():
+def setup_cfg():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    lines = parser["options"]["install_requires"].splitlines()
-    (line,) = (line for line in lines if line.startswith("keras>"))
-    return Requirement(line).specifier
+    return parser
+
+
+def requirements(text):
+    """Returns the requirements of an option of setup.cfg."""
+    return [Requirement(line) for line in text.strip().splitlines()]
+
+
+@pytest.fixture
+def keras(setup_cfg):
+    (keras,) = (
+        requirement
+        for lines in setup_cfg["options.extras_require"].values()
+        for requirement in requirements(lines)
+        if requirement.name == "keras"
+    )
+    return keras.specifier
+
+
+def test_every_package_is_listed(setup_cfg):
+    packages = find_packages(str(ROOT), include=["align_keras", "align_keras.*"])
+    listed = setup_cfg["options"]["packages"].split()
+    assert listed == sorted([*packages, *DATA_PACKAGES])
+    lines = setup_cfg["options"]["package_dir"].strip().splitlines()
+    assert dict(line.split(" = ") for line in lines) == DATA_PACKAGES
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "quickstart",
+        "corpus",
+        "language",
+        "svg",
+        "openvino",
+        "litert",
+        "serving",
+        "test",
+    ],
+)
+def test_an_extra_of_training_includes_tensorflow(setup_cfg, extra):
+    (tensorflow,) = (
+        requirement
+        for requirement in requirements(setup_cfg["options.extras_require"][extra])
+        if requirement.name == setup_cfg["metadata"]["name"]
+    )
+    assert tensorflow.extras == {"tensorflow"}
 
 
 @pytest.mark.parametrize("version", ["3.12.4", "3.15.1", "3.16.0"])

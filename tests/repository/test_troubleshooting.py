@@ -132,11 +132,9 @@ def test_messages_about_missing_packages(folder, fails, capsys, monkeypatch):
     heic.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     assert main(["index", "photos", "--model", str(GOLDEN), "--to", "my_index"]) == 0
     check_printed("left out: HEIC", capsys.readouterr().out)
-    for name in [name for name in sys.modules if name.startswith("starlette")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "starlette", None)
-    monkeypatch.delitem(sys.modules, "align_keras.search.server", raising=False)
-    fails("extra `serve`", "serve", "my_index")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    export = ("export", "litert", "--model", "align_small_en", "--to", "exported")
+    fails("The format litert needs", *export)
 
 
 # === Training, models and exports ===

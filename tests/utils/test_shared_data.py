@@ -1,5 +1,7 @@
 """Locations of data files in a clone of the repository and in an installed package."""
 
+import importlib.resources
+
 import pytest
 
 from align_keras.utils import shared_data
@@ -11,28 +13,31 @@ NAME = "align_small_en"
 
 @pytest.fixture
 def installation(tmp_path, monkeypatch):
-    """Simulates an installed package with data files below the returned folder."""
-    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
-    monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path / "user"))
+    """Simulates an installed package in the returned folder."""
+
+    def files(package):
+        folder = tmp_path.joinpath(*package.split("."))
+        if not folder.is_dir():
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        return folder
+
+    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
+    monkeypatch.setattr(importlib.resources, "files", files)
     return tmp_path
 
 
-def test_a_shipped_model_is_read_from_the_user_installation(installation):
-    folder = installation / "user" / "share" / "align_keras" / "saved_models" / NAME
+def test_a_shipped_model_is_read_from_the_installation(installation):
+    folder = installation / "align_keras" / "saved_models" / NAME
     folder.mkdir(parents=True)
     assert find_shipped_model(NAME) == folder
 
 
 def test_the_clone_has_priority_over_the_installation(installation):
-    root = installation / "site-packages"
-    for parent in (root, installation / "share" / "align_keras"):
+    for parent in (installation, installation / "align_keras"):
         (parent / "experiments").mkdir(parents=True)
-    assert (
-        shared_folder("experiments") == installation / "share/align_keras/experiments"
-    )
-    (root / "setup.cfg").touch()
-    assert shared_folder("experiments") == root / "experiments"
+    assert shared_folder("experiments") == installation / "align_keras" / "experiments"
+    (installation / "setup.cfg").touch()
+    assert shared_folder("experiments") == installation / "experiments"
 
 
 def test_a_missing_or_unknown_model_is_refused(installation):

@@ -1,0 +1,1 @@
+"""Experiments, corpora and evaluations as YAML files."""
