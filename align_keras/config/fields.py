@@ -101,7 +101,7 @@ def coerce(hint: Any, value: Any) -> Any:
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
         return _records(arguments[0], value)
     elif typing.get_origin(member) is tuple:
-        rule = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
+        rule = _list_rule(arguments[0])
         fits = isinstance(value, list | tuple)
         try:
             value = tuple(coerce(arguments[0], item) for item in value if fits)
@@ -116,6 +116,13 @@ def coerce(hint: Any, value: Any) -> Any:
     if not fits:
         raise WrongTypeError(f"{rule}, or null" if is_optional else rule)
     return value
+
+
+def _list_rule(item_type: Any) -> str:
+    """Returns the rule for a list with items of a type."""
+    if typing.get_origin(item_type) is typing.Literal:
+        return f"a list of {', '.join(typing.get_args(item_type))}"
+    return f"a list such as {'[1, 5, 10]' if item_type is int else '[a, b]'}"
 
 
 def _records(cls: Any, value: Any) -> tuple:

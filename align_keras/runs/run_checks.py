@@ -1,5 +1,6 @@
 """Checks of a run's configuration before TensorFlow starts."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from align_keras.utils.remote import is_url
 
 
 def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
-    """Raises for mistakes in the data of a run that can be detected without TensorFlow.
+    """Raises for mistakes in the configuration that are found without TensorFlow.
 
     Args:
         config: `ExperimentConfig`.
@@ -19,13 +20,27 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
             counted, because they are compared with the recorded pairs later.
 
     Raises:
-        InputError: if a corpus is missing, if the test pairs would choose the best
-            checkpoint, or if there are too few readable pairs.
+        InputError: if the package of a tracker or a corpus is missing, if the test
+            pairs would choose the best checkpoint, or if there are too few readable
+            pairs.
     """
+    _check_trackers(config)
     _check_corpora(config)
     _check_selection(config)
     if not has_checkpoint:
         _check_pairs(config)
+
+
+def _check_trackers(config: ExperimentConfig) -> None:
+    """Raises if the package of a tracker isn't installed. It has the tracker's name."""
+    for name in config.trainer.callbacks:
+        if importlib.util.find_spec(name) is None:
+            extra = "tensorflow" if name == "tensorboard" else name
+            raise InputError(
+                f"trainer.callbacks must contain installed trackers. Received: {name}, "
+                f'which isn\'t installed. Run `pip install "align-keras[{extra}]"`, or '
+                f"remove {name} from trainer.callbacks."
+            )
 
 
 def _check_corpora(config: ExperimentConfig) -> None:

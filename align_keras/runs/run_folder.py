@@ -20,11 +20,11 @@ from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
 # Patterns of the options that may change when a run resumes: length, rates, intervals,
-# paths and devices. All other options determine the meaning of the weights, of the
-# batches or of the optimizer's variables.
+# trackers, paths and devices. All other options determine the meaning of the weights,
+# of the batches or of the optimizer's variables.
 CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
-    r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
+    r"trainer\.(best_checkpoint_\w+|loss_upper_bound|callbacks|project)",
     r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
     r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
     r"task\.(validation_data|evaluation)\..*",
