@@ -1,7 +1,9 @@
 """Metrics, configuration and files of a run in MLflow."""
 
+import contextlib
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -78,4 +80,6 @@ class MLflowTracker:
         self._mlflow.log_artifact(str(path), run_id=self.run_id)
 
     def finish(self, status: RunStatus) -> None:
-        self._mlflow.end_run(status.upper())
+        # MLflow prints the address of the run.
+        with contextlib.redirect_stdout(sys.stderr):
+            self._mlflow.end_run(status.upper())

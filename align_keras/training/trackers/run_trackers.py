@@ -1,13 +1,11 @@
 """The trackers of a run: start, metrics in order, failures and end."""
 
 import collections
-import contextlib
 import importlib
 import json
 import os
 import pathlib
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -78,8 +76,7 @@ def start_trackers(
         )
         tracker_class = _tracker_class(name)
         try:
-            with contextlib.redirect_stdout(sys.stderr):
-                tracker = tracker_class(run)
+            tracker = tracker_class(run)
         except Exception as error:
             message = (
                 f"trainer.callbacks must contain trackers that can start. Received: "
@@ -245,9 +242,7 @@ class _Feed:
     def _attempt(self, method: Callable[..., None], *arguments: Any) -> str | None:
         """Calls a method of the tracker. Returns the reason of a failure, or None."""
         try:
-            # Trackers print messages on stdout, where the commands print results.
-            with contextlib.redirect_stdout(sys.stderr):
-                method(*arguments)
+            method(*arguments)
         except Exception as error:
             return _reason(error)
         return None

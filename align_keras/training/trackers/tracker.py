@@ -50,7 +50,8 @@ class Tracker(Protocol):
 
     The constructor takes a `TrackedRun`. It starts a new run in the tracker, or
     continues the run with the id `TrackedRun.run_id`. Any method may raise any
-    exception. `RunTrackers` prints it as a warning, and the training continues.
+    exception. `RunTrackers` prints it as a warning, and the training continues. Nothing
+    may be printed on stdout, where the commands print results.
 
     Attributes:
         remedy: str, advice in the message if the constructor fails, as a sentence.

@@ -1,7 +1,9 @@
 """Metrics, configuration and files of a run in Trackio."""
 
+import contextlib
 import pathlib
 import secrets
+import sys
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -29,13 +31,14 @@ class TrackioTracker:
         self._trackio = trackio
         # Trackio finds a run by its name, so two folders with one name must differ.
         self.run_id = run.run_id or f"{run.name}-{secrets.token_hex(2)}"
-        self._run = trackio.init(
-            project=run.project or DEFAULT_PROJECT,
-            name=self.run_id,
-            config=run.parameters(),
-            resume="allow",
-            embed=False,
-        )
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run = trackio.init(
+                project=run.project or DEFAULT_PROJECT,
+                name=self.run_id,
+                config=run.parameters(),
+                resume="allow",
+                embed=False,
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -44,5 +47,6 @@ class TrackioTracker:
         self._run.log_artifact(path, name=f"{self.run_id}-{kind}", type=kind)
 
     def finish(self, status: RunStatus) -> None:
-        # Trackio would finish the run again at exit if its method were called.
-        self._trackio.finish()
+        # The method of the run would let Trackio finish it again at exit.
+        with contextlib.redirect_stdout(sys.stderr):
+            self._trackio.finish()
