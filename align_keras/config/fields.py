@@ -8,6 +8,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from align_keras.utils.addresses import without_secrets
+
 # Dict from a bound to its sign in messages, its comparison and its keyword in JSON
 # Schema.
 BOUNDS = {
@@ -207,6 +209,27 @@ def as_dict(config: Any) -> Any:
         fields = dataclasses.fields(config)
         return {field.name: as_dict(getattr(config, field.name)) for field in fields}
     return list(map(as_dict, config)) if isinstance(config, tuple) else config
+
+
+def without_passwords(config: Any) -> Any:
+    """Removes passwords and tokens from the addresses in a configuration.
+
+    `align_keras.utils.addresses.with_secrets` adds them when a connection is opened.
+
+    Example:
+    >>> from align_keras.config import DataConfig
+    >>> without_passwords(DataConfig(pairs="https://me:pw@host/table.csv")).pairs
+    'https://me@host/table.csv'
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = {
+            field.name: without_passwords(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+        }
+        return dataclasses.replace(config, **values)
+    if isinstance(config, tuple):
+        return tuple(map(without_passwords, config))
+    return without_secrets(config) if isinstance(config, str) else config
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

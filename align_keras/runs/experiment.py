@@ -9,7 +9,12 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from align_keras.config import ExperimentConfig, as_dict, resolve_config
+from align_keras.config import (
+    ExperimentConfig,
+    as_dict,
+    resolve_config,
+    without_passwords,
+)
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.modes import CHECKPOINTS, MODES
@@ -89,7 +94,8 @@ def train_experiment(
             f"Received: with_results={with_results}, mode={mode!r}. Leave with_results "
             "out."
         )
-    config = resolve_config(config, params_override)
+    # The folder of the run and its trackers store the configuration.
+    config = without_passwords(resolve_config(config, params_override))
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
     command = command or train_command(directory)

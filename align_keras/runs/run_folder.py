@@ -12,6 +12,7 @@ from align_keras.config import (
     ExperimentConfig,
     changed_keys,
     load_config,
+    without_passwords,
     write_config_file,
 )
 from align_keras.utils.errors import InputError
@@ -99,7 +100,8 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
     path = directory / PARAMS_FILE
     changes: dict[str, tuple] = {}
     if path.exists():
-        changes = changed_keys(load_config(config_files=[path]), config)
+        stored_config = without_passwords(load_config(config_files=[path]))
+        changes = changed_keys(stored_config, config)
     step = newest_step(directory)
     if changes and step is not None:
         _check_changes(changes, directory)

@@ -70,11 +70,13 @@ def test_every_option_has_a_description():
         ({"train_steps": "many"}, "integer"),
         ({"best_checkpoint_metric_comp": "best"}, "higher"),
         ({"loss_upper_bound": 0}, "exclusiveMinimum"),
+        ({"callbacks": ["tensorbord"]}, "trackio"),
     ],
 )
 def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):
     schema = json_schema(CONFIGURATIONS["experiment"])
-    jsonschema.validate({"trainer": {"loss_upper_bound": None}}, schema)
+    valid = {"loss_upper_bound": None, "callbacks": []}
+    jsonschema.validate({"trainer": valid}, schema)
     with pytest.raises(jsonschema.ValidationError, match=word):
         jsonschema.validate({"trainer": trainer}, schema)
 
