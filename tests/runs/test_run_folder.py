@@ -176,7 +176,8 @@ def test_a_missing_package_of_a_tracker_writes_nothing(tmp_path, capsys, monkeyp
 
 def test_the_folder_of_a_run_has_no_passwords(tmp_path):
     address = "http://me:hunter2@127.0.0.1:9/pairs.csv"
-    config = load_config(params_override={"task.train_data.pairs": address})
+    data = {"task.train_data.pairs": address, "task.validation_data.corpus": "icons"}
+    config = load_config(params_override=data)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "ckpt-2.index").touch()
     # A folder of version 0.1 may have the password in its configuration.

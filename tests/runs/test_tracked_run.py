@@ -39,7 +39,6 @@ def environment(folder, **variables):
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "WANDB_MODE": "offline",
         "TRACKIO_DIR": str(folder / "trackio"),
-        "TRACKIO_PROJECT": "",
         **variables,
     }
 
@@ -337,13 +336,12 @@ with start_trackers(["mlflow"], pathlib.Path("run"), config) as trackers:
 
 def start_mlflow_server(folder, port):
     """Starts MLflow's server, and waits until it answers."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-            *("--artifacts-destination", str(folder / "artifacts")),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        ],
+        command,
         cwd=folder,
         env=environment(folder),
         stdout=subprocess.DEVNULL,
