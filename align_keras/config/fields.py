@@ -6,9 +6,11 @@ import operator
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from align_keras.utils.addresses import without_secrets
+
+Config = TypeVar("Config")
 
 # Dict from a bound to its sign in messages, its comparison and its keyword in JSON
 # Schema.
@@ -211,7 +213,7 @@ def as_dict(config: Any) -> Any:
     return list(map(as_dict, config)) if isinstance(config, tuple) else config
 
 
-def without_passwords(config: Any) -> Any:
+def without_passwords(config: Config) -> Config:
     """Removes passwords and tokens from the addresses in a configuration.
 
     `align_keras.utils.addresses.with_secrets` adds them when a connection is opened.
@@ -221,15 +223,19 @@ def without_passwords(config: Any) -> Any:
     >>> without_passwords(DataConfig(pairs="https://me:pw@host/table.csv")).pairs
     'https://me@host/table.csv'
     """
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+    return _without_passwords(config)
+
+
+def _without_passwords(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         values = {
-            field.name: without_passwords(getattr(config, field.name))
-            for field in dataclasses.fields(config)
+            field.name: _without_passwords(getattr(value, field.name))
+            for field in dataclasses.fields(value)
         }
-        return dataclasses.replace(config, **values)
-    if isinstance(config, tuple):
-        return tuple(map(without_passwords, config))
-    return without_secrets(config) if isinstance(config, str) else config
+        return dataclasses.replace(value, **values)
+    if isinstance(value, tuple):
+        return tuple(map(_without_passwords, value))
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
