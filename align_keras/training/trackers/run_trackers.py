@@ -83,6 +83,11 @@ def start_trackers(
                 f"{name}, which failed with: {_reason(error)}. {tracker_class.remedy} "
                 f"To run without {name}, remove it from trainer.callbacks."
             )
+            if run.run_id is not None:
+                message += (
+                    f" To start a new run instead of {run.run_id}, remove {name} from "
+                    f"{directory / _STATE_FILE}."
+                )
             if only_known_runs:
                 say(f"warning: {message}")
                 continue
