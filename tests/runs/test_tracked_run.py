@@ -296,7 +296,8 @@ def test_a_wrong_login_stops_the_run_before_the_training(tmp_path, refusing_serv
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    messages = process.stdout.splitlines()
+    lines = process.stdout.splitlines()
+    messages = [line for line in lines if line.startswith("trainer.callbacks ")]
     remedies = {
         "mlflow": "Check MLFLOW_TRACKING_URI and the login of the server.",
         "wandb": "Run `wandb login`, check the network, or set WANDB_MODE=offline.",
