@@ -394,3 +394,20 @@ def test_mlflow_receives_the_metrics_after_a_crash_of_its_server(tmp_path):
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [metric.step for metric in history] == [2, 4, 6, 8]
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.release
+def test_mode_index_adds_the_report_to_the_same_run(folder, run_ids):
+    run = folder / "runs" / "colors"
+    command = [sys.executable, "-m", "align_keras.cli.main", "train", "--mode", "index"]
+    command += ["--config_file", str(run / "params.yaml"), "--model_dir", str(run)]
+    subprocess.run(command, cwd=folder, env=environment(folder), check=True)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    path = client.download_artifacts(run_ids["mlflow"], "report.html", folder)
+    assert pathlib.Path(path).read_bytes() == (run / "report.html").read_bytes()
+    assert "Report of the run" not in pathlib.Path(path).read_text()
+    newest = read_offline_runs(folder)[-1]
+    assert newest["id"] == run_ids["wandb"] and not newest["history"]
+    assert newest["artifacts"]["report"] == ["report.html"]
