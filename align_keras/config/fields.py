@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from align_keras.utils.addresses import without_secrets
 
-Config = TypeVar("Config")
+_Config = TypeVar("_Config")
 
 # Dict from a bound to its sign in messages, its comparison and its keyword in JSON
 # Schema.
@@ -213,7 +213,7 @@ def as_dict(config: Any) -> Any:
     return list(map(as_dict, config)) if isinstance(config, tuple) else config
 
 
-def without_passwords(config: Config) -> Config:
+def without_passwords(config: _Config) -> _Config:
     """Removes passwords and tokens from the addresses in a configuration.
 
     `align_keras.utils.addresses.with_secrets` adds them when a connection is opened.
