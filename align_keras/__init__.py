@@ -19,7 +19,9 @@ import pkgutil
 import platform
 from typing import Any
 
+from align_keras.utils.errors import needs_tensorflow
 from align_keras.utils.keras_objects import register_with_keras
+from align_keras.utils.lazy_names import import_name
 
 __version__ = "0.1.0"
 _PUBLIC = {
@@ -79,11 +81,10 @@ register_with_keras(_SAVED_BY_KERAS)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _PACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module 'align_keras' has no attribute {name!r}")
+        with needs_tensorflow(f"`{__name__}.{name}`"):
+            return importlib.import_module(f"{__name__}.{name}")
+    return import_name(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:

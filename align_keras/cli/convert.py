@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
 
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"SOURCE must be a folder. Received: {source}. Check the path."
         )
+    check_tensorflow("The conversion of a model")
     target = new_folder(arguments.to, "to")
     # These imports load TensorFlow, which takes seconds. The paths are checked first.
     from align_keras.models import ALIGN

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if (stage == "urls") != (arguments.to is not None):
         raise InputError(
             "`to` must be a file for the stage urls, and must be left out for all "
-            "other stages. Received: to={arguments.to!r} for the stage {stage}. For "
+            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
             "example, set --to urls.parquet for the stage urls."
         )
     from align_keras.reports.corpus_report import corpus_funnel

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("parquet", "npy"),
-        default="parquet",
-        help="format of the shards in a folder (default: %(default)s)",
+        help="format of the shards in a folder (default: parquet, and npy if pyarrow "
+        "is not installed)",
     )
     parser.add_argument(
         "--rows-per-file",

@@ -9,7 +9,7 @@ import tempfile
 import traceback
 
 from align_keras.utils.addresses import redacted
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import TENSORFLOW_MODULES, InputError, missing_module
 from align_keras.utils.remote import is_url
 
 # A Python argument in the message of an `InputError` has one of three forms. It is in
@@ -64,7 +64,8 @@ _MAX_DETAILS = 160
 def describe_error(error: BaseException) -> str | None:
     """Returns the message for an expected error in one line, without secrets.
 
-    Expected errors are wrong inputs and problems of the machine, such as a full disk.
+    Expected errors are wrong inputs, packages that are not installed, and problems of
+    the machine, such as a full disk.
     All other exceptions are bugs, for which the result is None.
     """
     message = _describe(error)
@@ -76,6 +77,8 @@ def _describe(error: BaseException) -> str | None:
     details = f" ({text[:_MAX_DETAILS]})" if text else ""
     if isinstance(error, InputError):
         return text
+    if isinstance(error, ModuleNotFoundError) and error.name in TENSORFLOW_MODULES:
+        return str(missing_module(error.name, "The command"))
     if isinstance(error, OSError) or _is_tensorflow_error(error, "OpError"):
         number = _system_error_number(error)
         if number in (errno.ENOSPC, errno.EDQUOT):

@@ -26,7 +26,7 @@ def arrow(alternative: str = "") -> Any:
     Raises:
         InputError: if pyarrow is not installed.
     """
-    with needs("corpus", "Parquet files need pyarrow", alternative):
+    with needs("parquet", "Parquet files need pyarrow", alternative):
         import pyarrow
         import pyarrow.parquet
     return pyarrow

@@ -1,6 +1,6 @@
 """TFDS builders of the corpora.
 
-Importing this module registers the builders with TFDS.
+Importing this module registers the builders with TFDS, if it is installed.
 
 >>> import align_keras.datasets
 >>> import tensorflow_datasets as tfds
@@ -9,11 +9,31 @@ Importing this module registers the builders with TFDS.
 ('stamps', 'de')
 """
 
-from align_keras.datasets.build import CORPUS_NAMES, open_corpus
-from align_keras.datasets.clipart import Clipart
-from align_keras.datasets.emoji import Emoji
-from align_keras.datasets.icons import Icons
-from align_keras.datasets.mixture import Mixture
-from align_keras.datasets.source_pairs import open_sources
-from align_keras.datasets.stamps import Stamps
-from align_keras.datasets.user_pairs import UserPairs
+import importlib
+import importlib.util
+from typing import Any
+
+from align_keras.utils.lazy_names import import_name
+
+_PUBLIC = {
+    "CORPUS_NAMES": "align_keras.datasets.build",
+    "Clipart": "align_keras.datasets.clipart",
+    "Emoji": "align_keras.datasets.emoji",
+    "Icons": "align_keras.datasets.icons",
+    "Mixture": "align_keras.datasets.mixture",
+    "Stamps": "align_keras.datasets.stamps",
+    "UserPairs": "align_keras.datasets.user_pairs",
+    "open_corpus": "align_keras.datasets.build",
+    "open_sources": "align_keras.datasets.source_pairs",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return import_name(__name__, _PUBLIC, name)
+
+
+# The readers of `align_keras.datasets.benchmarks` also work without TFDS.
+if importlib.util.find_spec("tensorflow_datasets") is not None:
+    for _module in dict.fromkeys(_PUBLIC.values()):
+        importlib.import_module(_module)

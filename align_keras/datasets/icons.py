@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 
 # Names of the files in the font folder of qtawesome, by family and without the version.
 TRAIN_FAMILIES = {
@@ -135,9 +135,8 @@ def _font(font_path: str, size: int) -> ImageFont.FreeTypeFont:
 def _font_folder() -> pathlib.Path:
     spec = importlib.util.find_spec("qtawesome")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "Corpus 'icons' needs the fonts of the package qtawesome, which isn't "
-            'installed. Run pip install "align-keras[quickstart]".'
+        raise MissingExtraError(
+            "Corpus 'icons' needs the fonts of the package qtawesome", "quickstart"
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "fonts"
 
@@ -163,7 +162,7 @@ def read_font_and_charmap(
     if not fonts or not charmaps:
         raise InputError(
             f"Corpus 'icons' needs the font {stem}-VERSION.ttf of qtawesome and its "
-            f"charmap, but {folder} doesn't contain both. Run pip install --upgrade "
-            '"align-keras[quickstart]".'
+            f"charmap, but {folder} doesn't contain both. Run `pip install "
+            '--upgrade "align-keras[quickstart]"`.'
         )
     return fonts[-1], json.loads(charmaps[-1].read_text("utf-8"))

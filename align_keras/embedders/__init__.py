@@ -4,8 +4,9 @@
 first use, so that LiteRT and ONNX models run without TensorFlow.
 """
 
-import importlib
 from typing import Any
+
+from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
@@ -15,6 +16,4 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'align_keras.embedders' has no attribute {name!r}")
+    return import_name(__name__, _PUBLIC, name)

@@ -36,8 +36,8 @@ def load_model(
             - an `Embedder`, which is returned unchanged.
         runtime: runtime that computes the embeddings.
 
-            - `"auto"` chooses the first of LiteRT, SavedModel, Keras and ONNX for which
-              the folder has files.
+            - `"auto"` chooses the first of LiteRT, SavedModel, Keras and ONNX that is
+              installed and for which the folder has files.
             - `"keras"`, `"saved_model"`, `"litert"` and `"onnx"` choose this runtime.
               Only Keras and SavedModels need TensorFlow.
             - `"openvino"` embeds the images of a Keras model with OpenVINO. The

@@ -8,7 +8,12 @@ import importlib.util
 import os
 import pathlib
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import (
+    InputError,
+    MissingExtraError,
+    check_tensorflow,
+    has_tensorflow,
+)
 from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.shared_data import (
     SHIPPED_MODELS,
@@ -33,8 +38,8 @@ MODEL_HELP = (
 )
 _HUB_PREFIX = "hf://"
 # For each runtime, the package that it needs and the extra that installs the package.
+# The package of LiteRT is always installed.
 _PACKAGES = {
-    "litert": ("ai_edge_litert", "litert"),
     "onnx": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "openvino"),
     "openvino_bfloat16": ("openvino", "openvino"),
@@ -101,7 +106,8 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
 
     Args:
         location: `ModelLocation` of the model.
-        runtime: name of a runtime or path of a file, as in `load_model`.
+        runtime: name of a runtime or path of a file, as in `load_model`. `"auto"`
+            chooses the first installed runtime for which the model has files.
 
     Raises:
         InputError: if the runtime is unknown or not installed, or if the model has no
@@ -109,7 +115,10 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
     """
     runtime = check_runtime(runtime)
     if runtime == "auto":
-        runtime = location.runtimes[0]
+        for possible in location.runtimes:
+            if is_installed(possible):
+                return possible
+        check_installed(location.runtimes[0], f"The model {location.name}")
     needed = "keras" if is_image_runtime(runtime) else runtime
     if needed not in location.runtimes:
         runtimes = " or ".join(location.runtimes)
@@ -148,22 +157,39 @@ def is_image_runtime(runtime: str) -> bool:
     return runtime in IMAGE_RUNTIMES or runtime.endswith(".tflite")
 
 
-def check_installed(runtime: str) -> None:
-    """Raises if the package that a runtime needs is not installed."""
-    key = "litert" if runtime.endswith(".tflite") else runtime
-    if key not in _PACKAGES:
-        return
-    package, extra = _PACKAGES[key]
-    if importlib.util.find_spec(package) is None:
-        raise InputError(
-            f"runtime={runtime!r} needs {package}, which is not installed. Run "
-            f'`pip install "align-keras[{extra}]"`, or omit `runtime`.'
-        )
+def check_installed(runtime: str, subject: str | None = None) -> None:
+    """Raises `MissingExtraError` if a package that a runtime needs is not installed.
+
+    Args:
+        runtime: name of a runtime, or path of a `.tflite` file.
+        subject: str, what needs the package. Defaults to the option `runtime`.
+    """
+    otherwise = "" if subject else ", or omit `runtime`"
+    subject = subject or f"runtime={runtime!r}"
+    if runtime in ("keras", "saved_model") or is_image_runtime(runtime):
+        check_tensorflow(subject, otherwise)
+    if runtime in _PACKAGES:
+        package, extra = _PACKAGES[runtime]
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(f"{subject} needs {package}", extra, otherwise)
+
+
+def is_installed(runtime: str) -> bool:
+    """Returns True if the packages of a runtime are installed."""
+    try:
+        check_installed(runtime)
+    except MissingExtraError:
+        return False
+    return True
 
 
 def keras_or_auto(model: str | os.PathLike) -> str:
-    """Returns `"keras"` if a model has Keras weights, and `"auto"` otherwise."""
-    return "keras" if "keras" in locate_model(model).runtimes else "auto"
+    """Returns `"keras"` if a model has Keras weights, and `"auto"` otherwise.
+
+    Without TensorFlow, the result is always `"auto"`.
+    """
+    has_weights = "keras" in locate_model(model).runtimes
+    return "keras" if has_weights and has_tensorflow() else "auto"
 
 
 def find_saved_model(directory: str | os.PathLike) -> pathlib.Path:
@@ -191,7 +217,7 @@ def find_saved_model(directory: str | os.PathLike) -> pathlib.Path:
 
 def _folder_of(name: str) -> pathlib.Path:
     """Returns the folder of a model. Plain names may refer to `saved_models/NAME`."""
-    if not name or os.sep in name or os.path.isdir(name):
+    if not name or name != os.path.basename(name) or os.path.isdir(name):
         return pathlib.Path(name or "''")
     return shared_folder("saved_models", name) or pathlib.Path(name)
 

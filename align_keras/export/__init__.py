@@ -4,8 +4,11 @@
 not import TensorFlow.
 """
 
-import importlib
 from typing import Any
+
+from align_keras.utils.lazy_names import import_name
+
+_PUBLIC = {"export_saved_model": "align_keras.export.saved_model"}
 
 # Dtypes that halve the size of stored weights. None keeps the dtype of each weight.
 WEIGHTS = ("bfloat16", "float16")
@@ -13,7 +16,4 @@ QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "export_saved_model":
-        module = importlib.import_module(f"{__name__}.saved_model")
-        return module.export_saved_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_name(__name__, _PUBLIC, name)

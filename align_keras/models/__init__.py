@@ -3,8 +3,9 @@
 Each name is imported at its first use, so that `import align_keras` stays fast.
 """
 
-import importlib
 from typing import Any
+
+from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
@@ -24,6 +25,4 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'align_keras.models' has no attribute {name!r}")
+    return import_name(__name__, _PUBLIC, name)

@@ -57,11 +57,13 @@ _OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
 
 def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
     """Reads images with classes of the test split, or of the training split."""
-    from align_keras.datasets import benchmarks, open_corpus
+    from align_keras.datasets import benchmarks
 
     name = request.data
     split = split_of_classes(request, train)
     if name == "stamps":
+        from align_keras.datasets import open_corpus
+
         corpus = open_corpus("stamps")
         data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
     elif split is None or is_class_folder(name):

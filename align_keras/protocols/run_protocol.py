@@ -35,7 +35,7 @@ from align_keras.protocols.protocol import (
     first_names,
 )
 from align_keras.utils.arguments import check_number, refuse_unknown
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, check_tensorflow, needs_tensorflow
 from align_keras.utils.files import replaceable_file
 from align_keras.utils.tasks import LOCAL, is_cluster
 
@@ -124,10 +124,13 @@ def evaluate(
     # An evaluation may take hours, so the path of the page is checked before it begins.
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
+    if PROTOCOLS[protocol].needs != "embeddings":
+        check_tensorflow(f"The protocol {protocol}")
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
     encoders = open_encoders(model, request, cache)
-    evaluation = PROTOCOLS[protocol].run(encoders, request)
+    with needs_tensorflow(f"The protocol {protocol} on {request.data}"):
+        evaluation = PROTOCOLS[protocol].run(encoders, request)
     unusual = unusual_options(protocol, request)
     result = {
         "model": model_name(model),
@@ -378,6 +381,7 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
     For all other protocols, the row describes the data to download. The arguments are
     those of `align_keras.evaluate`.
     """
+    check_tensorflow("The suite of the paper")
     options = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=options.get("results")))
     tables: dict[tuple[str, str], set[int]] = {}

@@ -61,7 +61,7 @@ from align_keras.protocols.embedding_cache import absolute
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
@@ -305,6 +305,8 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     check_choice("stage", stage, STAGE_NAMES)
+    if stage in ("shard", "report"):
+        check_tensorflow("Writing the shards of a corpus")
     is_cluster(engine)  # This call raises InputError for an unknown engine.
     build = _Build(out, config, workers, engine)
     tables: dict[str, Tables] = {}

@@ -28,7 +28,7 @@ from align_keras.runs.run_folder import (
 )
 from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.progress import say
 
 
@@ -94,6 +94,7 @@ def train_experiment(
             f"Received: with_results={with_results}, mode={mode!r}. Leave with_results "
             "out."
         )
+    check_tensorflow("An experiment")
     # The folder of the run and its trackers store the configuration.
     config = without_passwords(resolve_config(config, params_override))
     task, trainer = config.task, config.trainer

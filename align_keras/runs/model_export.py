@@ -12,7 +12,12 @@ from align_keras.runs.about_run import about_run, read_evaluation
 from align_keras.runs.export_litert import export_litert
 from align_keras.runs.export_web import write_web
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import (
+    TENSORFLOW_EXTRA,
+    InputError,
+    MissingExtraError,
+    check_tensorflow,
+)
 from align_keras.utils.files import atomic_folder, new_folder
 
 
@@ -204,16 +209,14 @@ def _check_table_options(options: dict[str, Any]) -> None:
 
 def check_format_packages(format: str, options: dict[str, Any]) -> None:
     """Raises InputError if a package that a format needs is not installed."""
-    extra = EXPORT_FORMATS[format].extra
+    check_tensorflow(f"The format {format}")
+    extra = EXPORT_FORMATS[format].extra or TENSORFLOW_EXTRA
     packages = EXPORT_FORMATS[format].packages
     if options.get("quantize", "none") != "none":
         packages += ("litert_quantizer",)
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"The format {format} needs {name}, which isn't installed. Run "
-                f'`pip install "align-keras[{extra}]"`.'
-            )
+            raise MissingExtraError(f"The format {format} needs {name}", extra)
 
 
 def _open(model: Any, format: str) -> Any:

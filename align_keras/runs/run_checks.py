@@ -7,7 +7,7 @@ import re
 
 from align_keras.config import ExperimentConfig
 from align_keras.corpus.pair_files import count_images
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.remote import is_url
 
 
@@ -35,11 +35,10 @@ def _check_trackers(config: ExperimentConfig) -> None:
     """Raises if the package of a tracker isn't installed. It has the tracker's name."""
     for name in config.trainer.callbacks:
         if importlib.util.find_spec(name) is None:
-            extra = "tensorflow" if name == "tensorboard" else name
-            raise InputError(
-                f"trainer.callbacks must contain installed trackers. Received: {name}, "
-                f'which isn\'t installed. Run `pip install "align-keras[{extra}]"`, or '
-                f"remove {name} from trainer.callbacks."
+            raise MissingExtraError(
+                f"trainer.callbacks needs {name}",
+                "tensorflow" if name == "tensorboard" else name,
+                f", or remove {name} from trainer.callbacks",
             )
 
 

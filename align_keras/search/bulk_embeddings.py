@@ -39,6 +39,15 @@ from align_keras.search.image_files import (
     read_file,
 )
 from align_keras.search.indexing import map_in_order, model_of_task
+from align_keras.search.shard_files import (
+    EMBEDDING_FORMATS,
+    INPUT_COLUMN,
+    ROWS_NAMES,
+    RowResult,
+    SourceRows,
+    default_format,
+    open_shard_files,
+)
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -55,16 +64,12 @@ from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, join_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
-EMBEDDING_FORMATS = ("parquet", "npy")
 EMBEDDING_INPUTS = ("images", "captions")
 ROWS_PER_FILE = 4096
 _VERSION = 1
 _PLAN = "plan.json"
-_ROWS = "rows.parquet"
 _LOCK = ".embed.lock"
 _TASKS = ".tasks"
-# Internal column with the path or the text to embed, as bytes. It is not in the output.
-_EMBEDDED = "align_keras:embedded"
 # Columns that the output adds to those of the source.
 _OUTPUT_COLUMNS = ("embedding", "problem")
 # Number of rows that a thread embeds at once.
@@ -93,7 +98,7 @@ def embed(
     model: str | os.PathLike | Embedder = DEFAULT_MODEL,
     inputs: str | None = None,
     column: str | None = None,
-    format: str = "parquet",
+    format: str | None = None,
     rows_per_file: int = ROWS_PER_FILE,
     runtime: str | os.PathLike = "auto",
     engine: str = LOCAL,
@@ -118,7 +123,8 @@ def embed(
         inputs: `"images"` or `"captions"`. The default depends on the columns of the
             source. If a table has both, the images are embedded.
         column: name of the column to embed. By default it is detected by its name.
-        format: `"parquet"` or `"npy"`, format of the shards in a folder.
+        format: `"parquet"` or `"npy"`, format of the shards in a folder. Defaults to
+            Parquet, and to NPY files if pyarrow is not installed.
         rows_per_file: int >= 1, number of rows per shard. A killed run loses the work
             on at most one shard.
         runtime: runtime that computes the embeddings, as in `align_keras.load_model`.
@@ -142,9 +148,21 @@ def embed(
     """
     if inputs is not None:
         check_choice("`inputs`", inputs, EMBEDDING_INPUTS)
-    check_choice("`format`", format, EMBEDDING_FORMATS)
+    if format is not None:
+        check_choice("`format`", format, EMBEDDING_FORMATS)
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # This call raises InputError for an unknown engine.
+    refuse_url(to, "`to`")
+    to = pathlib.Path(to)
+    is_file = to.suffix.lower() == ".parquet"
+    format = format or ("parquet" if is_file else default_format())
+    if is_file and format != "parquet":
+        raise InputError(
+            f"`to` must be a folder for format={format!r}. Received: to={to}. Pass the "
+            "path of a folder."
+        )
+    if format == "parquet":
+        arrow(", or write NPY files to a folder")
     opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
@@ -160,14 +178,7 @@ def embed(
         format=format,
         rows_per_file=rows_per_file,
     )
-    refuse_url(to, "`to`")
-    to = pathlib.Path(to)
-    if to.suffix.lower() == ".parquet":
-        if format != "parquet":
-            raise InputError(
-                f"`to` must be a folder for format={format!r}. Received: to={to}. Pass "
-                "the path of a folder."
-            )
+    if is_file:
         return _embed_to_file(to, request, opened, engine)
     return _embed_to_folder(to, request, opened, engine)
 
@@ -204,19 +215,18 @@ class _Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class _RowResult:
-    """Result for a row: its embedding, float32 (d,), or the reason for its absence."""
-
-    vector: np.ndarray | None = None
-    problem: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """Some rows of a shard: the number of the shard, and the rows as an Arrow batch."""
+    """Some rows of a shard.
+
+    Attributes:
+        shard: int, number of the shard.
+        columns: columns of the source, as `ShardFiles.read_chunks` returns them.
+        inputs: list of bytes or None, the path or the text to embed of each row.
+    """
 
     shard: int
-    rows: Any
+    columns: Any
+    inputs: list[bytes | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,13 +235,13 @@ class _EmbeddedChunk:
 
     Attributes:
         shard: int, number of the shard.
-        columns: Arrow batch, columns of the source.
-        results: list of `_RowResult`, one per row.
+        columns: columns of the source, as in `_Chunk`.
+        results: list of `RowResult`, one per row.
     """
 
     shard: int
     columns: Any
-    results: list[_RowResult]
+    results: list[RowResult]
 
 
 def _embed_to_folder(
@@ -241,7 +251,7 @@ def _embed_to_folder(
     with _locked_folder(to):
         job = _Job(to, request, model)
         job.run(engine)
-        (to / _ROWS).unlink(missing_ok=True)
+        job.files.remove_rows()
         return _count_rows(job.shards())
 
 
@@ -334,27 +344,26 @@ def _report_change(
         source_digest: digest of these rows, or None in an output of an older release.
     """
     try:
-        table, _ = _read_source(request)
+        rows, _ = _read_source(request)
     except InputError:
         # The source no longer exists, but the job needs only the stored rows.
         return
-    is_same = source_digest is None or source_digest == _digest(table)
-    if table.num_rows == num_rows and is_same:
+    is_same = source_digest is None or source_digest == _digest(rows)
+    if len(rows.inputs) == num_rows and is_same:
         return
     say(
         f"{printable(request.source)} has changed since the start of {to}. It had "
-        f"{num_rows:,} rows, and now has {table.num_rows:,}. The output keeps the "
+        f"{num_rows:,} rows, and now has {len(rows.inputs):,}. The output keeps the "
         "earlier rows. To embed the current rows, choose another output."
     )
 
 
-def _digest(table: Any) -> str:
+def _digest(rows: SourceRows) -> str:
     """Returns a digest of the values to embed, in the order of the rows."""
     digest = hashlib.blake2b(digest_size=16)
-    for batch in table.column(_EMBEDDED).chunks:
-        for value in batch.to_pylist():
-            content = b"" if value is None else value
-            digest.update(b"%d %d " % (value is None, len(content)) + content)
+    for value in rows.inputs:
+        content = b"" if value is None else value
+        digest.update(b"%d %d " % (value is None, len(content)) + content)
     return digest.hexdigest()
 
 
@@ -386,9 +395,10 @@ class _Job:
         self.folder = folder
         self.request = request
         self.model = model
+        self.files = open_shard_files(folder, request.format, request.dimension)
         stored = _rename_inputs(read_json(folder / _PLAN))
-        files = {path.name for path in folder.iterdir()} - {_ROWS, _LOCK, _TASKS}
-        if files:
+        internal_names = {*ROWS_NAMES, _LOCK, _TASKS}
+        if {path.name for path in folder.iterdir()} - internal_names:
             _check_same(folder, stored, request)
             digest = stored.get("source_digest")
             _report_change(folder, request, stored["rows"], digest)
@@ -405,21 +415,18 @@ class _Job:
         The plan is written last, because the existence of its file marks the rows as
         complete.
         """
-        table, input_kind = _read_source(self.request)
-        if not table.num_rows:
+        rows, input_kind = _read_source(self.request)
+        if not rows.inputs:
             raise InputError(
                 f"`source` must contain {input_kind}. Received: {self.request.source}, "
                 "which contains none. Check the path."
             )
-        with atomic_path(self.folder / _ROWS) as temporary:
-            # Each row group of the file contains the rows of one shard.
-            size = self.request.rows_per_file
-            arrow().parquet.write_table(table, temporary, row_group_size=size)
+        self.files.store_rows(rows, self.request.rows_per_file)
         plan = {
             **self.request.as_json(),
-            "rows": table.num_rows,
+            "rows": len(rows.inputs),
             "embeds": input_kind,
-            "source_digest": _digest(table),
+            "source_digest": _digest(rows),
         }
         with atomic_write(self.folder / _PLAN) as file:
             file.write(json.dumps(plan, indent=2) + "\n")
@@ -442,7 +449,7 @@ class _Job:
         missing = [number for number, path in enumerate(shards) if not path.exists()]
         if not missing:
             return
-        if not (self.folder / _ROWS).exists():
+        if not self.files.rows_path.exists():
             raise InputError(
                 "`to` must contain all shards or the stored rows of the source. "
                 f"Received: {self.folder}, in which {shards[missing[0]].name} and the "
@@ -473,49 +480,46 @@ class _Job:
         done = self.rows - sum(self._num_rows(shard) for shard in missing)
         chunks = map_in_order(self._embed_chunk, self._chunks(missing), threads)
         columns: list[Any] = []
-        results: list[_RowResult] = []
+        results: list[RowResult] = []
         with progress_bar("embedding", self.input_kind, self.rows, done) as bar:
             for chunk in chunks:
                 columns.append(chunk.columns)
                 results += chunk.results
                 bar.advance(len(chunk.results))
                 if len(results) == self._num_rows(chunk.shard):
-                    self._write(shards[chunk.shard], columns, results)
+                    self.files.write(shards[chunk.shard], columns, results)
                     columns = []
                     results = []
 
     def _chunks(self, missing: Sequence[int]) -> Iterator[_Chunk]:
         """Yields the rows of shards, some rows at a time."""
-        with arrow().parquet.ParquetFile(self.folder / _ROWS) as file:
-            for shard in missing:
-                for rows in file.iter_batches(_CHUNK, row_groups=[shard]):
-                    yield _Chunk(shard, rows)
+        for shard in missing:
+            for columns, inputs in self.files.read_chunks(shard, _CHUNK):
+                yield _Chunk(shard, columns, inputs)
 
     def _embed_chunk(self, chunk: _Chunk) -> _EmbeddedChunk:
         """Embeds some rows in a thread."""
-        values = chunk.rows.column(_EMBEDDED).to_pylist()
-        results: dict[int, _RowResult] = {}
+        results: dict[int, RowResult] = {}
         inputs: dict[int, Any] = {}
         errors = []
-        for row, value in enumerate(values):
+        for row, value in enumerate(chunk.inputs):
             try:
                 inputs[row] = self._read_input(value)
             except ImageError as error:
-                results[row] = _RowResult(problem=error.reason)
+                results[row] = RowResult(problem=error.reason)
                 errors.append(error)
-        check_some_reached(errors, len(values))
+        check_some_reached(errors, len(chunk.inputs))
         if inputs:
             vectors = self._encode(list(inputs.values()))
             for row, vector in zip(inputs, vectors, strict=True):
                 if np.isfinite(vector).all():
-                    results[row] = _RowResult(vector=vector.astype(np.float32))
+                    results[row] = RowResult(vector=vector.astype(np.float32))
                 else:
-                    results[row] = _RowResult(problem="not finite")
-        names = [name for name in chunk.rows.schema.names if name != _EMBEDDED]
+                    results[row] = RowResult(problem="not finite")
         return _EmbeddedChunk(
             shard=chunk.shard,
-            columns=chunk.rows.select(names),
-            results=[results[row] for row in range(len(values))],
+            columns=chunk.columns,
+            results=[results[row] for row in range(len(chunk.inputs))],
         )
 
     def _encode(self, inputs: list[Any]) -> np.ndarray:
@@ -524,7 +528,7 @@ class _Job:
         return self.model.encode_texts(inputs)
 
     def _read_input(self, value: bytes | None) -> np.ndarray | str:
-        """Reads the pixels or the text to embed from a value of column `_EMBEDDED`."""
+        """Reads the pixels or the text to embed from an input of a row."""
         if self.input_kind == "captions":
             text = clean_caption((value or b"").decode())
             if not text:
@@ -533,38 +537,6 @@ class _Job:
         if not value:
             raise ImageError("missing", "no path")
         return decode_square(read_file(value)[0], self.model.resize_to).pixels
-
-    def _write(
-        self,
-        path: pathlib.Path,
-        columns: Sequence[Any],
-        results: Sequence[_RowResult],
-    ) -> None:
-        """Writes a shard."""
-        pa = arrow()
-        table = pa.Table.from_batches(columns)
-        vectors = [result.vector for result in results]
-        problems = [result.problem for result in results]
-        if self.request.format == "parquet":
-            # The lists have a variable size, because Arrow cannot read null values
-            # back from lists of a fixed size.
-            vector_type = pa.list_(pa.float32())
-            table = table.append_column("embedding", pa.array(vectors, vector_type))
-            table = table.append_column("problem", pa.array(problems, pa.string()))
-            with atomic_path(path) as temporary:
-                pa.parquet.write_table(table, temporary, compression="zstd")
-            return
-        with atomic_write(path.with_suffix(".jsonl")) as lines:
-            for row, problem in zip(table.to_pylist(), problems, strict=True):
-                if problem is not None:
-                    row["problem"] = problem
-                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-        missing = np.full(self.model.dimension, np.nan, np.float32)
-        array = np.stack([missing if v is None else v for v in vectors])
-        # The NPY file is written last, because its existence marks the shard as
-        # complete.
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, array)
 
 
 def embed_shard(task: dict[str, Any]) -> None:
@@ -601,12 +573,11 @@ def _read_problems(file: pathlib.Path) -> Iterator[str | None]:
 # === Sources ===
 
 
-def _read_source(request: _Request) -> tuple[Any, str]:
+def _read_source(request: _Request) -> tuple[SourceRows, str]:
     """Reads all rows of a source.
 
     Returns:
-        The rows as an Arrow table with the column `_EMBEDDED`, and "images" or
-        "captions".
+        `(rows, kind)`: `SourceRows`, and "images" or "captions".
     """
     source = request.source
     if is_folder(source):
@@ -624,7 +595,7 @@ def _read_source(request: _Request) -> tuple[Any, str]:
 
 def _read_file(
     source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
-) -> tuple[Any, str]:
+) -> tuple[SourceRows, str]:
     """Reads the rows of a file.
 
     Args:
@@ -635,7 +606,7 @@ def _read_file(
     """
     if not source.exists():
         raise InputError(f"`source` must exist. Received: {source}. Check the path.")
-    readers: dict[str, Callable[[pathlib.Path], Any]] = {
+    readers: dict[str, Callable[[pathlib.Path], dict[str, Any]]] = {
         ".txt": _read_text_file,
         ".parquet": _read_parquet,
         **dict.fromkeys(TABLE_SUFFIXES, _read_text_table),
@@ -646,15 +617,15 @@ def _read_file(
             f"`source` must be a folder or end in {', '.join(sorted(readers))}. "
             f"Received: {source}. Rename or convert the file."
         )
-    table = reader(source)
-    for name in (*_OUTPUT_COLUMNS, _EMBEDDED):
-        if name in table.column_names:
+    columns = reader(source)
+    for name in (*_OUTPUT_COLUMNS, INPUT_COLUMN):
+        if name in columns:
             raise InputError(
                 f"`source` must not have the column {name!r}, which `embed` adds. "
                 f"Received: {source}. Rename the column."
             )
-    name, kind = _select_column(source, table.column_names, input_kind, column)
-    return _add_embedded_column(table, name, kind, folder), kind
+    name, kind = _select_column(source, list(columns), input_kind, column)
+    return SourceRows(columns, _inputs(columns[name], name, kind, folder)), kind
 
 
 def _select_column(
@@ -686,16 +657,16 @@ def _select_column(
     )
 
 
-def _add_embedded_column(table: Any, name: str, input_kind: str, folder: str) -> Any:
-    """Adds the column `_EMBEDDED` with the paths or texts to embed.
+def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[bytes | None]:
+    """Returns the paths or texts to embed as bytes.
 
     Args:
-        table: Arrow table.
-        name: column with the paths or texts.
+        column: list or Arrow column with the paths or texts.
+        name: str, name of the column.
         input_kind: one of `EMBEDDING_INPUTS`.
         folder: path or address of the folder for relative paths.
     """
-    texts = table.column(name).to_pylist()
+    texts = column if isinstance(column, list) else column.to_pylist()
     for text in texts:
         if not isinstance(text, str | None):
             raise InputError(
@@ -712,24 +683,23 @@ def _add_embedded_column(table: Any, name: str, input_kind: str, folder: str) ->
         else:
             # An empty path stays empty. Its row gets the problem "missing".
             values.append(os.fsencode(join(folder, text.strip())) if text else b"")
-    return table.append_column(_EMBEDDED, arrow().array(values, arrow().binary()))
+    return values
 
 
-def _read_folder(folder: str) -> Any:
-    files = []
+def _read_folder(folder: str) -> SourceRows:
+    files: list[bytes | None] = []
     for image in find_images(os.fsencode(folder)):
         if isinstance(image, SkippedFile):
             say(f"{printable(os.fsdecode(image.file))}: {image.reason}")
         else:
             files.append(image.file)
-    paths = [printable(os.fsdecode(file)) for file in files]
+    paths = [printable(os.fsdecode(file)) for file in files if file is not None]
     prefix = printable(os.path.join(folder, ""))
     ids = [path.replace(prefix, "", 1) for path in paths]
-    embedded = arrow().array(files, arrow().binary())
-    return arrow().table({"id": ids, "path": paths, _EMBEDDED: embedded})
+    return SourceRows({"id": ids, "path": paths}, files)
 
 
-def _read_text_file(source: pathlib.Path) -> Any:
+def _read_text_file(source: pathlib.Path) -> dict[str, Any]:
     try:
         text = read_regular(source).decode("utf-8").removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
@@ -743,38 +713,32 @@ def _read_text_file(source: pathlib.Path) -> Any:
         lines.pop()
     captions = [line.removesuffix("\r") for line in lines]
     ids = list(range(1, len(captions) + 1))
-    return arrow().table({"id": ids, "caption": captions})
+    return {"id": ids, "caption": captions}
 
 
-def _read_parquet(source: pathlib.Path) -> Any:
+def _read_parquet(source: pathlib.Path) -> dict[str, Any]:
     pyarrow = arrow()
     try:
-        return pyarrow.parquet.read_table(source).replace_schema_metadata()
+        table = pyarrow.parquet.read_table(source)
     except (OSError, pyarrow.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"`source` must be a valid Parquet file. Received: {source}, which cannot "
             f"be read ({reason}). Write the file again."
         ) from None
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _read_text_table(source: pathlib.Path) -> Any:
-    """Reads a CSV, TSV or JSONL file as an Arrow table, and reports its broken rows."""
+def _read_text_table(source: pathlib.Path) -> dict[str, Any]:
+    """Reads a CSV, TSV or JSONL file, and reports its broken rows."""
     counter = DropCounter("rows")
     names, rows = read_table(source, "utf-8", counter)
     for reason, count in counter.bad.items():
         example = counter.examples.get(reason)
         say(f"{count:,} rows skipped: {reason} (for example {example})")
-    return arrow().table(
-        {name: _to_arrow_array([row.get(name) for row, _ in rows]) for name in names}
-    )
+    return {name: [_printable(row.get(name)) for row, _ in rows] for name in names}
 
 
-def _to_arrow_array(values: list[Any]) -> Any:
-    """Returns an Arrow column. Values of mixed types are converted to JSON."""
-    pa = arrow()
-    plain = [printable(value) if isinstance(value, str) else value for value in values]
-    try:
-        return pa.array(plain)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-        return pa.array([None if v is None else json.dumps(v) for v in values])
+def _printable(value: Any) -> Any:
+    """Escapes the parts of a text that UTF-8 cannot encode. Returns other values."""
+    return printable(value) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
-from align_keras.utils.errors import needs
+from align_keras.utils.errors import TENSORFLOW_EXTRA, needs
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular
 
 _DESCRIPTION = b"features.json"
@@ -198,6 +198,7 @@ def _array_records(shard: bytes, mtime_ns: int) -> Any:
     The argument `mtime_ns` is part of the cache key, so that a changed shard is opened
     again.
     """
-    with needs("corpus", "A corpus in array_record needs the package array_record"):
+    sentence = "A corpus in array_record needs the package array_record"
+    with needs(TENSORFLOW_EXTRA, sentence):
         from array_record.python import array_record_module
     return array_record_module.ArrayRecordReader(os.fsdecode(shard))

@@ -14,19 +14,18 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from align_keras.corpus.image import ImageError
-from align_keras.utils.errors import InputError, needs
-from align_keras.utils.progress import say
+import h11
+import uvicorn
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
-    import h11
-    import uvicorn
-    from starlette.datastructures import Headers
-    from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response, StreamingResponse
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-    from uvicorn.protocols.http.h11_impl import H11Protocol
+from align_keras.corpus.image import ImageError
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
 
 MAX_BODY_BYTES = 64_000_000
 # Maximum total size of the bodies that are in memory at the same time.

@@ -17,6 +17,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from starlette.datastructures import QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
 from align_keras.corpus.image import ImageError
 from align_keras.search.image_files import (
     content_hash,
@@ -37,15 +43,8 @@ from align_keras.search.local_server import (
     open_port,
 )
 from align_keras.search.query import TEXT_WEIGHT, Hit, Query
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
-
-with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
-    from starlette.datastructures import QueryParams
-    from starlette.exceptions import HTTPException
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route, Router
 
 if TYPE_CHECKING:
     from PIL import Image

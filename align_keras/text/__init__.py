@@ -10,12 +10,11 @@ from align_keras.text.vocabulary import (
     save_vocabulary,
     vocabulary_fingerprint,
 )
+from align_keras.utils.lazy_names import import_name
+
+# The tokenizer imports TensorFlow.
+_PUBLIC = {"WordPieceTokenizer": "align_keras.text.wordpiece_tokenizer"}
 
 
 def __getattr__(name: str) -> Any:
-    # The tokenizer is imported on first use, because it imports TensorFlow.
-    if name == "WordPieceTokenizer":
-        from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer
-
-        return WordPieceTokenizer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_name(__name__, _PUBLIC, name)

@@ -1,6 +1,7 @@
-"""`InputError`, the exception for mistakes of the user, and a check for extras."""
+"""`InputError`, the exception for mistakes of the user, and checks for extras."""
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,21 +34,104 @@ class InputError(ValueError):
         )
 
 
-@contextlib.contextmanager
-def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
-    """Raises `InputError` with the name of an extra if an import in the block fails.
+class MissingExtraError(InputError, ImportError):
+    """A package of an extra is needed, but it is not installed.
 
     Args:
-        extra: str, extra of align-keras that installs the missing package.
         sentence: str, start of the first sentence, such as "`watch` needs watchfiles".
             The sentence continues with ", which isn't installed."
+        extra: str, extra of align-keras that installs the missing package.
         otherwise: str, alternative to the installation at the end of the second
             sentence, such as ", or omit `watch`".
+
+    Attributes:
+        extra: str.
+
+    Example:
+
+    >>> print(MissingExtraError("`watch` needs watchfiles", "watch"))
+    `watch` needs watchfiles, which isn't installed. Run `pip install
+    "align-keras[watch]"`.
+    """
+
+    def __init__(self, sentence: str, extra: str, otherwise: str = "") -> None:
+        super().__init__(
+            f"{sentence}, which isn't installed. Run "
+            f'`pip install "align-keras[{extra}]"`{otherwise}.'
+        )
+        self.extra = extra
+        # Pickle calls the class with these arguments.
+        self._arguments = (sentence, extra, otherwise)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+
+@contextlib.contextmanager
+def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
+    """Raises `MissingExtraError` if an import in the block fails.
+
+    The arguments are those of `MissingExtraError`.
     """
     try:
         yield
     except ImportError:
-        raise InputError(
-            f"{sentence}, which isn't installed. Run "
-            f'`pip install "align-keras[{extra}]"`{otherwise}.'
-        ) from None
+        raise MissingExtraError(sentence, extra, otherwise) from None
+
+
+# Extra with the packages of training, and the modules of these packages.
+TENSORFLOW_EXTRA = "tensorflow"
+TENSORFLOW_MODULES = (
+    "tensorflow",
+    "keras",
+    "keras_hub",
+    "tensorflow_datasets",
+    "absl",
+    "ml_dtypes",
+    "safetensors",
+)
+
+
+def has_tensorflow() -> bool:
+    """Returns True if TensorFlow is installed. Does not import it."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def check_tensorflow(subject: str, otherwise: str = "") -> None:
+    """Raises `MissingExtraError` if TensorFlow is not installed.
+
+    Args:
+        subject: str, subject of the message, such as "The format litert". It continues
+            with " needs TensorFlow".
+        otherwise: str, as in `MissingExtraError`.
+    """
+    if not has_tensorflow():
+        raise missing_module("tensorflow", subject, otherwise)
+
+
+@contextlib.contextmanager
+def needs_tensorflow(subject: str) -> Iterator[None]:
+    """Raises `MissingExtraError` if an import of the training packages fails.
+
+    An inner block of the same kind has no effect, so that the message is about the name
+    or the function that the user has chosen.
+
+    Args:
+        subject: str, as in `check_tensorflow`.
+    """
+    try:
+        yield
+    except MissingExtraError as error:
+        if error.extra != TENSORFLOW_EXTRA:
+            raise
+        raise missing_module("tensorflow", subject) from None
+    except ModuleNotFoundError as error:
+        if error.name not in TENSORFLOW_MODULES:
+            raise
+        raise missing_module(error.name, subject) from None
+
+
+def missing_module(module: str, subject: str, otherwise: str = "") -> MissingExtraError:
+    """Returns the error for a module of `TENSORFLOW_MODULES` that is not installed."""
+    package = module if has_tensorflow() else "TensorFlow"
+    return MissingExtraError(f"{subject} needs {package}", TENSORFLOW_EXTRA, otherwise)

@@ -22,13 +22,13 @@ def shared_folder(package: str, name: str = ".") -> pathlib.Path | None:
         name: str, name of a folder in the package.
     """
     if (CLONE_FOLDER / "setup.cfg").is_file():
-        root = CLONE_FOLDER / package
+        folder = CLONE_FOLDER / package / name
     else:
         try:
-            root = importlib.resources.files(f"align_keras.{package}")
+            resources = importlib.resources.files(f"align_keras.{package}")
         except ModuleNotFoundError:
             return None
-    folder = pathlib.Path(str(root), name)
+        folder = pathlib.Path(str(resources), name)
     return folder if folder.is_dir() else None
 
 

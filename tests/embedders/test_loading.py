@@ -130,7 +130,7 @@ def test_fingerprints_have_the_formula_of_existing_caches(run):
 
 def test_a_runtime_that_is_not_installed_is_refused(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(InputError, match="needs openvino, which is not installed"):
+    with pytest.raises(InputError, match="needs openvino, which isn't installed"):
         load_model(run, "openvino")
 
 

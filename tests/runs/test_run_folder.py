@@ -169,7 +169,7 @@ def test_a_missing_package_of_a_tracker_writes_nothing(tmp_path, capsys, monkeyp
     arguments = ["--experiment=quickstart_icons", f"--params_override={overrides}"]
     assert main(["train", f"--model_dir={run}", *arguments]) == 1
     [error] = capsys.readouterr().err.splitlines()
-    assert "Received: wandb, which isn't installed." in error
+    assert "trainer.callbacks needs wandb, which isn't installed." in error
     assert 'Run `pip install "align-keras[wandb]"`, or remove wandb from' in error
     assert not run.exists()
 

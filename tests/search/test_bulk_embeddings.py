@@ -44,6 +44,16 @@ def rows_of(files):
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
+def json_rows_of(files):
+    """Returns the columns next to NPY files."""
+    return [
+        json.loads(line)
+        for file in files
+        for line in file.with_suffix(".jsonl").read_text().split("\n")
+        if line
+    ]
+
+
 def test_a_folder_of_images_is_embedded(images, model, tmp_path):
     done = embed(images, tmp_path / "out.parquet", model=model)
     rows = rows_of(done.files)
@@ -123,15 +133,56 @@ def test_a_text_file_is_embedded_to_npy_shards(model, tmp_path):
     vectors = np.concatenate([np.load(file) for file in done.files])
     np.testing.assert_array_equal(np.isnan(vectors).all(axis=1), [0, 1, 0, 0, 0])
     np.testing.assert_array_equal(vectors[[0, 4]], model.encode_texts(["red", "blue"]))
-    columns = [
-        json.loads(line)
-        for file in done.files
-        for line in file.with_suffix(".jsonl").read_text().split("\n")
-        if line
-    ]
+    columns = json_rows_of(done.files)
     assert [row["caption"] for row in columns] == lines
     assert [row["id"] for row in columns] == [1, 2, 3, 4, 5]
     assert embed(tmp_path / "captions.txt", out, **options) == done
+
+
+@pytest.fixture
+def without_pyarrow(monkeypatch):
+    """Lets imports of pyarrow fail."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+
+def test_images_are_embedded_to_npy_shards_without_pyarrow(
+    images, model, tmp_path, without_pyarrow
+):
+    done = embed(images, tmp_path / "out", model=model, rows_per_file=4)
+    assert done.rows == 9 and done.problems == {"unreadable": 1, "empty": 1}
+    names = [f"0000{n}.{kind}" for n in range(3) for kind in ("jsonl", "npy")]
+    assert sorted(os.listdir(tmp_path / "out")) == [".embed.lock", *names, "plan.json"]
+    vectors = np.concatenate([np.load(file) for file in done.files])
+    for row, vector in zip(json_rows_of(done.files), vectors, strict=True):
+        if row.get("problem"):
+            assert np.isnan(vector).all()
+            continue
+        path = os.fsencode(row["path"]).replace(b"\\udcff", b"\xff")
+        (expected,) = model.encode_images([os.fsdecode(path)])
+        np.testing.assert_array_equal(vector, expected)
+    again = embed(images, tmp_path / "out", model=model, rows_per_file=4)
+    assert again == done
+
+
+def test_a_table_is_embedded_to_npy_shards_without_pyarrow(
+    images, model, tmp_path, without_pyarrow
+):
+    path = table_of("jsonl", tmp_path)
+    done = embed(path, tmp_path / "out", model=model, inputs="captions")
+    assert done.problems == {"empty caption": 1}
+    rows = json_rows_of(done.files)
+    assert rows == [TABLE[0], {**TABLE[1], "problem": "empty caption"}, TABLE[2]]
+
+
+@pytest.mark.parametrize("options", [{"to": "a.parquet"}, {"format": "parquet"}])
+def test_parquet_files_need_pyarrow(options, model, tmp_path, without_pyarrow):
+    (tmp_path / "captions.txt").write_text("red\n")
+    to = tmp_path / options.pop("to", "out")
+    with pytest.raises(
+        InputError, match=r'install "align-keras\[parquet\]"`, or write'
+    ):
+        embed(tmp_path / "captions.txt", to, model=model, **options)
+    assert os.listdir(tmp_path) == ["captions.txt"]
 
 
 def test_kills_do_not_change_the_output(tmp_path):
@@ -162,7 +213,8 @@ def test_kills_do_not_change_the_output(tmp_path):
     assert out.read_bytes() == undisturbed.files[0].read_bytes()
 
 
-def test_a_resumed_job_keeps_the_rows_of_its_start(images, model, tmp_path):
+@pytest.mark.parametrize("to", ["out.parquet", "out"])
+def test_a_resumed_job_keeps_the_rows_of_its_start(to, images, model, tmp_path):
     class Interrupted(Exception):
         pass
 
@@ -177,14 +229,16 @@ def test_a_resumed_job_keeps_the_rows_of_its_start(images, model, tmp_path):
                 raise Interrupted
             return super().encode_resized(pixels)
 
-    out = tmp_path / "out.parquet"
+    out = tmp_path / to
+    options = {"rows_per_file": 2, "format": "npy" if to == "out" else None}
     with pytest.raises(Interrupted):
         stopping = InterruptedModel(locate_model(GOLDEN))
-        embed(images, out, model=stopping, rows_per_file=2)
-    assert not out.exists()
+        embed(images, out, model=stopping, **options)
+    assert not out.is_file()
     (images / "a_new_one.png").write_bytes(image_bytes("blue"))
     (images / "sub" / "red.jpg").unlink()
-    rows = rows_of(embed(images, out, model=model, rows_per_file=2).files)
+    done = embed(images, out, model=model, **options)
+    rows = rows_of(done.files) if to == "out.parquet" else json_rows_of(done.files)
     assert len(rows) == 9 and rows[-1]["problem"] == "missing"
 
 

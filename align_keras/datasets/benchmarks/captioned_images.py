@@ -20,9 +20,6 @@ from align_keras.corpus.pair_files import (
     read_pairs,
     read_table,
 )
-from align_keras.datasets.benchmarks.labeled_images import read_stored_images
-from align_keras.datasets.build import open_corpus
-from align_keras.datasets.stamps import LANGUAGES
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -379,6 +376,11 @@ def stamps_captions_by_language(
     Raises:
         InputError: If no stamp has captions in all languages.
     """
+    # These modules import TFDS, which the other readers don't need.
+    from align_keras.datasets.benchmarks.labeled_images import read_stored_images
+    from align_keras.datasets.build import open_corpus
+    from align_keras.datasets.stamps import LANGUAGES
+
     by_language = {}
     for language in LANGUAGES:
         builder = open_corpus(f"stamps/{language}", data_dir=data_dir)

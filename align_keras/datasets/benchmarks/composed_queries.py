@@ -4,7 +4,6 @@ import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from align_keras.datasets.icons import STYLE_WORDS, name_words
 from align_keras.utils.errors import InputError
 
 # Family, drawing style and words of an icon's name.
@@ -85,6 +84,9 @@ def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
 
 def _parts(image_id: str) -> _Name:
     """Splits `FAMILY/NAME` into family, drawing style and words of the name."""
+    # This module imports TFDS, which the other readers don't need.
+    from align_keras.datasets.icons import STYLE_WORDS, name_words
+
     family, _, name = image_id.partition("/")
     words = tuple(name_words(name))
     if family not in STYLE_WORDS or not words:

@@ -5,17 +5,18 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
-from align_keras.datasets.array_records import stored_examples
 from align_keras.datasets.benchmarks.class_names import readable_name
-from align_keras.datasets.pair_builder import hashed_test_keys
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
+
+# TFDS is imported by the functions that use it, so that folders are read without it.
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 # Class names for stamp folders whose names aren't words.
 _NAMES = {"naturalforces": "natural forces"}
@@ -182,6 +183,8 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     Raises:
         InputError: If the split is unknown.
     """
+    from align_keras.datasets.pair_builder import hashed_test_keys
+
     check_choice("The split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
     categories = sorted({image.category for image in images})
@@ -200,6 +203,10 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
 
 def read_examples(builder: Any, split: str, decoders: Any) -> Iterable[dict]:
     """Returns an iterable over the examples of a split in the stored order."""
+    import tensorflow_datasets as tfds
+
+    from align_keras.datasets.array_records import stored_examples
+
     return tfds.as_numpy(stored_examples(builder, split, decoders))
 
 
@@ -224,6 +231,8 @@ class StoredImage:
 
 def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
     """Reads a split of a prepared corpus, in the stored order."""
+    import tensorflow_datasets as tfds
+
     _split_info(builder, split)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     return [
@@ -240,7 +249,7 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
 
 def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
-) -> tfds.core.DatasetBuilder:
+) -> "tfds.core.DatasetBuilder":
     """Opens a data set that TFDS has prepared. Never downloads or prepares it.
 
     Args:
@@ -254,6 +263,8 @@ def prepared_builder(
         InputError: If TFDS doesn't have the data set, or it isn't prepared. The message
             contains the command that prepares it.
     """
+    import tensorflow_datasets as tfds
+
     unknown = InputError(
         "--data must be a data set of TFDS or a folder of classes. Received: "
         f"{name!r}, which is neither. Check the spelling."
@@ -315,6 +326,8 @@ def read_tfds_classification(
         InputError: If the data set isn't prepared, has no classes, or the split has no
             labeled images.
     """
+    import tensorflow_datasets as tfds
+
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
     features = dict(builder.info.features.items())
@@ -384,6 +397,8 @@ def _split_info(builder: Any, split: str) -> Any:
 
 def _image_and_class(builder: Any) -> tuple[str, str]:
     """Returns the names of the features that contain the image and its class."""
+    import tensorflow_datasets as tfds
+
     features = dict(builder.info.features.items())
     pair = builder.info.supervised_keys
     if not (pair and len(pair) == 2 and all(isinstance(key, str) for key in pair)):
@@ -422,6 +437,8 @@ class StoredImages:
         length: int,
         convert: Callable[[bytes], bytes] = bytes,
     ) -> None:
+        import tensorflow_datasets as tfds
+
         encoded = {name: tfds.decode.SkipDecoding()}
         decoding = tfds.decode.PartialDecoding({name: True}, encoded)
         self._source = builder, split, decoding
