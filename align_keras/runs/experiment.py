@@ -141,7 +141,11 @@ def train_experiment(
             save_by_chief,
             strategy_scope,
         )
-        from align_keras.training.trackers import RunTrackers, start_trackers
+        from align_keras.training.trackers import (
+            RunTrackers,
+            forget_tracked_runs,
+            start_trackers,
+        )
 
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
         check_weights_installed(
@@ -200,12 +204,15 @@ def train_experiment(
         trackers = RunTrackers(directory)
         if is_chief(model.distribute_strategy):
             lines = MetricsLog(directory / "metrics.jsonl").read()
-            last_step = newest_step(directory) or 0
+            last_step = newest_step(directory)
+            if last_step is None:
+                # A run that starts again is another run in the trackers.
+                forget_tracked_runs(directory)
             trackers = start_trackers(
                 trainer.callbacks,
                 directory,
                 as_dict(config),
-                [line for line in lines if line["step"] <= last_step],
+                [line for line in lines if line["step"] <= (last_step or 0)],
             )
         with trackers:
             # Train up to the last step with regular evaluations, and save the model.

@@ -8,7 +8,12 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from align_keras.config import ExperimentConfig, as_dict
-from align_keras.training.trackers import RunTrackers, run_trackers, start_trackers
+from align_keras.training.trackers import (
+    RunTrackers,
+    forget_tracked_runs,
+    run_trackers,
+    start_trackers,
+)
 
 CONFIG = as_dict(ExperimentConfig())
 SECRET = "5f3a9c017be2"
@@ -174,3 +179,11 @@ def test_a_run_without_new_metrics_writes_no_events(tmp_path):
     with start_trackers(["tensorboard"], tmp_path, CONFIG):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["trackers.json"]
+
+
+def test_a_run_that_starts_again_logs_all_its_steps(tmp_path):
+    for loss in (4.0, 3.0):
+        forget_tracked_runs(tmp_path)
+        with start_trackers(["tensorboard"], tmp_path, CONFIG) as trackers:
+            trackers.log(2, {"loss": loss})
+    assert read_events(tmp_path / "tensorboard")["loss"] == [(2, 4.0), (2, 3.0)]

@@ -99,6 +99,11 @@ def start_trackers(
     return trackers
 
 
+def forget_tracked_runs(directory: pathlib.Path) -> None:
+    """Removes the ids of the runs, so that new runs start in the trackers."""
+    (directory / _STATE_FILE).unlink(missing_ok=True)
+
+
 def _tracker_class(name: str) -> type[Tracker]:
     module = importlib.import_module(f"{__package__}.{name}_tracker")
     return getattr(module, _CLASSES[name])
