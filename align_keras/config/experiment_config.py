@@ -24,6 +24,8 @@ TextVariantName = Literal[
     "distil_bert_base", "albert_base", "albert_large", "electra_small", "minilm_l6",
 ]
 # fmt: on
+# Each tracker has a class in `align_keras.training.trackers`.
+TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 
 class _OneOf:
@@ -706,6 +708,10 @@ class TrainerConfig:
             a split named `test`.
         loss_upper_bound: Loss above which the run stops, or None.
         seed: Seed of the initial weights, dropout and the data.
+        callbacks: Trackers that record the metrics of the run. An empty list turns
+            them off.
+        project: Project of W&B and Trackio, and experiment of MLflow. None is the
+            project in the tracker's environment variable, or else `align-keras`.
 
     References:
         Jia et al. 2021, section 5 (1.2M steps).
@@ -726,6 +732,8 @@ class TrainerConfig:
     best_checkpoint_by_test: bool = False
     loss_upper_bound: float | None = number_field(1_000.0, above=0)
     seed: int = count_field(0, at_least=0)
+    callbacks: tuple[TrackerName, ...] = ("tensorboard",)
+    project: str | None = None
     optimizer_config: OptimizationConfig = OptimizationConfig()
 
 

@@ -6,7 +6,11 @@ import operator
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+from align_keras.utils.addresses import without_secrets
+
+_Config = TypeVar("_Config")
 
 # Dict from a bound to its sign in messages, its comparison and its keyword in JSON
 # Schema.
@@ -101,7 +105,7 @@ def coerce(hint: Any, value: Any) -> Any:
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
         return _records(arguments[0], value)
     elif typing.get_origin(member) is tuple:
-        rule = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
+        rule = _list_rule(arguments[0])
         fits = isinstance(value, list | tuple)
         try:
             value = tuple(coerce(arguments[0], item) for item in value if fits)
@@ -116,6 +120,13 @@ def coerce(hint: Any, value: Any) -> Any:
     if not fits:
         raise WrongTypeError(f"{rule}, or null" if is_optional else rule)
     return value
+
+
+def _list_rule(item_type: Any) -> str:
+    """Returns the rule for a list with items of a type."""
+    if typing.get_origin(item_type) is typing.Literal:
+        return f"a list of {', '.join(typing.get_args(item_type))}"
+    return f"a list such as {'[1, 5, 10]' if item_type is int else '[a, b]'}"
 
 
 def _records(cls: Any, value: Any) -> tuple:
@@ -200,6 +211,31 @@ def as_dict(config: Any) -> Any:
         fields = dataclasses.fields(config)
         return {field.name: as_dict(getattr(config, field.name)) for field in fields}
     return list(map(as_dict, config)) if isinstance(config, tuple) else config
+
+
+def without_passwords(config: _Config) -> _Config:
+    """Removes passwords and tokens from the addresses in a configuration.
+
+    `align_keras.utils.addresses.with_secrets` adds them when a connection is opened.
+
+    Example:
+    >>> from align_keras.config import DataConfig
+    >>> without_passwords(DataConfig(pairs="https://me:pw@host/table.csv")).pairs
+    'https://me@host/table.csv'
+    """
+    return _without_passwords(config)
+
+
+def _without_passwords(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        values = {
+            field.name: _without_passwords(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+        return dataclasses.replace(value, **values)
+    if isinstance(value, tuple):
+        return tuple(map(_without_passwords, value))
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

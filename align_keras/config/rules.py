@@ -144,6 +144,13 @@ def _check_metrics(config: ExperimentConfig, report: Report) -> None:
         report.refuse(metric, rule, remedy, "task.evaluation.ks")
 
 
+def _check_callbacks(config: ExperimentConfig, report: Report) -> None:
+    names = config.trainer.callbacks
+    if len(set(names)) != len(names):
+        rule, remedy = "a list without repetition", "Remove the repeated names."
+        report.refuse("trainer.callbacks", rule, remedy, value=", ".join(names))
+
+
 def _check_batch_parts(config: ExperimentConfig, report: Report) -> None:
     replicas = config.runtime.num_replicas
     batch = f"{_DATA}.global_batch_size"
@@ -298,6 +305,7 @@ EXPERIMENT_RULES = (
     _check_steps,
     _check_patterns,
     _check_metrics,
+    _check_callbacks,
     _check_batch_parts,
     _check_preset,
     _check_towers,

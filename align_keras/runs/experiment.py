@@ -9,7 +9,12 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from align_keras.config import ExperimentConfig, resolve_config
+from align_keras.config import (
+    ExperimentConfig,
+    as_dict,
+    resolve_config,
+    without_passwords,
+)
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.modes import CHECKPOINTS, MODES
@@ -63,8 +68,9 @@ def train_experiment(
 
     Raises:
         InputError: if the configuration is wrong, the data can't be read, the folder
-            has another run or is being written by another process, or the loss or
-            gradient of a step isn't finite.
+            has another run or is being written by another process, a tracker in
+            `trainer.callbacks` can't start, or the loss or gradient of a step isn't
+            finite.
 
     References:
         Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).
@@ -101,7 +107,8 @@ def train_experiment(
             "out."
         )
     check_tensorflow("An experiment")
-    config = resolve_config(config, params_override)
+    # The folder of the run and its trackers store the configuration.
+    config = without_passwords(resolve_config(config, params_override))
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
     command = command or train_command(directory)
@@ -131,6 +138,7 @@ def train_experiment(
             check_vocabulary_unchanged,
         )
         from align_keras.runs.run_vocabulary import prepare_vocabulary
+        from align_keras.runs.tracked_files import log_run_files
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
             report_shared_images,
@@ -139,7 +147,17 @@ def train_experiment(
         from align_keras.training import train_model
         from align_keras.training.averaging import averaged_weights
         from align_keras.training.checkpoints import restore_checkpoint
-        from align_keras.training.strategies import save_by_chief, strategy_scope
+        from align_keras.training.metrics_log import MetricsLog
+        from align_keras.training.strategies import (
+            is_chief,
+            save_by_chief,
+            strategy_scope,
+        )
+        from align_keras.training.trackers import (
+            RunTrackers,
+            forget_tracked_runs,
+            start_trackers,
+        )
 
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
         check_weights_installed(
@@ -158,6 +176,10 @@ def train_experiment(
             write_results(
                 config, directory, run.model, validation_pairs, corpora.notes, command
             )
+            with start_trackers(
+                trainer.callbacks, directory, as_dict(config), only_known_runs=True
+            ) as trackers:
+                log_run_files(trackers, directory, run.model, command)
             return run
 
         # Check that a resumed run reads the pairs that it began with.
@@ -190,22 +212,39 @@ def train_experiment(
                 metrics = evaluate()
             return Run(config, directory, model, validation_pairs, metrics)
 
-        # Train up to the last step with regular evaluations, and save the model.
-        batches = TrainingBatches(config, corpora.train, model)
-        train_model(
-            model,
-            batches.start_at,
-            trainer,
-            directory,
-            batch_size=task.train_data.global_batch_size,
-            evaluate=evaluate if mode == "train_and_eval" else None,
-            batch_ids=batches.ids if batches.have_known_order else None,
-        )
-        save_by_chief(model, directory)
-
-        # Write the export, the search index and the report.
-        if with_results:
-            write_results(
-                config, directory, model, validation_pairs, corpora.notes, command
+        # Start the trackers. Only the chief logs.
+        trackers = RunTrackers(directory)
+        if is_chief(model.distribute_strategy):
+            lines = MetricsLog(directory / "metrics.jsonl").read()
+            last_step = newest_step(directory)
+            if last_step is None:
+                # A run that starts again is another run in the trackers.
+                forget_tracked_runs(directory)
+            trackers = start_trackers(
+                trainer.callbacks,
+                directory,
+                as_dict(config),
+                [line for line in lines if line["step"] <= (last_step or 0)],
             )
+        with trackers:
+            # Train up to the last step with regular evaluations, and save the model.
+            batches = TrainingBatches(config, corpora.train, model)
+            train_model(
+                model,
+                batches.start_at,
+                trainer,
+                directory,
+                batch_size=task.train_data.global_batch_size,
+                evaluate=evaluate if mode == "train_and_eval" else None,
+                batch_ids=batches.ids if batches.have_known_order else None,
+                trackers=trackers,
+            )
+            save_by_chief(model, directory)
+
+            # Write the export, the search index and the report.
+            if with_results:
+                write_results(
+                    config, directory, model, validation_pairs, corpora.notes, command
+                )
+            log_run_files(trackers, directory, model, command)
         return Run(config, directory, model, validation_pairs)

@@ -1,17 +1,18 @@
 """Checks of a run's configuration before TensorFlow starts."""
 
+import importlib.util
 import os
 import pathlib
 import re
 
 from align_keras.config import ExperimentConfig
 from align_keras.corpus.pair_files import count_images
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.remote import is_url
 
 
 def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
-    """Raises for mistakes in the data of a run that can be detected without TensorFlow.
+    """Raises for mistakes in the configuration that are found without TensorFlow.
 
     Args:
         config: `ExperimentConfig`.
@@ -19,13 +20,26 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
             counted, because they are compared with the recorded pairs later.
 
     Raises:
-        InputError: if a corpus is missing, if the test pairs would choose the best
-            checkpoint, or if there are too few readable pairs.
+        InputError: if the package of a tracker or a corpus is missing, if the test
+            pairs would choose the best checkpoint, or if there are too few readable
+            pairs.
     """
+    _check_trackers(config)
     _check_corpora(config)
     _check_selection(config)
     if not has_checkpoint:
         _check_pairs(config)
+
+
+def _check_trackers(config: ExperimentConfig) -> None:
+    """Raises if the package of a tracker isn't installed. It has the tracker's name."""
+    for name in config.trainer.callbacks:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(
+                f"trainer.callbacks needs {name}",
+                "tensorflow" if name == "tensorboard" else name,
+                f", or remove {name} from trainer.callbacks",
+            )
 
 
 def _check_corpora(config: ExperimentConfig) -> None:

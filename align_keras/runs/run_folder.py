@@ -12,6 +12,7 @@ from align_keras.config import (
     ExperimentConfig,
     changed_keys,
     load_config,
+    without_passwords,
     write_config_file,
 )
 from align_keras.models.preset_files import find_vocabulary_file
@@ -21,11 +22,11 @@ from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
 # Patterns of the options that may change when a run resumes: length, rates, intervals,
-# paths and devices. All other options determine the meaning of the weights, of the
-# batches or of the optimizer's variables.
+# trackers, paths and devices. All other options determine the meaning of the weights,
+# of the batches or of the optimizer's variables.
 CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
-    r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
+    r"trainer\.(best_checkpoint_\w+|loss_upper_bound|callbacks|project)",
     r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
     r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
     r"task\.(validation_data|evaluation)\..*",
@@ -100,7 +101,8 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
     path = directory / PARAMS_FILE
     changes: dict[str, tuple] = {}
     if path.exists():
-        changes = changed_keys(load_config(config_files=[path]), config)
+        stored_config = without_passwords(load_config(config_files=[path]))
+        changes = changed_keys(stored_config, config)
     step = newest_step(directory)
     if changes and step is not None:
         _check_changes(changes, directory)

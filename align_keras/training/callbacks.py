@@ -15,6 +15,7 @@ from align_keras.training import strategies
 from align_keras.training.averaging import averaged_weights
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
+from align_keras.training.trackers import RunTrackers
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -28,6 +29,7 @@ class LoopEnd(keras.callbacks.Callback):
     Args:
         checkpoints: `RunCheckpoints`.
         log: `MetricsLog`, or None for workers other than the chief.
+        trackers: `RunTrackers`, which receive the lines of `log`.
         trainer: `TrainerConfig`.
         batch_size: int, pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
@@ -38,6 +40,7 @@ class LoopEnd(keras.callbacks.Callback):
         self,
         checkpoints: RunCheckpoints,
         log: MetricsLog | None,
+        trackers: RunTrackers,
         trainer: TrainerConfig,
         batch_size: int,
         evaluate: Callable | None,
@@ -45,6 +48,7 @@ class LoopEnd(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints = checkpoints
         self.log = log
+        self.trackers = trackers
         self.trainer = trainer
         self.batch_size = batch_size
         self.evaluate = evaluate
@@ -69,25 +73,28 @@ class LoopEnd(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         step = self.checkpoints.step
+        values = dict(logs or {})
         if self.log is not None:
             seconds = time.monotonic() - self._start_time
             waited = self.model.seconds_waited - self._initial_wait
             rate = self.model.optimizer.learning_rate
-            rates = {
-                "learning_rate": float(ops.convert_to_numpy(rate)),
-                "pairs_per_second": self._steps * self.batch_size / seconds,
-                "input_wait_fraction": waited / seconds,
-            }
-            self.log.append(step, {**(logs or {}), **rates})
+            values["learning_rate"] = float(ops.convert_to_numpy(rate))
+            values["pairs_per_second"] = self._steps * self.batch_size / seconds
+            values["input_wait_fraction"] = waited / seconds
+            self.log.append(step, values)
         is_last = step == self.trainer.train_steps
         if is_last or step % self.trainer.validation_interval == 0:
-            self._evaluate(step)
+            values |= self._evaluate(step)
+        # A tracker receives all values of a step at once, so that a resumed run knows
+        # from the step what it has received.
+        self.trackers.log(step, values)
         if is_last or step % self.trainer.checkpoint_interval == 0:
             self.checkpoints.save()
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Returns the metrics of the model, and saves it if it is the best one."""
         if self.evaluate is None or self.log is None:
-            return
+            return {}
         with averaged_weights(self.model):
             values = dict(self.evaluate())
         self.log.append(step, values)
@@ -95,6 +102,7 @@ class LoopEnd(keras.callbacks.Callback):
         if name is not None:
             higher = self.trainer.best_checkpoint_metric_comp == "higher"
             self.checkpoints.save_if_best(name, values[name], higher)
+        return values
 
 
 class SaveOnSigterm(keras.callbacks.Callback):

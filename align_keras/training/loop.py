@@ -16,6 +16,7 @@ from align_keras.training.callbacks import LoopEnd, SaveOnSigterm, progress_call
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import diagnosed_error
 from align_keras.training.metrics_log import MetricsLog
+from align_keras.training.trackers import RunTrackers
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -28,6 +29,7 @@ def train_model(
     batch_size: int,
     evaluate: Callable | None = None,
     batch_ids: Callable | None = None,
+    trackers: RunTrackers | None = None,
 ) -> MetricsLog:
     """Trains from the newest checkpoint in a folder to the last step.
 
@@ -40,8 +42,8 @@ def train_model(
             workers it also receives `input_pipeline_id=i` and
             `num_input_pipelines=n`, and returns the rows of worker i of each batch.
         trainer: `TrainerConfig`, the number of steps and the intervals.
-        directory: str, folder of the run, for `checkpoints/`, `tensorboard/` and
-            `metrics.jsonl`. All workers must have access to it.
+        directory: str, folder of the run, for `checkpoints/` and `metrics.jsonl`. All
+            workers must have access to it.
         batch_size: int, pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
             (name, float). It is called every `validation_interval` steps and after
@@ -49,6 +51,7 @@ def train_model(
         batch_ids: callable of `step` that returns the ids of the pairs of its batch, a
             list of str, for `diagnosis.json`. With several workers it receives the same
             keywords as `make_batches`. None if the ids are unknown.
+        trackers: `RunTrackers` that receive the lines of `metrics.jsonl`, or None.
 
     Returns:
         `MetricsLog` of the whole run.
@@ -114,15 +117,16 @@ def train_model(
     )
     callbacks: list[keras.callbacks.Callback] = [
         progress_callback(bar, batch_size),
-        LoopEnd(checkpoints, log if is_chief else None, trainer, batch_size, evaluate),
+        LoopEnd(
+            checkpoints,
+            log if is_chief else None,
+            trackers or RunTrackers(directory),
+            trainer,
+            batch_size,
+            evaluate,
+        ),
         sigterm,
     ]
-    if is_chief:
-        callbacks.append(
-            keras.callbacks.TensorBoard(
-                os.fspath(directory / "tensorboard"), write_graph=False
-            )
-        )
 
     # === Train ===
     batches = strategies.distributed_batches(strategy, make_batches, step)

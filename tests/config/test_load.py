@@ -187,6 +187,11 @@ LOSS = "task.loss.contrastive.label_smoothing"
         ("task.evaluation.ks=[1, '5']", ["a list", "Remove the quotes."]),
         ("task.evaluation.ks=[1, 5.5]", ["a list"]),
         ("task.evaluation.ks=[1, [5]]", ["a list"]),
+        (
+            "trainer.callbacks=wandb",
+            ["a list of tensorboard, mlflow, wandb, trackio", "Write [wandb]."],
+        ),
+        ("trainer.callbacks=[tensorbord]", ["a list of tensorboard, mlflow"]),
     ],
 )
 def test_values_of_a_wrong_type_are_refused(override, expected):

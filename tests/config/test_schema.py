@@ -71,11 +71,13 @@ def test_every_option_has_a_description_in_the_words_of_yaml():
         ({"train_steps": "many"}, "integer"),
         ({"best_checkpoint_metric_comp": "best"}, "higher"),
         ({"loss_upper_bound": 0}, "exclusiveMinimum"),
+        ({"callbacks": ["tensorbord"]}, "trackio"),
     ],
 )
 def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):
     schema = json_schema(CONFIGURATIONS["experiment"])
-    jsonschema.validate({"trainer": {"loss_upper_bound": None}}, schema)
+    valid = {"loss_upper_bound": None, "callbacks": []}
+    jsonschema.validate({"trainer": valid}, schema)
     with pytest.raises(jsonschema.ValidationError, match=word):
         jsonschema.validate({"trainer": trainer}, schema)
 

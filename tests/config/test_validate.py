@@ -151,6 +151,10 @@ def test_every_number_has_a_tested_range():
             ["boundaries", "must be increasing"],
         ),
         (
+            "trainer.callbacks=[wandb, mlflow, wandb]",
+            ["trainer.callbacks' must be a list without repetition", "wandb, mlflow"],
+        ),
+        (
             "task.loss.negatives_fraction=0.3",
             ["1 divided by a divisor of the batch size per replica (16384)"],
         ),

@@ -1,15 +1,17 @@
 """Tests of the folder of a run: its lock, its configuration and its recorded inputs."""
 
 import contextlib
+import importlib.util
 import json
 import re
 
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.config import load_config
+from align_keras.config import load_config, write_config_file
 from align_keras.config.fields import leaves
 from align_keras.runs import run_folder
+from align_keras.runs.experiment import train_experiment
 from align_keras.runs.run_checks import check_run_config
 from align_keras.runs.run_folder import lock_folder
 from align_keras.runs.run_inputs import check_inputs
@@ -153,6 +155,39 @@ def test_missing_pairs_write_nothing(tmp_path, capsys, arguments, message):
     assert message in error
     assert len(error.splitlines()) == 1
     assert not run.exists()
+
+
+def test_a_missing_package_of_a_tracker_writes_nothing(tmp_path, capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+
+    def find_spec_without_wandb(name, *arguments):
+        return None if name == "wandb" else find_spec(name, *arguments)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec_without_wandb)
+    run = tmp_path / "run"
+    overrides = "trainer.callbacks=[tensorboard,wandb],task.train_data.corpus=icons"
+    arguments = ["--experiment=quickstart_icons", f"--params_override={overrides}"]
+    assert main(["train", f"--model_dir={run}", *arguments]) == 1
+    [error] = capsys.readouterr().err.splitlines()
+    assert "trainer.callbacks needs wandb, which isn't installed." in error
+    assert 'Run `pip install "align-keras[wandb]"`, or remove wandb from' in error
+    assert not run.exists()
+
+
+def test_the_folder_of_a_run_has_no_passwords(tmp_path):
+    # fsspec has no such protocol.
+    address = "unknown://me:hunter2@host/pairs.csv"
+    data = {"task.train_data.pairs": address, "task.validation_data.corpus": "icons"}
+    config = load_config(params_override=data)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-2.index").touch()
+    # A folder of version 0.1 may have the password in its configuration.
+    write_config_file(config, tmp_path / "params.yaml")
+    with pytest.raises(InputError):
+        train_experiment(config, tmp_path, params_override="trainer.max_to_keep=9")
+    text = (tmp_path / "params.yaml").read_text()
+    assert "unknown://me@host/pairs.csv" in text and "max_to_keep: 9" in text
+    assert "hunter2" not in text
 
 
 INPUTS = {"train_images": 320, "train_pairs": "a", "vocabulary": "v"}

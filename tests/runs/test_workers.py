@@ -79,6 +79,8 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     pairs = write_pairs(folder / "pairs")
     wait(start_workers(command(pairs, folder / "run"), folder), folder)
+    # Only the chief logs to a tracker.
+    assert len(list((folder / "run" / "tensorboard").iterdir())) == 1
     return pairs, losses(folder / "run")
 
 
