@@ -10,6 +10,8 @@ from typing import Any
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
     "load_model": "align_keras.embedders.loading",
+    "mteb_model": "align_keras.embedders.mteb_model",
+    "register_clip_benchmark": "align_keras.embedders.clip_benchmark_model",
 }
 __all__ = sorted(_PUBLIC)
 

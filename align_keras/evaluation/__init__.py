@@ -1,5 +1,9 @@
 """Evaluation metrics in NumPy from embeddings, ranks and ratings."""
 
+from align_keras.evaluation.caption_choice import (
+    caption_choice_outcomes,
+    winoground_outcomes,
+)
 from align_keras.evaluation.class_metrics import (
     Classification,
     class_embeddings,
