@@ -93,7 +93,11 @@ def register_clip_benchmark() -> None:
         )
     block_triton()
     from clip_benchmark import models
+    from clip_benchmark.metrics import zeroshot_classification
 
+    # CLIP_benchmark 1.6 calls `float` with an array of one value, which recent versions
+    # of NumPy refuse. A global name of the module precedes the built-in function.
+    zeroshot_classification.float = lambda array: np.asarray(array).item()
     models.TYPE2FUNC[_MODEL_TYPE] = _load
     if _MODEL_TYPE not in models.MODEL_TYPES:
         models.MODEL_TYPES.append(_MODEL_TYPE)
