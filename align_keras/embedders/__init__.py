@@ -10,6 +10,7 @@ from typing import Any
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
     "load_model": "align_keras.embedders.loading",
+    "MTEBEncoder": "align_keras.embedders.mteb_model",
     "mteb_model": "align_keras.embedders.mteb_model",
     "register_clip_benchmark": "align_keras.embedders.clip_benchmark_model",
 }
