@@ -67,11 +67,12 @@ def winoground_outcomes(
     images = np.asarray(image_embeddings, float)
     captions = np.asarray(caption_embeddings, float)
     cosines = np.einsum("nid,ncd->nic", images, captions)
-    own = np.einsum("nii->ni", cosines)
-    # Cosines of the first image and the second caption, and of the other two.
-    other_caption = np.stack([cosines[:, 0, 1], cosines[:, 1, 0]], axis=1)
-    other_image = other_caption[:, ::-1]
-    text = (own > other_caption).all(axis=1)
-    image = (own > other_image).all(axis=1)
+    matching = np.einsum("nii->ni", cosines)
+    # Cosines of each image and the wrong caption.
+    wrong_caption = np.stack([cosines[:, 0, 1], cosines[:, 1, 0]], axis=1)
+    # Cosines of each caption and the wrong image.
+    wrong_image = wrong_caption[:, ::-1]
+    text = (matching > wrong_caption).all(axis=1)
+    image = (matching > wrong_image).all(axis=1)
     outcomes = {"text_score": text, "image_score": image, "group_score": text & image}
     return {name: values.astype(float) for name, values in outcomes.items()}

@@ -65,13 +65,17 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def figures(data):
     """Metrics of CLIP_benchmark's command by data set."""
-    command = [
-        *(sys.executable, "-m", MODULE, "eval", "--model", "align_small_en"),
-        *("--dataset", *NAMES),
-        *("--dataset_root", f"{data}/{{dataset_cleaned}}"),
-        *("--recall_k", "1", "5", "10", "--num_workers", "0", "--quiet"),
-        *("--output", f"{data}/{{dataset}}.json"),
-    ]
+    options = {
+        "--model": ["align_small_en"],
+        "--dataset": NAMES,
+        "--dataset_root": [f"{data}/{{dataset_cleaned}}"],
+        "--recall_k": ["1", "5", "10"],
+        "--num_workers": ["0"],
+        "--output": [f"{data}/{{dataset}}.json"],
+    }
+    command = [sys.executable, "-m", MODULE, "eval", "--quiet"]
+    for name, values in options.items():
+        command += [name, *values]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     return {

@@ -178,7 +178,7 @@ def stamps(count=48, side=200):
     from PIL import Image
 
     root = pathlib.Path("/usr/share/tuxpaint/stamps")
-    found_stamps = []
+    all_stamps = []
     for path in sorted(root.rglob("*.txt")):
         lines = path.read_text(encoding="utf-8").splitlines()
         captions = {"en": lines[0]}
@@ -186,13 +186,14 @@ def stamps(count=48, side=200):
             language, _, caption = line.partition(".utf8=")
             if language in ("de", "fr", "cs"):
                 captions[language] = caption
-        picture = path.with_suffix(".png")
-        if len(captions) == 4 and picture.exists():
-            found_stamps.append((picture, captions, path.relative_to(root).parts[0]))
-    step = max(len(found_stamps) // count, 1)
+        image_path = path.with_suffix(".png")
+        if len(captions) == 4 and image_path.exists():
+            category = path.relative_to(root).parts[0]
+            all_stamps.append((image_path, captions, category))
+    step = max(len(all_stamps) // count, 1)
     chosen_stamps = []
-    for picture, captions, category in found_stamps[::step][:count]:
-        rgba = Image.open(picture).convert("RGBA")
+    for image_path, captions, category in all_stamps[::step][:count]:
+        rgba = Image.open(image_path).convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         white.thumbnail((side, side))

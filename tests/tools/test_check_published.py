@@ -77,7 +77,7 @@ def test_the_data_of_a_figure_can_be_set(check, data, capsys):
     assert "colors: " in capsys.readouterr().err
 
 
-def test_a_figure_that_cannot_be_measured_has_its_own_exit_code(check, capsys):
+def test_a_figure_that_cannot_be_measured_has_another_exit_code(check, capsys):
     assert check("--from-folders", folder=None) == 2
     captured = capsys.readouterr()
     assert "not measured" in captured.out and "entry folder" in captured.err

@@ -128,19 +128,19 @@ def _splits(folder: pathlib.Path) -> list[str]:
 def _check_type(folder: pathlib.Path, expected: str) -> None:
     """Raises unless a folder has images with captions, or images with one class."""
     path = folder / "dataset_type.txt"
-    found_type = "classification"
+    data_type = "classification"
     if path.exists():
-        found_type = _read_text(path, "Write the type of the data").strip().lower()
-    if found_type == expected:
+        data_type = _read_text(path, "Write the type of the data").strip().lower()
+    if data_type == expected:
         return
     remedies = {
         "retrieval": "Evaluate it with the protocol retrieval.",
         "classification": "Evaluate it with the protocol zero_shot.",
     }
-    remedy = remedies.get(found_type, "Images with several classes are not supported.")
+    remedy = remedies.get(data_type, "Images with several classes are not supported.")
     raise InputError(
         f"data must be of the type {expected} for this protocol. Received: "
-        f"{found_type} in {path}. {remedy}"
+        f"{data_type} in {path}. {remedy}"
     )
 
 
