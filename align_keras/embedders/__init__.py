@@ -10,8 +10,8 @@ from typing import Any
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
     "load_model": "align_keras.embedders.loading",
-    "MTEBEncoder": "align_keras.embedders.mteb_model",
-    "mteb_model": "align_keras.embedders.mteb_model",
+    "MTEBEncoder": "align_keras.embedders.mteb_encoder",
+    "mteb_model": "align_keras.embedders.mteb_encoder",
     "register_clip_benchmark": "align_keras.embedders.clip_benchmark_model",
 }
 __all__ = sorted(_PUBLIC)
