@@ -243,7 +243,7 @@ TASKS = (
         "others](../guides/other_benchmarks.md) list them.",
         {
             "": ("evaluate", "mteb_model"),
-            "embedders": ("MTEBEncoder", "register_clip_benchmark"),
+            "embedders": ("MTEBEncoder",),
         },
     ),
     (

@@ -12,7 +12,6 @@ _PUBLIC = {
     "load_model": "align_keras.embedders.loading",
     "MTEBEncoder": "align_keras.embedders.mteb_encoder",
     "mteb_model": "align_keras.embedders.mteb_encoder",
-    "register_clip_benchmark": "align_keras.embedders.clip_benchmark_model",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -42,6 +42,12 @@ class MTEBEncoder:
     Attributes:
         embedder: `Embedder` that computes the embeddings.
         mteb_model_meta: `mteb.ModelMeta`, which mteb stores with the results.
+
+    Example:
+
+    >>> encoder = MTEBEncoder(load_model("align_small_en"), meta=None)
+    >>> encoder.encode([{"text": ["a dog", "a cat"]}, {"text": ["a red bus"]}]).shape
+    (3, 384)
     """
 
     def __init__(self, embedder: Embedder, meta: Any) -> None:
@@ -116,11 +122,13 @@ def mteb_model(
 
     Example:
 
-    ```python
-    import mteb
+    `mteb.evaluate(model, mteb.get_benchmark("MIEB(lite)"))` then downloads and runs the
+    tasks of a benchmark.
 
-    model = align_keras.mteb_model("align_small_en")
-    results = mteb.evaluate(model, mteb.get_benchmark("MIEB(lite)"))
+    ```python
+    model = mteb_model("align_small_en", languages=["eng-Latn"])
+    model.mteb_model_meta.name  # 'align-keras/align_small_en'
+    model.mteb_model_meta.embed_dim  # 384
     ```
     """
     with needs("mteb", "`mteb_model` needs mteb"):

@@ -67,6 +67,7 @@ __all__ = [
     "LanguageRanks",
     "RetrievalPositives",
     "Statistic",
+    "caption_choice_outcomes",
     "chance_recall_at_k",
     "class_embeddings",
     "classification_metrics",
@@ -107,6 +108,7 @@ __all__ = [
     "vtab_metrics",
     "vtab_statistics",
     "whole_metrics",
+    "winoground_outcomes",
     "word_cosines",
     "zero_shot_classification",
 ]

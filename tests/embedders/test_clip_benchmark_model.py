@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import align_keras
-from align_keras.embedders import register_clip_benchmark
+from align_keras.embedders.clip_benchmark_model import register_clip_benchmark
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.public_benchmarks import (
