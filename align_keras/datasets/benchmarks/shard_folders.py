@@ -140,7 +140,7 @@ def _check_type(folder: pathlib.Path, expected: str) -> None:
     remedy = remedies.get(data_type, "Images with several classes are not supported.")
     raise InputError(
         f"data must be of the type {expected} for this protocol. Received: "
-        f"{data_type} in {path}. {remedy}"
+        f"{data_type} in {folder}. {remedy}"
     )
 
 
