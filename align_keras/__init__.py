@@ -41,6 +41,7 @@ _PUBLIC = {
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
+    "mteb_model": "align_keras.embedders",
     "evaluate": "align_keras.protocols.run_protocol",
     "recall_at_k": "align_keras.evaluation",
     "train_experiment": "align_keras.runs.experiment",

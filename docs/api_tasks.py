@@ -239,9 +239,13 @@ TASKS = (
     ),
     (
         "Evaluate a model with a protocol",
-        "You run the protocols of the paper. [Evaluate](../guides/evaluate.md) lists "
-        "them.",
-        {"": ("evaluate",)},
+        "You run the protocols of the paper, or the benchmarks of others. "
+        "[Evaluate](../guides/evaluate.md) and [Benchmarks of "
+        "others](../guides/other_benchmarks.md) list them.",
+        {
+            "": ("evaluate", "mteb_model"),
+            "embedders": ("MTEBEncoder",),
+        },
     ),
     (
         "Measure retrieval",
@@ -288,6 +292,8 @@ TASKS = (
                 "probe",
                 "fine_tuned_metrics",
                 "fine_tuned_statistics",
+                "caption_choice_outcomes",
+                "winoground_outcomes",
                 "vtab_metrics",
                 "vtab_statistics",
             )

@@ -11,6 +11,8 @@ from align_keras.utils.lazy_names import import_name
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
     "load_model": "align_keras.embedders.loading",
+    "MTEBEncoder": "align_keras.embedders.mteb_encoder",
+    "mteb_model": "align_keras.embedders.mteb_encoder",
 }
 __all__ = sorted(_PUBLIC)
 

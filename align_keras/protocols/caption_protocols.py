@@ -71,6 +71,12 @@ def _captioned_images(request: Request) -> "CaptionedImages":
             f"table or folder of captioned images. Received: data={name!r}. Check the "
             "path."
         )
+    if benchmarks.is_shard_folder(name):
+        refuse_options(
+            request, "is no table", "image_column", "caption_column", "encoding"
+        )
+        refuse_options(request, "holds its images", "allow_missing")
+        return benchmarks.read_shard_captions(name, request.split or "test")
     refuse_options(request, "has no splits", "split")
     return benchmarks.read_caption_files(
         name,
@@ -115,6 +121,17 @@ def _image_keys(data: Any) -> list[bytes]:
     from align_keras.protocols.embedding_cache import image_key
 
     return [image_key(image) for image in data.images]
+
+
+def _is_public_set(name: str) -> bool:
+    """Returns True for data in which only the captions of an image are correct.
+
+    These are the data sets of the paper, and the folders of CLIP_benchmark, whose
+    recalls are computed in the same way.
+    """
+    from align_keras.datasets import benchmarks
+
+    return name in ("flickr30k", "coco") or benchmarks.is_shard_folder(name)
 
 
 def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
@@ -238,14 +255,13 @@ def evaluate_pairs(
     help="recall of captions and images",
     table="table 1",
     options=("split", "image_column", "caption_column", "encoding", *_IMAGE_OPTIONS),
-    data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
-    "folder of captioned images",
+    data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table, a "
+    "folder of captioned images or a folder of CLIP_benchmark (webdataset)",
 )
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
     images, data = _embedded(encoders, request, read_captioned_images(request))
-    # In the data sets of the paper, only the captions of an image are correct.
-    keys = None if request.data in ("flickr30k", "coco") else _image_keys(data)
+    keys = None if _is_public_set(request.data) else _image_keys(data)
     result = rank_pairs(images, data.captions, encoders.texts, keys)
     metrics = dict(result.metrics)
     metrics["images"] = float(len(data))

@@ -68,11 +68,14 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         data = benchmarks.stamps_by_category(corpus, split or "all")
     elif split is None or is_class_folder(name):
         data = benchmarks.read_class_folders(name, split)
+    elif benchmarks.is_shard_folder(name):
+        data = benchmarks.read_shard_classes(name, split)
     else:
         data = benchmarks.read_tfds_classification(name, split)
     if request.classes is not None:
         names = benchmarks.read_class_names(request.classes)
-        # TFDS defines an order of the labels. Folders and the stamps have only names.
+        # TFDS and CLIP_benchmark define an order of the labels. Folders of classes and
+        # the stamps have only names.
         ordered = split is not None and name != "stamps" and not is_class_folder(name)
         renamed = benchmarks.rename_classes(data, names, ordered)
         is_positional = isinstance(names, list) and set(names).isdisjoint(
@@ -130,8 +133,11 @@ def check_several_classes(data: "LabeledImages") -> None:
 
 
 def is_class_folder(name: str) -> bool:
-    """Returns True if `data` is a folder of classes, not the stamps or a TFDS set."""
-    return name != "stamps" and pathlib.Path(name).is_dir()
+    """Returns True if `data` is a folder with a subfolder for each class."""
+    from align_keras.datasets import benchmarks
+
+    is_folder = name != "stamps" and pathlib.Path(name).is_dir()
+    return is_folder and not benchmarks.is_shard_folder(name)
 
 
 def tfds_name(name: str) -> str:
@@ -205,10 +211,14 @@ def unusual_splits(request: Request) -> dict[str, str]:
 
 def check_splits_are_apart(request: Request) -> None:
     """Raises if the training and the test split have images in common."""
+    from align_keras.datasets.benchmarks import is_shard_folder
+
     train = split_of_classes(request, train=True)
     test = split_of_classes(request, train=False)
     if request.data == "stamps":
         overlap = train == test or "all" in (train, test)
+    elif is_shard_folder(request.data):
+        overlap = train == test
     elif train is None or test is None or is_class_folder(request.data):
         root = pathlib.Path(request.data)
         train_folder = (root / (train or "")).resolve()

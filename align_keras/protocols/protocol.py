@@ -10,7 +10,10 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 # Part of a model that a protocol needs.
 Needs = Literal["embeddings", "words", "weights"]
-CLASSES_HELP = "stamps, a TFDS data set such as imagenet2012, or a folder of classes"
+CLASSES_HELP = (
+    "stamps, a TFDS data set such as imagenet2012, a folder of classes, or a folder of "
+    "CLIP_benchmark (webdataset)"
+)
 
 
 def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
@@ -60,7 +63,8 @@ class Request:
     templates: str = _option(
         "prompts: photos, drawings, default (both), none, a file with {} in each line, "
         "or clip:DATASET with clip-benchmark installed. For ImageNet and its variants, "
-        "--templates and --classes are clip:imagenet1k by default, as in the paper.",
+        "--templates and --classes are clip:imagenet1k by default, as in the paper. A "
+        "folder of CLIP_benchmark has its own prompts.",
         default="default",
         metavar="T",
     )
@@ -146,7 +150,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Evaluation protocol of the paper. Calling it runs the evaluation.
+    """Evaluation protocol. Calling it runs the evaluation.
 
     Attributes:
         run: function of `CachedEncoders` and a `Request`. Its name is the protocol's.
@@ -209,7 +213,7 @@ def missing_images_metric(count: int) -> dict[str, float]:
     return {"images_left_out": float(count)} if count else {}
 
 
-def columns_of_rows(columns: dict[str, Sequence], rows: Collection[int]) -> dict:
+def columns_of_rows(columns: Mapping[str, Sequence], rows: Collection[int]) -> dict:
     """Returns the values of rows in each column. Rows may be repeated."""
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 

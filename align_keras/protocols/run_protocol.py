@@ -16,6 +16,7 @@ from align_keras.embedders.locations import (
     locate_model,
 )
 from align_keras.protocols import (
+    benchmark_protocols,
     caption_protocols,
     class_protocols,
     fine_tuning_protocols,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from align_keras.models import ALIGN
     from align_keras.protocols.embedding_cache import CachedEncoders
 
-# Protocols by name, in the order of the paper's tables.
+# Protocols by name. Those of the paper come first, in the order of its tables.
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -61,6 +62,9 @@ PROTOCOLS = {
         caption_protocols.multi30k,
         caption_protocols.simlex,
         caption_protocols.composed,
+        benchmark_protocols.xm3600,
+        benchmark_protocols.sugar_crepe,
+        benchmark_protocols.winoground,
     )
 }
 # Prompts and class names of CLIP, which the paper uses (section 5.2).
@@ -76,7 +80,7 @@ def evaluate(
     cache: str | pathlib.Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Evaluates a model by a protocol of the paper, as `align-keras evaluate` does.
+    """Evaluates a model by a protocol, as `align-keras evaluate` does.
 
     Args:
         model: model, as in `align_keras.load_model`. A model with Keras weights is
@@ -184,6 +188,8 @@ def checked_request(protocol: str, **options: Any) -> Request:
             "column of the file."
         )
     data = options.pop("data", PROTOCOLS[protocol].data)
+    if data is not None and protocol == "zero_shot":
+        options = _with_prompts_of_folder(str(data)) | options
     if data is not None and _has_paper_prompts(protocol, str(data)):
         options = _with_paper_prompts(options)
     if data is None:
@@ -205,6 +211,16 @@ def _with_paper_prompts(options: dict[str, Any]) -> dict[str, Any]:
     if "classes" in options and importlib.util.find_spec("clip_benchmark") is None:
         return options
     return {"templates": _CLIP, "classes": _CLIP} | options
+
+
+def _with_prompts_of_folder(data: str) -> dict[str, Any]:
+    """Returns the option `templates` if a folder of CLIP_benchmark has prompts."""
+    from align_keras.datasets import benchmarks
+
+    if not benchmarks.is_shard_folder(data):
+        return {}
+    templates = benchmarks.shard_templates(data)
+    return {} if templates is None else {"templates": str(templates)}
 
 
 def unusual_options(protocol: str, request: Request) -> dict[str, str]:

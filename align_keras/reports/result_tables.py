@@ -22,6 +22,10 @@ _FRACTION_PREFIXES = (
     "mean_recall",
     "chance_",
     "spearman",
+    "accuracy",
+    "text_score",
+    "image_score",
+    "group_score",
 )
 
 
@@ -47,6 +51,9 @@ _PART_LABELS = {
     "spearman": "Spearman correlation",
     "spearman_std": "Spearman correlation, standard deviation",
     "vtab": "VTAB",
+    "sugar_crepe": "SugarCrepe",
+    "winoground": "Winoground",
+    "all_languages": "mean of all languages",
 }
 
 

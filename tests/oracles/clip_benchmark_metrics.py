@@ -2,7 +2,13 @@
 
 import numpy as np
 import torch
-from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from clip_benchmark.metrics import (
+    image_caption_selection as selection,
+)
+from clip_benchmark.metrics import (
+    zeroshot_classification,
+    zeroshot_retrieval,
+)
 
 # clip_benchmark calls float() on an array with one value, an error since NumPy 2.5.
 zeroshot_classification.float = lambda array: np.asarray(array).item()
@@ -76,3 +82,32 @@ def zero_shot(class_names, templates, texts, embeddings, images, labels):
         logits, torch.tensor(labels), topk=(1, 5)
     )
     return {"classes": classes.numpy().T, "accuracies": np.array(accuracy)}
+
+
+class _Precomputed:
+    """Model whose inputs are embeddings."""
+
+    def encode_image(self, images):
+        return images.flatten(1)
+
+    def encode_text(self, tokens):
+        return tokens
+
+
+def image_caption_selection(images, captions):
+    """Returns the fractions of correct choices.
+
+    Args:
+        images: Embeddings (examples, images of an example, width).
+        captions: Embeddings (examples, captions of an example, width).
+    """
+    # The evaluation expects images with three dimensions, and texts for a tokenizer.
+    batch = torch.tensor(images)[:, :, :, None, None]
+    texts = [list(example) for example in captions]
+    return selection.evaluate(
+        _Precomputed(),
+        [(batch, texts)],
+        lambda rows: torch.tensor(np.stack(rows)),
+        device="cpu",
+        amp=False,
+    )

@@ -1,5 +1,11 @@
 """Readers of evaluation data: public benchmarks, user images and built corpora."""
 
+from align_keras.datasets.benchmarks.caption_choices import (
+    CaptionChoices,
+    CaptionedImagePairs,
+    read_sugar_crepe,
+    read_winoground,
+)
 from align_keras.datasets.benchmarks.captioned_images import (
     CaptionedImages,
     MultilingualCaptions,
@@ -44,4 +50,11 @@ from align_keras.datasets.benchmarks.metadata import (
     read_metadata_table,
 )
 from align_keras.datasets.benchmarks.multi30k import read_multi30k
+from align_keras.datasets.benchmarks.shard_folders import (
+    is_shard_folder,
+    read_shard_captions,
+    read_shard_classes,
+    shard_templates,
+)
 from align_keras.datasets.benchmarks.simlex import SimLexPair, read_simlex
+from align_keras.datasets.benchmarks.xm3600 import read_xm3600

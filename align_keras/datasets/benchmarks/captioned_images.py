@@ -20,6 +20,7 @@ from align_keras.corpus.pair_files import (
     read_pairs,
     read_table,
 )
+from align_keras.datasets.benchmarks.shard_images import ShardImages
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -40,7 +41,7 @@ class _ByImage:
     All fields are lists with one entry per image, or dicts of such lists.
     """
 
-    images: list
+    images: Any
     missing: int
     # This annotation shows mypy that the subclasses are dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
@@ -54,6 +55,8 @@ class _ByImage:
         def select(values: Any) -> Any:
             if isinstance(values, dict):
                 return {name: select(part) for name, part in values.items()}
+            if isinstance(values, ShardImages):
+                return values.select_rows(rows)
             return [values[row] for row in rows]
 
         lists = {**vars(self)}
@@ -66,7 +69,7 @@ class CaptionedImages(_ByImage):
     """Images with their captions.
 
     Attributes:
-        images: list of paths, or of encoded images as bytes.
+        images: list of paths or of encoded images as bytes, or `ShardImages`.
         captions: list of the captions of each image.
         image_ids: list of str.
         caption_ids: list of the ids of each image's captions.
@@ -74,7 +77,7 @@ class CaptionedImages(_ByImage):
         missing: int, number of images that were left out.
     """
 
-    images: list
+    images: Any
     captions: list
     image_ids: list
     caption_ids: list

@@ -21,6 +21,8 @@ _IMAGENET_CLASSES = 1000
 # categories by slashes. In other data sets a slash is part of the name.
 _SUN397 = re.compile(r"/[a-z]/")
 _FILE = pathlib.Path(__file__).with_name("templates.yaml")
+# CLIP_benchmark's placeholder of the class name in a template.
+_CLASS = "{c}"
 
 
 def readable_name(name: str) -> str:
@@ -253,7 +255,8 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
     Args:
         source: `"photos"`, `"drawings"`, `"default"` (both), `"none"` (the name alone),
             a text file with one template per line, or `"clip:DATASET"` for the
-            templates in an installed clip-benchmark.
+            templates in an installed clip-benchmark. A file may have CLIP_benchmark's
+            `{c}` instead of `{}`.
 
     Returns:
         list of str.
@@ -278,7 +281,7 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
         templates = read_clip_benchmark(
             "en_zeroshot_classification_templates.json", dataset, "--templates"
         )
-        return [template.replace("{c}", "{}") for template in templates]
+        return [template.replace(_CLASS, "{}") for template in templates]
     try:
         lines = pathlib.Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -286,7 +289,7 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
             f"--templates must be one of {', '.join(sorted(groups))}, a file or "
             f"clip:DATASET. Received: {source!r}, which can't be read. Check the path."
         ) from error
-    templates = [line.strip() for line in lines if line.strip()]
+    templates = [line.strip().replace(_CLASS, "{}") for line in lines if line.strip()]
     invalid = [template for template in templates if "{}" not in template]
     if invalid or not templates:
         received = f"the line {invalid[0]!r}" if invalid else "no line"

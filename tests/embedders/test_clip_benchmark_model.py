@@ -1,0 +1,170 @@
+"""CLIP_benchmark with models of this package measures the figures of the protocols."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import align_keras
+from align_keras.embedders.clip_benchmark_model import register_clip_benchmark
+from align_keras.utils.errors import InputError
+from tests.helpers.oracle_process import needs
+from tests.helpers.public_benchmarks import (
+    stamps,
+    write_class_shards,
+    write_shards,
+    write_sugar_crepe,
+    write_xm3600,
+)
+from tools import check_published
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODULE = "align_keras.embedders.clip_benchmark_model"
+PROMPTS = ["a drawing of {c}.", "a photo of {c}"]
+# CLIP_benchmark infers the task of a data set from its name.
+NAMES = ["wds/flickr8k", "wds/stamps", "sugar_crepe/swap_att", "crossmodal3600"]
+
+
+def test_clip_benchmark_must_be_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install clip-benchmark"):
+        register_clip_benchmark()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Small data sets of stamps in the four layouts."""
+    root = tmp_path_factory.mktemp("clip_benchmark")
+    images, captions, categories = zip(*stamps(), strict=True)
+    english = [texts["en"] for texts in captions]
+    pairs = [[text, f"a picture of {text}"] for text in english]
+    write_shards(root / "flickr8k", images, pairs)
+    names = sorted(set(categories))
+    labels = [names.index(category) for category in categories]
+    write_class_shards(root / "stamps", images, labels, names, PROMPTS)
+    folder = root / "sugar_crepe-swap_att"
+    choices = [
+        (row, text, english[row - 1])
+        for row, text in enumerate(english)
+        if text != english[row - 1]
+    ]
+    write_sugar_crepe(folder, folder / "val2017", images, {"swap_att": choices})
+    # CLIP_benchmark reads the first caption of each image only.
+    german = [[texts["de"]] for texts in captions]
+    write_xm3600(
+        root / "crossmodal3600" / "xm3600",
+        images,
+        {"de": german, "en": [[text] for text in english]},
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def figures(data):
+    """Metrics of CLIP_benchmark's command by data set."""
+    options = {
+        "--model": ["align_small_en"],
+        "--dataset": NAMES,
+        "--dataset_root": [f"{data}/{{dataset_cleaned}}"],
+        "--recall_k": ["1", "5", "10"],
+        "--num_workers": ["0"],
+        "--output": [f"{data}/{{dataset}}.json"],
+    }
+    command = [sys.executable, "-m", MODULE, "eval", "--quiet"]
+    for name, values in options.items():
+        command += [name, *values]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return {
+        name: json.loads(
+            (data / f"{name.removeprefix('wds/').replace('/', '_')}.json").read_text()
+        )["metrics"]
+        for name in NAMES
+    }
+
+
+def measured(data, protocol, folder, cache):
+    result = align_keras.evaluate(
+        "align_small_en", protocol, str(data / folder), runtime="litert", cache=cache
+    )
+    return result["metrics"]
+
+
+@pytest.mark.ci
+@needs("torch", "clip_benchmark", "webdataset")
+@pytest.mark.skipif(
+    not pathlib.Path("/usr/share/tuxpaint/stamps").exists(),
+    reason="needs tuxpaint-stamps-default",
+)
+def test_figures_are_equal_to_four_digits(data, figures, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    retrieval = measured(data, "retrieval", "flickr8k", cache)
+    xm3600 = measured(data, "xm3600", "crossmodal3600/xm3600", cache)
+    for name, metrics, prefix in (
+        ("wds/flickr8k", retrieval, ""),
+        ("crossmodal3600", xm3600, "en/"),
+    ):
+        for k in (1, 5, 10):
+            for direction, kind in (("t2i", "image"), ("i2t", "text")):
+                expected = figures[name][f"{kind}_retrieval_recall@{k}"]
+                value = metrics[f"{prefix}{direction}/recall_at_{k}"]
+                assert value == pytest.approx(expected, abs=5e-5)
+                assert 0 < value < 1
+    classes = measured(data, "zero_shot", "stamps", cache)
+    for metric, key in (
+        ("top_1", "acc1"),
+        ("top_5", "acc5"),
+        ("mean_per_class", "mean_per_class_recall"),
+    ):
+        expected = figures["wds/stamps"][key]
+        assert classes[f"zero_shot/{metric}"] == pytest.approx(expected, abs=5e-5)
+        assert 0 < expected < 1
+    choices = measured(data, "sugar_crepe", "sugar_crepe-swap_att", cache)
+    expected = figures["sugar_crepe/swap_att"]["text_acc"]
+    assert choices["sugar_crepe/accuracy"] == pytest.approx(expected, abs=5e-5)
+    assert 0 < expected < 1
+    _check_published(data, figures, cache, tmp_path, capsys)
+
+
+def _check_published(data, figures, cache, tmp_path, capsys):
+    """Compares the figures of CLIP_benchmark by tools/check_published.py."""
+    entries = [
+        {
+            "name": "recall",
+            "value": figures["wds/flickr8k"]["image_retrieval_recall@5"],
+            "folder": {
+                "protocol": "retrieval",
+                "data": str(data / "flickr8k"),
+                "metric": "t2i/recall_at_5",
+            },
+        },
+        {
+            "name": "accuracy",
+            "value": figures["wds/stamps"]["acc1"],
+            "folder": {
+                "protocol": "zero_shot",
+                "data": str(data / "stamps"),
+                "metric": "zero_shot/top_1",
+            },
+        },
+    ]
+    for entry in entries:
+        entry |= {"tolerance": 5e-5, "source": "clip_benchmark"}
+    path = tmp_path / "figures.yaml"
+    path.write_text(yaml.safe_dump(entries))
+    command = [
+        "--model=align_small_en",
+        "--runtime=litert",
+        f"--figures={path}",
+        f"--cache={cache}",
+        "--from-folders",
+    ]
+    assert check_published.main(command) == 0
+    entries[1]["value"] += 0.01
+    path.write_text(yaml.safe_dump(entries))
+    assert check_published.main(command) == 1
+    output = capsys.readouterr().out
+    assert output.count("agrees") == 3 and output.count("differs") == 1
