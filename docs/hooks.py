@@ -38,8 +38,8 @@ PACKAGES = (
 OPTIONS_MARKER = re.compile(
     r"<!-- options (?P<file>\w+) (?P<section>[\w.]+)(?: unlike (?P<other>[\w.]+))? -->"
 )
-# Words at which a browser may wrap a line, although they have no space. Words of more than
-# 36 characters must wrap on phones.
+# Words without spaces at which a browser may wrap a line. Words of more than 36
+# characters must wrap on phones.
 BREAKING_WORD = re.compile(r"(?<!\S)(?=\S{1,36}(?!\S))\S*[-/\[]\S*")
 # Characters. Cells with more text need a minimum width in tables that scroll.
 MIN_PROSE = 16
@@ -104,7 +104,7 @@ def keep_words(code):
 
 
 def mark_prose(table_cell):
-    """Returns a table cell. It has the class `prose` if it has several words of text."""
+    """Returns a table cell, with the class `prose` if it has several words of text."""
     text = re.sub("<code[^>]*>.*?</code>|<[^>]*>", "", table_cell[1], flags=re.DOTALL)
     if len(text.strip()) < MIN_PROSE:
         return table_cell[0]
@@ -112,7 +112,7 @@ def mark_prose(table_cell):
 
 
 def on_post_page(output, page, config):
-    """Names the two elements of the theme that screen readers announce without a name."""
+    """Adds names for screen readers to the two elements of the theme that lack one."""
     for role, name in (("dialog", "Search"), ("progressbar", "Loading")):
         output = output.replace(f'role="{role}"', f'role="{role}" aria-label="{name}"')
     return output
