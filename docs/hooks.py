@@ -43,6 +43,14 @@ OPTIONS_MARKER = re.compile(
 BREAKING_WORD = re.compile(r"(?<!\S)(?=\S{1,36}(?!\S))\S*[-/\[]\S*")
 # Characters. Cells with more text need a minimum width in tables that scroll.
 MIN_PROSE = 16
+# On pages that open from a disk, the feature navigation.instant stops the other scripts
+# of the theme. The pages then have no copy buttons, and the keyboard scrolls no table.
+WITHOUT_INSTANT = """<script>
+if (location.protocol === "file:") {
+  const config = document.getElementById("__config");
+  config.textContent = config.textContent.replaceAll('"navigation.instant', '"none');
+}
+</script>"""
 # Signs of the bounds of a number, by their keywords in JSON Schema.
 SIGNS = {
     "minimum": "≥",
@@ -112,10 +120,15 @@ def mark_prose(table_cell):
 
 
 def on_post_page(output, page, config):
-    """Adds names for screen readers to the two elements of the theme that lack one."""
+    """Adds two names for screen readers, and repairs pages that open from a disk."""
     for role, name in (("dialog", "Search"), ("progressbar", "Loading")):
         output = output.replace(f'role="{role}"', f'role="{role}" aria-label="{name}"')
-    return output
+    return re.sub(
+        '<script id="__config".*?</script>',
+        lambda config_element: config_element[0] + WITHOUT_INSTANT,
+        output,
+        flags=re.DOTALL,
+    )
 
 
 def benchmark(name):

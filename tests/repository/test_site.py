@@ -46,8 +46,8 @@ def axe():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Address of a server with the built site."""
+def site(tmp_path_factory):
+    """Folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
     options = ["--strict", "--quiet", "-f", "docs/mkdocs.yml", "-d", str(folder)]
     subprocess.run(
@@ -56,7 +56,13 @@ def address(tmp_path_factory):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         check=True,
     )
-    with served(folder) as address:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Address of a server with the site."""
+    with served(site) as address:
         yield address
 
 
@@ -92,6 +98,19 @@ def serious_problems(page):
         if violation["impact"] in IMPACTS
         for element in violation["nodes"]
     ]
+
+
+def test_a_page_from_a_disk_has_no_serious_problem(browser, axe, site):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto((site / "guides" / "search.html").as_uri())
+    page.wait_for_selector(".md-code__button")
+    page.evaluate(axe)
+    assert serious_problems(page) == []
+    # The search needs no server.
+    page.click("label.md-header__button[for=__search]")
+    page.locator(".md-search__input").press_sequentially("duplicates")
+    page.wait_for_selector(".md-search-result__item")
+    page.close()
 
 
 def test_a_problem_is_detected(browser, axe, address):
