@@ -26,6 +26,19 @@ from align_keras.cli import main  # noqa: E402
 OPTIONS_MARKER = re.compile(
     r"<!-- options (?P<file>\w+) (?P<section>[\w.]+)(?: unlike (?P<other>[\w.]+))? -->"
 )
+# Words without spaces at which a browser may wrap a line. Words of more than 36
+# characters must wrap on phones.
+BREAKING_WORD = re.compile(r"(?<!\S)(?=\S{1,36}(?!\S))\S*[-/\[]\S*")
+# Characters. Cells with more text need a minimum width in tables that scroll.
+MIN_PROSE = 16
+# On pages that open from a disk, the feature navigation.instant stops the other scripts
+# of the theme. The pages then have no copy buttons, and the keyboard scrolls no table.
+WITHOUT_INSTANT = """<script>
+if (location.protocol === "file:") {
+  const config = document.getElementById("__config");
+  config.textContent = config.textContent.replaceAll('"navigation.instant', '"none');
+}
+</script>"""
 # Signs of the bounds of a number, by their keywords in JSON Schema.
 SIGNS = {
     "minimum": "≥",
@@ -68,6 +81,41 @@ def on_page_markdown(markdown, page, config, files):
         )
     return re.sub(
         r"<!-- benchmark (\w+) -->", lambda marker: benchmark(marker[1]), markdown
+    )
+
+
+def on_page_content(html, page, config, files):
+    """Keeps the words of code together, and marks the cells with prose."""
+    html = re.sub("<code[^>]*>.*?</code>", keep_words, html, flags=re.DOTALL)
+    return re.sub("<td>(.*?)</td>", mark_prose, html, flags=re.DOTALL)
+
+
+def keep_words(code):
+    """Returns code whose words do not wrap at hyphens, slashes and brackets."""
+    return re.sub(
+        r"(?<=>)[^<]+",
+        lambda text: BREAKING_WORD.sub(r'<span class="word">\g<0></span>', text[0]),
+        code[0],
+    )
+
+
+def mark_prose(table_cell):
+    """Returns a table cell, with the class `prose` if it has several words of text."""
+    text = re.sub("<code[^>]*>.*?</code>|<[^>]*>", "", table_cell[1], flags=re.DOTALL)
+    if len(text.strip()) < MIN_PROSE:
+        return table_cell[0]
+    return f'<td class="prose">{table_cell[1]}</td>'
+
+
+def on_post_page(output, page, config):
+    """Adds two names for screen readers, and repairs pages that open from a disk."""
+    for role, name in (("dialog", "Search"), ("progressbar", "Loading")):
+        output = output.replace(f'role="{role}"', f'role="{role}" aria-label="{name}"')
+    return re.sub(
+        '<script id="__config".*?</script>',
+        lambda config_element: config_element[0] + WITHOUT_INSTANT,
+        output,
+        flags=re.DOTALL,
     )
 
 

@@ -3,10 +3,10 @@
 `python tools/screenshots.py --run RUN --corpus CORPUS --node-modules FOLDER` writes
 PNG files to docs/pages/assets. RUN is a finished run of `align-keras quickstart`,
 CORPUS is a folder of `align-keras corpus build`, and FOLDER contains @litertjs/core.
-The script evaluates the shipped model, exports the run as a web page, and indexes a
-folder of images, by default Tux Paint's stamps. `--only PAGE` makes the screenshots of
-one page. The script needs the extra `oracles`, and Debian's packages chromium and
-tuxpaint-stamps-default.
+The script evaluates the shipped model on Tux Paint's stamps, exports the run as a web
+page, and indexes a folder of images, by default the stamps. `--only PAGE` makes the
+screenshots of one page. The script needs the extra `oracles`, and Debian's
+packages chromium and tuxpaint-stamps-default.
 """
 
 import argparse
@@ -41,10 +41,18 @@ SEARCHES = (
     ("search_dark", DESKTOP, "dark", "an animal in the water"),
     ("search_phone", PHONE, "light", "a lemon"),
 )
-# Anchor of the section of a report that a second screenshot shows.
-EXAMPLES = {"report": "training", "evaluation": "t2i"}
+# Screenshots of each report, with the anchor of the section that they show. The start
+# of the report has no anchor.
+REPORTS = {
+    "report": {"report": "", "report_examples": "training"},
+    "corpus_report": {"corpus_report": ""},
+    "evaluation": {"evaluation": "", "evaluation_examples": "t2i"},
+    "confusion": {"confusion": "confusion"},
+}
+# Protocol of each report that `align-keras evaluate` writes.
+PROTOCOLS = {"evaluation": "retrieval", "confusion": "zero_shot"}
 WEB_QUERY = "arrow pointing left"
-PAGES = ("report", "corpus_report", "evaluation", "suite", "search", "web")
+PAGES = (*REPORTS, "search", "web")
 
 
 def main() -> None:
@@ -88,11 +96,9 @@ def write_page(name: str, arguments: argparse.Namespace, folder: str) -> pathlib
         return pathlib.Path(arguments.run, "report.html")
     if name == "corpus_report":
         return pathlib.Path(arguments.corpus, "report.html")
-    options = ["retrieval", "--data", "stamps"]
-    if name == "suite":
-        options = ["--suite", "paper"]
     file = pathlib.Path(folder, f"{name}.html")
-    run_command("evaluate", *options, "--model", "align_small_en", "--html", str(file))
+    options = ["--model", "align_small_en", "--data", "stamps", "--html", str(file)]
+    run_command("evaluate", PROTOCOLS[name], *options)
     return file
 
 
@@ -162,19 +168,16 @@ def serve_files(folder: str) -> Iterator[str]:
 
 
 def shoot_report(browser: Any, address: str, page_name: str) -> None:
-    """Writes screenshots of the start of a report and of its examples."""
-    for name, scheme in schemes_of(page_name):
-        with open_page(browser, address, DESKTOP, scheme) as page:
-            save(page, name)
-    anchor = EXAMPLES.get(page_name)
-    if anchor is None:
-        return
-    for name, scheme in schemes_of(f"{page_name}_examples"):
-        with open_page(browser, f"{address}#{anchor}", DESKTOP, scheme) as page:
-            page.evaluate("scrollBy(0, -24)")
-            # The browser loads the images of a report when they become visible.
-            page.wait_for_timeout(1000)
-            save(page, name)
+    """Writes the screenshots of a report."""
+    for screenshot_name, anchor in REPORTS[page_name].items():
+        for name, scheme in schemes_of(screenshot_name):
+            page_address = f"{address}#{anchor}" if anchor else address
+            with open_page(browser, page_address, DESKTOP, scheme) as page:
+                if anchor:
+                    page.evaluate("scrollBy(0, -24)")
+                    # The browser loads the images of a report when they become visible.
+                    page.wait_for_timeout(1000)
+                save(page, name)
 
 
 def schemes_of(page_name: str) -> tuple[tuple[str, str], tuple[str, str]]:

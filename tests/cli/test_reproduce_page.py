@@ -90,11 +90,17 @@ def work_folder(tmp_path_factory):
     flowers = functools.partial(imagenet_examples, [0, 1, 2, 3] * 4)
     splits = {split: flowers() for split in ("train", "validation", "test")}
     prepare("oxford_flowers102", work_folder / "tfds", splits)
-    # The command of the ablation names these tables and files of experiments/.
-    for name in ("pairs/train.tsv", "coco/karpathy_val.tsv"):
+    # The training commands name these tables and files of experiments/.
+    separators = {
+        "pairs/train.tsv": "\t",
+        "coco/karpathy_val.tsv": "\t",
+        "my_pairs.csv": ",",
+        "test.csv": ",",
+    }
+    for name, separator in separators.items():
         table = write_pairs(work_folder / pathlib.Path(name).parent)
         rows = re.findall(r'"image": "(.*?)", "caption": "(.*?)"', table.read_text())
-        lines = ["image\tcaption", *("\t".join(row) for row in rows)]
+        lines = [separator.join(row) for row in [("image", "caption"), *rows]]
         (work_folder / name).write_text("\n".join(lines))
     (work_folder / "experiments").symlink_to(ROOT / "experiments")
     return work_folder

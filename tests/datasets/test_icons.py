@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+import re
 import runpy
 
 import numpy as np
@@ -18,6 +19,7 @@ from align_keras.datasets.icons import (
     draw_glyph,
     icon_caption,
 )
+from tests.helpers.docs_text import SITE, read_page
 
 needs_fonts = pytest.mark.skipif(
     importlib.util.find_spec("qtawesome") is None, reason="needs qtawesome's fonts"
@@ -137,12 +139,13 @@ def test_small_characters_are_enlarged_and_blank_characters_are_none():
 @needs_fonts
 @pytest.mark.ci
 def test_the_tutorial_trains_on_icons(data_dir, tmp_path, capsys, monkeypatch):
-    pages = pathlib.Path(__file__).parents[2] / "docs/pages"
-    script = pages / "tutorials/train_with_fit.py"
+    script = SITE / "tutorials/train_with_fit.py"
     monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=data_dir))
     monkeypatch.setattr("sys.argv", [script.name, "160", "1"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
     output = capsys.readouterr().out
-    assert "160 pairs, such as" in output and "arrow → [" in output
+    page = read_page(script.with_suffix(".md"))
+    [captions] = re.findall(r"^4000 (pairs, such as .*)$", page, re.MULTILINE)
+    assert f"160 {captions}\n" in output and "arrow → [" in output
     assert (tmp_path / "icons.keras").is_file()

@@ -16,6 +16,7 @@ from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.run_corpora import open_corpora
 from align_keras.runs.validation_pairs import report_shared_images
 from align_keras.utils.errors import InputError
+from tests.helpers.docs_text import read_page
 from tests.helpers.small_run import SMALL, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -110,7 +111,10 @@ def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkey
     monkeypatch.setattr("sys.argv", [script.name, *arguments])
     runpy.run_path(str(script))
     output = capsys.readouterr().out
-    assert "t2i/recall_at_1: " in output
+    metrics = re.compile(r"^([\w/]+): [\d.]+$", re.MULTILINE)
+    page = read_page(script.with_suffix(".md"))
+    assert "t2i/recall_at_1" in metrics.findall(output)
+    assert metrics.findall(output) == metrics.findall(page)
     assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", output)
 
 

@@ -1,0 +1,124 @@
+"""axe-core reports no serious problem on pages of the site, in Chromium."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.browser import chromium, served
+from tests.helpers.docs_text import ROOT
+from tests.helpers.oracle_process import needs
+
+pytestmark = [pytest.mark.ci, needs("material")]
+
+PAGES = (
+    "index.html",
+    "guides/search.html",
+    "reference/api.html",
+    "tutorials/train_with_fit.html",
+    "gallery.html",
+)
+# Pixels.
+WIDTHS = (1300, 390)
+# axe-core also reports problems of moderate and minor impact. The theme causes two of
+# them: All blocks of code have a landmark of the same name, and the progress bar is in
+# no landmark.
+IMPACTS = ("serious", "critical")
+# A whole API page takes a minute. The first class, the first function and the first
+# item of the table of contents have the elements of all others.
+REPEATED_ENTRIES = (
+    ".doc-class ~ .doc-class, .doc-function ~ .doc-function, "
+    ".md-nav--secondary .md-nav__item ~ .md-nav__item"
+)
+OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """Source of axe-core, a checker of web pages, from `ALIGN_KERAS_NPM_DIR`."""
+    folder = pathlib.Path(os.environ.get("ALIGN_KERAS_NPM_DIR", ROOT), "node_modules")
+    script = folder / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("the npm package axe-core isn't installed")
+    return script.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--strict", "--quiet", "-f", "docs/mkdocs.yml", "-d", str(folder)]
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", *options],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        check=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Address of a server with the site."""
+    with served(site) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(axe):
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_no_serious_problem(browser, axe, address, name, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address + name)
+    page.evaluate(axe)
+    # A color that changes slowly has a low contrast meanwhile.
+    page.add_style_tag(content="* { transition: none !important }")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(OVERFLOW) == 0
+        assert serious_problems(page) == []
+    page.close()
+
+
+def serious_problems(page):
+    """Returns the rule, the element and the remedy of each serious problem."""
+    violations = page.evaluate(
+        "(selector) => axe.run({exclude: selector})", REPEATED_ENTRIES
+    )["violations"]
+    return [
+        (violation["id"], element["html"], element["failureSummary"])
+        for violation in violations
+        if violation["impact"] in IMPACTS
+        for element in violation["nodes"]
+    ]
+
+
+def test_a_page_from_a_disk_has_no_serious_problem(browser, axe, site):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto((site / "guides" / "search.html").as_uri())
+    page.wait_for_selector(".md-code__button")
+    page.evaluate(axe)
+    assert serious_problems(page) == []
+    # The search needs no server.
+    page.click("label.md-header__button[for=__search]")
+    page.locator(".md-search__input").press_sequentially("duplicates")
+    page.wait_for_selector(".md-search-result__item")
+    page.close()
+
+
+def test_a_problem_is_detected(browser, axe, address):
+    page = browser.new_page()
+    page.goto(f"{address}index.html")
+    page.evaluate(axe)
+    page.evaluate("document.querySelector('.md-search').ariaLabel = null")
+    page.add_style_tag(content=".md-typeset p { color: #bbb }")
+    rules = {rule for rule, *_ in serious_problems(page)}
+    assert rules == {"aria-dialog-name", "color-contrast"}
+    page.close()
