@@ -99,7 +99,8 @@ def download(
 ) -> pathlib.Path:
     """Downloads a model on its first use, and returns its folder in the cache.
 
-    A broken download continues where it stopped when the function is called again.
+    If the connection breaks, the download continues. After a failed download, the next
+    call downloads the missing files only.
 
     Args:
         name: `hf://user/model`, as in `parse_hub_name`, or
@@ -235,8 +236,8 @@ def _describe(error: Exception, name: str, parts: HubName, verb: str) -> str:
 def _reason(error: BaseException) -> str:
     """Returns the class and the message of the first error of a chain in one line.
 
-    The first error contains the reason, such as an unknown host. A `ValueError` explains
-    the response of the Hub to a wrong model card.
+    The first error contains the reason, such as an unknown host. A `ValueError` has
+    the reasons for which the Hub refuses a model card.
     """
     while error.__cause__ is not None and type(error) is not ValueError:
         error = error.__cause__

@@ -135,17 +135,19 @@ class Repository:
         return files
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Cut:
-    """Connection that the server breaks once, after half of the bytes of a file.
+    """Connection that the server breaks once.
 
     Args:
         method: `"GET"` or `"PUT"`.
         suffix: end of the path of the request, or `""` for any path.
+        share: share of the bytes of the file before the end of the connection.
     """
 
     method: str
     suffix: str = ""
+    share: float = 0.5
 
 
 class HubServer(http.server.ThreadingHTTPServer):
@@ -181,7 +183,9 @@ class HubServer(http.server.ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def __enter__(self) -> "HubServer":
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -236,6 +240,38 @@ class HubServer(http.server.ThreadingHTTPServer):
         if token is not None:
             environment["HF_TOKEN"] = token
         return environment
+
+
+def use_server(server: HubServer, monkeypatch: Any, cache: pathlib.Path) -> None:
+    """Connects the `huggingface_hub` of this process to a server.
+
+    The client reads its environment variables when it is imported, which may have
+    happened already.
+
+    Args:
+        server: `HubServer`.
+        monkeypatch: fixture of pytest.
+        cache: folder of the client's cache and login.
+    """
+    import huggingface_hub.hf_api
+    from huggingface_hub import constants
+
+    settings = {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(
+            constants.ENDPOINT, server.url
+        ),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_TOKEN_PATH": str(cache / "token"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 _HEAD = {".gitattributes": Blob(b"", False)}
@@ -296,35 +332,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     # === Requests and responses ===
 
+    def end_headers(self) -> None:
+        # A connection that is kept alive would survive the end of the server.
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def _read_body(self, path: str) -> bytes | None:
         """Returns the body of the request, or None if the connection is cut."""
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            chunks = []
-            while size := int(self.rfile.readline(), 16):
-                chunks.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            body = b"".join(chunks)
-        else:
-            length = int(self.headers.get("Content-Length") or 0)
-            if self.command == "PUT" and self._is_cut(path):
-                self.rfile.read(length // 2)
-                self._break_connection()
-                return None
-            body = self.rfile.read(length)
-        if self.command == "PUT" and self._is_cut(path):
+        length = int(self.headers.get("Content-Length") or 0)
+        cut = self._take_cut(path) if self.command == "PUT" else None
+        if cut is not None:
+            self.rfile.read(int(length * cut.share))
             self._break_connection()
             return None
-        return body
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(length)
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
-    def _is_cut(self, path: str) -> bool:
-        """Returns True, once for each `Cut`, if it matches the request."""
+    def _take_cut(self, path: str) -> Cut | None:
+        """Removes and returns the first `Cut` that matches the request."""
         with self.server.lock:
             for cut in self.server.cuts:
                 if cut.method == self.command and path.endswith(cut.suffix):
                     self.server.cuts.remove(cut)
-                    return True
-        return False
+                    return cut
+        return None
 
     def _break_connection(self) -> None:
         self.close_connection = True
@@ -367,12 +404,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self._is_cut(self.path):
-            self.wfile.write(content[start : (start + end) // 2])
+        cut = self._take_cut(self.path)
+        if cut is not None:
+            end = start + int((end - start) * cut.share)
+        self.wfile.write(content[start:end])
+        if cut is not None:
             self.wfile.flush()
             self._break_connection()
-            return
-        self.wfile.write(content[start:end])
 
     # === Access ===
 
