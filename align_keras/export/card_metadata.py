@@ -33,7 +33,7 @@ def card_with_metadata(
     name: str,
     *,
     reports: Sequence[Mapping[str, Any]] = (),
-    previous: str = "",
+    previous: Any = None,
     **chosen: Any,
 ) -> str:
     """Returns a model card with the metadata that the Hugging Face Hub reads.
@@ -47,7 +47,8 @@ def card_with_metadata(
         name: str, name of the model.
         reports: sequence of dicts of `protocol`, `data`, `metrics` and possibly
             `split`, as `align_keras.evaluate` returns them.
-        previous: str, card that the new one replaces, or "".
+        previous: `huggingface_hub.ModelCardData` of the card that the new one replaces,
+            or None. Its license, languages and data sets are kept.
         **chosen: fields of `huggingface_hub.ModelCardData`, such as `license`,
             `language` and `datasets`. Empty values are ignored.
 
@@ -57,7 +58,7 @@ def card_with_metadata(
     from huggingface_hub import ModelCard
 
     data = _read_metadata(card)
-    fallbacks = _read_metadata(previous).to_dict()
+    fallbacks = previous.to_dict() if previous is not None else {}
     for field in ("license", "license_name", "license_link", "language", "datasets"):
         if data.get(field) is None:
             data[field] = fallbacks.get(field)

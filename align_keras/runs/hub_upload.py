@@ -1,6 +1,8 @@
 """Upload of a model to the Hugging Face Hub."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -10,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align_keras.embedders.locations import LITERT_FILES, ModelLocation, locate_model
+from align_keras.export.card_metadata import card_with_metadata, license_of
 from align_keras.models.hub import (
     EXPORT_FOLDERS,
     HUB_PREFIX,
@@ -133,13 +136,19 @@ def push_to_hub(
             target,
             exports=exports,
             reports=reports,
-            previous=_read_card_on_hub(target, token),
+            previous=_metadata_on_hub(target, token),
             license=license,
             language=[language] if isinstance(language, str) else list(language),
             datasets=[datasets] if isinstance(datasets, str) else list(datasets),
         )
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
-        return _upload(folder, target, private, commit_message, token)
+        url = _upload(folder, target, private, commit_message, token)
+    if license_of(card) == "unknown":
+        say(
+            "The license in the model card is unknown. Push the model again with its "
+            "license, such as apache-2.0, so that others may use it."
+        )
+    return url
 
 
 def _checked_target(
@@ -300,7 +309,7 @@ def _card(
     *,
     exports: Sequence[str],
     reports: Sequence[Mapping[str, Any]],
-    previous: str,
+    previous: Any,
     **metadata: Any,
 ) -> str:
     """Returns the model card of the repository.
@@ -311,11 +320,9 @@ def _card(
         target: `HubName` of the repository.
         exports: formats of the exports in the folder.
         reports: evaluations of the model.
-        previous: card of the repository on the Hub, or "".
+        previous: `ModelCardData` of the repository on the Hub, or None.
         **metadata: `license`, `language` and `datasets` of the model.
     """
-    from align_keras.export.card_metadata import card_with_metadata, license_of
-
     about = source.describe()
     data = about.pop("data", None) or {}
     reports = [
@@ -347,11 +354,6 @@ def _card(
             f"The metadata at the top of {CARD_FILE} must be valid. Received: "
             f"{reason}. Correct the file in the folder of the model."
         ) from None
-    if license_of(card) == "unknown":
-        say(
-            "The license in the model card is unknown. Set `license` to the license of "
-            "the model, such as apache-2.0, so that others may use it."
-        )
     return card
 
 
@@ -410,23 +412,37 @@ def _names_on_hub(data: Mapping[str, Any]) -> list[str]:
     return [name for name in names if re.fullmatch(r"(?:[\w.-]+/)?[\w-]+", name)]
 
 
-def _read_card_on_hub(target: HubName, token: str | None) -> str:
-    """Returns the card that the upload replaces, or "" if there is none."""
+def _metadata_on_hub(target: HubName, token: str | None) -> Any:
+    """Returns the metadata of the card that the upload replaces, or None."""
     import huggingface_hub
     from huggingface_hub import utils as hub
 
     with hub_errors(target.repository, target, token, "pushed"):
         try:
-            path = huggingface_hub.hf_hub_download(
-                target.repository, CARD_FILE, revision=target.revision, token=token
+            info = huggingface_hub.HfApi(token=token).model_info(
+                target.repository, revision=target.revision
             )
-        except (
-            hub.EntryNotFoundError,
-            hub.RepositoryNotFoundError,
-            hub.RevisionNotFoundError,
-        ):
-            return ""
-    return pathlib.Path(path).read_text(encoding="utf-8")
+        except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError):
+            return None
+    return info.card_data
+
+
+def _check_metadata(card: str) -> None:
+    """Raises if the Hub refuses the metadata of a model card."""
+    from huggingface_hub import ModelCard
+
+    try:
+        ModelCard(card).validate()
+    except ValueError as error:
+        reason = str(error)
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            errors = json.loads(reason)["errors"]
+            reason = " ".join(item["message"] for item in errors)
+        raise InputError(
+            "The Hub must accept the metadata of the model card. Received: "
+            f"{' '.join(reason.split())[:200]}. Correct the option, or {CARD_FILE} in "
+            "the folder of the model."
+        ) from None
 
 
 def _upload(
@@ -441,8 +457,8 @@ def _upload(
 
     api = huggingface_hub.HfApi(token=token, library_name="align-keras")
     with hub_errors(target.repository, target, token, "pushed"):
-        # The Hub checks the metadata before a repository is created.
-        huggingface_hub.ModelCard.load(folder / CARD_FILE).validate()
+        # The card is checked before a repository is created.
+        _check_metadata((folder / CARD_FILE).read_text(encoding="utf-8"))
         api.create_repo(target.repository, private=private or None, exist_ok=True)
         if private and not api.model_info(target.repository).private:
             raise InputError(

@@ -265,10 +265,11 @@ def use_server(server: HubServer, monkeypatch: Any, cache: pathlib.Path) -> None
         "HF_HUB_CACHE": str(cache / "hub"),
         "HF_TOKEN_PATH": str(cache / "token"),
         "HF_HUB_DISABLE_XET": True,
-        "HF_HUB_DISABLE_PROGRESS_BARS": True,
     }
     for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
+        # Earlier versions do not have all of these constants.
+        monkeypatch.setattr(constants, name, value, raising=False)
+    huggingface_hub.utils.disable_progress_bars()
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("HF_TOKEN", raising=False)
