@@ -1,8 +1,6 @@
 """Upload of a model to the Hugging Face Hub."""
 
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -429,20 +427,22 @@ def _metadata_on_hub(target: HubName, token: str | None) -> Any:
 
 def _check_metadata(card: str) -> None:
     """Raises if the Hub refuses the metadata of a model card."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
 
-    try:
-        ModelCard(card).validate()
-    except ValueError as error:
-        reason = str(error)
-        with contextlib.suppress(ValueError, LookupError, TypeError):
-            errors = json.loads(reason)["errors"]
-            reason = " ".join(item["message"] for item in errors)
-        raise InputError(
-            "The Hub must accept the metadata of the model card. Received: "
-            f"{' '.join(reason.split())[:200]}. Correct the option, or {CARD_FILE} in "
-            "the folder of the model."
-        ) from None
+    # `ModelCard.validate` of earlier versions ignores HF_ENDPOINT.
+    response = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml",
+        json={"repoType": "model", "content": card},
+    )
+    if response.status_code != 400:
+        return
+    reasons = " ".join(error["message"] for error in response.json()["errors"])
+    raise InputError(
+        "The Hub must accept the metadata of the model card. Received: "
+        f"{' '.join(reasons.split())[:200]}. Correct the option, or {CARD_FILE} in the "
+        "folder of the model."
+    )
 
 
 def _upload(

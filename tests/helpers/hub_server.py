@@ -253,6 +253,7 @@ def use_server(server: HubServer, monkeypatch: Any, cache: pathlib.Path) -> None
         monkeypatch: fixture of pytest.
         cache: folder of the client's cache and login.
     """
+    import huggingface_hub.file_download
     import huggingface_hub.hf_api
     from huggingface_hub import constants
 
@@ -266,9 +267,11 @@ def use_server(server: HubServer, monkeypatch: Any, cache: pathlib.Path) -> None
         "HF_TOKEN_PATH": str(cache / "token"),
         "HF_HUB_DISABLE_XET": True,
     }
-    for name, value in settings.items():
-        # Earlier versions do not have all of these constants.
-        monkeypatch.setattr(constants, name, value, raising=False)
+    # Earlier versions have fewer constants, and import some of them by name.
+    for module in (constants, huggingface_hub.file_download, huggingface_hub.hf_api):
+        for name, value in settings.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     huggingface_hub.utils.disable_progress_bars()
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
