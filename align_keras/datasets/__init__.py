@@ -17,3 +17,14 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.source_pairs import open_sources
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs
+
+__all__ = [
+    "Clipart",
+    "Emoji",
+    "Icons",
+    "Mixture",
+    "Stamps",
+    "UserPairs",
+    "open_corpus",
+    "open_sources",
+]

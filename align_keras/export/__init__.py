@@ -7,6 +7,10 @@ not import TensorFlow.
 import importlib
 from typing import Any
 
+__all__ = [
+    "export_saved_model",
+]
+
 # Dtypes that halve the size of stored weights. None keeps the dtype of each weight.
 WEIGHTS = ("bfloat16", "float16")
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")

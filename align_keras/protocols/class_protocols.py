@@ -63,7 +63,7 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
     split = split_of_classes(request, train)
     if name == "stamps":
         corpus = open_corpus("stamps")
-        data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
+        data = benchmarks.stamps_by_category(corpus, split or "all")
     elif split is None or is_class_folder(name):
         data = benchmarks.read_class_folders(name, split)
     else:

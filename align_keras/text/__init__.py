@@ -11,6 +11,14 @@ from align_keras.text.vocabulary import (
     vocabulary_fingerprint,
 )
 
+__all__ = [
+    "WordPieceTokenizer",
+    "learn_vocabulary",
+    "load_vocabulary",
+    "save_vocabulary",
+    "vocabulary_fingerprint",
+]
+
 
 def __getattr__(name: str) -> Any:
     # The tokenizer is imported on first use, because it imports TensorFlow.
