@@ -43,6 +43,7 @@ _PUBLIC = {
     "load_model": "align_keras.embedders",
     "mteb_model": "align_keras.embedders",
     "evaluate": "align_keras.protocols.run_protocol",
+    "push_to_hub": "align_keras.runs.hub_upload",
     "recall_at_k": "align_keras.evaluation",
     "train_experiment": "align_keras.runs.experiment",
     "open_run": "align_keras.runs.run",

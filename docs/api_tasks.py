@@ -328,6 +328,12 @@ TASKS = (
         },
     ),
     (
+        "Share a model",
+        "You upload a model to the Hugging Face Hub. [Share a model]"
+        "(../guides/share.md) explains the options.",
+        {"": ("push_to_hub",)},
+    ),
+    (
         "Export a model",
         "You write a model for servers, phones and browsers. "
         "[Deploy](../guides/deploy.md) explains the formats.",

@@ -128,6 +128,20 @@ def small_model(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    """A local Hugging Face Hub, to which the `huggingface_hub` of this process talks.
+
+    It has no users and repositories. `hub_server.environment` returns the environment
+    of another process that talks to it.
+    """
+    from tests.helpers.hub_server import HubServer, use_server
+
+    with HubServer() as server:
+        use_server(server, monkeypatch, tmp_path / "hub_cache")
+        yield server
+
+
 def pytest_ignore_collect(collection_path):
     """Prevents `--doctest-modules` from importing scripts that are not tests."""
     is_script = collection_path.suffix == ".py" and not collection_path.name.startswith(

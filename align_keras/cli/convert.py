@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from align_keras.cli.common import name_addresses
+from align_keras.models.hub import is_hub_name
 from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     source = arguments.source
-    is_hub = arguments.format == "hf" and source.startswith("hf://")
+    is_hub = arguments.format == "hf" and is_hub_name(source)
     if not is_hub and not pathlib.Path(source).is_dir():
         raise InputError(
             f"SOURCE must be a folder. Received: {source}. Check the path."

@@ -97,7 +97,7 @@ def _add_options(parser: argparse.ArgumentParser, visible: Sequence[str]) -> Non
         "--model",
         metavar="M",
         help="model with Keras weights: align_small_en, a run folder, a preset folder, "
-        "a Hugging Face folder, or hf://user/model",
+        "a Hugging Face folder, or hf://user/model[@revision]",
     )
     parser.add_argument(
         "--to", metavar="DIR", help="folder to write, which must be new or empty"

@@ -24,6 +24,7 @@ from align_keras.cli.error_messages import (
     describe_error,
     use_option_names,
 )
+from align_keras.models.hub import is_hub_name
 from align_keras.utils.addresses import redacted, without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
@@ -41,6 +42,7 @@ COMMANDS = {
     "embed": "write embeddings of images or captions to Parquet or NumPy files",
     "serve": "serve a web page on this machine that searches an index",
     "search": "search images by text, by image, or by both",
+    "push": "upload a model to the Hugging Face Hub",
     "convert": "convert an ALIGN model between Hugging Face and Keras formats",
 }
 # Arguments that may be remote addresses. A command works on a local copy of the
@@ -73,6 +75,7 @@ RESUMABLE = {
     "corpus": "the finished tasks",
     "embed": "the finished shards",
     "index": "the stored embeddings",
+    "push": "the uploaded files",
 }
 
 
@@ -259,8 +262,8 @@ def use_local_copies(
             continue
         if address.startswith(("postgres:", "postgresql:")) and name != "out":
             continue
-        if name == "model" and address.startswith("hf://"):
-            # `load_model` downloads models of the Hugging Face hub by name.
+        if name == "model" and is_hub_name(address):
+            # `load_model` downloads models of the Hugging Face Hub and Kaggle by name.
             continue
         uses_cluster = (getattr(arguments, "engine", None) or "local") != "local"
         if uses_cluster or ("TF_CONFIG" in os.environ and name == "model_dir"):

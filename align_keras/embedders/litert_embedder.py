@@ -42,7 +42,7 @@ class LiteRTEmbedder(TowerEmbedder):
     export_format = _FORMAT
 
     def __init__(self, location: ModelLocation) -> None:
-        folder = pathlib.Path(location.folder or "")
+        folder = location.folder
         paths = {kind: folder / name for kind, name in LITERT_FILES.items()}
         metadata = {kind: _read_metadata(path) for kind, path in paths.items()}
         super().__init__(location.name, paths, metadata)

@@ -29,7 +29,9 @@ def load_model(
 
             - `"align_small_en"`, the trained model that comes with the package.
             - the folder of a finished run, of a preset or of Hugging Face's ALIGN, or
-              `"hf://user/model"`.
+              `"hf://user/model"`. A name on the Hub may end in `@` and a branch, tag or
+              commit, and in the path of a folder: `"hf://user/model@v1/onnx"`. The
+              models of Kaggle are `"kaggle://user/model/keras/variation"`.
             - the folder of an export: a SavedModel, LiteRT towers (`image.tflite`,
               `text.tflite`) or ONNX towers (`image.onnx`, `text.onnx`).
             - an `ALIGN` in memory.
@@ -127,7 +129,7 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
 
         # `from_preset` also accepts names of architectures without weights, so the
         # folder takes precedence.
-        align = ALIGN.from_preset(location.folder or location.name)
+        align = ALIGN.from_preset(location.preset)
         embedder = _keras_embedder(align, location.name, chosen)
     if chosen != location.runtimes[0]:
         embedder.runtime_option = chosen

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 
+from align_keras.models.hub import download, is_hub_name
 from align_keras.utils.errors import (
     InputError,
     MissingExtraError,
@@ -34,9 +35,11 @@ RUNTIME_HELP = (
 )
 MODEL_HELP = (
     "model: align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a "
-    "preset folder, a Hugging Face folder, or hf://user/model"
+    "preset folder, a Hugging Face folder, hf://user/model[@revision], or "
+    "kaggle://user/model/keras/variation"
 )
-_HUB_PREFIX = "hf://"
+# Files by which a model is recognized, for messages.
+_MODEL_FILES = "config.json, saved_model.pb, text.tflite or text.onnx"
 # For each runtime, the package that it needs and the extra that installs the package.
 # The package of LiteRT is always installed.
 _PACKAGES = {
@@ -52,19 +55,26 @@ class ModelLocation:
 
     Attributes:
         name: str, name that opens the model from any working directory.
-        folder: path of the folder of the model, or None for a model on the Hugging Face
-            Hub.
+        folder: path of the folder of the model. The folder of a model on the Hugging
+            Face Hub is in the cache, and may have no Keras weights.
         runtimes: names of the runtimes for which the folder has files. `"auto"` chooses
             the first.
     """
 
     name: str
-    folder: pathlib.Path | None
+    folder: pathlib.Path
     runtimes: tuple[str, ...]
+
+    @property
+    def preset(self) -> str | pathlib.Path:
+        """Argument of `ALIGN.from_preset`, which downloads the weights of `hf://`."""
+        return self.name if is_hub_name(self.name) else self.folder
 
 
 def locate_model(name: str | os.PathLike) -> ModelLocation:
     """Returns the location of a model.
+
+    The files of a model on the Hugging Face Hub are downloaded, except Keras weights.
 
     Args:
         name: name or folder of the model, as in `load_model`.
@@ -76,8 +86,12 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
         InputError: if there is no such model.
     """
     name = os.fspath(name)
-    if name.startswith(_HUB_PREFIX):
-        return ModelLocation(name, None, ("keras",))
+    if is_hub_name(name):
+        folder = download(name, weights=False)
+        runtimes = _runtimes_of(folder)
+        if not runtimes:
+            raise InputError(_not_a_model(name, f"has no {_MODEL_FILES}"))
+        return ModelLocation(name, folder, runtimes)
     if name in SHIPPED_MODELS:
         folder = find_shipped_model(name)
         return ModelLocation(name, folder, _runtimes_of(folder))
@@ -93,8 +107,7 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
             "but no config.json. Run the same train command again to continue it."
         )
     if not runtimes:
-        files = "config.json, saved_model.pb, text.tflite or text.onnx"
-        raise InputError(_not_a_model(name, f"has no {files}"))
+        raise InputError(_not_a_model(name, f"has no {_MODEL_FILES}"))
     # A relative path may be equal to the name of an architecture, which `from_preset`
     # would build instead.
     folder = pathlib.Path(os.path.abspath(folder))

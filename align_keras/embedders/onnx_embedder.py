@@ -35,7 +35,7 @@ class ONNXEmbedder(TowerEmbedder):
     export_format = _FORMAT
 
     def __init__(self, location: ModelLocation) -> None:
-        folder = pathlib.Path(location.folder or "")
+        folder = location.folder
         paths = {kind: folder / name for kind, name in ONNX_FILES.items()}
         self._sessions = {kind: _open_session(path) for kind, path in paths.items()}
         metadata = {kind: self._read_metadata(kind, paths[kind]) for kind in paths}

@@ -73,7 +73,7 @@ class SavedModelEmbedder(Embedder):
     def __init__(self, location: ModelLocation, batch_size: int = 64) -> None:
         check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.name = location.name
-        self.directory = find_saved_model(location.folder or location.name)
+        self.directory = find_saved_model(location.folder)
         self.batch_size = batch_size
         self._tensorflow = _tensorflow_with_text_ops()
         try:

@@ -1,7 +1,7 @@
 """Model cards, the README files of exports."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -20,12 +20,13 @@ def model_card(
     evaluation: dict[str, float] | None = None,
     license: str | None = None,
     described: str = SIGNATURES,
-    measured: Sequence[dict] = (),
+    measured: Sequence[Mapping[str, Any]] = (),
+    repository: str | None = None,
 ) -> str:
     """Returns the text of a model card.
 
     Args:
-        model: `ALIGN`.
+        model: `ALIGN`, or `Embedder` of an exported model.
         weights: str, dtype of the stored weights, or None if no weight was converted.
         source: str, preset or run folder of the exported model, or None.
         data: dict from names of training sets to notes about each of them.
@@ -33,23 +34,14 @@ def model_card(
         license: str, terms of the weights, or None.
         described: str, sentence that names the description of inputs and outputs.
         measured: reports that `align-keras evaluate --json` printed.
+        repository: str, name on the Hugging Face Hub with which the model is opened, or
+            None.
 
     References:
         Jia et al. 2021, section 10. Mitchell et al. 2019, "Model cards for model
         reporting".
     """
-    image = model.image_encoder
-    text = model.text_encoder
-    parts = {
-        "image tower": f"{image.count_params():,} parameters, images of "
-        f"{model.image_size} × {model.image_size} pixels",
-        "text tower": f"{text.count_params():,} parameters, "
-        f"{model.tokenizer.sequence_length} of {len(model.tokenizer.vocabulary):,} "
-        f"tokens, normalized as {model.tokenizer.normalization}",
-        "embeddings": f"{image.output_shape[-1]} numbers, of unit length",
-        "temperature": f"{float(model.temperature):.4g}",
-        "stored weights": weights or "as trained",
-    }
+    parts = _parts(model) | {"stored weights": weights or "as trained"}
     if source is not None:
         parts = {"from": source} | parts
     if license is not None:
@@ -65,7 +57,29 @@ def model_card(
         data=data,
         evaluation=evaluation,
         measured=measured,
+        repository=repository,
     )
+
+
+def _parts(model: Any) -> dict[str, str]:
+    """Returns a dict from the name of each part of a model to its description."""
+    size = f"images of {model.image_size} × {model.image_size} pixels"
+    if not hasattr(model, "image_encoder"):
+        return {
+            "image tower": size,
+            "embeddings": f"{model.dimension} numbers, of unit length",
+            "runtime": model.runtime,
+        }
+    image = model.image_encoder
+    text = model.text_encoder
+    return {
+        "image tower": f"{image.count_params():,} parameters, {size}",
+        "text tower": f"{text.count_params():,} parameters, "
+        f"{model.tokenizer.sequence_length} of {len(model.tokenizer.vocabulary):,} "
+        f"tokens, normalized as {model.tokenizer.normalization}",
+        "embeddings": f"{image.output_shape[-1]} numbers, of unit length",
+        "temperature": f"{float(model.temperature):.4g}",
+    }
 
 
 def _title(report: dict[str, Any]) -> str:

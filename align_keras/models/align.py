@@ -291,14 +291,19 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
           model.safetensors, vocab.txt, and preprocessor_config.json or
           processor_config.json.
         - a repository on Hugging Face, such as `"hf://kakaobrain/align-base"`. It is
-          downloaded once and then read from the cache. A repository with the files of
-          `save_to_preset` works too.
+          downloaded once and then read from the cache. It contains the files of
+          `push_to_hub`, of `save_to_preset` or of transformers. The name may end in `@`
+          and a branch, tag or commit: `"hf://user/model@v1"`.
+        - a model on Kaggle, `"kaggle://user/model/keras/variation"`. kagglehub
+          downloads it.
 
         Args:
             preset: str or path, as described above.
             load_weights: bool, load the weights of a folder. A preset name has no
                 weights to load, and a `.keras` file always loads them.
-            **kwargs: for a preset name, the arguments of `ALIGN.from_encoders`,
+            **kwargs: for a model on Hugging Face, `revision`, a branch, tag or commit,
+                and `token`, which replaces the token of `HF_TOKEN` or of `hf auth
+                login`. For a preset name, the arguments of `ALIGN.from_encoders`,
                 `ImageEncoder` and `TextEncoder` that the name doesn't determine. An
                 argument that both encoders accept is passed to both. For a folder,
                 arguments that don't change the meaning of the weights: `dtype`,
@@ -349,6 +354,26 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         from align_keras.export import export_saved_model
 
         export_saved_model(self, directory, weights=weights)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Uploads the model to a repository on the Hugging Face Hub.
+
+        `align_keras.load_model("hf://user/model")` and `ALIGN.from_preset` open it.
+
+        Args:
+            repository: str, `"user/model"`.
+            **options: options of `align_keras.push_to_hub`, such as `private`,
+                `revision`, `exports`, `evaluation` and `license`.
+
+        Returns:
+            str, address of the commit.
+
+        Raises:
+            InputError: as `align_keras.push_to_hub`.
+        """
+        from align_keras.runs.hub_upload import push_to_hub
+
+        return push_to_hub(self, repository, **options)
 
     def get_config(self) -> dict:
         config: dict[str, Any] = super().get_config()

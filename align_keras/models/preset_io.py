@@ -19,7 +19,7 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
     load_litert_weights,
 )
-from align_keras.models.hub import HUB_PREFIX, download
+from align_keras.models.hub import download, is_hub_name
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_config import (
     ENCODERS,
@@ -90,17 +90,26 @@ def from_preset(
     cls: type[keras.Model],
     preset: str | os.PathLike,
     load_weights: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
     **kwargs: Any,
 ) -> keras.Model:
     """Implements `ALIGN.from_preset`. `cls` is `ALIGN`, which imports this module."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
+    for name, value in (("revision", revision), ("token", token)):
+        if value is not None and not is_hub_name(str(preset)):
+            raise InputError(
+                f"{name} can only be set for a model on the Hugging Face Hub. "
+                f"Received: the preset {preset}. Leave {name} out, or pass "
+                "hf://user/model."
+            )
     if str(preset) in preset_names():
         return from_name(cls, str(preset), parts)
     if str(preset) in SHIPPED_MODELS:
         preset = find_shipped_model(str(preset))
-    elif str(preset).startswith(HUB_PREFIX):
-        preset = download(str(preset))
+    elif is_hub_name(str(preset)):
+        preset = download(str(preset), revision, token, weights=load_weights)
     directory = pathlib.Path(preset)
     if directory.is_file() or directory.suffix == ".keras":
         return from_file(cls, directory, load_weights, arguments)

@@ -53,10 +53,42 @@ def about_run(
     return origin
 
 
-def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
-    """Reads an output of `align-keras evaluate --json` that belongs to the model."""
+def read_evaluation(path: str | os.PathLike, model: str | os.PathLike | None) -> dict:
+    """Reads an output of `align-keras evaluate --json`.
+
+    Args:
+        path: path of the file.
+        model: name of the model to which the file must belong, or None for a model in
+            memory.
+    """
     try:
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"--evaluation must be a readable file. Received: {path} ({reason}). "
+            "Check the path."
+        ) from None
+    except ValueError:
+        report = None
+    check_report(report, path)
+    if model is not None and not _is_same_model(report["model"], model):
+        raise InputError(
+            f"--evaluation must belong to --model {model}. Received: {path}, an "
+            f"evaluation of {report['model']}. Evaluate this model, or leave the "
+            "option out."
+        )
+    return report
+
+
+def check_report(report: Any, received: object) -> None:
+    """Raises unless a value has the form of the result of `align_keras.evaluate`.
+
+    Args:
+        report: value to check.
+        received: description of the value for the message, such as its path.
+    """
+    try:
         slices = report.get("slices", {})
         fits = (
             all(isinstance(report[name], str) for name in ("model", "protocol", "data"))
@@ -65,26 +97,17 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
             and _have_intervals(slices)
             and ("slices" in report) == ("slice_by" in report)
         )
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"--evaluation must be a readable file. Received: {path} ({reason}). "
-            "Check the path."
-        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:
         raise InputError(
             "--evaluation must be the output of `align-keras evaluate … --json`. "
-            f"Received: {path}. Write the file again."
+            f"Received: {received}. Write the file again."
         )
-    if os.path.realpath(report["model"]) != os.path.realpath(model):
-        raise InputError(
-            f"--evaluation must belong to --model {model}. Received: {path}, an "
-            f"evaluation of {report['model']}. Evaluate this model, or leave the "
-            "option out."
-        )
-    return report
+
+
+def _is_same_model(first: str, second: str | os.PathLike) -> bool:
+    return os.path.realpath(first) == os.path.realpath(second)
 
 
 def _are_metrics(values: Mapping[str, Any]) -> bool:

@@ -230,7 +230,7 @@ def _open(model: Any, format: str) -> Any:
         # Converters don't support mixed precision. The variables are always float32.
         dtype = None if format == "saved_model" else "float32"
         location = locate_model(model)
-        align = ALIGN.from_preset(location.folder or location.name, dtype=dtype)
+        align = ALIGN.from_preset(location.preset, dtype=dtype)
     if align.vocabulary is None:
         raise InputError(
             f"model must have a vocabulary to embed captions. Received: {model} "

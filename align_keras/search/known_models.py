@@ -17,6 +17,7 @@ from typing import Any
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import LITERT_FILES
+from align_keras.models.hub import is_hub_name
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS
@@ -83,7 +84,7 @@ def _towers_inside(name: str, index: str | os.PathLike) -> str | None:
     """Returns the folder of LiteRT towers inside the folder of an index, or None."""
     folder = os.path.realpath(index)
     towers = os.path.realpath(os.path.join(folder, name))
-    if name.startswith("hf://") or not towers.startswith(os.path.join(folder, "")):
+    if is_hub_name(name) or not towers.startswith(os.path.join(folder, "")):
         return None
     files = [os.path.join(towers, file) for file in LITERT_FILES.values()]
     if any(os.path.islink(file) or not os.path.isfile(file) for file in files):

@@ -37,6 +37,8 @@ _ASSIGNED = re.compile(
     r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\"`)]+)",
     re.IGNORECASE,
 )
+# Token of the Hugging Face Hub.
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 # An address within a text ends at the next space, quote or address. The password of a
 # database may contain quotes.
 _ADDRESS = re.compile(
@@ -134,7 +136,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def redacted(text: str, *addresses: str) -> str:
-    """Replaces the passwords and tokens of addresses in a text by `***`.
+    """Replaces passwords and tokens of addresses, and tokens of the Hub, by `***`.
 
     Args:
         text: str, such as a message or an address.
@@ -144,6 +146,8 @@ def redacted(text: str, *addresses: str) -> str:
     'postgresql://me:***@host/db?sslpassword=***&port=1 is away'
     >>> redacted("host=db password='a b' user=me")
     'host=db password=*** user=me'
+    >>> redacted("hf_abcdefghijklmnopqrstuvwxyz was refused")
+    '*** was refused'
     """
     for address in addresses:
         for secret in _secrets(address):
@@ -152,6 +156,8 @@ def redacted(text: str, *addresses: str) -> str:
         text = _ADDRESS.sub(lambda match: _hidden(match[0]), text)
     if "=" in text:
         text = _ASSIGNED.sub(rf"\1\2{_HIDDEN}", text)
+    if "hf_" in text:
+        text = _HUB_TOKEN.sub(_HIDDEN, text)
     return text
 
 

@@ -88,6 +88,7 @@ def test_each_command_has_a_help(capsys, name):
         "plan": "--devices",
         "evaluate": "--model",
         "index": "--to",
+        "push": "--exports",
         "embed": "--to",
         "serve": "--model",
     }

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from align_keras import load_model
+from align_keras.embedders import locations
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.images.preprocess import PREPROCESSING_VERSION
 from align_keras.models import ALIGN
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
+from tests.helpers.color_towers import GOLDEN
 from tests.helpers.small import small_align
 from tests.helpers.tiny_export import image_bytes, write_tiny_export
 
@@ -204,8 +206,14 @@ def test_the_name_of_an_architecture_is_refused(tmp_path, monkeypatch):
 
 
 def test_hub_and_shipped_models_are_located_by_name(tmp_path, monkeypatch):
-    location = locate_model("hf://kakaobrain/align-base")
-    assert choose_runtime(location) == "keras" and location.folder is None
+    folders = {"hf://user/keras": tmp_path, "hf://user/towers": GOLDEN}
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(locations, "download", lambda name, weights: folders[name])
+    location = locate_model("hf://user/keras")
+    assert choose_runtime(location) == "keras"
+    # `from_preset` downloads the weights.
+    assert location.preset == location.name == "hf://user/keras"
+    assert choose_runtime(locate_model("hf://user/towers")) == "litert"
     # The shipped model takes precedence over a folder with its name.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "align_small_en").mkdir()

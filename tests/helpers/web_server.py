@@ -1,12 +1,10 @@
-"""Local web servers with faults, and a local copy of the Hugging Face hub."""
+"""Local web servers with faults."""
 
 import base64
 import contextlib
 import dataclasses
 import hashlib
 import http.server
-import json
-import pathlib
 import re
 import threading
 import time
@@ -14,7 +12,6 @@ import types
 import urllib.parse
 from collections.abc import Mapping
 
-REVISION = "5" * 40
 # Seconds. Longer than the timeout that tests set for a stalled server.
 STALL_SECONDS = 5
 
@@ -84,46 +81,6 @@ class WebServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """Prints nothing, since tests make clients close connections early."""
-
-
-def hub_server(models: Mapping[str, pathlib.Path | str]) -> WebServer:
-    """Returns a server of folders as models of the Hugging Face hub.
-
-    Set `HF_ENDPOINT` to the server's `url`.
-
-    Args:
-        models: `"user/model"` → folder. The files of the folder's top level are served.
-    """
-    files: dict[str, bytes] = {}
-    for model, folder in models.items():
-        contents = {
-            path.name: path.read_bytes()
-            for path in sorted(pathlib.Path(folder).iterdir())
-            if path.is_file()
-        }
-        description = {
-            "id": model,
-            "sha": REVISION,
-            "siblings": [{"rfilename": name} for name in contents],
-        }
-        tree = [
-            {
-                "type": "file",
-                "path": name,
-                "size": len(content),
-                "oid": hashlib.sha1(name.encode()).hexdigest(),
-            }
-            for name, content in contents.items()
-        ]
-        files[f"api/models/{model}/revision/main"] = json.dumps(description).encode()
-        files[f"api/models/{model}/tree/{REVISION}"] = json.dumps(tree).encode()
-        for name, content in contents.items():
-            files[f"{model}/resolve/{REVISION}/{name}"] = content
-    return WebServer(
-        files,
-        headers={"X-Repo-Commit": REVISION},
-        not_found_headers={"X-Error-Code": "RepoNotFound"},
-    )
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

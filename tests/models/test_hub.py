@@ -1,39 +1,60 @@
-"""Tests of downloads from the Hugging Face Hub, which a local server replaces."""
+"""Downloads from the Hugging Face Hub, which a local server replaces, and Kaggle."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 
-import huggingface_hub.utils
 import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.models import ALIGN
-from align_keras.models.hub import HUB_FILES
+from align_keras.models.hub import HubName, download, parse_hub_name
+from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
 from tests.helpers.align_folders import tiny_align
+from tests.helpers.color_towers import GOLDEN
+from tests.helpers.hub_server import Cut
 from tests.helpers.small import small_align
-from tests.helpers.web_server import REVISION, hub_server
 
-# Script that opens hub models and saves embeddings of an image and a caption.
-OPEN = """
+WRONG_TOKEN = "hf_" + "x" * 34
+# Script that opens models without TensorFlow and prints an embedding of each.
+OPEN_WITHOUT_TENSORFLOW = """
 import sys
-import numpy as np
-from align_keras import ALIGN, load_model
-embeddings = {}
-for name in sys.argv[2:]:
-    model = ALIGN.from_preset(name)
-    pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
-    embeddings[name + " image"] = model.encode_images([pixels])
-    embeddings[name + " text"] = model.encode_texts(["a red cat"])
-load_model(sys.argv[2])
-np.savez(sys.argv[1], **embeddings)
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "keras_hub"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuse())
+import align_keras
+
+for name in sys.argv[1:]:
+    try:
+        model = align_keras.load_model(name)
+        print(model.runtime, *model.encode_texts(["a dog"])[0].tolist())
+    except align_keras.InputError as error:
+        print(error)
 """
 
 
-def saved_folder(path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of `save_to_preset`."""
+    path = tmp_path_factory.mktemp("saved")
     small_align().save_to_preset(path)
+    return path
+
+
+@pytest.fixture
+def towers(tmp_path):
+    """Folder of LiteRT towers with the weights file of Keras next to them."""
+    path = tmp_path / "towers"
+    shutil.copytree(GOLDEN, path)
+    (path / "model.weights.h5").write_bytes(b"large" * 1000)
     return path
 
 
@@ -45,48 +66,308 @@ def transformers_5_folder(path):
     return path
 
 
-def test_all_files_of_a_model_are_downloaded(tmp_path):
-    folders = [saved_folder(tmp_path / "saved"), find_shipped_model("align_small_en")]
-    for folder in [*folders, transformers_5_folder(tmp_path / "five")]:
-        names = [file.name for file in folder.iterdir() if file.name != "README.md"]
-        downloaded = huggingface_hub.utils.filter_repo_objects(
-            names, allow_patterns=HUB_FILES
-        )
-        assert sorted(downloaded) == sorted(names)
+def pixels():
+    return [np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)]
 
 
-@pytest.mark.release
-def test_hub_models_return_the_embeddings_of_their_folders(tmp_path):
-    models = {
-        "user/saved": saved_folder(tmp_path / "saved"),
-        "user/shipped": find_shipped_model("align_small_en"),
+def assert_equal_models(actual, expected):
+    for actual_rows, expected_rows in (
+        (actual.encode_images(pixels()), expected.encode_images(pixels())),
+        (actual.encode_texts(["a red cat"]), expected.encode_texts(["a red cat"])),
+    ):
+        np.testing.assert_allclose(actual_rows, expected_rows, atol=1e-6)
+
+
+def downloads(server):
+    """Returns the names of the files that the clients have downloaded."""
+    return {request.rpartition("/")[2] for request in server.requests}
+
+
+# === Names ===
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("hf://a/b", HubName("a/b", None, "")),
+        ("a/b/", HubName("a/b", None, "")),
+        ("hf://a/b.c-d@v1.0", HubName("a/b.c-d", "v1.0", "")),
+        ("hf://a/b@refs/pr/3/onnx", HubName("a/b", "refs/pr/3", "onnx")),
+        ("hf://a/b@x%2Fy/c/d", HubName("a/b", "x/y", "c/d")),
+    ],
+)
+def test_a_name_has_a_repository_a_revision_and_a_folder(name, expected):
+    assert parse_hub_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["hf://a", "hf://", "a/b@", "a/b/../c", "a/b c", "a//b"]
+)
+def test_a_wrong_name_is_refused(name):
+    with pytest.raises(InputError, match="must have a name of the form hf://user"):
+        parse_hub_name(name)
+
+
+def test_the_argument_revision_must_agree_with_the_name():
+    assert parse_hub_name("a/b", "v1") == parse_hub_name("a/b@v1", "v1")
+    with pytest.raises(InputError, match="`revision` must agree with the name"):
+        parse_hub_name("a/b@v1", "v2")
+    with pytest.raises(InputError, match="revision can only be set for a model on"):
+        ALIGN.from_preset("align_nano", revision="v1")
+
+
+# === Downloads ===
+
+
+def test_a_preset_is_downloaded_once(hub_server, saved):
+    commit = hub_server.add_model("user/saved", saved)
+    hub_server.add_model("user/saved", GOLDEN)
+    assert hub_server.repositories["user/saved"].branches["main"] != commit
+    name = f"hf://user/saved@{commit}"
+    assert_equal_models(ALIGN.from_preset(name), ALIGN.from_preset(saved))
+    hub_server.requests.clear()
+    download(name)
+    assert not any("/resolve/" in request for request in hub_server.requests)
+
+
+def test_only_the_files_of_the_model_are_downloaded(hub_server, tmp_path, saved):
+    folder = tmp_path / "folder"
+    shutil.copytree(saved, folder)
+    others = ["pytorch_model.bin", "checkpoints/a.weights.h5", "onnx/image.onnx"]
+    for name in others:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"large")
+    (folder / "assets" / "tokenizer").mkdir(parents=True)
+    (folder / "assets" / "tokenizer" / "vocabulary.spm").write_bytes(b"part of it")
+    hub_server.add_model("user/saved", folder)
+    path = download("hf://user/saved")
+    actual = {file.relative_to(path).as_posix() for file in path.rglob("*.*")}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    expected = {file.relative_to(folder).as_posix() for file in files}
+    assert actual == expected.difference(others)
+
+
+def test_towers_are_opened_without_the_weights_of_keras(hub_server, towers):
+    (towers / "config.json").write_text("{}")
+    hub_server.add_model("user/towers", towers)
+    model = load_model("hf://user/towers")
+    assert (model.name, model.runtime) == ("hf://user/towers", "litert")
+    expected = load_model(GOLDEN).encode_texts(["red"])
+    np.testing.assert_array_equal(model.encode_texts(["red"]), expected)
+    assert model.fingerprint == load_model(GOLDEN).fingerprint
+    assert "model.weights.h5" not in downloads(hub_server)
+
+
+@pytest.mark.ci
+def test_the_keras_runtime_also_downloads_the_weights(hub_server, saved):
+    hub_server.add_model("user/saved", saved)
+    model = load_model("hf://user/saved")
+    assert model.runtime == "keras" and model.name == "hf://user/saved"
+    assert_equal_models(model, load_model(saved))
+
+
+def test_a_folder_of_a_repository_is_opened(hub_server, tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "repository" / "phone")
+    hub_server.add_model("user/model", tmp_path / "repository")
+    assert load_model("hf://user/model/phone").runtime == "litert"
+    with pytest.raises(InputError, match="a repository without onnx"):
+        load_model("hf://user/model/onnx")
+    with pytest.raises(InputError, match="'hf://user/model', which has no config.json"):
+        load_model("hf://user/model")
+
+
+def test_revisions_are_branches_and_commits(hub_server, saved):
+    old = hub_server.add_model("user/model", GOLDEN)
+    hub_server.repositories["user/model"].branches["towers"] = old
+    new = hub_server.add_model("user/model", saved)
+    assert load_model("hf://user/model@towers").runtime == "litert"
+    assert download("hf://user/model", "towers").name == old
+    assert download("hf://user/model").name == new
+
+
+def test_a_private_repository_needs_the_token_of_its_user(
+    hub_server, monkeypatch, tmp_path
+):
+    token = hub_server.add_user("user")
+    hub_server.add_model("user/private", GOLDEN, private=True)
+    with pytest.raises(InputError, match="no such repository that you may read"):
+        load_model("hf://user/private")
+    # An argument, the file of `hf auth login`, and the environment.
+    assert download("hf://user/private", token=token).is_dir()
+    shutil.rmtree(tmp_path / "hub_cache")
+    (tmp_path / "hub_cache").mkdir()
+    (tmp_path / "hub_cache" / "token").write_text(token)
+    assert load_model("hf://user/private").runtime == "litert"
+    shutil.rmtree(tmp_path / "hub_cache")
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert load_model("hf://user/private").runtime == "litert"
+
+
+def test_a_cached_model_is_opened_offline(hub_server, monkeypatch):
+    hub_server.add_model("user/towers", GOLDEN)
+    load_model("hf://user/towers")
+    hub_server.shutdown()
+    hub_server.server_close()
+    assert load_model("hf://user/towers").runtime == "litert"
+    with pytest.raises(InputError, match=r"\(Connect\w*Error: .*not in the cache"):
+        load_model("hf://user/other")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_model("hf://user/towers").runtime == "litert"
+    message = "files are not in the cache. Unset HF_HUB_OFFLINE"
+    with pytest.raises(InputError, match=message):
+        load_model("hf://user/other")
+
+
+# === Mistakes ===
+
+
+@pytest.mark.parametrize(
+    "name, token, message",
+    [
+        ("user/none", None, "no such repository that you may read"),
+        ("user/private", None, "no such repository that you may read"),
+        ("user/towers@v9", None, "must be a branch, tag or commit.*revision='v9'"),
+        ("user/gated", None, "must accept its terms.*/user/gated"),
+        ("user/towers", WRONG_TOKEN, "doesn't accept your token.*hf auth login"),
+        ("user/private", "bob", "no such repository that you may read"),
+    ],
+)
+def test_a_mistake_is_one_line_without_the_token(
+    hub_server, monkeypatch, caplog, name, token, message
+):
+    for repository in ("user/towers", "user/gated", "user/private"):
+        hub_server.add_model(repository, GOLDEN, private=repository == "user/private")
+    hub_server.repositories["user/gated"].gated = True
+    if token == "bob":
+        token = hub_server.add_user("bob")
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(f"hf://{name}")
+    text = str(caught.value)
+    assert "\n" not in text and f"hf://{name}" in text
+    assert token is None or token not in text + caplog.text
+
+
+def test_a_token_that_is_no_header_is_hidden(hub_server):
+    hub_server.add_model("user/towers", GOLDEN)
+    with pytest.raises(InputError) as caught:
+        download("hf://user/towers", token="secret\nword")
+    assert "secret" not in str(caught.value)
+
+
+# === Broken transfers ===
+
+
+def test_a_broken_download_continues(hub_server, saved, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)
+    hub_server.add_model("user/saved", saved)
+    weights = hub_server.repositories["user/saved"].files()["model.weights.h5"]
+    hub_server.cuts.append(Cut("GET", weights.sha256))
+    try:
+        folder = download("hf://user/saved")
+    except InputError:
+        # Versions of huggingface_hub before 2.0 continue in the next call.
+        folder = download("hf://user/saved")
+    assert (folder / "model.weights.h5").read_bytes() == weights.content
+    assert not hub_server.cuts
+    (byte_range,) = hub_server.ranges
+    start = int(re.fullmatch(r"bytes=(\d+)-\d*", byte_range)[1])
+    half = len(weights.content) // 2
+    assert half - 1024 <= start <= half
+
+
+@pytest.mark.ci
+def test_the_next_call_downloads_the_missing_files_only(hub_server, saved):
+    hub_server.add_model("user/saved", saved)
+    weights = hub_server.repositories["user/saved"].files()["model.weights.h5"]
+    # The client gives up after five further attempts without a byte.
+    hub_server.cuts += [Cut("GET", weights.sha256, share=0)] * 6
+    with pytest.raises(InputError, match="hf://user/saved can't be downloaded"):
+        download("hf://user/saved")
+    assert not hub_server.cuts
+    hub_server.requests.clear()
+    folder = download("hf://user/saved")
+    assert (folder / "model.weights.h5").read_bytes() == weights.content
+    received = [request for request in hub_server.requests if "GET" in request]
+    assert received[-1] == f"GET /large/{weights.sha256}"
+    assert not any(request.endswith("config.json") for request in received)
+
+
+# === Other kinds of models, and other processes ===
+
+
+@pytest.mark.ci
+def test_models_of_transformers_and_the_shipped_model_are_opened(hub_server, tmp_path):
+    folders = {
+        "user/four": tiny_align(),
         "user/five": transformers_5_folder(tmp_path / "five"),
+        "user/shipped": find_shipped_model("align_small_en"),
     }
-    (tmp_path / "saved" / "pytorch_model.bin").write_bytes(b"0" * 100)
-    names = [f"hf://{name}" for name in models]
-    environment = {
-        **os.environ,
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "0",
-    }
-    command = [sys.executable, "-c", OPEN, str(tmp_path / "embeddings.npz"), *names]
-    with hub_server(models) as server:
-        environment["HF_ENDPOINT"] = server.url
-        options = {"env": environment, "capture_output": True, "text": True}
-        process = subprocess.run(command, **options)
-        assert process.returncode == 0, process.stderr
-        requested_files = {
-            request.name for request in server.requests if request.method == "GET"
-        }
-    assert f"user/saved/resolve/{REVISION}/model.weights.h5" in requested_files
-    assert not any(name.endswith("pytorch_model.bin") for name in requested_files)
-    actual = np.load(tmp_path / "embeddings.npz")
-    pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
-    for name, folder in models.items():
-        model = ALIGN.from_preset(folder)
-        expected = model.encode_images([pixels]), model.encode_texts(["a red cat"])
-        np.testing.assert_allclose(actual[f"hf://{name} image"], expected[0], atol=1e-6)
-        np.testing.assert_allclose(actual[f"hf://{name} text"], expected[1], atol=1e-6)
-    # The server is stopped, so the models are opened from the cache.
-    process = subprocess.run(command, **options)
+    for name, folder in folders.items():
+        hub_server.add_model(name, folder)
+        model = ALIGN.from_preset(f"hf://{name}")
+        assert_equal_models(model, ALIGN.from_preset(folder))
+
+
+@pytest.mark.ci
+def test_the_light_path_needs_no_tensorflow(hub_server, tmp_path):
+    """The client reads its settings from the environment, as for users."""
+    hub_server.add_model("user/small", find_shipped_model("align_small_en"))
+    hub_server.add_model("user/private", GOLDEN, private=True)
+    token = hub_server.add_user("user")
+    names = ["hf://user/small", "hf://user/private", "hf://user/none", "kaggle://a/b"]
+    process = open_without_tensorflow(names, hub_server.environment(tmp_path, token))
+    small, private, none, kaggle = process.stdout.splitlines()
+    runtime, *row = small.split()
+    assert runtime == "litert"
+    expected = load_model("align_small_en").encode_texts(["a dog"])[0]
+    np.testing.assert_allclose(np.array(row, float), expected, atol=1e-6)
+    assert private.startswith("litert ")
+    assert "no such repository" in none and "kaggle://a/b" in kaggle
+    offline = hub_server.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}
+    process = open_without_tensorflow(names, offline)
+    assert process.stdout.splitlines()[:2] == [small, private]
+
+
+def open_without_tensorflow(names, environment):
+    process = subprocess.run(
+        [sys.executable, "-c", OPEN_WITHOUT_TENSORFLOW, *names],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert process.returncode == 0, process.stderr
+    return process
+
+
+# === Kaggle ===
+
+
+def test_a_model_of_kaggle_is_opened_from_its_cache(tmp_path, monkeypatch):
+    pytest.importorskip("kagglehub")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models" / "user" / "towers" / "keras" / "small" / "1"
+    shutil.copytree(GOLDEN, folder)
+    # kagglehub writes this file after a complete download.
+    (folder.parent / "1.complete").touch()
+    model = load_model("kaggle://user/towers/keras/small/1")
+    assert model.name == "kaggle://user/towers/keras/small/1"
+    assert model.runtime == "litert"
+    with pytest.raises(InputError, match="revision.*must be left out.*on Kaggle"):
+        download("kaggle://user/towers/keras/small/1", revision="v1")
+    with pytest.raises(InputError, match="kaggle://user/x can't be downloaded"):
+        load_model("kaggle://user/x")
+
+
+def test_kaggle_needs_kagglehub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(InputError, match="Run `pip install kagglehub`"):
+        load_model("kaggle://user/towers/keras/small/1")
+
+
+def test_no_test_reaches_the_internet(hub_server):
+    import huggingface_hub
+
+    assert huggingface_hub.HfApi().endpoint == hub_server.url
+    assert "HF_TOKEN" not in os.environ

@@ -83,6 +83,13 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "planning": ("search", "models", "config"),
     "config": (),
 }
+# Imports within functions that the table forbids: file and module → reason. They are
+# ignored in the search for cycles.
+LAZY_IMPORTS = {
+    ("models/align.py", "align_keras.runs.hub_upload"): (
+        "`model.push_to_hub()` writes the metrics and exports of a run"
+    ),
+}
 # The command line imports every package, and no package imports it.
 COMMAND_LINE = "cli"
 # Packages and modules whose import must not load TensorFlow.
@@ -98,9 +105,11 @@ LIGHT = (
     "cli/evaluate.py",
     "protocols/run_protocol.py",
     "cli/main.py",
+    "cli/push.py",
     "runs/about_run.py",
     "runs/data_errors.py",
     "runs/experiment.py",
+    "runs/hub_upload.py",
     "runs/run.py",
     "runs/run_folder.py",
     "runs/start.py",
@@ -126,6 +135,7 @@ LIGHT = (
     "embedders/tower_embedder.py",
     "models/__init__.py",
     "models/composed_query.py",
+    "models/hub.py",
     "models/preset_table.py",
     "models/tower_costs.py",
     "models/variants.py",
@@ -207,6 +217,9 @@ def find_errors(root: pathlib.Path) -> list[str]:
         for line, target in imports_of(name, path, modules):
             if target.split(".")[0] != ALIGN_KERAS:
                 continue
+            file = path.relative_to(root / ALIGN_KERAS).as_posix()
+            if (file, target) in LAZY_IMPORTS:
+                continue
             graph[name].append(target)
             if not may_import(package, package_of(target)):
                 location = f"{path.relative_to(root)}:{line}"
@@ -245,6 +258,20 @@ def find_cycles(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
 def test_every_import_is_allowed():
     errors = find_errors(ROOT)
     assert not errors, "\n".join(errors)
+
+
+def test_lazy_imports_exist_and_are_within_functions():
+    modules = modules_of(ROOT)
+    for file, target in LAZY_IMPORTS:
+        path = ROOT / ALIGN_KERAS / file
+        name = ".".join([ALIGN_KERAS, *pathlib.PurePath(file).with_suffix("").parts])
+        lines = [
+            line for line, module in imports_of(name, path, modules) if module == target
+        ]
+        assert lines, f"{file} does not import {target}"
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_top = {node.lineno for node in tree.body}
+        assert not at_top.intersection(lines)
 
 
 def test_the_table_has_no_cycle():

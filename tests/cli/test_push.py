@@ -1,0 +1,118 @@
+"""`align-keras push`: an upload, its options and wrong inputs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from align_keras.cli.main import main
+from tests.helpers.color_towers import GOLDEN
+from tests.helpers.hub_server import read_metadata
+
+NAME = "user/model"
+
+
+@pytest.fixture
+def push(hub_server, monkeypatch, capsys):
+    """Function that runs the command as a user who is logged in."""
+    token = hub_server.add_user("user")
+    monkeypatch.setenv("HF_TOKEN", token)
+
+    def push(*words):
+        code = main(["push", *map(str, words)])
+        captured = capsys.readouterr()
+        assert captured.out == "" and token not in captured.err
+        return code, captured.err
+
+    return push
+
+
+def test_a_model_is_pushed_with_all_options(push, hub_server, tmp_path):
+    report = {"model": str(GOLDEN), "protocol": "retrieval", "data": "stamps"}
+    report["metrics"] = {"t2i/recall_at_1": 0.25}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    code, err = push(
+        GOLDEN,
+        NAME,
+        "--private",
+        "--revision=v1",
+        f"--evaluation={tmp_path / 'report.json'}",
+        "--license=mit",
+        "--commit-message=First version",
+        "--language",
+        "en",
+        "de",
+        "--datasets",
+        "user/pairs",
+    )
+    repository = hub_server.repositories[NAME]
+    commit = repository.branches["v1"]
+    assert code == 0
+    assert err == f"pushed {hub_server.url}/{NAME}/commit/{commit}\n"
+    assert repository.private and repository.messages[commit] == "First version"
+    assert repository.files("main") == {}
+    card = repository.files("v1")["README.md"].content.decode()
+    metadata = read_metadata(card)
+    assert metadata["license"] == "mit" and metadata["language"] == ["en", "de"]
+    assert metadata["datasets"] == ["user/pairs"]
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.25
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["no_such_folder", NAME], "MODEL must be align_small_en, the folder of a run"),
+        ([GOLDEN, "model"], "must have a name of the form hf://user/model"),
+        ([GOLDEN, NAME, "--license=My License"], "--license must be an identifier"),
+        ([GOLDEN, NAME, "--exports", "litert"], "--exports must not have litert"),
+        ([GOLDEN, NAME, "--revision=a b"], "--revision must be the name of a branch"),
+        ([GOLDEN, "other/model"], "your token doesn't permit it"),
+    ],
+)
+def test_a_mistake_is_one_line(push, words, message):
+    code, err = push(*words)
+    assert code == 1 and err.count("\n") == 1
+    assert err.startswith("align-keras push: error: ") and message in err
+
+
+def test_a_push_needs_a_login(push, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    code, err = push(GOLDEN, NAME)
+    assert code == 1 and "Received: no token. Log in with `hf auth login`" in err
+
+
+@pytest.mark.ci
+def test_another_machine_opens_the_pushed_model(hub_server, tmp_path):
+    """Both processes read the settings of the Hub from the environment."""
+    token = hub_server.add_user("user")
+    pusher = hub_server.environment(tmp_path / "pusher", token)
+    arguments = ["align_small_en", NAME, "--private", "--license", "apache-2.0"]
+    process = run("push", *arguments, env=pusher)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.startswith("pushed ")
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    embed = ["embed", str(tmp_path / "captions.txt"), "--format", "npy"]
+    embed += ["--model", f"hf://{NAME}", "--to"]
+    reader = hub_server.environment(tmp_path / "reader", token)
+    process = run(*embed, str(tmp_path / "out"), env=reader)
+    assert process.returncode == 0, process.stderr
+    stranger = hub_server.environment(tmp_path / "stranger")
+    process = run(*embed, str(tmp_path / "other"), env=stranger)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert "no such repository that you may read" in process.stderr
+    assert token not in process.stderr
+    # The model is in the cache of the reader.
+    offline = reader | {"HF_HUB_OFFLINE": "1"}
+    process = run(*embed, str(tmp_path / "offline"), env=offline)
+    assert process.returncode == 0, process.stderr
+
+
+def run(*words, env):
+    return subprocess.run(
+        [sys.executable, "-m", "align_keras.cli.main", *words],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
