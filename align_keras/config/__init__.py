@@ -42,7 +42,7 @@ from align_keras.config.experiment_config import (
     TrainerConfig,
     WarmupConfig,
 )
-from align_keras.config.fields import as_dict, changed_keys, without_passwords
+from align_keras.config.fields import as_dict, changed_keys
 from align_keras.config.fine_tuning_config import (
     FineTuningConfig,
     FullStageConfig,

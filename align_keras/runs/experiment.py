@@ -9,12 +9,8 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from align_keras.config import (
-    ExperimentConfig,
-    as_dict,
-    resolve_config,
-    without_passwords,
-)
+from align_keras.config import ExperimentConfig, as_dict, resolve_config
+from align_keras.config.fields import without_passwords
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.modes import CHECKPOINTS, MODES

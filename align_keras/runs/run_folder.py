@@ -12,9 +12,9 @@ from align_keras.config import (
     ExperimentConfig,
     changed_keys,
     load_config,
-    without_passwords,
     write_config_file,
 )
+from align_keras.config.fields import without_passwords
 from align_keras.models.preset_files import find_vocabulary_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import hold, locked, refuse_url

@@ -6,8 +6,8 @@ from align_keras.config import (
     as_dict,
     changed_keys,
     load_config,
-    without_passwords,
 )
+from align_keras.config.fields import without_passwords
 from align_keras.utils.addresses import with_secrets
 
 
