@@ -111,8 +111,8 @@ def push_to_hub(
     Example:
 
     ```python
-    align_keras.push_to_hub("saved_models/stamps", "user/stamps", license="mit")
-    model = align_keras.load_model("hf://user/stamps")
+    align_keras.push_to_hub("align_small_en", "user/drawings", license="apache-2.0")
+    model = align_keras.load_model("hf://user/drawings")
     ```
     """
     target = _checked_target(repository, revision, license, exports)

@@ -8,9 +8,7 @@ import http.server
 import re
 import threading
 import time
-import types
 import urllib.parse
-from collections.abc import Mapping
 
 # Seconds. Longer than the timeout that tests set for a stalled server.
 STALL_SECONDS = 5
@@ -31,8 +29,6 @@ class WebServer(http.server.ThreadingHTTPServer):
     Args:
         files: Name → bytes. A name is the path of the URL without its first slash.
         port: Port of the loopback interface, or 0 for any free one.
-        headers: Headers of every successful response.
-        not_found_headers: Headers of every response with status 404.
 
     Attributes:
         url: Address of the server.
@@ -51,17 +47,9 @@ class WebServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(
-        self,
-        files: dict[str, bytes],
-        port: int = 0,
-        headers: Mapping[str, str] = types.MappingProxyType({}),
-        not_found_headers: Mapping[str, str] = types.MappingProxyType({}),
-    ) -> None:
+    def __init__(self, files: dict[str, bytes], port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.files = files
-        self.headers = headers
-        self.not_found_headers = not_found_headers
         self.requests: list[Request] = []
         self.faults: list[str] = []
         self.redirects: dict[str, str] = {}
@@ -114,7 +102,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             fault = "break"
         content = server.files.get(name)
         if content is None:
-            return self._refuse(404, server.not_found_headers)
+            return self._refuse(404)
         if fault.isdecimal():
             return self._refuse(int(fault))
         tag = f'"{hashlib.md5(content).hexdigest()}"'
@@ -130,8 +118,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", content_range)
         self.send_header("Content-Length", str(stop - start))
         self.send_header("ETag", tag)
-        for key, value in server.headers.items():
-            self.send_header(key, value)
         self.end_headers()
         if not has_body:
             return None
@@ -146,15 +132,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.shutdown(2)
         return None
 
-    def _refuse(
-        self, status: int, headers: Mapping[str, str] = types.MappingProxyType({})
-    ) -> None:
+    def _refuse(self, status: int) -> None:
         self.send_response(status)
         self.send_header("Content-Length", "0")
         if status == 429:
             self.send_header("Retry-After", "1")
-        for key, value in headers.items():
-            self.send_header(key, value)
         self.end_headers()
 
     def _redirect(self, target: str) -> None:
