@@ -24,7 +24,7 @@ from align_keras.utils.errors import InputError
 if TYPE_CHECKING:
     from align_keras.protocols.embedding_cache import CachedEncoders
 
-_IMAGE_OPTIONS = ("allow_missing", "runtime", "engine")
+_IMAGE_OPTIONS = ("allow_missing", "metadata", "runtime", "engine")
 
 
 def _folder_of_benchmark(request: Request, name: str) -> tuple[pathlib.Path, bool]:
@@ -46,7 +46,7 @@ def _folder_of_benchmark(request: Request, name: str) -> tuple[pathlib.Path, boo
 
 @define_protocol(
     help="recall in 36 languages",
-    options=(*_IMAGE_OPTIONS, "metadata"),
+    options=_IMAGE_OPTIONS,
     data="xm3600",
     data_help="xm3600, or a folder with captions.jsonl and images/",
 )
@@ -122,6 +122,7 @@ def sugar_crepe(encoders: "CachedEncoders", request: Request) -> Evaluation:
         allow_missing=bool(request.allow_missing),
         check_counts=is_complete,
     )
+    data = join_metadata_columns(data, request)
     request.check_columns(data.columns)
     images, rows = encoders.readable_images(data.images)
     outcomes = evaluation.caption_choice_outcomes(
@@ -152,7 +153,7 @@ _WINOGROUND_CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 
 
 @define_protocol(
     help="matching of two images and two captions of the same words",
-    options=("runtime", "engine"),
+    options=("metadata", "runtime", "engine"),
     data="winoground",
     data_help="winoground, or a folder in the layout of facebook/winoground",
 )
@@ -163,6 +164,7 @@ def winoground(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     folder, is_complete = _folder_of_benchmark(request, "winoground")
     data = benchmarks.read_winoground(folder, check_counts=is_complete)
+    data = join_metadata_columns(data, request)
     request.check_columns(data.columns)
     images, rows = encoders.readable_images(data.images)
     if len(rows) < len(data.images):

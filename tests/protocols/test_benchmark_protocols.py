@@ -173,6 +173,21 @@ def test_winoground_measures_three_scores(tmp_path, measure):
     )
 
 
+def test_columns_of_metadata_are_joined(tmp_path, measure):
+    examples = [(IMAGES[:2], ("red", "blue"), "Object")] * 2
+    write_winoground(tmp_path / "winoground", examples)
+    folder = tmp_path / "sugar_crepe"
+    pairs = {"add_obj": [(row, "red", "blue") for row in (0, 1, 1)]}
+    write_sugar_crepe(folder, folder / "val2017", IMAGES, pairs)
+    table = tmp_path / "metadata.csv"
+    table.write_text("id,origin\n0,a\n1,b\n000000000000.jpg,a\n000000000001.jpg,b\n")
+    options = {"metadata": str(table), "slice_by": "origin"}
+    slices = measure("winoground", tmp_path / "winoground", **options)["slices"]
+    assert slices["winoground/text_score[b]/items"] == 1
+    slices = measure("sugar_crepe", folder, **options)["slices"]
+    assert slices["sugar_crepe/accuracy[b]/items"] == 2
+
+
 @pytest.mark.parametrize("protocol", ["xm3600", "sugar_crepe", "winoground"])
 def test_missing_data_is_an_error_with_its_address(protocol, tmp_path, measure):
     with pytest.raises(InputError, match="Check the path"):

@@ -35,12 +35,14 @@ class CaptionChoices:
         images: list of paths.
         captions: list of str, the correct caption of each image.
         negative_captions: list of str, the wrong caption of each image.
+        image_ids: list of str, the file names. An image can occur several times.
         columns: dict with the column `category`, a list of str.
     """
 
     images: list[str]
     captions: list[str]
     negative_captions: list[str]
+    image_ids: list[str]
     columns: dict[str, list]
 
 
@@ -52,12 +54,14 @@ class CaptionedImagePairs:
         images: list of the first and the second image of each example, as paths or
             encoded images. It has twice as many entries as there are examples.
         captions: list of the captions of these images.
+        image_ids: list of str, the number of each example.
         columns: dict from a tag, such as `collapsed_tag`, to a list with the value of
             each example.
     """
 
     images: list[Any]
     captions: list[str]
+    image_ids: list[str]
     columns: dict[str, list]
 
 
@@ -121,6 +125,7 @@ def read_sugar_crepe(
         images=[images[row] for row in rows],
         captions=[captions[row] for row in rows],
         negative_captions=[negative_captions[row] for row in rows],
+        image_ids=[os.path.basename(images[row]) for row in rows],
         columns={"category": [categories[row] for row in rows]},
     )
 
@@ -181,6 +186,7 @@ def read_winoground(
         captions=[
             str(row[f"caption_{number}"]) for row in examples for number in (0, 1)
         ],
+        image_ids=[str(row.get("id", number)) for number, row in enumerate(examples)],
         columns={
             tag: [str(row[tag]) for row in examples]
             for tag in _TAGS
@@ -197,7 +203,7 @@ def _parquet_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     columns = ["image_0", "image_1", "caption_0", "caption_1"]
     try:
         names = pyarrow.parquet.read_schema(path).names
-        columns += [tag for tag in _TAGS if tag in names]
+        columns += [tag for tag in ("id", *_TAGS) if tag in names]
         rows = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
         for row in rows:
             for name in ("image_0", "image_1"):

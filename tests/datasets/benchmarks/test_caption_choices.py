@@ -81,6 +81,7 @@ def test_examples_of_winoground_are_read(tmp_path, layout):
     assert red_levels(data.images) == [0, 60, 120, 180]
     assert data.captions[2:] == ["more red than blue", "more blue than red"]
     assert data.columns["collapsed_tag"] == ["Object", "Relation"]
+    assert data.image_ids == ["0", "1"]
     with pytest.raises(InputError, match="must have 400 examples. Received: 2"):
         read_winoground(tmp_path)
 
