@@ -11,6 +11,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 
@@ -131,6 +132,23 @@ def test_a_distribution_works_outside_the_clone(kind, distributions, tmp_path):
         "--device-kind=tpu_v3",
         folder=tmp_path,
     )
+
+
+def test_the_wheel_works_without_extras(distributions, tmp_path):
+    programs = create_environment(tmp_path / "venv")
+    run(programs / "pip", "install", "-q", distributions["wheel"], folder=tmp_path)
+    run(programs / "pip", "check", folder=tmp_path)
+    script = ROOT / "tools" / "check_light.py"
+    output = run(programs / "python", script, folder=tmp_path)
+    assert "all checks passed" in output
+
+
+def test_the_sdist_contains_all_sources(distributions):
+    with tarfile.open(distributions["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    paths = ["align_keras", "experiments", "saved_models/align_small_en"]
+    tracked = run("git", "ls-files", *paths, "saved_models/__init__.py", folder=ROOT)
+    assert set(tracked.splitlines()) <= names
 
 
 def test_the_wheel_contains_the_small_model(distributions):

@@ -1,6 +1,5 @@
 """Compares bulk embeddings with those of the model, and tests resuming after kills."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -143,12 +142,6 @@ def test_a_text_file_is_embedded_to_npy_shards(model, tmp_path):
 @pytest.fixture
 def without_pyarrow(monkeypatch):
     """Lets imports of pyarrow fail."""
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *more: None if name == "pyarrow" else find_spec(name, *more),
-    )
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
 
