@@ -80,7 +80,8 @@ def build(debian, folder):
             image, _, label = arguments.partition(" AS ")
             assert image == BASE_IMAGE
             root = folder / f"stage_{len(stages)}"
-            shutil.copytree(debian, root, symlinks=True)
+            # shutil.copytree would read the endless devices in /dev.
+            subprocess.run(["cp", "--archive", debian, root], check=True)
             stage = stages[label] = Stage(root)
         elif name == "WORKDIR":
             stage.folder = arguments

@@ -31,8 +31,12 @@ def requirements(text):
 
 @pytest.fixture
 def keras(setup_cfg):
-    lines = setup_cfg["options.extras_require"]["tensorflow"]
-    (keras,) = (line for line in requirements(lines) if line.name == "keras")
+    (keras,) = (
+        requirement
+        for lines in setup_cfg["options.extras_require"].values()
+        for requirement in requirements(lines)
+        if requirement.name == "keras"
+    )
     return keras.specifier
 
 
