@@ -22,6 +22,7 @@ from typing import Any
 from align_keras.utils.errors import needs_tensorflow
 from align_keras.utils.keras_objects import register_with_keras
 from align_keras.utils.lazy_names import import_name
+from align_keras.utils.optional_packages import raise_import_error_if_broken
 
 __version__ = "0.1.0"
 _PUBLIC = {
@@ -82,6 +83,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 _PACKAGES = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
+raise_import_error_if_broken("tensorflow_text")
 
 
 def __getattr__(name: str) -> Any:

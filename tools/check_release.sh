@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all checks that must pass before a version is tagged. With --changed, runs only the
-# ci and release tests of the files that changed since REV. Prints the seconds of each
-# stage, and continues after a failure.
+# ci and release tests of the files that changed since REV. Continues after a failure, and
+# prints a table of the stages at the end.
 # usage: tools/check_release.sh [--changed [REV]]
 #   REV: A revision. The default is the merge base with main, or the previous commit if
 #   the current commit is on main.
@@ -9,14 +9,42 @@
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-failed=()
+failed=() summary=()
 stage() {
-  local name=$1 start=$SECONDS code=0
+  local name=$1 start=$SECONDS code=0 line
   shift
   echo "=== $name"
-  "$@" </dev/null || code=$?
-  echo "--- $name: exit $code after $((SECONDS - start)) s"
+  # A pipe would run functions in a subshell, which can't export variables.
+  "$@" </dev/null > >(tee "$work/log") 2>&1 || code=$?
+  wait $!
+  printf -v line '%-32s exit %d  %6d s  %s' "$name" "$code" "$((SECONDS - start))" \
+    "$(count_tests "$work/log")"
+  echo "--- $line"
+  summary+=("$line")
   [ "$code" = 0 ] || failed+=("$name")
+}
+
+# Adds up the numbers in the last lines of pytest, such as "180 passed, 4 skipped in 60s".
+count_tests() { # LOG
+  awk '/ in [0-9.]+s/ {
+    for (field = 2; field <= NF; field++) {
+      word = $field
+      sub(/,$/, "", word)
+      if (word ~ /^(passed|failed|skipped|errors?)$/) counts[word] += $(field - 1)
+    }
+  }
+  END {
+    for (word in counts) {
+      printf "%s%d %s", separator, counts[word], word
+      separator = ", "
+    }
+  }' "$1"
+}
+
+check_code() {
+  python -m ruff check . && python -m ruff format --check . && python -m mypy &&
+    NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict -q -f docs/mkdocs.yml \
+      -d "$work/site"
 }
 
 # Runs the tests with a marker in a separate process for each folder or file, because the
@@ -70,7 +98,7 @@ case "${1:-}" in
     [ -z "$tests" ] || stage "ci and release tests" run_separately "ci or release" $tests
     ;;
   "")
-    stage "lint" sh -c "python -m ruff check . && python -m ruff format --check ."
+    stage "lint, types and documentation" check_code
     stage "default tests" python -m pytest
     stage "CxC" download_ratings
     stage "ci tests" python -m pytest -m ci
@@ -85,6 +113,8 @@ case "${1:-}" in
     ;;
 esac
 
+echo "=== summary of version $(python -c "import align_keras; print(align_keras.__version__)")"
+printf '%s\n' "${summary[@]}"
 echo "=== $SECONDS s in all"
 if [ "${#failed[@]}" != 0 ]; then
   printf -v list '%s, ' "${failed[@]}"

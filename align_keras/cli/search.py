@@ -163,11 +163,11 @@ def _index_and_model(
     """
     if arguments.model_dir is None:
         return arguments.index, read_model_options(arguments)
-    from align_keras.runs.run_folder import check_searchable
+    from align_keras.runs.run_folder import check_searchable, searched_model
 
     check_searchable(arguments.model_dir)
     if arguments.model is None:
-        arguments.model = os.path.join(arguments.model_dir, "export")
+        arguments.model = os.fspath(searched_model(arguments.model_dir))
     return os.path.join(arguments.model_dir, "index"), read_model_options(arguments)
 
 

@@ -18,8 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         type=number_type("from 0 to 65535", int, 0, 65535),
         default=8765,
-        help="port on 127.0.0.1, or 0 for any free port (default: %(default)s). To use "
+        help="port, or 0 for any free port (default: %(default)s). To use "
         "the page from another machine, run ssh -L 8765:127.0.0.1:8765 THIS_MACHINE.",
+    )
+    parser.add_argument(
+        "--host",
+        # `HOSTS` of align_keras/search/local_server.py.
+        choices=("127.0.0.1", "0.0.0.0"),
+        default="127.0.0.1",
+        help="127.0.0.1 accepts connections from this machine only (default). 0.0.0.0 "
+        "accepts all connections, for a container that publishes the port",
     )
     parser.add_argument(
         "--model",
@@ -46,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.index,
         model=read_model_options(arguments),
         port=arguments.port,
+        host=arguments.host,
         on_ready=on_ready,
     )
     return 0

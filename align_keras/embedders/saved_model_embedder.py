@@ -1,5 +1,6 @@
 """Embedder of an exported SavedModel."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,6 +17,7 @@ from align_keras.embedders.embedder import Embedder, check_is_sequence, check_te
 from align_keras.embedders.locations import ModelLocation, find_saved_model
 from align_keras.embedders.pixels import as_png
 from align_keras.embedders.tower_embedder import MAX_SIDE
+from align_keras.text.tensorflow_text import check_tensorflow_text
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_regular
@@ -53,8 +55,8 @@ class SavedModelEmbedder(Embedder):
 
     The SavedModel must have at least one of two signatures. `encode_image` computes
     `image_embedding` from `image_bytes`, string (n,). `encode_text` computes
-    `text_embedding` from `captions`, string (n,). This class needs TensorFlow and
-    tensorflow-text, but not the code that built the model.
+    `text_embedding` from `captions`, string (n,). This class needs TensorFlow, and
+    tensorflow-text for texts, but not the code that built the model.
 
     Args:
         location: `ModelLocation` of a folder that `export_saved_model` wrote, or of a
@@ -80,6 +82,8 @@ class SavedModelEmbedder(Embedder):
             # The model must stay alive, since signatures do not reference variables.
             self._model = self._tensorflow.saved_model.load(str(self.directory))
         except (self._tensorflow.errors.OpError, *_LOAD_ERRORS) as error:
+            if _has_unknown_operations(self._tensorflow, self.directory):
+                check_tensorflow_text(f"The export {self.directory}")
             raise InputError(
                 f"The export {self.directory} cannot be loaded "
                 f"({first_line(error)}). Export the model again."
@@ -209,16 +213,28 @@ def first_line(error: BaseException) -> str:
 def _tensorflow_with_text_ops() -> Any:
     import tensorflow
 
-    try:
-        # This import registers the operations of the tokenizer in the graph.
+    # This import registers the operations of the tokenizer in the graph. SavedModels
+    # that only embed images load without them.
+    with contextlib.suppress(ImportError):
         import tensorflow_text  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "An export needs tensorflow-text with the minor version of TensorFlow "
-            f"({first_line(error)}). Run `pip install "
-            f"tensorflow-text~={tensorflow.__version__.rsplit('.', 1)[0]}.0`."
-        ) from error
     return tensorflow
+
+
+def _has_unknown_operations(tensorflow: Any, directory: pathlib.Path) -> bool:
+    """Returns True if the file of a SavedModel lists operations of other packages."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString((directory / "saved_model.pb").read_bytes())
+    except DecodeError:
+        return False
+    return any(
+        not hasattr(tensorflow.raw_ops, operation.name)
+        for meta_graph in saved_model.meta_graphs
+        for operation in meta_graph.meta_info_def.stripped_op_list.op
+    )
 
 
 def _read_file(path: str | os.PathLike) -> bytes:

@@ -15,6 +15,7 @@ from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
 from align_keras.export.tower_functions import check_has_attributes
+from align_keras.text.tensorflow_text import check_tensorflow_text
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
@@ -185,11 +186,7 @@ def check_exportable(model: Any) -> None:
         model, "image_encoder", "text_encoder", "image_size", "tokenizer"
     )
     if not model.tokenizer.in_graph:
-        raise InputError(
-            "SavedModels need the package tensorflow-text for the tokenizer. It is not "
-            "installed and has no wheels for Windows. Export on Linux or macOS, or "
-            "export as litert."
-        )
+        check_tensorflow_text("A SavedModel that embeds texts")
 
 
 def check_finite_weights(model: Any) -> None:

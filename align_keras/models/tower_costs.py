@@ -182,7 +182,7 @@ def text_tower_cost(
     pooler = (width + 1) * width if parts.pooler else 0
     rows = vocabulary_size + (max_sequence_length or length) + (parts.segments or 0)
     narrow = parts.embedding_dim or width
-    embeddings = _Part((rows + 2) * narrow, saved_values=2 * length * narrow)
+    embeddings = _Part((rows + 2) * narrow, saved_values=3 * length * narrow)
     if narrow != width or architecture == "albert":  # ALBERT always projects.
         embeddings += _Part(saved_values=length * narrow)
         embeddings += _dense(narrow, width, length)
@@ -190,11 +190,12 @@ def text_tower_cost(
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
     scores = num_heads * length * length
-    # A layer saves ten tensors of the layer width, the input and output of GELU, and
-    # the attention weights before and after dropout. The ten tensors are queries, keys,
-    # values, the output of the attention, two residual sums, and two normalized sums
-    # before and after their scale.
-    layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
+    # A layer saves twelve tensors of the layer width, the input and output of GELU, and
+    # the attention weights before and after dropout. The twelve tensors are queries,
+    # keys, values, the output of the attention, two residual sums, the two sums minus
+    # their mean, and two normalized sums before and after their scale. TensorFlow
+    # before 2.22 doesn't save the sums minus their mean.
+    layer = 12 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
     last = layer
     last_products = products
     # The last layer computes one token from all keys and values.

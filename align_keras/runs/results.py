@@ -2,6 +2,7 @@
 
 import pathlib
 import shlex
+import shutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,6 +40,9 @@ def write_results(
 ) -> None:
     """Writes the export, the search index and the report into the folder of a run.
 
+    Without tensorflow-text there is no export, and the weights of the run embed the
+    queries of a search.
+
     Args:
         config: `ExperimentConfig`.
         directory: `pathlib.Path`, folder of the run.
@@ -48,10 +52,21 @@ def write_results(
             name of the first corpus is in the title of the report.
         command: str, command that the export and the report name.
     """
-    say("exporting SavedModels for images, for texts and for both")
-    with atomic_folder(directory / "export") as folder:
-        write_saved_models(model, folder, card_arguments=about_run(directory, command))
-        write_serving_files(folder)
+    has_export = model.tokenizer.in_graph
+    if has_export:
+        say("exporting SavedModels for images, for texts and for both")
+        with atomic_folder(directory / "export") as folder:
+            write_saved_models(
+                model, folder, card_arguments=about_run(directory, command)
+            )
+            write_serving_files(folder)
+    else:
+        say(
+            "the run has no export, because SavedModels need tensorflow-text, which is "
+            "missing or does not load. `align-keras export litert` works without it"
+        )
+        # The index would have another model than an export of earlier weights.
+        shutil.rmtree(directory / "export", ignore_errors=True)
 
     image_embeddings = model.encode_images(pairs.images)
     captions, _ = flatten_captions(pairs.captions)
@@ -60,17 +75,18 @@ def write_results(
         directory, image_embeddings, pairs.ids, pairs.captions, pairs.images
     )
 
-    say("embedding and searching with the export in a process without align_keras")
-    comparison = check_standalone(
-        directory / "export",
-        images=pairs.images[:_CHECKED],
-        image_embeddings=image_embeddings[:_CHECKED],
-        captions=captions[:_CHECKED],
-        text_embeddings=text_embeddings[:_CHECKED],
-        index=directory / "index",
-        queries=captions[:1],
-    )
-    say(f"  embeddings differ by at most {comparison['max_abs_difference']:.1e}")
+    if has_export:
+        say("embedding and searching with the export in a process without align_keras")
+        comparison = check_standalone(
+            directory / "export",
+            images=pairs.images[:_CHECKED],
+            image_embeddings=image_embeddings[:_CHECKED],
+            captions=captions[:_CHECKED],
+            text_embeddings=text_embeddings[:_CHECKED],
+            index=directory / "index",
+            queries=captions[:1],
+        )
+        say(f"  embeddings differ by at most {comparison['max_abs_difference']:.1e}")
 
     text_queries, image_queries = contact_sheet(
         image_embeddings,

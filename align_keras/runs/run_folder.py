@@ -176,21 +176,30 @@ def check_finished(directory: str | os.PathLike) -> None:
     )
 
 
+def searched_model(directory: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of the model that embeds the queries of a run's index.
+
+    It is the export, or the folder of the run if it has no export.
+    """
+    directory = pathlib.Path(directory)
+    export = directory / "export"
+    return export if export.is_dir() else directory
+
+
 def check_searchable(directory: str | os.PathLike) -> None:
-    """Raises InputError with a remedy if a run has no index or no export."""
+    """Raises InputError with a remedy if a run has no index."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
             f"`model_dir` must be the folder of a finished run. Received: {directory}, "
             "which doesn't exist. Run `align-keras quickstart` to create a run."
         )
-    missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
-    if not missing or not (directory / PARAMS_FILE).exists():
+    has_index = (directory / "index").is_dir()
+    if has_index or not (directory / PARAMS_FILE).exists():
         # A folder that isn't a run is reported when its index is opened.
         return
     check_finished(directory)
     raise InputError(
-        "A search needs the folders index and export of a finished run. Received: "
-        f"{directory} without {' and '.join(missing)}. Run "
-        f"`{train_command(directory, 'index')}`."
+        f"A search needs the index of a finished run. Received: {directory}, which has "
+        f"no index. Run `{train_command(directory, 'index')}`."
     )

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from align_keras.corpus.image import ImageError
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -45,6 +46,10 @@ MAX_CONNECTIONS = 1_000
 # idle connection.
 _CLOSE_IDLE_ABOVE = MAX_CONNECTIONS * 9 // 10
 
+# Addresses on which a server can listen: this machine, and all network interfaces. In a
+# container, the published ports decide who can connect to the second address.
+HOSTS = ("127.0.0.1", "0.0.0.0")
+
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
     "Content-Security-Policy": (
@@ -61,10 +66,11 @@ _HEADERS = {
 _CHUNK = 262_144
 
 
-def open_port(port: int) -> socket.socket:
-    """Opens a listening socket on 127.0.0.1. Port 0 selects any free port."""
+def open_port(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """Opens a listening socket on one of `HOSTS`. Port 0 selects any free port."""
+    check_choice("host", host, HOSTS, "Use 0.0.0.0 in a container only.")
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
+        return socket.create_server((host, port), backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError) as error:
         raise InputError(
             f"`port` must be a free port. Received: port={port} ({error}). Choose "

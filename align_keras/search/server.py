@@ -1,4 +1,4 @@
-"""Web page and JSON API of `align-keras serve`, on 127.0.0.1.
+"""Web page and JSON API of `align-keras serve`.
 
 docs/pages/guides/serve.md documents the requests. The server sends a file only for the
 id of an image in the index, and only if the content of the file is the indexed content.
@@ -84,18 +84,22 @@ def serve(
     *,
     model: str | os.PathLike | None = None,
     port: int = PORT,
+    host: str = "127.0.0.1",
     on_ready: Callable[[str], object] = say,
 ) -> None:
-    """Serves the page and the API of an index on 127.0.0.1 until an interrupt.
+    """Serves the page and the API of an index until an interrupt.
 
     Args:
         folder: path or address of the index, by default `default_index()`.
         model: name or path of the model, by default the model of the index.
         port: int, port number, or 0 for any free port.
+        host: str, `"127.0.0.1"` to accept connections from this machine only, or
+            `"0.0.0.0"` in a container. Requests must name 127.0.0.1 or localhost as
+            their host in both cases.
         on_ready: function that is called with the address of the page.
     """
     app = make_app(folder, model=model)
-    with open_port(port) as listening:
+    with open_port(port, host) as listening:
         on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
         with contextlib.suppress(KeyboardInterrupt):
             make_server(app).run([listening])

@@ -41,6 +41,7 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
 
     Bytes that aren't UTF-8 are dropped. A special token such as `[MASK]` in a caption
     becomes the word that `mark_special_token` returns. Words may be empty.
+    `"bert_uncased"` needs tensorflow-text.
 
     Args:
         captions: string tensor (n,), UTF-8.
@@ -53,8 +54,8 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
         Devlin et al. 2019, `BasicTokenizer` of the released code.
 
     Example:
-    >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
-    [[b'creme', b'-', b'brulee']]
+    >>> split_words(tf.constant(["T-shirt"]), "bert_cased").to_list()
+    [[b'T', b'-', b'shirt']]
     """
     check_normalization(normalization)
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 try:
     import tensorflow_text as tf_text
-except ModuleNotFoundError:  # tensorflow-text has no wheels for Windows.
+except ImportError:  # It is missing, or built for another version of TensorFlow.
     tf_text = None
 
 from align_keras.text.normalization import mark_special_token, split_words

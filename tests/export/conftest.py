@@ -42,6 +42,7 @@ def model():
 @pytest.fixture(scope="session")
 def folder(model, tmp_path_factory):
     """Returns a folder with the folder `export`, which all test processes share."""
+    pytest.importorskip("tensorflow_text", exc_type=ImportError)
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

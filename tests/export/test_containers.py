@@ -8,7 +8,6 @@ import http.server
 import importlib.util
 import json
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tensorflow as tf
 import yaml
 
 from align_keras.export.serving_files import write_serving_files
+from tests.helpers.dockerfile import read_instructions
 
 MODELS = ("image", "text", "align")
 # Flags that the files use. They are defined in model_servers/main.cc of
@@ -43,11 +43,8 @@ def export(folder, tmp_path_factory):
 
 def dockerfile(export):
     """Returns a dict from instructions of the Dockerfile to lists of arguments."""
-    text = (export / "serving" / "Dockerfile").read_text(encoding="utf-8")
-    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
     instructions = {}
-    for line in filter(None, text.splitlines()):
-        name, _, arguments = line.partition(" ")
+    for name, arguments in read_instructions(export / "serving" / "Dockerfile"):
         instructions.setdefault(name, []).append(arguments)
     return instructions
 

@@ -22,6 +22,7 @@ from tests.export.export_inputs import (
     sample_image_files,
 )
 from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable_files, source
+from tests.helpers.tensorflow_text import needs_tensorflow_text
 
 # Program that embeds with an export without Keras and this package. The test runs it
 # with a locale in which ICU converts "I" to "ı".
@@ -205,6 +206,7 @@ def test_signatures_json_describes_all_signatures(model, folder, servable):
     assert description["preprocessing"] == expected
 
 
+@needs_tensorflow_text
 def test_a_failed_export_does_not_change_an_earlier_export(
     model, tmp_path, monkeypatch
 ):
@@ -231,6 +233,7 @@ def write_earlier_export(tmp_path):
     return target
 
 
+@needs_tensorflow_text
 def test_only_an_earlier_export_is_replaced(model, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "write_saved_models", _write_model_card)
     target = write_earlier_export(tmp_path)
@@ -256,6 +259,7 @@ def _write_model_card(model, folder, **options):
     (folder / "README.md").write_text("new")
 
 
+@needs_tensorflow_text
 def test_invalid_arguments_are_refused(model, tmp_path):
     with pytest.raises(InputError, match="Received: object without image_encoder"):
         export_saved_model(object(), tmp_path / "export")

@@ -62,6 +62,7 @@ def measure_step(overrides):
     start = allocated_memory()
     model = build_model(config.task.model)
     compile_model(model, config)
+    model.build_optimizer()
     state = allocated_memory() - start
     memory_before = resident_memory()
     batches = tf.data.Dataset.from_tensors(random_batch(config)).repeat(2)

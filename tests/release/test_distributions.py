@@ -47,7 +47,7 @@ TESTS_OF_LOWEST = [
     "tests/layers",
     "tests/models/test_align.py",
     "tests/models/test_quantization.py",
-    "tests/search/test_index.py",
+    "tests/search/test_image_index.py",
     "tests/text/test_vocabulary.py",
 ]
 

@@ -1,7 +1,7 @@
 """The README's commands work with every Python version that setup.cfg allows.
 
 The environment variable `PYTHONS` lists the interpreters. The default is python3.11 to
-python3.13 on the path.
+python3.14 on the path. TensorFlow needs python3.13 or earlier.
 """
 
 import json
@@ -13,7 +13,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = (os.environ.get("PYTHONS") or "python3.11 python3.12 python3.13").split()
+NAMES = os.environ.get("PYTHONS", "python3.11 python3.12 python3.13 python3.14").split()
+NAMES_WITH_TENSORFLOW = [name for name in NAMES if name != "python3.14"]
 # The short quickstart and the installation take minutes.
 pytestmark = [pytest.mark.release, pytest.mark.timeout(5400)]
 
@@ -40,9 +41,8 @@ def run(command, folder):
     return process
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_readme_commands_work(name, tmp_path):
-    """Runs both commands in the same environment, in a clone of the last commit."""
+def clone_and_create_environment(name, folder):
+    """Clones the last commit, and creates an environment of an interpreter."""
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} isn't installed")
@@ -50,8 +50,20 @@ def test_the_readme_commands_work(name, tmp_path):
     if process.returncode:
         # pyenv also has programs for versions that are not installed.
         pytest.skip(f"{name} doesn't start")
-    subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "clone"], check=True)
-    subprocess.run([program, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run(["git", "clone", "-q", ROOT, folder / "clone"], check=True)
+    subprocess.run([program, "-m", "venv", folder / "venv"], check=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_installation_without_tensorflow_works(name, tmp_path):
+    clone_and_create_environment(name, tmp_path)
+    run("pip install -q -e . && pip check && python tools/check_light.py", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES_WITH_TENSORFLOW)
+def test_the_readme_commands_work(name, tmp_path):
+    """Runs both commands in the same environment, in a clone of the last commit."""
+    clone_and_create_environment(name, tmp_path)
     line = 'pip install -q -e ".[quickstart]" && align-keras quickstart'
     process = run(f"{line} --budget short --json", tmp_path)
     metrics = json.loads(process.stdout[process.stdout.index("{") :])

@@ -15,6 +15,7 @@ from align_keras.data import read_retrieval_set
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.run_corpora import open_corpora
 from align_keras.runs.validation_pairs import report_shared_images
+from align_keras.text import wordpiece_tokenizer
 from align_keras.utils.errors import InputError
 from tests.helpers.docs_text import read_page
 from tests.helpers.small_run import SMALL, write_pairs
@@ -116,6 +117,14 @@ def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkey
     assert "t2i/recall_at_1" in metrics.findall(output)
     assert metrics.findall(output) == metrics.findall(page)
     assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", output)
+
+    # Without tensorflow-text, the weights of the run embed the queries.
+    monkeypatch.setattr(wordpiece_tokenizer, "tf_text", None)
+    (run.directory / "export" / "align" / "1").mkdir(parents=True)
+    align_keras.train_experiment(config, run.directory, mode="index")
+    assert "the run has no export" in capsys.readouterr().err
+    assert not (run.directory / "export").exists()
+    assert len(align_keras.open_run(run.directory).search("a red ring", k=3)) == 3
 
 
 @pytest.mark.ci

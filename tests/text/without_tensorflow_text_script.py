@@ -1,15 +1,22 @@
-"""Tokenizes captions without tensorflow_text and fcntl and prints the ids as JSON."""
+"""Tokenizes captions without tensorflow_text and fcntl and prints the ids as JSON.
+
+usage: without_tensorflow_text_script.py missing|broken
+"""
 
 import importlib.abc
 import json
 import sys
+
+missing_modules = {"fcntl"}
+if sys.argv[1] == "missing":
+    missing_modules.add("tensorflow_text")
 
 
 class MissingModules(importlib.abc.MetaPathFinder):
     """Import hook that simulates missing modules."""
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorflow_text", "fcntl"):
+        if name.partition(".")[0] in missing_modules:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
