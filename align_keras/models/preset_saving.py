@@ -4,7 +4,6 @@
 written atomically.
 """
 
-import datetime
 import json
 import math
 import os
@@ -105,11 +104,11 @@ def _save_backbone_config(
     backbone: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
 ) -> None:
     """Writes metadata.json, and config.json with the digests of the other files."""
+    # KerasHub also stores the date. Without it, equal models have equal files.
     metadata = {
         "keras_version": keras.version(),
         "keras_hub_version": keras_hub.__version__,
         "parameter_count": backbone.count_params(),
-        "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
         "tasks": ["ALIGN"],
     }
     _write_json(metadata, directory / METADATA_FILE)

@@ -135,8 +135,8 @@ def test_quantization_reduces_the_table_of_token_embeddings():
     assert sizes["int8"] < 0.32 * sizes["none"]
     # The conversion must not change the embedding layer of the model.
     np.testing.assert_array_equal(
-        align.token_embedding(np.array([[7]]))[0, 0],
-        align.token_embedding.embeddings[7],
+        align.text_encoder.token_embedding(np.array([[7]]))[0, 0],
+        align.text_encoder.token_embedding.embeddings[7],
     )
 
 

@@ -162,9 +162,10 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
                 align_keras.train_experiment(config, run, **options)
     table.write_text(original)
 
-    vocabulary = (run / "vocabulary.txt").read_text()
+    path = run / "assets" / "tokenizer" / "vocabulary.txt"
+    vocabulary = path.read_text()
     lines = vocabulary.splitlines(keepends=True)
-    (run / "vocabulary.txt").write_text("".join([*lines[:5], *lines[:4:-1]]))
+    path.write_text("".join([*lines[:5], *lines[:4:-1]]))
     for options in modes:
         with pytest.raises(
             InputError, match="vocabulary.txt must .* the vocabulary that"
@@ -176,16 +177,16 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
         with pytest.raises(
-            InputError, match="vocabulary.txt must .* the vocabulary that"
+            InputError, match="vocabulary.txt is damaged or doesn't fit"
         ):
             use()
     # A removed vocabulary is learned again.
-    (run / "vocabulary.txt").unlink()
+    path.unlink()
     resumed = align_keras.train_experiment(
         config, run, params_override=longer, mode="train"
     )
     assert resumed.model is not None
-    assert (run / "vocabulary.txt").read_text() == vocabulary
+    assert path.read_text() == vocabulary
     assert (run / "checkpoints" / "ckpt-12.index").exists()
 
 
