@@ -1,5 +1,7 @@
 """Tasks of the API page, with the public names of each task in reading order."""
 
+import public_api
+
 # Heading, introduction, and names as a package and its public names.
 TASKS = (
     (
@@ -13,7 +15,7 @@ TASKS = (
         "[Search your images](../guides/search.md) explains the options.",
         {
             "search": ("Index", "Query", "Hit", "ModelIdentity"),
-            "search.bulk_embeddings": ("embed",),
+            "search.bulk_embeddings": ("embed", "Embedded"),
         },
     ),
     (
@@ -29,7 +31,6 @@ TASKS = (
                 "ALIGNPreprocessor",
                 "ALIGNImageConverter",
                 "ALIGNTokenizer",
-                "learn_vocabulary",
             ),
             "models": (
                 "ImageClassifier",
@@ -56,6 +57,7 @@ TASKS = (
             "optimizers": (
                 "AdamW",
                 "Muon",
+                "SGD",
                 "paper_schedule",
                 "LinearWarmup",
                 "apply_if",
@@ -80,7 +82,81 @@ TASKS = (
         "You run the experiments of the command line from Python.",
         {
             "": ("train_experiment", "open_run"),
-            "config": ("load_config",),
+            "runs.run": ("Run",),
+            "training": ("train_model",),
+        },
+    ),
+    (
+        "Load and save configurations",
+        "You load, change and check the options of experiments, corpora and recipes. "
+        "[Configuration](configuration.md) lists them.",
+        {
+            "config": (
+                "load_config",
+                "load_corpus_config",
+                "load_recipe",
+                "experiments",
+                "find_experiment",
+                "resolve_config",
+                "validate",
+                "write_config_file",
+                "as_dict",
+                "changed_keys",
+            )
+        },
+    ),
+    (
+        "Sections of an experiment",
+        "You build a configuration in Python from these frozen dataclasses. Each class "
+        "is a section of the YAML file.",
+        {
+            "config": (
+                "ExperimentConfig",
+                "TaskConfig",
+                "ModelConfig",
+                "ImageEncoderConfig",
+                "TextEncoderConfig",
+                "LossConfig",
+                "ContrastiveLossConfig",
+                "SigmoidLossConfig",
+                "DataConfig",
+                "SourceConfig",
+                "EvaluationConfig",
+                "TrainerConfig",
+                "OptimizationConfig",
+                "OptimizerConfig",
+                "LambConfig",
+                "AdamWConfig",
+                "MuonConfig",
+                "SGDConfig",
+                "LearningRateConfig",
+                "LinearDecayConfig",
+                "CosineDecayConfig",
+                "StepwiseConfig",
+                "ConstantConfig",
+                "WarmupConfig",
+                "LinearWarmupConfig",
+                "EMAConfig",
+                "RuntimeConfig",
+            )
+        },
+    ),
+    (
+        "Sections of a corpus and of a recipe",
+        "You configure `build_corpus` and the protocols that fine-tune a classifier.",
+        {
+            "config": (
+                "CorpusConfig",
+                "FilterConfig",
+                "ImagesConfig",
+                "DuplicatesConfig",
+                "VocabularyConfig",
+                "ShardsConfig",
+                "FineTuningConfig",
+                "HeadStageConfig",
+                "FullStageConfig",
+                "SweepConfig",
+            )
         },
     ),
     (
@@ -89,9 +165,75 @@ TASKS = (
         "corpus](../guides/corpus.md) explains the stages.",
         {
             "": ("build_corpus",),
-            "config": ("load_corpus_config",),
+            "runs.corpus_build": ("Corpus",),
             "corpus": ("Thresholds", "extract_pairs", "Pair", "filter_pairs"),
-            "datasets": ("open_corpus", "open_sources"),
+        },
+    ),
+    (
+        "Open pairs",
+        "You open tables, shards and the corpora of the package as data sets of TFDS. "
+        "[Your own pairs](../guides/own_pairs.md) explains the formats.",
+        {
+            "datasets": (
+                "open_corpus",
+                "open_sources",
+                "UserPairs",
+                "Mixture",
+                "Icons",
+                "Stamps",
+                "Clipart",
+                "Emoji",
+            )
+        },
+    ),
+    (
+        "Make batches",
+        "You turn stored pairs or images with classes into batches for your own loop.",
+        {
+            "data": (
+                "training_batches",
+                "batch_ids",
+                "read_retrieval_set",
+                "RetrievalSet",
+                "labeled_batches",
+                "evaluation_batches",
+                "unreadable_rows",
+            )
+        },
+    ),
+    (
+        "Decode and augment images",
+        "You decode, resize, crop and augment images as graph operations.",
+        {
+            "images": (
+                "decode_image",
+                "read_image",
+                "readable_images",
+                "preprocess_image",
+                "preprocess_image_bytes",
+                "resize_image",
+                "crop_size_to_resize_size",
+                "uint8_pixels",
+                "crop_image",
+                "crop_image_bytes",
+                "inception_crop",
+                "central_crop",
+                "random_flip",
+                "augment_images",
+            )
+        },
+    ),
+    (
+        "Tokenize captions",
+        "You learn, store and use a WordPiece vocabulary.",
+        {
+            "": ("learn_vocabulary",),
+            "text": (
+                "save_vocabulary",
+                "load_vocabulary",
+                "vocabulary_fingerprint",
+                "WordPieceTokenizer",
+            ),
         },
     ),
     (
@@ -206,3 +348,29 @@ TASKS = (
         {"": ("InputError",), "utils.mirror": ("mirrored",)},
     ),
 )
+
+
+def listed_names():
+    """Returns the package or module and the name of each entry, in order."""
+    return [
+        (package, name)
+        for _, _, packages in TASKS
+        for package, names in packages.items()
+        for name in names
+    ]
+
+
+def wrong_names():
+    """Compares the entries with `__all__` of all packages.
+
+    A name of align_keras has one entry, although its package has the name too.
+
+    Returns:
+        tuple of two sorted lists: public names without an entry, and names with several
+        entries.
+    """
+    entries = [name for _, name in listed_names()]
+    packages = ["", *public_api.public_packages()]
+    public = {name for package in packages for name in public_api.public_names(package)}
+    repeated = {name for name in entries if entries.count(name) > 1}
+    return sorted(public.difference(entries)), sorted(repeated)

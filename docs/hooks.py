@@ -19,21 +19,9 @@ sys.path.append(str(ROOT / "docs"))
 os.environ["COLUMNS"] = "88"
 
 import api_tasks  # noqa: E402
+import public_api  # noqa: E402
 
-import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
-
-# Packages that users import from, next to align_keras itself.
-PACKAGES = (
-    "models",
-    "embedders",
-    "losses",
-    "optimizers",
-    "layers",
-    "search",
-    "evaluation",
-    "planning",
-)
 
 OPTIONS_MARKER = re.compile(
     r"<!-- options (?P<file>\w+) (?P<section>[\w.]+)(?: unlike (?P<other>[\w.]+))? -->"
@@ -101,62 +89,28 @@ def benchmark(name):
 
 def api():
     """Returns the API page: its introduction, then the names of each task."""
+    check_api_names()
     parts = [(ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
-    listed_names = []
     for heading, introduction, packages in api_tasks.TASKS:
         parts += [f"## {heading}", "", introduction, "", "```python"]
         entries = []
         for package, names in packages.items():
             module = f"align_keras.{package}" if package else "align_keras"
             for name in names:
-                listed_names.append(name)
-                source = module if package else align_keras._PUBLIC[name]
                 parts.append(f"from {module} import {name}")
-                entries.append(f"::: {home_of(source, name)}\n")
+                entries.append(f"::: {public_api.home_of(package, name)}\n")
         parts += ["```", "", *entries]
-    check_api_names(listed_names)
     return "\n".join(parts)
 
 
-def check_api_names(listed_names):
+def check_api_names():
     """Raises PluginError unless the API page has each public name once."""
-    public = set(align_keras._PUBLIC).union(*map(public_names, PACKAGES))
-    missing = sorted(public.difference(listed_names))
-    repeated = sorted({name for name in listed_names if listed_names.count(name) > 1})
+    missing, repeated = api_tasks.wrong_names()
     if missing or repeated:
         raise PluginError(
             "docs/api_tasks.py must list each public name once. Received: "
             f"missing={missing}, repeated={repeated}. Add or remove these names."
         )
-
-
-def home_of(module, name):
-    """Returns the full name of the definition of a public name, from the sources."""
-    path = ROOT / module.replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    source = path.read_text("utf-8")
-    if re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", source, re.M):
-        return f"{module}.{name}"
-    lazy = re.search(rf'"{name}": "([\w.]+)"', source)
-    eager = re.search(rf"from ([\w.]+) import (\([^)]*\b{name}\b|.*\b{name}\b)", source)
-    if lazy or eager:
-        return home_of((lazy or eager)[1], name)
-    # The `__getattr__` of the package returns the name.
-    for file in sorted(path.parent.glob("*.py")):
-        if re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.M):
-            return f"{module}.{file.stem}.{name}"
-    raise LookupError(f"{module} does not define {name}")
-
-
-def public_names(package):
-    """Returns the functions and classes in the `__init__.py` of a package."""
-    source = (ROOT / "align_keras" / package / "__init__.py").read_text("utf-8")
-    lazy = re.search(r"^_PUBLIC = {(.*?)^}", source, re.M | re.S)
-    if lazy:
-        return sorted(re.findall(r'"(\w+)":', lazy[1]))
-    imports = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
-    names = {name for part in imports for name in re.findall(r"\w+", part)}
-    return sorted(name for name in names if not name.isupper())
 
 
 def command_line():

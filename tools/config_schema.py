@@ -85,12 +85,16 @@ def _option(hint: Any, limits: dict[str, float]) -> dict[str, Any]:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """Reads the descriptions of fields from the docstrings of a class and its bases."""
+    """Reads the descriptions of fields from the docstrings of a class and its bases.
+
+    Docstrings name the Python value None. The descriptions name `null` of YAML instead.
+    """
     texts: dict[str, str] = {}
     for base in cls.__mro__:
         _, _, attributes = (inspect.getdoc(base) or "").partition("Attributes:\n")
         for name, text in _ATTRIBUTE.findall(attributes):
-            texts.setdefault(name, " ".join(text.replace("`", "").split()))
+            words = re.sub(r"\bNone\b", "null", text.replace("`", "")).split()
+            texts.setdefault(name, " ".join(words))
     return texts
 
 

@@ -5,8 +5,8 @@ PNG files to docs/pages/assets. RUN is a finished run of `align-keras quickstart
 CORPUS is a folder of `align-keras corpus build`, and FOLDER contains @litertjs/core.
 The script evaluates the shipped model, exports the run as a web page, and indexes a
 folder of images, by default Tux Paint's stamps. `--only PAGE` makes the screenshots of
-one page. The script needs the extras `serve` and `oracles`, and Debian's packages
-chromium and tuxpaint-stamps-default.
+one page. The script needs the extra `oracles`, and Debian's packages chromium and
+tuxpaint-stamps-default.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,29 @@ if TYPE_CHECKING:
 
 # Characters. Maximum width of the first column of a table before its text wraps.
 _NAME_WIDTH = 36
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Formatter of help texts that breaks lines at spaces and never at hyphens."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = _wrap(text, width - len(indent))
+        return "\n".join(f"{indent}{line}" for line in lines)
+
+
+class RawHelpFormatter(HelpFormatter):
+    """Formatter that keeps the line breaks of the description and of the epilog."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(f"{indent}{line}" for line in text.splitlines(keepends=True))
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    words = " ".join(text.split())
+    return textwrap.wrap(words, width, break_on_hyphens=False)
 
 
 def number_type(
@@ -59,6 +83,19 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
             f"`{name}` must be a local path{condition}. Received: {name}={path}. Use a "
             "local path, or mount the remote folder and use its mount point."
         )
+
+
+def name_addresses(text: object, arguments: argparse.Namespace) -> str:
+    """Returns a message with addresses in place of the paths of their local copies.
+
+    Args:
+        text: message or path.
+        arguments: arguments of the command.
+    """
+    message = str(text)
+    for path, address in arguments.addresses.items():
+        message = message.replace(path, address)
+    return message
 
 
 def add_nested_commands(

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from align_keras.cli.common import name_addresses
 from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         to_hugging_face(model, target)
         load_call = f'transformers.AlignModel.from_pretrained("{target}")'
-    say(
+    message = (
         f"wrote {target} with {model.count_params():,} parameters. Load the model with "
         f"{load_call}"
     )
+    say(name_addresses(message, arguments))
     return 0

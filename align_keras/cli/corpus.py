@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import TYPE_CHECKING
 
-from align_keras.cli.common import AT_LEAST_ONE
+from align_keras.cli.common import AT_LEAST_ONE, RawHelpFormatter, name_addresses
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -25,7 +25,7 @@ STAGE_HELP = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = RawHelpFormatter
     parser.epilog = (
         "stages (each stage first runs all unfinished stages above it):\n"
     ) + "\n".join(f"  {name:<9}{summary}" for name, summary in STAGE_HELP.items())
@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         from align_keras.corpus.sources import write_url_list
 
         count = write_url_list(corpus.remote_pairs(), arguments.to)
-        print(f"wrote the addresses of {count:,} remote images to {arguments.to}")
+        file = name_addresses(arguments.to, arguments)
+        print(f"wrote the addresses of {count:,} remote images to {file}")
         return 0
     for step, count, _ in corpus_funnel(corpus):
         print(f"{count:>12,}  {step}")

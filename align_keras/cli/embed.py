@@ -2,7 +2,7 @@
 
 import argparse
 
-from align_keras.cli.common import AT_LEAST_ONE
+from align_keras.cli.common import AT_LEAST_ONE, name_addresses
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in names}
     result = embed(arguments.source, arguments.to, **options)
     files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"
-    print(f"{result.rows:,} rows in {files}: {arguments.to}")
+    folder = name_addresses(arguments.to, arguments)
+    print(f"{result.rows:,} rows in {files}: {folder}")
     for problem, count in sorted(result.problems.items()):
         print(f"{count:,} without an embedding: {problem}")
     return 0

@@ -4,7 +4,12 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from align_keras.cli.common import add_nested_commands, print_json, print_table
+from align_keras.cli.common import (
+    add_nested_commands,
+    name_addresses,
+    print_json,
+    print_table,
+)
 from align_keras.embedders.locations import MODEL_HELP
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.protocols.run_protocol import (
@@ -160,7 +165,7 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
             for row in rows.items
         ]
         write_suite_page(html, arguments.model, page_rows)
-        say(f"wrote {html}")
+        say(f"wrote {name_addresses(html, arguments)}")
     return code
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from align_keras.cli.common import add_nested_commands
+from align_keras.cli.common import add_nested_commands, name_addresses
 from align_keras.export import QUANTIZATIONS, WEIGHTS
 from align_keras.runs.model_export import (
     EXPORT_FORMATS,
@@ -129,5 +129,5 @@ def run(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in values.items() if value is not None}
     export_format = arguments.nested or "saved_model"
     export_model(arguments.model, arguments.to, export_format, **options)
-    say(f"wrote {arguments.to}")
+    say(f"wrote {name_addresses(arguments.to, arguments)}")
     return 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from align_keras.cli.common import read_model_options
+from align_keras.cli.common import name_addresses, read_model_options
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
@@ -92,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.store import Store
 
     folder = arguments.to or default_index()
+    shown_folder = name_addresses(folder, arguments)
     is_new = not is_database(folder) and not Store.exists(folder)
     if not arguments.sources and is_new:
         raise InputError(
@@ -107,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
                     f"Received: {name}={value!r}. Leave `check` or `{name}` out."
                 )
         count = Index.open(folder).check()
-        print(f"{count:,} embeddings of {folder} match their checksums")
+        print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = read_model_options(arguments)
     if arguments.remove:
         count = Index.open(folder, model).remove(arguments.remove)
-        say(f"images removed from {folder}: {count:,}")
+        say(f"images removed from {shown_folder}: {count:,}")
         if not arguments.sources:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
@@ -127,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.left_out:
         count = _write_left_out(arguments.left_out, changes)
         say(f"files left out: {count:,}, listed in {arguments.left_out}")
-    say(f"{len(index):,} images in {folder}")
+    say(f"{len(index):,} images in {shown_folder}")
     if arguments.watch:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(index, engine, watch)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import align_keras
-from align_keras.cli.common import check_local_path
+from align_keras.cli.common import HelpFormatter, check_local_path, name_addresses
 from align_keras.cli.error_messages import (
     describe_bug,
     describe_error,
@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = use_option_names(str(describe_error(error)), arguments.options)
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
+    message = name_addresses(message, arguments)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
     return failure
 
@@ -160,6 +161,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         - `command`: str, name of the command.
         - `run`: function that runs the command.
         - `options`: dict from the name of an argument to its option.
+        - `addresses`: empty dict, to which `use_local_copies` adds the address of each
+          local copy.
     """
     parser = _Parser(
         prog="align-keras",
@@ -200,6 +203,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
             argv = argv[:start] + command.check_options(argv[start:])
     arguments = parser.parse_args(argv)
     arguments.options = subparsers.choices[arguments.command].option_names()
+    arguments.addresses = {}
     return arguments
 
 
@@ -210,7 +214,7 @@ def remove_secrets(arguments: argparse.Namespace) -> None:
     do not change.
     """
     for name, value in vars(arguments).items():
-        if name not in _TEXT_ARGUMENTS and name != "options":
+        if name not in (*_TEXT_ARGUMENTS, "options", "addresses"):
             setattr(arguments, name, _clean_value(name, value))
 
 
@@ -270,7 +274,9 @@ def use_local_copies(
         # The files of an index change in place, so they are uploaded only at the end.
         pushes = arguments.command != "index"
         copy = mirrored(address, name, writes=writes, pushes=pushes)
-        setattr(arguments, name, str(stack.enter_context(copy)))
+        path = str(stack.enter_context(copy))
+        arguments.addresses[path] = address
+        setattr(arguments, name, path)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -283,7 +289,8 @@ class _Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **keywords})
+        defaults = {"allow_abbrev": False, "formatter_class": HelpFormatter}
+        super().__init__(*args, **{**defaults, **keywords})
         self._words = words
 
     def add_subparsers(self, **keywords: Any) -> Any:

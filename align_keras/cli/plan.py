@@ -14,6 +14,7 @@ from align_keras.planning import (
     TEXT_UTILIZATION,
     UTILIZATION,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Key of the estimates → title, unit, and the value of one unit.
@@ -198,7 +199,10 @@ def _plan_index(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Ta
         tuple of the estimates, a dict for JSON, and the tables to print.
     """
     from align_keras.planning import plan_index
+    from align_keras.planning.size_plans import MAX_ITEMS
 
+    # The name of the option differs from that of the argument of `plan_index`.
+    check_number("`index`", arguments.index, 1, MAX_ITEMS, whole=True)
     dimension = _dimension(arguments.model)
     estimates = plan_index(arguments.index, dimension)
     disk = estimates["disk"]
@@ -226,7 +230,12 @@ def _plan_corpus(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_T
         tuple of the estimates, a dict for JSON, and the tables to print.
     """
     from align_keras.planning import plan_corpus
+    from align_keras.planning.size_plans import MAX_ITEMS
 
+    # The names of the options differ from those of the arguments of `plan_corpus`.
+    check_number("`corpus`", arguments.corpus, 1, MAX_ITEMS, whole=True)
+    if arguments.num_images is not None:
+        check_number("`num_images`", arguments.num_images, 1, MAX_ITEMS, whole=True)
     days = 7
     estimates = plan_corpus(arguments.corpus, arguments.num_images, days=days)
     seconds = estimates["core_seconds"]

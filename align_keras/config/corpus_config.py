@@ -23,8 +23,8 @@ class FilterConfig:
         max_unigrams: Maximum number of words of an alt-text.
         frequent_ngrams: Number of the most frequent unigrams and bigrams of the raw
             texts. A text with any other unigram or bigram is dropped.
-        languages: Languages to keep, such as `("en",)`. `"und"` is the code of texts
-            with an unknown language. An empty tuple keeps all languages.
+        languages: Codes of the languages to keep, such as `"en"`. The code `"und"` is
+            for texts with an unknown language. An empty list keeps all languages.
         drop_personal_data: True to drop texts with email addresses, phone numbers and
             similar data.
         unknown_sizes: `"keep"` or `"drop"` for images whose original size is unknown.
@@ -33,6 +33,11 @@ class FilterConfig:
         detect_language: Captions whose language is detected by the extra `language`:
             `"never"` for none, `"undeclared"` for pages without a declared language,
             or `"always"` for all.
+
+    Example:
+
+    >>> FilterConfig(min_unigrams=2, languages=("en",)).max_aspect
+    3.0
     """
 
     min_shorter_side: int = count_field(200, at_least=0)
@@ -64,6 +69,11 @@ class ImagesConfig:
         refuse: `"module:function"` of a function that takes an RGB `PIL.Image.Image`.
             Images for which it returns True are dropped. It can be, for example, a
             classifier of pornographic images.
+
+    Example:
+
+    >>> ImagesConfig(quality=90).shorter_side
+    346
     """
 
     shorter_side: int = count_field(346, at_least=32)
@@ -97,6 +107,11 @@ class DuplicatesConfig:
         clusters: Number of k-means clusters of the embeddings.
         nearest_clusters: Number of the nearest clusters in which the near-duplicates
             of an image are searched.
+
+    Example:
+
+    >>> DuplicatesConfig(against=("folder:coco",)).mode
+    'hash'
     """
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
@@ -120,6 +135,11 @@ class VocabularyConfig:
         min_frequency: Minimum number of occurrences of a pair of tokens that is merged
             to one token.
         normalization: Normalization of the captions before they are split into words.
+
+    Example:
+
+    >>> VocabularyConfig(size=30_000).normalization
+    'bert_uncased'
     """
 
     size: int = count_field(100_000, at_least=6)
@@ -136,6 +156,11 @@ class ShardsConfig:
         number_of_shards: Number of shards, or None to let TFDS choose it.
         test_fraction: Fraction of the images in the split `test`. A hash of the pixels
             selects them.
+
+    Example:
+
+    >>> ShardsConfig(test_fraction=0.05).file_format
+    'tfrecord'
     """
 
     file_format: Literal["tfrecord", "array_record"] = "tfrecord"
@@ -152,6 +177,11 @@ class CorpusConfig:
         caption_rules: Parts of a web page whose texts are captions of an image, such as
             `[alt]`. An empty list selects all parts. `caption` selects the captions of
             sources other than web pages, such as tables.
+
+    Example:
+
+    >>> CorpusConfig(sources=("html:pages",)).filter.min_unigrams
+    3
     """
 
     sources: tuple[str, ...] = ()

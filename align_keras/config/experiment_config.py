@@ -75,6 +75,11 @@ class ImageEncoderConfig:
 
     References:
         Jia et al. 2021, section 5: 289 pixels.
+
+    Example:
+
+    >>> ImageEncoderConfig(variant="efficientnet_b3").image_size
+    289
     """
 
     variant: ImageVariantName = "efficientnet_b7"
@@ -131,6 +136,11 @@ class TextEncoderConfig:
 
     References:
         Jia et al. 2021, sections 4.1 (100k WordPiece tokens) and 5 (at most 64 tokens).
+
+    Example:
+
+    >>> TextEncoderConfig(variant="bert_mini").sequence_length
+    64
     """
 
     variant: TextVariantName = "bert_base"
@@ -172,6 +182,11 @@ class ModelConfig:
     References:
         Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
         temperature that starts at 1.0).
+
+    Example:
+
+    >>> ModelConfig(projection_dim=256).text_encoder.variant
+    'bert_base'
     """
 
     preset: str | None = None
@@ -202,6 +217,11 @@ class ContrastiveLossConfig:
     References:
         Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
         table 8 (50% and 25% of the negatives).
+
+    Example:
+
+    >>> ContrastiveLossConfig(share_equal_captions=True).label_smoothing
+    0.1
     """
 
     label_smoothing: float = fraction_field(0.1)
@@ -224,6 +244,11 @@ class SigmoidLossConfig:
 
     References:
         Zhai et al. 2023, section 3.2 (initial bias of -10 and temperature of 0.1).
+
+    Example:
+
+    >>> SigmoidLossConfig(bias=-10.0).share_equal_captions
+    False
     """
 
     bias: float | None = number_field(None, at_most=0)
@@ -232,7 +257,13 @@ class SigmoidLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(_OneOf):
-    """Choice of the loss. Each member has a class in `align_keras.losses`."""
+    """Choice of the loss. Each member has a class in `align_keras.losses`.
+
+    Example:
+
+    >>> LossConfig(type="sigmoid").get()
+    SigmoidLossConfig(bias=None, share_equal_captions=False)
+    """
 
     type: Literal["contrastive", "sigmoid"] = "contrastive"
     contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
@@ -248,6 +279,11 @@ class SourceConfig:
         weight: Share of the pairs from this source, relative to the weights of the
             other sources. If all weights are None, the weights are the numbers of
             images of the sources.
+
+    Example:
+
+    >>> SourceConfig("cc3m/*.tar", weight=2.0).weight
+    2.0
     """
 
     path: str
@@ -263,7 +299,7 @@ class DataConfig:
             `pairs`, or the path of a data set that TFDS prepared, such as the output of
             `align-keras corpus`. An experiment must set it.
         source: Shards to read instead of a corpus: a path, or a list of `path` and
-            `weight`, as in `align_keras.data.open_sources`. It is allowed in
+            `weight`, as in `align_keras.datasets.open_sources`. It is allowed in
             `train_data` only.
         tfds_split: Split of the prepared data, such as `train[:90%]`, or `all`.
         tfds_data_dir: Folder of the prepared data, or None for the default of TFDS.
@@ -294,6 +330,11 @@ class DataConfig:
 
     References:
         Jia et al. 2021, section 5: batches of 16384, random crop and flip.
+
+    Example:
+
+    >>> DataConfig(corpus="pairs", pairs="pairs.csv").global_batch_size
+    16384
     """
 
     corpus: str | None = None
@@ -328,6 +369,11 @@ class EvaluationConfig:
 
     References:
         Jia et al. 2021, table 1.
+
+    Example:
+
+    >>> EvaluationConfig(ks=(1, 100)).ks
+    (1, 100)
     """
 
     ks: tuple[int, ...] = count_field((1, 5, 10))
@@ -335,7 +381,13 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """Section `task`. Validation uses all pairs without augmentation."""
+    """Section `task`. Validation uses all pairs without augmentation.
+
+    Example:
+
+    >>> TaskConfig().validation_data.random_crop
+    False
+    """
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -379,6 +431,11 @@ class AdamWConfig(_OptimizerOptions):
         beta_1: Decay rate of the moving average of the gradient.
         beta_2: Decay rate of the moving average of the squared gradient.
         epsilon: Constant that is added to the denominator of the update.
+
+    Example:
+
+    >>> AdamWConfig(beta_2=0.98).weight_decay
+    1e-05
     """
 
     beta_1: float = fraction_field(0.9)
@@ -393,6 +450,11 @@ class LambConfig(AdamWConfig):
     References:
         Jia et al. 2021, section 5 (weight decay of 1e-5). You et al. 2020 for the other
         options, which Jia et al. don't state.
+
+    Example:
+
+    >>> LambConfig(weight_decay=1e-4).epsilon
+    1e-06
     """
 
     epsilon: float = number_field(1e-6, above=0)
@@ -409,6 +471,11 @@ class MuonConfig(AdamWConfig):
 
     References:
         Jordan et al. 2024. Liu et al. 2025, arXiv:2502.16982.
+
+    Example:
+
+    >>> MuonConfig(weight_decay=0.1).momentum
+    0.95
     """
 
     momentum: float = fraction_field(0.95)
@@ -424,6 +491,11 @@ class SGDConfig(_OptimizerOptions):
 
     References:
         Jia et al. 2021, section 5.3 (momentum of 0.9 for fine-tuning on ImageNet).
+
+    Example:
+
+    >>> SGDConfig(nesterov=True).momentum
+    0.9
     """
 
     weight_decay: float = number_field(0.0, at_least=0)
@@ -433,7 +505,13 @@ class SGDConfig(_OptimizerOptions):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(_OneOf):
-    """Choice of the optimizer."""
+    """Choice of the optimizer.
+
+    Example:
+
+    >>> OptimizerConfig(type="muon").get().momentum
+    0.95
+    """
 
     type: Literal["lamb", "adamw", "muon", "sgd"] = "lamb"
     lamb: LambConfig = LambConfig()
@@ -454,6 +532,11 @@ class LinearDecayConfig:
 
     References:
         Jia et al. 2021, section 5 (decay from 1e-3 to zero).
+
+    Example:
+
+    >>> LinearDecayConfig(initial_learning_rate=5e-4).end_learning_rate
+    0.0
     """
 
     initial_learning_rate: float = number_field(1e-3, above=0)
@@ -470,6 +553,11 @@ class CosineDecayConfig:
         alpha: Learning rate at the end of the decay as a fraction of the initial one.
         decay_steps: Number of steps of the decay, or None for all steps after the
             warm-up.
+
+    Example:
+
+    >>> CosineDecayConfig(decay_steps=10_000).initial_learning_rate
+    0.001
     """
 
     initial_learning_rate: float = number_field(1e-3, above=0)
@@ -485,6 +573,11 @@ class StepwiseConfig:
         boundaries: Numbers of steps after the warm-up at which the learning rate
             changes, in increasing order.
         values: Learning rates before, between and after the boundaries.
+
+    Example:
+
+    >>> StepwiseConfig(boundaries=(500,), values=(1e-2, 1e-3)).values
+    (0.01, 0.001)
     """
 
     boundaries: tuple[int, ...] = count_field((100_000,))
@@ -497,6 +590,11 @@ class ConstantConfig:
 
     Attributes:
         learning_rate: Learning rate of all steps after the warm-up.
+
+    Example:
+
+    >>> ConstantConfig(learning_rate=3e-4).learning_rate
+    0.0003
     """
 
     learning_rate: float = number_field(1e-3, above=0)
@@ -504,7 +602,13 @@ class ConstantConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateConfig(_OneOf):
-    """Choice of the learning-rate schedule."""
+    """Choice of the learning-rate schedule.
+
+    Example:
+
+    >>> LearningRateConfig(type="constant").get()
+    ConstantConfig(learning_rate=0.001)
+    """
 
     type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
     linear: LinearDecayConfig = LinearDecayConfig()
@@ -523,6 +627,11 @@ class LinearWarmupConfig:
 
     References:
         Jia et al. 2021, section 5 (from zero in 10k steps).
+
+    Example:
+
+    >>> LinearWarmupConfig(warmup_steps=500).warmup_learning_rate
+    0.0
     """
 
     warmup_steps: int = count_field(10_000, at_least=0)
@@ -535,6 +644,11 @@ class WarmupConfig(_OneOf):
 
     Attributes:
         type: Name of the member that is used, or None for no warm-up.
+
+    Example:
+
+    >>> WarmupConfig(type=None).get() is None
+    True
     """
 
     type: Literal["linear"] | None = "linear"
@@ -547,6 +661,11 @@ class EMAConfig:
 
     Attributes:
         average_decay: Decay rate of the average, or None for no average.
+
+    Example:
+
+    >>> EMAConfig(average_decay=0.999).average_decay
+    0.999
     """
 
     average_decay: float | None = fraction_field(None)
@@ -554,7 +673,13 @@ class EMAConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer, learning rate, warm-up and moving average of the weights."""
+    """Optimizer, learning rate, warm-up and moving average of the weights.
+
+    Example:
+
+    >>> OptimizationConfig(ema=EMAConfig(0.999)).optimizer.type
+    'lamb'
+    """
 
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
@@ -584,6 +709,11 @@ class TrainerConfig:
 
     References:
         Jia et al. 2021, section 5 (1.2M steps).
+
+    Example:
+
+    >>> TrainerConfig(train_steps=5_000).checkpoint_interval
+    10000
     """
 
     train_steps: int = count_field(1_200_000)
@@ -611,6 +741,11 @@ class RuntimeConfig:
         mixed_precision_dtype: Dtype policy of Keras.
         tpu: Name of a TPU, its address such as `grpc://10.0.0.2:8470`, or `local`. None
             is `local` on a TPU VM, and else the environment variable TPU_NAME.
+
+    Example:
+
+    >>> RuntimeConfig(mixed_precision_dtype="mixed_bfloat16").num_replicas is None
+    True
     """
 
     distribution_strategy: Literal[

@@ -24,6 +24,11 @@ class HeadStageConfig:
         decay_epochs: Number of epochs between two steps of the schedule `"stepwise"`.
         train_size: Side of the training images in pixels.
         eval_size: Side of the evaluation images in pixels, if this is the last stage.
+
+    Example:
+
+    >>> HeadStageConfig(epochs=2).length(batch_size=256, num_images=1_000)
+    7
     """
 
     epochs: int | None = count_field(None)
@@ -62,6 +67,11 @@ class FullStageConfig(HeadStageConfig):
             rate of the head.
         freeze_batch_statistics: True to use the moving batch statistics and not to
             update them.
+
+    Example:
+
+    >>> FullStageConfig(epochs=20).length(batch_size=256, num_images=8_144)
+    636
     """
 
     backbone_multiplier: float = number_field(1.0, above=0)
@@ -86,6 +96,11 @@ class SweepConfig:
     References:
         Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, with the sweep of
         appendix I of Zhai et al. 2019 (arXiv 1910.04867).
+
+    Example:
+
+    >>> SweepConfig(trials=50, learning_rate=(1e-4, 1e-1)).trials
+    50
     """
 
     trials: int = count_field(0, at_least=0)
@@ -125,6 +140,11 @@ class FineTuningConfig:
 
     References:
         Jia et al. 2021, section 5.3.
+
+    Example:
+
+    >>> FineTuningConfig(head=HeadStageConfig(epochs=5)).last_stage
+    'head'
     """
 
     runs: int = count_field(1)

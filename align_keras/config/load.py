@@ -416,6 +416,14 @@ def write_config_file(config: Any, path: Path) -> None:
     """Writes all options of a configuration to a YAML file.
 
     Options that a `preset` determines are omitted.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "experiment.yaml")
+    >>> write_config_file(load_config(params_override="trainer.seed=7"), path)
+    >>> load_config(config_files=[path]).trainer.seed
+    7
     """
     tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})
@@ -461,6 +469,10 @@ def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
     """Returns the YAML files of experiments/ or a subfolder of it by name.
 
     The folder is that of the clone or of the installed package.
+
+    Example:
+    >>> "quickstart_icons" in experiments()
+    True
     """
     folder = shared_folder("experiments")
     if folder is None:

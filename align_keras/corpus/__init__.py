@@ -3,3 +3,10 @@
 from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.corpus.filters.pairs import Pair, filter_pairs
 from align_keras.corpus.html_pairs import extract_pairs
+
+__all__ = [
+    "Pair",
+    "Thresholds",
+    "extract_pairs",
+    "filter_pairs",
+]

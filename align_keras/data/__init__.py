@@ -11,4 +11,13 @@ from align_keras.data.stored_pairs import (
     check_batch_size,
     read_retrieval_set,
 )
-from align_keras.datasets.source_pairs import open_sources
+
+__all__ = [
+    "RetrievalSet",
+    "batch_ids",
+    "evaluation_batches",
+    "labeled_batches",
+    "read_retrieval_set",
+    "training_batches",
+    "unreadable_rows",
+]

@@ -81,6 +81,16 @@ def training_batches(
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    model = align_keras.ALIGN.from_preset("align_small_en")
+    batches = training_batches(builder, "train", model.preprocessor, batch_size=4)
+    batch = next(iter(batches))
+    batch["images"].shape  # TensorShape([4, 160, 160, 3])
+    ```
     """
     preprocessor.require_tokenizer()
     check_batch_size(batch_size, builder, split)
@@ -169,6 +179,17 @@ def batch_ids(
         batch_size: as in `training_batches`.
         step: int ≥ 0, number of the batch.
         **order: other arguments of `training_batches` that determine the order.
+
+    Returns:
+        list of str, ids of the images.
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    ids = batch_ids(builder, "train", batch_size=4, step=0, seed=0)
+    len(ids)  # 4
+    ```
     """
     check_batch_size(batch_size, builder, split)
     order |= {"batch_size": batch_size, "start_step": step}

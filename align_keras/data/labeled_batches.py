@@ -56,6 +56,16 @@ def labeled_batches(
 
     References:
         Jia et al. 2021, section 5.3.
+
+    Example:
+
+    ```python
+    images = ["photos/china.jpg", "photos/flower.jpg"]
+    converter = align_keras.ALIGNImageConverter(64, crop="inception")
+    batches = labeled_batches(images, [0, 1], converter, batch_size=8)
+    pixels, classes = next(iter(batches))
+    pixels.shape  # TensorShape([8, 64, 64, 3])
+    ```
     """
     read, items = _items(images, labels)
     if next(iter(_decodable_rows(read, items)), None) is None:
@@ -94,6 +104,15 @@ def evaluation_batches(
     Returns:
         `tf.data.Dataset` of row numbers, int64 (b,), and images (b, image_size,
         image_size, 3), uint8 if the converter has a `central_crop`.
+
+    Example:
+
+    ```python
+    images = ["photos/china.jpg", "photos/flower.jpg"]
+    converter = align_keras.ALIGNImageConverter(64, central_crop=0.875)
+    for rows, pixels in evaluation_batches(images, converter, batch_size=8):
+        print(rows.numpy(), pixels.shape)
+    ```
     """
     read, items = _items(images, images)
 
@@ -108,6 +127,12 @@ def unreadable_rows(images: Collection) -> list[int]:
     """Returns the row numbers of the images that cannot be decoded.
 
     `images` is a collection as in `labeled_batches`.
+
+    Example:
+
+    ```python
+    unreadable_rows(["photos/china.jpg", "pairs.csv"])  # [1]
+    ```
     """
     read, items = _items(images, images)
     decodable = _decodable_rows(read, items)

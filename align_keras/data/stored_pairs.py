@@ -75,6 +75,12 @@ class RetrievalSet:
         images: list of bytes, the encoded images.
         captions: list of lists of str, the captions of each image.
         image_keys: list of str. Images with the same pixels have equal keys.
+
+    Example:
+
+    >>> pairs = RetrievalSet(["7"], [b"..."], [["a cat", "my pet"]], ["5e1f"])
+    >>> len(pairs), len(pairs.captions[0])
+    (1, 2)
     """
 
     ids: list[str]
@@ -87,7 +93,24 @@ class RetrievalSet:
 
 
 def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
-    """Reads a split of a prepared corpus into memory."""
+    """Reads a split of a prepared corpus into memory.
+
+    Args:
+        builder: prepared TFDS builder, or a `Mixture` of them, as `open_corpus`
+            returns.
+        split: str, such as `"test"`.
+
+    Returns:
+        `RetrievalSet`.
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    pairs = read_retrieval_set(builder, "test")
+    len(pairs) == builder.info.splits["test"].num_examples  # True
+    ```
+    """
     examples = list(tfds.as_numpy(stored_pairs(builder, split)))
     return RetrievalSet(
         ids=[example["id"].decode() for example in examples],

@@ -26,7 +26,16 @@ _PUBLIC = {
     "open_corpus": "align_keras.datasets.build",
     "open_sources": "align_keras.datasets.source_pairs",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "Clipart",
+    "Emoji",
+    "Icons",
+    "Mixture",
+    "Stamps",
+    "UserPairs",
+    "open_corpus",
+    "open_sources",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -74,8 +74,8 @@ def open_corpus(
     Example:
 
     ```python
-    builder = open_corpus("icons")
-    builder.info.splits["test"].num_examples  # 1402
+    builder = open_corpus("pairs", pairs="pairs.csv")
+    sorted(builder.info.splits)  # ['test', 'train']
     ```
     """
     remedy = "For example, 0.1 allows one bad pair in ten."

@@ -32,6 +32,11 @@ class Clipart(PairBuilder):
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
+
+    Example:
+
+    >>> print(Clipart().info.description)
+    Open Clip Art Library drawings with cleaned captions.
     """
 
     VERSION = tfds.core.Version("1.1.0")

@@ -51,6 +51,11 @@ class Emoji(PairBuilder):
     5% of the emoji form the `test` split. The images of both vendors for one emoji are
     in the same split, as are emoji that a vendor draws with equal pixels. The id of an
     example begins with the vendor.
+
+    Example:
+
+    >>> print(Emoji().info.description)
+    Emoji of two vendors with their names as captions.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -66,6 +66,11 @@ class Icons(PairBuilder):
 
     Five families form the `train` split. A sixth family is the `test` split. A glyph is
     drawn dark on white, fitted into a square of 80 pixels.
+
+    Example:
+
+    >>> print(Icons().info.description)
+    Glyphs of six icon fonts with their names as captions.
     """
 
     VERSION = tfds.core.Version("1.0.0")

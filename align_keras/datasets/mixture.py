@@ -35,8 +35,10 @@ class Mixture:
     Example:
 
     ```python
-    mixture = open_corpus("clipart+emoji")
-    mixture.info.splits["train"].num_examples  # 9991
+    pairs = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    more = align_keras.datasets.open_corpus("pairs", pairs="more.csv")
+    mixture = Mixture({"pairs": pairs, "more": more})
+    mixture.name  # 'pairs+more'
     ```
     """
 

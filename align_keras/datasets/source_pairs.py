@@ -108,10 +108,12 @@ def open_sources(
     Example:
 
     ```python
-    builder = open_sources("laion/{00000..00099}.tar")
-    batches = training_batches(
-        builder, "train", model.preprocessor, batch_size=256)
-    model.fit(batches, steps_per_epoch=1000)
+    builder = open_sources("shards/{00000..00001}.tar")
+    model = align_keras.ALIGN.from_preset("align_small_en")
+    batches = align_keras.data.training_batches(
+        builder, "train", model.preprocessor, batch_size=4
+    )
+    next(iter(batches))["token_ids"].shape[0]  # 4
     ```
     """
     names = [sources] if isinstance(sources, str) else list(sources)

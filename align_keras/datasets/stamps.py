@@ -26,6 +26,11 @@ class Stamps(PairBuilder):
     `tuxpaint-stamps-default`, without `symbols/`. They are searched in `root`, in the
     folder `ALIGN_KERAS_STAMPS_DIR`, or in the folder of the Debian package. There is
     only a `test` split.
+
+    Example:
+
+    >>> print(Stamps(config="de").info.description)
+    Tux Paint's stamps with captions, without symbols.
     """
 
     VERSION = tfds.core.Version("1.1.0")

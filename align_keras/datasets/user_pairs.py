@@ -96,6 +96,13 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     The configuration is created by `user_pairs_config`. Images keep their aspect. A
     tenth of the images form the `test` split, at least one and at most 1,000.
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    isinstance(builder, UserPairs)  # True
+    ```
     """
 
     VERSION = tfds.core.Version("1.1.0")

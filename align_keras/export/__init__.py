@@ -10,6 +10,10 @@ from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {"export_saved_model": "align_keras.export.saved_model"}
 
+__all__ = [
+    "export_saved_model",
+]
+
 # Dtypes that halve the size of stored weights. None keeps the dtype of each weight.
 WEIGHTS = ("bfloat16", "float16")
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")

@@ -93,9 +93,12 @@ def export_saved_model(
     Example:
 
     ```python
-    export_saved_model(ALIGN.from_preset("saved_models/stamps"), "export")
+    vocabulary = align_keras.learn_vocabulary(["a temple", "a flower"] * 2, 30)
+    model = align_keras.ALIGN.from_preset("align_nano", vocabulary=vocabulary)
+    export_saved_model(model, "export")
     served = tf.saved_model.load("export/text/1")
-    served.signatures["encode_text"](captions=tf.constant(["red"]))["text_embedding"]
+    outputs = served.signatures["encode_text"](captions=tf.constant(["a flower"]))
+    outputs["text_embedding"].shape  # TensorShape([1, 256])
     ```
     """
     check_exportable(model)

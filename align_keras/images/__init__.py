@@ -17,3 +17,20 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.images.read import image_path, read_image, readable_images
+
+__all__ = [
+    "augment_images",
+    "central_crop",
+    "crop_image",
+    "crop_image_bytes",
+    "crop_size_to_resize_size",
+    "decode_image",
+    "inception_crop",
+    "preprocess_image",
+    "preprocess_image_bytes",
+    "random_flip",
+    "read_image",
+    "readable_images",
+    "resize_image",
+    "uint8_pixels",
+]

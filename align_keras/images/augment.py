@@ -120,6 +120,12 @@ def augment_images(
 
     References:
         Jia et al. 2021, section 5 (random crop and horizontal flip).
+
+    Example:
+
+    >>> images = tf.zeros((2, 77, 77, 3), tf.uint8)
+    >>> augment_images(images, 64, seed=tf.constant([0, 1]), flip=True).shape
+    TensorShape([2, 64, 64, 3])
     """
     rows = _length(images, 0)
     total = rows * num_input_pipelines

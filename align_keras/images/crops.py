@@ -71,7 +71,14 @@ def crop_image(
     position: tf.Tensor | tuple[float, float],
     is_flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Crops uint8 pixels (height, width, 3) in the same way as `crop_image_bytes`."""
+    """Crops uint8 pixels (height, width, 3) in the same way as `crop_image_bytes`.
+
+    Example:
+
+    >>> image = tf.zeros((300, 400, 3), tf.uint8)
+    >>> crop_image(image, 64, (0.5, 0.5)).shape
+    TensorShape([64, 64, 3])
+    """
     window = _window(image, image_size, position)
     return _resample_and_mirror(window, image_size, is_flipped)
 
@@ -209,6 +216,12 @@ def inception_crop(
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6 (8% to 100% of
         the area, aspect ratios from 3/4 to 4/3). Jia et al. 2021, section 5.3.
+
+    Example:
+
+    >>> image = tf.zeros((300, 400, 3), tf.uint8)
+    >>> inception_crop(image, 64, seed=tf.constant([0, 1])).shape
+    TensorShape([64, 64, 3])
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
@@ -240,6 +253,11 @@ def central_crop(
 
     References:
         Jia et al. 2021, section 5.3 (a single central crop with ratio 0.875).
+
+    Example:
+
+    >>> central_crop(tf.zeros((300, 400, 3), tf.uint8), 64).shape
+    TensorShape([64, 64, 3])
     """
     image = tf.image.central_crop(image, fraction)
     return resize_image(_static(image), image_size)
@@ -251,6 +269,16 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     Args:
         image: tensor (height, width, channels).
         seed: integer tensor (2,).
+
+    Returns:
+        Tensor (height, width, channels) with the dtype of `image`.
+
+    Example:
+
+    >>> image = tf.constant([[[1], [2]]])
+    >>> flips = [random_flip(image, (0, number)) for number in range(20)]
+    >>> sorted({tuple(flip.numpy().ravel().tolist()) for flip in flips})
+    [(1, 2), (2, 1)]
     """
     # The seed differs from that of the crop, so that the numbers are independent.
     seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)

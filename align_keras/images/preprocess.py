@@ -138,6 +138,11 @@ def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
 
     References:
         Jia et al. 2021, section 5.
+
+    Example:
+
+    >>> resize_image(tf.zeros((300, 400, 3), tf.uint8), 64).shape
+    TensorShape([64, 64, 3])
     """
     image = uint8_pixels(image)
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
@@ -153,6 +158,11 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
     Returns:
         float32 tensor (…, image_size, image_size, 3) of whole numbers in [0, 255].
+
+    Example:
+
+    >>> preprocess_image(tf.zeros((300, 400, 3), tf.uint8), 64).shape
+    TensorShape([64, 64, 3])
     """
     resize_size = crop_size_to_resize_size(image_size)
     offset = (resize_size - image_size) // 2
@@ -162,5 +172,19 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes a file with `decode_image` and applies `preprocess_image`."""
+    """Decodes a file with `decode_image` and applies `preprocess_image`.
+
+    Args:
+        image_bytes: scalar string tensor, content of the file.
+        image_size: int, side of the encoder's input in pixels.
+
+    Returns:
+        float32 tensor (image_size, image_size, 3) of whole numbers in [0, 255].
+
+    Example:
+
+    >>> png = tf.io.encode_png(tf.zeros((300, 400, 3), tf.uint8))
+    >>> preprocess_image_bytes(png, 64).shape
+    TensorShape([64, 64, 3])
+    """
     return preprocess_image(decode_image(image_bytes), image_size)

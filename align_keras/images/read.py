@@ -89,6 +89,11 @@ def read_image(
 
     Raises:
         InputError: if the image can't be read. The message contains the path or `row`.
+
+    Example:
+
+    >>> read_image(np.zeros((300, 400, 3), np.uint8), row=0, image_size=64).shape
+    TensorShape([64, 64, 3])
     """
     name = f"images[{row}]"
     try:

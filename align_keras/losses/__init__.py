@@ -4,3 +4,11 @@ from align_keras.losses.contrastive_loss import ContrastiveLoss, contrastive_los
 from align_keras.losses.cross_replica import gather_replicas
 from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.sigmoid_loss import SigmoidLoss
+
+__all__ = [
+    "ContrastiveLoss",
+    "PairLoss",
+    "SigmoidLoss",
+    "contrastive_loss",
+    "gather_replicas",
+]

@@ -109,8 +109,8 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
     Example:
 
     ```python
-    encoder = ALIGN.from_preset("align_small_en").text_encoder
-    load_text_weights(encoder, "minilm-l6")
+    encoder = align_keras.ALIGN.from_preset("align_small_en").text_encoder
+    load_text_weights(encoder, "align_small_en")
     ```
     """
     text_weights(weights).load(text_encoder)

@@ -11,3 +11,14 @@ from align_keras.planning.run_plan import (
 )
 from align_keras.planning.size_plans import plan_corpus, plan_index
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
+
+__all__ = [
+    "RunSizes",
+    "StepPlan",
+    "find_device_kind",
+    "plan",
+    "plan_corpus",
+    "plan_index",
+    "plan_recipe",
+    "plan_step",
+]

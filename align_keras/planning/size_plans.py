@@ -11,7 +11,8 @@ from align_keras.utils.arguments import check_number
 # approximate search reads codes of two bits.
 _CODE_SIZE = 0.25
 _VECTOR_SIZE = 4
-_MAX_NUMBER = 1e15
+# Largest number of pairs or images of a plan.
+MAX_ITEMS = 1e15
 
 
 def plan_corpus(
@@ -63,10 +64,10 @@ def plan_corpus(
     (2433, 88)
     """
     images = pairs if images is None else images
-    check_number("`pairs`", pairs, 1, _MAX_NUMBER, whole=True)
-    check_number("`images`", images, 1, _MAX_NUMBER, whole=True)
-    check_number("`megapixels`", megapixels, 1e-6, _MAX_NUMBER)
-    check_number("`days`", days, 1e-6, _MAX_NUMBER)
+    check_number("`pairs`", pairs, 1, MAX_ITEMS, whole=True)
+    check_number("`images`", images, 1, MAX_ITEMS, whole=True)
+    check_number("`megapixels`", megapixels, 1e-6, MAX_ITEMS)
+    check_number("`days`", days, 1e-6, MAX_ITEMS)
     image_seconds = measurements.IMAGE.value + measurements.MEGAPIXEL.value * megapixels
     seconds = {
         "extract": measurements.EXTRACT.value * pairs,
@@ -131,8 +132,8 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     >>> round(planned["disk"]["vectors"] / 1e9), round(planned["disk"]["codes"] / 1e9)
     (410, 26)
     """
-    check_number("`images`", images, 1, _MAX_NUMBER, whole=True)
-    check_number("`dimension`", dimension, 1, _MAX_NUMBER, whole=True)
+    check_number("`images`", images, 1, MAX_ITEMS, whole=True)
+    check_number("`dimension`", dimension, 1, MAX_ITEMS, whole=True)
     numbers = images * dimension
     vectors = _VECTOR_SIZE * numbers
     codes = int(_CODE_SIZE * numbers)

@@ -65,7 +65,7 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         from align_keras.datasets import open_corpus
 
         corpus = open_corpus("stamps")
-        data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
+        data = benchmarks.stamps_by_category(corpus, split or "all")
     elif split is None or is_class_folder(name):
         data = benchmarks.read_class_folders(name, split)
     else:

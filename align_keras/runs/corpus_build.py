@@ -180,6 +180,15 @@ class Corpus:
         out: absolute path of the corpus's folder.
         config: `CorpusConfig`.
         tables: dict from the name of a stage to its `Tables`.
+
+    Example:
+
+    ```python
+    config = align_keras.config.load_corpus_config(["corpus/corpus.yaml"])
+    corpus = align_keras.build_corpus("corpus", config)  # opens the built corpus
+    isinstance(corpus, Corpus)  # True
+    corpus.vocabulary.name  # 'vocabulary.txt'
+    ```
     """
 
     out: pathlib.Path
@@ -291,9 +300,12 @@ def build_corpus(
     Example:
 
     ```python
-    config = load_corpus_config(params_override={"sources": ["html:pages"]})
+    config = align_keras.config.load_corpus_config(
+        params_override={"sources": ["html:pages"], "vocabulary.size": 40}
+    )
     corpus = build_corpus("corpus", config)
-    tfds.builder_from_directory(corpus.shards)
+    builder = tfds.builder_from_directory(corpus.shards)
+    builder.info.splits["train"].num_examples  # 2
     ```
     """
     refuse_url(out, "out")

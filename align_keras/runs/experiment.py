@@ -71,9 +71,21 @@ def train_experiment(
 
     Example:
 
-    `run = align_keras.train_experiment("quickstart_icons", "saved_models/icons")`
-    trains on icons in minutes, and `run.model` then embeds images and texts. Mistakes
-    are reported before anything is read or written:
+    ```python
+    overrides = {
+        "task.train_data.pairs": "pairs.csv",
+        "task.validation_data.pairs": "pairs.csv",
+        "task.train_data.global_batch_size": 4,
+        "trainer.train_steps": 50,
+        "trainer.optimizer_config.warmup.type": None,
+    }
+    run = train_experiment(
+        "quickstart_stamps", "saved_models/mine", params_override=overrides
+    )
+    sorted(run.model.encode_texts(["a flower"]).shape)  # [1, 256]
+    ```
+
+    Mistakes are reported before anything is read or written:
 
     >>> train_experiment("quickstart_icons", "saved_models/icons", mode="evaluate")
     Traceback (most recent call last):

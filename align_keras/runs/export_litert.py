@@ -261,7 +261,10 @@ def write_figures(
     """
     images = calibration if pairs is None else pairs.images
     if not images:
-        say("nothing was measured. Set images, or set data to also measure recall.")
+        say(
+            "Nothing was measured. A table or folder of images measures the cosines, "
+            "and a data set of captioned images also measures the recall."
+        )
         return
     figures = measure(align, towers, images, None if pairs is None else pairs.request)
     rows = [dataclasses.asdict(row) for row in figures]
@@ -270,7 +273,10 @@ def write_figures(
     (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
     print("\n".join(table(figures)))
     if pairs is None:
-        say(f"cosines are measured on {source}. Set data to measure recall.")
+        say(
+            f"Cosines are measured on {source}. A data set of captioned images also "
+            "measures the recall."
+        )
     elif set(calibration) & set(images):
         say(
             f"{source} was also used for the calibration. Measure the encoder on other "

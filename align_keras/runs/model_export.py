@@ -139,7 +139,8 @@ def export_model(
     Example:
 
     ```python
-    align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
+    export_model("saved_models/mine", "served", weights="bfloat16")
+    align_keras.load_model("served").runtime  # 'saved_model'
     ```
     """
     all_options = {
@@ -183,13 +184,13 @@ def _checked(
     if "quantize" in options:
         check_choice("quantize", options["quantize"], QUANTIZATIONS)
     _check_table_options(options)
-    check_format_packages(format, options)
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
                 f"model must be a Keras model. Received: the export {model}. Use the "
                 "run folder from which the export was written."
             )
+    check_format_packages(format, options)
     return new_folder(to, "to")
 
 

@@ -28,6 +28,12 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
             that trains it.
 
     Example:
+
+    ```python
+    run = open_run("saved_models/mine")
+    run.metrics["step"]  # 50
+    ```
+
     >>> open_run("no_such_run")
     Traceback (most recent call last):
     ...
@@ -59,6 +65,14 @@ class Run:
     Attributes:
         config: `ExperimentConfig`.
         directory: `pathlib.Path`, folder of the run.
+
+    Example:
+
+    ```python
+    run = align_keras.open_run("saved_models/mine")
+    isinstance(run, Run)  # True
+    "t2i/recall_at_1" in run.evaluate()  # True
+    ```
     """
 
     def __init__(

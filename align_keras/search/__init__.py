@@ -3,3 +3,10 @@
 from align_keras.search.image_index import Index
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Hit, Query
+
+__all__ = [
+    "Hit",
+    "Index",
+    "ModelIdentity",
+    "Query",
+]

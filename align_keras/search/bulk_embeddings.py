@@ -84,6 +84,11 @@ class Embedded:
         rows: int, number of rows.
         problems: dict, problem → number of rows with this problem.
         files: list of pathlib.Path, output files in the order of the rows.
+
+    Example:
+
+    >>> Embedded(rows=2, problems={"empty caption": 1}, files=[]).rows
+    2
     """
 
     rows: int
@@ -142,8 +147,8 @@ def embed(
     Example:
 
     ```python
-    embed("photos", "photos.parquet")
-    embed("captions.txt", "captions", format="npy")
+    embed("photos", "photos.parquet").rows  # 2
+    embed("captions.txt", "captions", format="npy").problems  # {}
     ```
     """
     if inputs is not None:

@@ -98,10 +98,13 @@ class Index:
     With image files and the model of the package:
 
     ```python
-    index = Index.build("my_index", ["~/photos"])
-    for hit in index.query("a red bicycle", k=3):
+    index = Index.build("my_index", ["photos"])
+    for hit in index.query("a red flower", k=3):
         print(hit.score, hit.path)
-    index.query(Query(image="a.jpg", plus="snow", where="year >= 2020"))
+    query = align_keras.search.Query(
+        image="photos/china.jpg", plus="snow", where="width > 500"
+    )
+    index.query(query)[0].rank  # 1
     ```
     """
 

@@ -6,6 +6,7 @@ PostgreSQL database.
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,40 @@ if TYPE_CHECKING:
     from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(slots=True)
+class StoredFile:
+    """File of an image in the index, as it was when it was embedded.
+
+    Attributes:
+        id: int, id of the image.
+        root: int, id of the source that contains the file.
+        size: int, bytes.
+        mtime_ns: int, time of the last change in nanoseconds.
+    """
+
+    id: int
+    root: int
+    size: int
+    mtime_ns: int
+
+
+@dataclasses.dataclass(slots=True)
+class UnreadableFile:
+    """File without an image in the index, because it cannot be read.
+
+    Attributes:
+        root: int, id of the source that contains the file.
+        size: int, bytes.
+        mtime_ns: int, time of the last change in nanoseconds.
+        reason: str, reason for which it cannot be read.
+    """
+
+    root: int
+    size: int
+    mtime_ns: int
+    reason: str
 
 
 class ImageStore(TableRows):
@@ -79,15 +114,17 @@ class ImageStore(TableRows):
         """True if the index was made from embeddings."""
         return ITEMS_ROOT in self.roots()
 
-    def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Returns a dict from the path of each image to (id, root, size, mtime_ns)."""
+    def stored_files(self) -> dict[bytes, StoredFile]:
+        """Returns a dict from the path of each image to its `StoredFile`."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
+        return {file: StoredFile(*fields) for file, *fields in self._fetch_rows(sql)}
 
-    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Returns a dict from unreadable files to (root, size, mtime_ns, reason)."""
+    def unreadable(self) -> dict[bytes, UnreadableFile]:
+        """Returns a dict from the path of each unreadable file to its record."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
+        return {
+            file: UnreadableFile(*fields) for file, *fields in self._fetch_rows(sql)
+        }
 
     def ids_with_content(self, content: bytes) -> list[int]:
         """Returns the ids of the images whose content hash is `content`.

@@ -208,7 +208,8 @@ class _Update:
             for file, id in roots.items()
             if not (id in scanned_roots or is_url(file) or os.path.lexists(file))
         }
-        for file, (id, root, _, _) in self.stored.items():
+        for file, stored in self.stored.items():
+            id, root = stored.id, stored.root
             if root in missing and file not in seen:
                 unreachable[id] = root in self.missing
             if root not in scanned_roots or file in seen:
@@ -267,7 +268,7 @@ class _Update:
         """
         problems = []
         count = 0
-        has_images = any(stored[1] == root for stored in self.stored.values())
+        has_images = any(stored.root == root for stored in self.stored.values())
         if not _exists(file):
             self._keep_images(file, root, "is missing")
             self.missing.add(root)
@@ -325,16 +326,19 @@ class _Update:
         The source may be on a disk that is not mounted, and the index must not lose its
         images then.
         """
-        count = sum(stored[1] == root for stored in self.stored.values())
+        count = sum(stored.root == root for stored in self.stored.values())
         self._report_unavailable(file, count, problem)
 
     def _report_unavailable(self, file: bytes, count: int, problem: str) -> None:
         name = os.fsdecode(file)
         self.changes.unavailable.append(name)
         self.changes.unchanged += count
+        images, pronoun = "images stay", "them"
+        if count == 1:
+            images, pronoun = "image stays", "it"
         say(
-            f"{printable(name)} {problem}. Its {count:,} images stay in the index. To "
-            f"remove them, use --remove {shlex.quote(printable(name))}"
+            f"{printable(name)} {problem}. Its {count:,} {images} in the index. To "
+            f"remove {pronoun}, use --remove {shlex.quote(printable(name))}"
         )
 
     def _read_table(self, file: bytes, root: int) -> Iterator[ImageFile | SkippedFile]:
@@ -375,14 +379,15 @@ class _Update:
         """Adds a file to `files` if it is new or has changed."""
         stamp = image_file.size, image_file.mtime_ns
         stored = self.stored.get(image_file.file)
-        if stored is not None and stored[2:] == stamp:
+        if stored is not None and (stored.size, stored.mtime_ns) == stamp:
             self.changes.unchanged += 1
             return
         unreadable = self.unreadable.get(image_file.file)
-        if unreadable is not None and unreadable[1:3] == stamp:
-            self.changes.add_unreadable(unreadable[3], image_file.file)
+        if unreadable is not None and (unreadable.size, unreadable.mtime_ns) == stamp:
+            self.changes.add_unreadable(unreadable.reason, image_file.file)
             return
-        files.append(_File(image_file, root, root_file, stored and stored[0]))
+        id = None if stored is None else stored.id
+        files.append(_File(image_file, root, root_file, id))
 
     def _embed(self, files: list[_File]) -> None:
         """Embeds files, writes the results to the index, and commits regularly."""
@@ -563,8 +568,8 @@ class _Update:
         """Removes deleted images, and writes the captions and columns of tables."""
         deleted_unreadable = [
             file
-            for file, (root, *_) in self.unreadable.items()
-            if root in scanned_roots and file not in seen
+            for file, record in self.unreadable.items()
+            if record.root in scanned_roots and file not in seen
         ]
         self.changes.removed += len(self.deleted)
         if self.deleted or deleted_unreadable or self.table_records:
@@ -583,7 +588,7 @@ class _Update:
         }
         if not tables:
             return
-        ids = {file: stored[0] for file, stored in self.store.stored_files().items()}
+        ids = {file: stored.id for file, stored in self.store.stored_files().items()}
         for root, records in tables.items():
             rows = {
                 ids[file]: _table_rows(record)
@@ -888,9 +893,9 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         prefix = os.path.join(file, b"")
         root = roots.get(file)
         images = {
-            image_file: image[0]
+            image_file: image.id
             for image_file, image in stored.items()
-            if image_file == file or image_file.startswith(prefix) or image[1] == root
+            if image_file == file or image_file.startswith(prefix) or image.root == root
         }
         if not images and root is None:
             raise InputError(
@@ -908,7 +913,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         for image_file, id in removal.images.items():
             holder = None
             if removal.root is not None:
-                root = stored[image_file][1]
+                root = stored[image_file].root
                 holder = _remaining_source(image_file, root, remaining_roots)
             if holder is None:
                 dropped.add(id)
@@ -917,7 +922,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         dropped_unreadable.update(
             name
             for name, record in unreadable.items()
-            if name.startswith(prefix) or record[0] == removal.root
+            if name.startswith(prefix) or record.root == removal.root
         )
     with store.transaction():
         store.remove_images(dropped)

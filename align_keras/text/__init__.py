@@ -15,6 +15,14 @@ from align_keras.utils.lazy_names import import_name
 # The tokenizer imports TensorFlow.
 _PUBLIC = {"WordPieceTokenizer": "align_keras.text.wordpiece_tokenizer"}
 
+__all__ = [
+    "WordPieceTokenizer",
+    "learn_vocabulary",
+    "load_vocabulary",
+    "save_vocabulary",
+    "vocabulary_fingerprint",
+]
+
 
 def __getattr__(name: str) -> Any:
     return import_name(__name__, _PUBLIC, name)

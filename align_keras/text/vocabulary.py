@@ -124,6 +124,13 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
     Raises:
         InputError: if the file can't be read, a line is blank, a token is repeated or a
             special token is missing.
+
+    Example:
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "vocab.txt")
+    >>> save_vocabulary([*SPECIAL_TOKENS, "red"], path)
+    >>> load_vocabulary(path)[-2:]
+    ['[MASK]', 'red']
     """
     try:
         text = read_regular(path).decode("utf-8")

@@ -55,6 +55,13 @@ class WordPieceTokenizer(tf.Module):
 
     References:
         Jia et al. 2021, section 5 (WordPiece, at most 64 tokens).
+
+    Example:
+
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##der"]
+    >>> tokenizer = WordPieceTokenizer(vocabulary, sequence_length=6)
+    >>> tokenizer(["Redder cars"])["token_ids"].numpy().tolist()
+    [[2, 5, 6, 1, 3, 0]]
     """
 
     def __init__(

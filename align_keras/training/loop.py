@@ -57,6 +57,26 @@ def train_model(
         InputError: if a loss or gradient isn't finite, or a loss is above its bound.
             The state before that step is saved, and `diagnosis.json` names the encoder
             and the pairs.
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus("pairs", pairs="pairs.csv")
+    vocabulary = align_keras.learn_vocabulary(["a temple", "a flower"] * 2, 30)
+    model = align_keras.ALIGN.from_preset("align_nano", vocabulary=vocabulary)
+    model.compile()
+
+
+    def make_batches(start_step):
+        return align_keras.data.training_batches(
+            builder, "train", model.preprocessor, batch_size=4, start_step=start_step
+        )
+
+
+    trainer = align_keras.config.TrainerConfig(train_steps=2, steps_per_loop=1)
+    log = train_model(model, make_batches, trainer, "run", batch_size=4)
+    log.newest()["step"]  # 2
+    ```
     """
     directory = pathlib.Path(directory)
     strategy = model.distribute_strategy

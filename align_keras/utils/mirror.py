@@ -95,8 +95,10 @@ def mirrored(
     Example:
 
     ```python
-    with mirrored("s3://bucket/corpus") as folder:
-        build_corpus(folder, config)
+    with mirrored("memory://bucket/folder") as folder:  # or s3://, gs://
+        (folder / "notes.txt").write_text("uploaded when the block ends")
+    with mirrored("memory://bucket/folder", writes=False) as folder:
+        (folder / "notes.txt").read_text()  # 'uploaded when the block ends'
     ```
     """
     scheme = url.partition("://")[0].lower()

@@ -211,9 +211,15 @@ def test_missing_packages_are_reported_before_the_model_is_opened(
     tmp_path, capsys, monkeypatch, options, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    # The model does not exist, so the package is checked before the model.
-    arguments = ["--model", "nowhere", "--to", str(tmp_path / "export")]
-    assert main(["export", *arguments, *options]) == 1
+    target = str(tmp_path / "export")
+    # The remedy for a package does not help if the model does not exist.
+    assert main(["export", "--model", "nowhere", "--to", target, *options]) == 1
+    assert "'nowhere', which does not exist" in capsys.readouterr().err
+    # This model cannot be opened, so the package is checked before that.
+    model = tmp_path / "damaged"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    assert main(["export", "--model", str(model), "--to", target, *options]) == 1
     error = capsys.readouterr().err
     assert f"needs {package}, which isn't installed" in error
     assert f'pip install "align-keras[{extra}]"' in error

@@ -12,6 +12,7 @@ import threading
 import time
 import zlib
 
+import fsspec
 import pytest
 from PIL import Image
 
@@ -215,6 +216,24 @@ def test_images_are_removed_from_the_index(folder, capsys):
     assert main(["index", "--remove", str(folder / "red.png")]) == 0
     err = capsys.readouterr().err
     assert "images removed from " in err and err.endswith(": 1\n")
+
+
+def test_messages_name_the_address_of_a_remote_index(
+    folder, capsys, tmp_path, monkeypatch
+):
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    address = "memory://bucket/index"
+    to_index = ["--to", address]
+    assert main(["index", str(folder), "--model", str(GOLDEN), *to_index]) == 0
+    assert main(["index", *to_index, "--remove", str(folder / "red.png")]) == 0
+    assert main(["index", *to_index, "--check"]) == 0
+    fs.store.clear()
+    out, err = capsys.readouterr()
+    assert f"4 images in {address}\n" in err
+    assert f"images removed from {address}: 1\n" in err
+    assert f"4 embeddings of {address} match their checksums\n" in out
 
 
 def test_a_search_imports_no_slow_library(folder, capsys):

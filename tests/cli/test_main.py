@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_each_command_has_a_help(capsys, name):
     }
     expected = expected_options.get(name, "--model_dir")
     assert f"{expected} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_breaks_no_word_at_a_hyphen(capsys, monkeypatch, name):
+    for columns in ("50", "61", "72", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if re.search(r"\w-$", line)]
 
 
 def test_version_is_printed(capsys):
@@ -353,6 +364,24 @@ def test_a_command_works_on_a_copy_of_a_remote_folder(command, monkeypatch, tmp_
     assert main(["search", "--model_dir", "memory://b/index"]) == 0
     assert pathlib.Path(folders[0], "a.txt").read_text() == "1"
     assert fs.find("/") == ["/b/index/a.txt"]
+    fs.store.clear()
+
+
+def test_an_error_names_the_address_of_a_remote_folder(
+    command, monkeypatch, tmp_path, capsys
+):
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    fs.pipe("/b/index/a.txt", b"1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def run(arguments):
+        raise InputError(f"The index {arguments.model_dir} is empty. Add images.")
+
+    command.run = run
+    assert main(["search", "--model_dir", "memory://b/index"]) == 1
+    message = "The index memory://b/index is empty. Add images."
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
     fs.store.clear()
 
 

@@ -463,14 +463,18 @@ def test_a_corpus_of_the_size_of_the_paper_is_planned(capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--corpus=0"], "must be a whole number from 1 to 1e+15. Received: pairs=0"),
+        (
+            ["--corpus=0"],
+            "--corpus must be a whole number from 1 to 1e+15. Received: --corpus=0.",
+        ),
         (
             ["--corpus=5", "--num-images=-1"],
-            "must be a whole number from 1 to 1e+15. Received: images=-1",
+            "--num-images must be a whole number from 1 to 1e+15. Received: "
+            "--num-images=-1.",
         ),
         (
             ["--index=0", "--model=align_b7_base"],
-            "must be a whole number from 1 to 1e+15. Received: images=0",
+            "--index must be a whole number from 1 to 1e+15. Received: --index=0.",
         ),
         (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
         (

@@ -50,9 +50,10 @@ def test_every_file_has_a_schema_and_is_valid(name):
     jsonschema.Draft7Validator(schema).validate(read_tree(path))
 
 
-def test_every_option_has_a_description():
+def test_every_option_has_a_description_in_the_words_of_yaml():
     def check(schema, key):
         assert schema["description"].strip(), key
+        assert not re.search(r"\bNone\b|tuple|\(\"", schema["description"]), key
         for name, property_schema in schema.get("properties", {}).items():
             check(property_schema, f"{key}.{name}")
 

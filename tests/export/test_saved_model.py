@@ -340,7 +340,7 @@ def test_all_exports_have_similar_embeddings_of_a_file(tmp_path):
         assert len(index) == len(paths), index.changes
         stored_files = index.store.stored_files()
         images = [
-            index.store.image(stored_files[os.fsencode(path)][0]) for path in paths
+            index.store.image(stored_files[os.fsencode(path)].id) for path in paths
         ]
         vectors = [index.store.vector(image["row"]) for image in images]
         np.testing.assert_allclose(vectors, embeddings, atol=1e-5)

@@ -237,7 +237,7 @@ def test_without_images_there_are_no_figures(without_images):
         "example.py",
         "example.c",
     }
-    assert "nothing was measured. Set images" in messages
+    assert "Nothing was measured. A table or folder of images measures" in messages
 
 
 def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):
@@ -247,7 +247,7 @@ def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):
     assert "INFO" not in printed.err
     assert "0000 00:00" not in printed.err
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
-    assert ". Set data to measure recall." in printed.err
+    assert "Cosines are measured on " in printed.err
 
 
 def test_a_data_set_calibrates_with_its_training_split(pairs, monkeypatch, capsys):

@@ -408,7 +408,7 @@ def test_threads_share_a_store(build, photos, colors):
         content = colors.image_bytes((number, 2 * number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
     store = build(photos).store
-    ids = [id for id, *_ in store.stored_files().values()]
+    ids = [file.id for file in store.stored_files().values()]
     contents = {id: store.image(id)["content"] for id in ids}
 
     def has_correct_id(id):

@@ -19,8 +19,8 @@ SCRIPT = pathlib.Path(__file__).with_name("kill_indexer_script.py")
 def contents(index):
     """Returns path → (columns, vector) of all images, without ids and row numbers."""
     vectors, images = index.store.vectors(), {}
-    for file, (id, *_) in index.store.stored_files().items():
-        image = index.store.image(id)
+    for file, stored in index.store.stored_files().items():
+        image = index.store.image(stored.id)
         row = image.pop("row")
         image.pop("id")
         images[file] = image, np.array(vectors[row])

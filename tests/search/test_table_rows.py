@@ -392,8 +392,8 @@ def test_addresses_that_differ_only_in_secrets_are_merged(
     assert list(index.store.roots()) == [b"https://host/t.csv"]
     (root,) = index.store.roots().values()
     stored_files = index.store.stored_files()
-    assert {fields[1] for fields in stored_files.values()} == {root}
-    assert index.store.unreadable()[b"broken.jpg"][0] == root
+    assert {file.root for file in stored_files.values()} == {root}
+    assert index.store.unreadable()[b"broken.jpg"].root == root
     assert len(stored_files) == 2 and b"https://host/image.png" in stored_files
     assert len(index.query("blue", k=9, duplicates=True)) == 2
 

@@ -174,7 +174,8 @@ def work(arguments):
     """Prints the wall and CPU seconds of a pass of a pipeline for each input line."""
     import tensorflow_datasets as tfds
 
-    from align_keras.data import open_sources, training_batches
+    from align_keras.data import training_batches
+    from align_keras.datasets import open_sources
     from align_keras.models import (
         ALIGNImageConverter,
         ALIGNPreprocessor,
@@ -247,7 +248,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             arguments.folder = pathlib.Path(folder)
             os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-            from align_keras.data import open_sources
+            from align_keras.datasets import open_sources
 
             mean = write(arguments.folder, arguments.count)
             print(f"{arguments.count} images of {mean / 1000:.0f} KB in {FILES} files")

@@ -169,13 +169,13 @@ def _is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
-def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
+def stamps_by_category(builder: Any, split: str = "all") -> LabeledImages:
     """Returns the stamps with their categories as classes, such as animals or food.
 
     Args:
         builder: prepared builder of the corpus stamps.
         split: `"train"` or `"test"` for one half of the images, chosen by a hash of
-            their pixels, or None for all images.
+            their pixels, or `"all"` for both halves.
 
     Returns:
         `LabeledImages`.
@@ -185,11 +185,11 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     """
     from align_keras.datasets.pair_builder import hashed_test_keys
 
-    check_choice("The split of stamps", split or "all", ("train", "test", "all"))
+    check_choice("The split of stamps", split, ("train", "test", "all"))
     images = read_stored_images(builder, "test")
     categories = sorted({image.category for image in images})
     test = hashed_test_keys({image.image_key for image in images}, fraction=0.5)
-    if split is not None:
+    if split != "all":
         in_test = split == "test"
         images = [image for image in images if (image.image_key in test) == in_test]
     labels = [categories.index(image.category) for image in images]

@@ -45,13 +45,14 @@ def test_categories_are_classes(builder):
 
 def test_the_halves_are_complete_and_equal_images_are_in_the_same_half(builder):
     train, test, both = (
-        stamps_by_category(builder, split) for split in ("train", "test", None)
+        stamps_by_category(builder, split) for split in ("train", "test", "all")
     )
     assert train.class_names == test.class_names == both.class_names
     assert len(train.images) > 6 and len(test.images) > 6
     assert sorted([*train.images, *test.images]) == sorted(both.images)
     assert not set(train.images) & set(test.images)
     assert stamps_by_category(builder, "test").images == test.images
+    assert stamps_by_category(builder).images == both.images
 
 
 def test_an_unknown_split_raises(builder):
