@@ -36,7 +36,8 @@ TABLE = {
     "align_keras/training": "tests/training tests/models tests/runs tests/cli",
     "align_keras/utils": "tests/utils tests/training tests/cli tests/corpus",
     "experiments": "tests/experiments tests/cli",
-    "setup.cfg": "tests/release",
+    "saved_models": "tests/release tests/models",
+    "setup.cfg": "tests/release tests/repository",
     "pyproject.toml": "tests/release tests/repository",
     "tools": "tests/tools",
 }
