@@ -59,12 +59,8 @@ class Stage:
         settings = [f"{name}={value}" for name, value in self.environment.items()]
         program = shlex.join(["exec", *map(str, arguments)])
         script = f"cd {shlex.quote(self.folder)} && {program}"
-        return [
-            "chroot",
-            f"--userspec={identity}",
-            str(self.root),
-            *("env", "-i", *settings, "sh", "-c", script),
-        ]
+        chroot = ["chroot", f"--userspec={identity}", str(self.root)]
+        return [*chroot, "env", "-i", *settings, "sh", "-c", script]
 
     def path(self, name):
         """Returns the path of a file of the stage on this machine."""

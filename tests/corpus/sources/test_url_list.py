@@ -59,7 +59,7 @@ def test_another_suffix_raises_an_error(tmp_path):
 
 def test_only_parquet_needs_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r'align-keras\[corpus\]"`, or write .csv'):
+    with pytest.raises(InputError, match=r'align-keras\[parquet\]"`, or write .csv'):
         write_url_list(PAIRS, tmp_path / "urls.parquet")
     assert write_url_list(PAIRS, tmp_path / "urls.csv") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["urls.csv"]
