@@ -6,18 +6,19 @@ import shutil
 import subprocess
 import sys
 
+import keras_hub
 import numpy as np
 import pytest
 
 from align_keras import load_model
-from align_keras.models import ALIGN
+from align_keras.models import ALIGN, ALIGNBackbone
 from align_keras.models.hub import HubName, download, parse_hub_name
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
 from tests.helpers.align_folders import tiny_align
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.hub_server import Cut
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_align, small_batch
 
 WRONG_TOKEN = "hf_" + "x" * 34
 # Script that opens models without TensorFlow and prints an embedding of each.
@@ -235,6 +236,21 @@ def test_a_cached_model_is_opened_offline(hub_server, monkeypatch):
     message = "files are not in the cache. Unset HF_HUB_OFFLINE"
     with pytest.raises(InputError, match=message):
         load_model("hf://user/other")
+
+
+@pytest.mark.ci
+def test_keras_hub_uploads_and_opens_a_preset(hub_server, saved, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub_server.add_user("user"))
+    keras_hub.upload_preset("hf://user/uploaded", str(saved))
+    batch = small_batch()
+    expected = ALIGN.from_preset(saved)(batch)
+    backbone = keras_hub.models.Backbone.from_preset("hf://user/uploaded")
+    assert type(backbone) is ALIGNBackbone
+    for model in (backbone, ALIGN.from_preset("hf://user/uploaded")):
+        for name, value in model(batch).items():
+            np.testing.assert_array_equal(value, expected[name])
+    tokenizer = keras_hub.tokenizers.Tokenizer.from_preset("hf://user/uploaded")
+    assert tokenizer.get_vocabulary() == VOCABULARY
 
 
 # === Mistakes ===
