@@ -268,6 +268,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     def load_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Loads low-rank factors, and enables LoRA if it isn't enabled.
 
+        If the file has factors of other layers than the default ones, call
+        `enable_lora` with the names of its layers first.
+
         Args:
             filepath: str or path of a file of `save_lora_weights`.
         """
