@@ -24,64 +24,59 @@ from align_keras.datasets.stamps import STAMPS_DIR
 from align_keras.datasets.user_pairs import user_pairs_config
 from align_keras.datasets.web_pairs import WebPairs
 from tests.helpers.drawings import draw
-from tests.helpers.oracle_process import needs
 
-INSTALLED_EMOJI = os.environ.get("ALIGN_KERAS_EMOJI_DIR")
+# The harness of TFDS imports dill.
+pytest.importorskip("dill")
+
 pytestmark = pytest.mark.ci
 
+INSTALLED_EMOJI = os.environ.get("ALIGN_KERAS_EMOJI_DIR")
 # Glyphs of each icon font, and emoji of each vendor.
 COUNT = 12
 
 
-# The harness of TFDS imports dill.
-needs_harness = needs("dill")
-if needs_harness.args[0]:
-    Harness = object
-else:
+class Harness(tfds.testing.DatasetBuilderTestCase):
+    """Harness with a folder of examples, `EXAMPLE_DIR`, that a subclass writes."""
 
-    class Harness(tfds.testing.DatasetBuilderTestCase):
-        """Harness with a folder of examples, `EXAMPLE_DIR`, that a subclass writes."""
+    __test__ = False
+    # The builders read local packages by pathlib instead of `tf.io.gfile`.
+    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
+    # Environment variable with the folder that the builder reads.
+    VARIABLE = None
 
-        __test__ = False
-        # The builders read local packages by pathlib instead of `tf.io.gfile`.
-        MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False
-        # Environment variable with the folder that the builder reads.
-        VARIABLE = None
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        cls.EXAMPLE_DIR = pathlib.Path(folder.name)
+        cls.write_examples(cls.EXAMPLE_DIR)
 
-        @classmethod
-        def setUpClass(cls):
-            super().setUpClass()
-            folder = tempfile.TemporaryDirectory()
-            cls.addClassCleanup(folder.cleanup)
-            cls.EXAMPLE_DIR = pathlib.Path(folder.name)
-            cls.write_examples(cls.EXAMPLE_DIR)
+    @classmethod
+    def write_examples(cls, folder):
+        """Writes the raw data."""
 
-        @classmethod
-        def write_examples(cls, folder):
-            """Writes the raw data."""
+    def setUp(self):
+        super().setUp()
+        if self.VARIABLE:
+            folder = {self.VARIABLE: str(self.EXAMPLE_DIR)}
+            self.start(mock.patch.dict(os.environ, folder))
+        if hasattr(self.DATASET_CLASS, "TEST_FRACTION"):
+            # The test split still has one image.
+            self.start(mock.patch.object(self.DATASET_CLASS, "TEST_FRACTION", 0.0))
 
-        def setUp(self):
-            super().setUp()
-            if self.VARIABLE:
-                folder = {self.VARIABLE: str(self.EXAMPLE_DIR)}
-                self.start(mock.patch.dict(os.environ, folder))
-            if hasattr(self.DATASET_CLASS, "TEST_FRACTION"):
-                # The test split still has one image.
-                self.start(mock.patch.object(self.DATASET_CLASS, "TEST_FRACTION", 0.0))
+    def start(self, patcher):
+        """Starts a patch until `tearDown`, which the harness calls twice."""
+        patcher.start()
+        self.patchers.append(patcher)
 
-        def start(self, patcher):
-            """Starts a patch until `tearDown`, which the harness calls twice."""
-            patcher.start()
-            self.patchers.append(patcher)
+    def test_session(self, *arguments, **options):
+        return super().test_session(*arguments, **options)
 
-        def test_session(self, *arguments, **options):
-            return super().test_session(*arguments, **options)
-
-        # pytest would run this method of TensorFlow as a test.
-        test_session.__test__ = False
+    # pytest would run this method of TensorFlow as a test.
+    test_session.__test__ = False
 
 
-@needs_harness
 @pytest.mark.skipif(
     not pathlib.Path(STAMPS_DIR).is_dir(), reason="needs tuxpaint-stamps-default"
 )
@@ -98,7 +93,6 @@ class StampsTest(Harness):
             shutil.copytree(pathlib.Path(STAMPS_DIR, name), folder / name)
 
 
-@needs_harness
 @pytest.mark.skipif(
     not pathlib.Path(CLIPART_DIR, "svg").is_dir(), reason="needs openclipart"
 )
@@ -116,7 +110,6 @@ class ClipartTest(Harness):
             shutil.copytree(pathlib.Path(CLIPART_DIR, name), folder / name)
 
 
-@needs_harness
 @pytest.mark.skipif(not INSTALLED_EMOJI, reason="needs ALIGN_KERAS_EMOJI_DIR")
 class EmojiTest(Harness):
     __test__ = True
@@ -141,7 +134,6 @@ class EmojiTest(Harness):
             (folder / name / "emoji.json").write_text(json.dumps(emoji), "utf-8")
 
 
-@needs_harness
 @pytest.mark.skipif(
     importlib.util.find_spec("qtawesome") is None, reason="needs qtawesome's fonts"
 )
@@ -170,7 +162,6 @@ def save_drawings(folder):
         (folder / f"{number:02}.txt").write_text(f"drawing {number}\nno {number}\n")
 
 
-@needs_harness
 class UserPairsTest(Harness):
     __test__ = True
     DATASET_CLASS = UserPairs
@@ -208,7 +199,6 @@ def web_images():
         }
 
 
-@needs_harness
 class WebPairsTest(Harness):
     __test__ = True
     DATASET_CLASS = WebPairs

@@ -165,6 +165,8 @@ def test_the_harness_of_keras_passes(harness, name):
         input_data=keras.ops.convert_to_tensor(inputs),
         **{"expected_output_shape": shape, **options},
     )
+    # The harness doesn't notice if an argument is missing in the configuration.
+    assert layer(**arguments).get_config().items() >= arguments.items()
 
 
 def test_outputs_are_as_expected(harness):
