@@ -63,9 +63,11 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     >>> from align_keras.models import ImageEncoder, TextEncoder
     >>> backbone = ALIGNBackbone(
     ...     ImageEncoder.from_variant("nano", 16, image_size=64),
-    ...     TextEncoder.from_variant("nano", 16, vocabulary_size=100),
+    ...     TextEncoder.from_variant(
+    ...         "bert_tiny", projection_dim=16, vocabulary_size=100
+    ...     ),
     ... )
-    >>> sorted(backbone.output_shape)
+    >>> sorted(backbone.output)
     ['image_embedding', 'similarity', 'text_embedding']
     """
 
