@@ -13,6 +13,7 @@ from align_keras.layers.dtype_policy import default_policy
 from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
+from align_keras.models.preset_config import ENCODERS
 from align_keras.models.preset_saving import save_backbone
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
@@ -23,8 +24,6 @@ from align_keras.models.trainable_layers import (
 )
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-
-ENCODERS = ("image_encoder", "text_encoder")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
