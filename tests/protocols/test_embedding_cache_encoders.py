@@ -88,11 +88,16 @@ def test_undecodable_images_are_skipped_and_reported(
 def test_a_changed_model_uses_another_cache(tmp_path):
     align = small_align()
     kernel = align.image_encoder.get_layer("projection").kernel
+
+    def enlarge_images():
+        align.image_encoder.image_size = 48
+        align.preprocessor.image_size = (48, 48)
+
     embeddings = []
     for change in (
         lambda: None,
         lambda: kernel.assign(kernel[:, ::-1]),
-        lambda: setattr(align.image_encoder, "image_size", 48),
+        enlarge_images,
         lambda: align.image_encoder.set_pixel_scaling(100.0, 127.5),
     ):
         change()
