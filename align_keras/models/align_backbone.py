@@ -1,6 +1,7 @@
 """Functional dual encoder of ALIGN as a KerasHub backbone."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
+from align_keras.models import lora
 from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
@@ -143,11 +145,32 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     def default_lora_layer_names(self) -> list[str]:
         """Returns the names of the layers that `enable_lora` adapts by default.
 
-        These are the query and the value projections of the text encoder, the
-        squeeze-and-excitation layers of the image encoder, and the projections of both.
+        These are the query and the value projections of the text encoder, the 1×1
+        convolutions and squeeze-and-excitation layers of the image encoder, and the
+        projections of both.
         """
         names: list[str] = super().default_lora_layer_names()
-        return [*names, "squeeze", "excite", "projection"]
+        return [*names, *ImageEncoder.lora_layer_names]
+
+    def enable_lora(
+        self, rank: int, target_layer_names: Sequence[str] | None = None
+    ) -> None:
+        """Freezes the backbone and adds factors. The arguments are those of `ALIGN`."""
+        if target_layer_names is None:
+            target_layer_names = self.default_lora_layer_names()
+        lora.enable_lora(self, rank, target_layer_names)
+
+    def merge_lora(self) -> None:
+        """Merges the factors of LoRA into the kernels, as `ALIGN.merge_lora`."""
+        lora.merge_lora(self)
+
+    def save_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Writes the trained weights to a file, as `ALIGN.save_lora_weights`."""
+        lora.save_lora_weights(self, filepath)
+
+    def load_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Loads weights of `save_lora_weights`, as `ALIGN.load_lora_weights`."""
+        lora.load_lora_weights(self, filepath)
 
     @classmethod
     def from_preset(

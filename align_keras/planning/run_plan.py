@@ -11,6 +11,7 @@ from align_keras.config import (
     ModelConfig,
     OptimizationConfig,
 )
+from align_keras.config.experiment_config import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.models.preset_table import with_preset
 from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
@@ -309,7 +310,9 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
             image_size=image.image_size,
             padding=image.padding or "tf",
             rematerialize=image.rematerialize,
-            locked=image.locked,
+            training=image.training_mode,
+            blocks=image.blocks or DEFAULT_BLOCKS,
+            rank=image.rank or DEFAULT_RANK,
         ),
         text=_text_cost(model),
         projection_dim=model.projection_dim,
