@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.layers.temperature import Temperature
 from align_keras.models.trainable_layers import set_trainable_flag, unfreeze_parents
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -232,11 +233,11 @@ def save_lora_weights(backbone: keras.Model, path: str | os.PathLike) -> None:
         file["lora/vars/rank"] = max(layer.lora_rank for layer in adapted.values())
         for number, layer in adapted.items():
             for name in _FACTORS:
-                value = np.asarray(getattr(layer, name), "float32")
+                value = getattr(layer, name).numpy()
                 file[f"lora/{number}/vars/{name}"] = value
         for number, variables in trained.items():
             for name, variable in variables.items():
-                value = np.asarray(variable, "float32")
+                value = variable.numpy().astype("float32")
                 file[f"trained/{number}/vars/{name}"] = value
         file.attrs[_BASE_KEY] = _base_digest(layers, names)
 
@@ -261,9 +262,15 @@ def load_lora_weights(backbone: keras.Model, path: str | os.PathLike) -> None:
         if getattr(layer, "lora_enabled", False)
     }
     if not enabled:
+        # The temperature stays constant if the model doesn't learn it.
+        learned = [
+            layers[number]
+            for number in content.trained
+            if layers[number].trainable or not isinstance(layers[number], Temperature)
+        ]
         backbone.trainable = False
-        for number in content.trained:
-            set_trainable_flag(layers[number], True)
+        for layer in learned:
+            set_trainable_flag(layer, True)
         add_factors(
             backbone, [(layers[number], rank) for number, rank in ranks.items()]
         )
@@ -280,7 +287,8 @@ def load_lora_weights(backbone: keras.Model, path: str | os.PathLike) -> None:
         variables = own_variables(layers[number])
         for name, value in values.items():
             variables[name].assign(value)
-            variables[name].trainable = name not in _STATISTICS
+            if layers[number].trainable:
+                variables[name].trainable = name not in _STATISTICS
 
 
 # Weights of batch normalization that training changes without gradients.
@@ -307,11 +315,12 @@ def _trained_variables(
 ) -> dict[int, dict[str, keras.Variable]]:
     """Returns the trained weights that aren't factors, by the index of their layer.
 
-    They include the moving statistics of trained layers.
+    They include the moving statistics of trained layers, and the temperature. A run
+    may have another constant temperature than its starting model.
     """
     trained = {}
     for number, layer in enumerate(layers):
-        if not layer.trainable:
+        if not layer.trainable and not isinstance(layer, Temperature):
             continue
         is_adapted = getattr(layer, "lora_enabled", False)
         variables = {

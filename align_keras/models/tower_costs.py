@@ -143,7 +143,7 @@ def image_tower_cost(
         first = max(len(all_blocks) - blocks, 0)
         start = [_Part(saved_values=outputs[first])]
         trained_blocks = all_blocks[first:]
-        outputs = outputs[first:]
+        outputs = [0, *outputs[first + 1 :]]
     block_parts = [part for block in trained_blocks for part in block]
     parts = [*start, *block_parts, *end]
     trained = sum(parts, _Part())

@@ -218,9 +218,7 @@ def test_a_preset_has_the_merged_kernels(adapted, tmp_path):
     assert not adapted_layers(merged)
     assert_same_embeddings(model, merged, atol=1e-5)
     for name in ("image_encoder", "text_encoder"):
-        fingerprints = {
-            getattr(align, name).fingerprint() for align in (model, merged)
-        }
+        fingerprints = {getattr(align, name).fingerprint() for align in (model, merged)}
         assert len(fingerprints) == 1
     # The model itself still has its factors.
     assert len(adapted_layers(model)) == len(kernels)
@@ -328,7 +326,9 @@ def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
     with pytest.raises(InputError, match="must have the architecture"):
         small_align(projection_dim=8).load_lora_weights(path)
     plain = ALIGN.from_preset(base, training="lora", rank=1)
-    with pytest.raises(InputError, match=r"rank 1 in the model and \d+ layers of rank 2"):
+    with pytest.raises(
+        InputError, match=r"rank 1 in the model and \d+ layers of rank 2"
+    ):
         plain.load_lora_weights(path)
     plain = ALIGN.from_preset(base)
     for weight, value in zip(plain.weights, before, strict=True):
