@@ -26,10 +26,6 @@ TextVariantName = Literal[
 # fmt: on
 # Modes of `align_keras.models.ImageEncoder.set_training`.
 TrainingMode = Literal["frozen", "projection", "last_blocks", "lora", "full"]
-# Number of blocks that the mode "last_blocks" trains by default.
-DEFAULT_BLOCKS = 2
-# Rank of the factors that the mode "lora" trains by default, as in peft.
-DEFAULT_RANK = 8
 # Each tracker has a class in `align_keras.training.trackers`.
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 

@@ -8,11 +8,6 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from align_keras.config.experiment_config import (
-    DEFAULT_BLOCKS,
-    DEFAULT_RANK,
-    TrainingMode,
-)
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.models import lora
 from align_keras.models.litert_export import CheckedLiteRTExport
@@ -24,9 +19,8 @@ from align_keras.models.trainable_layers import (
     trainable_flags,
     unfreeze_parents,
 )
+from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK, TRAINING_MODES
 from align_keras.utils.arguments import check_choice, check_number
-
-TRAINING_MODES: tuple[str, ...] = typing.get_args(TrainingMode)
 
 
 class Encoder(CheckedLiteRTExport, keras.Model):
@@ -107,7 +101,7 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         10
         """
         check_choice("mode", mode, TRAINING_MODES)
-        check_number("rank", rank, 1, lora.MAX_RANK, whole=True)
+        check_number("rank", rank, 1, lora.MAX_LORA_RANK, whole=True)
         if mode == "last_blocks":
             check_number("blocks", blocks, 1, len(self.blocks), whole=True)
         if mode == "lora":

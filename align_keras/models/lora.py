@@ -23,9 +23,9 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, refuse_url
 
-SUFFIX = ".lora.h5"
+LORA_SUFFIX = ".lora.h5"
 # Upper bound of the rank. A larger number is probably a mistake.
-MAX_RANK = 4096
+MAX_LORA_RANK = 4096
 _FACTORS = ("lora_kernel_a", "lora_kernel_b")
 _BASE_KEY = "base_sha256"
 
@@ -72,7 +72,7 @@ def enable_lora(
         InputError: if the model has no layer with one of the names, or `rank` is out
             of range.
     """
-    check_number("rank", rank, 1, MAX_RANK, whole=True)
+    check_number("rank", rank, 1, MAX_LORA_RANK, whole=True)
     names = list(layer_names)
     layers = layers_named(model, names)
     if not layers:
@@ -103,11 +103,11 @@ def add_factors(
     unfreeze_parents(model)
     for layer, rank in ranks:
         layer.enable_lora(rank)
-        for name, variable in own_variables(layer).items():
+        for name, variable in direct_variables(layer).items():
             variable.trainable = name in _FACTORS
 
 
-def own_variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
+def direct_variables(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
     """Returns the variables of a layer by name, without those of inner layers."""
     variables = layer._trainable_variables + layer._non_trainable_variables
     return {variable.name: variable for variable in variables}
@@ -152,10 +152,10 @@ def merge_lora(model: keras.layers.Layer) -> None:
             continue
         # Keras merges the factors of a quantized layer when it saves the layer.
         store: dict[str, np.ndarray] = {}
-        layer.save_own_variables(store)
+        layer.save_direct_variables(store)
         values = {name: np.asarray(value) for name, value in store.items()}
         _remove_factors(layer)
-        layer.load_own_variables(values)
+        layer.load_direct_variables(values)
 
 
 def _remove_factors(layer: keras.layers.Layer) -> None:
@@ -284,7 +284,7 @@ def load_lora_weights(backbone: keras.Model, path: str | os.PathLike) -> None:
         for name, value in zip(_FACTORS, factors, strict=True):
             getattr(layers[number], name).assign(value)
     for number, values in content.trained.items():
-        variables = own_variables(layers[number])
+        variables = direct_variables(layers[number])
         for name, value in values.items():
             variables[name].assign(value)
             if layers[number].trainable:
@@ -296,10 +296,10 @@ _STATISTICS = ("moving_mean", "moving_variance")
 
 
 def _checked_name(path: str | os.PathLike) -> pathlib.Path:
-    if not str(path).endswith(SUFFIX):
+    if not str(path).endswith(LORA_SUFFIX):
         raise InputError(
-            f"filepath must end in {SUFFIX}. Received: filepath={path}. Change the "
-            "name."
+            f"filepath must end in {LORA_SUFFIX}. Received: filepath={path}. Change "
+            "the name."
         )
     return pathlib.Path(path)
 
@@ -325,7 +325,7 @@ def _trained_variables(
         is_adapted = getattr(layer, "lora_enabled", False)
         variables = {
             name: variable
-            for name, variable in own_variables(layer).items()
+            for name, variable in direct_variables(layer).items()
             if name not in _FACTORS and (variable.trainable or not is_adapted)
         }
         if variables:
@@ -340,7 +340,7 @@ def _base_digest(
     digest = hashlib.sha256()
     for number, layer in enumerate(layers):
         left_out = {*_FACTORS, *trained.get(number, ())}
-        for name, variable in sorted(own_variables(layer).items()):
+        for name, variable in sorted(direct_variables(layer).items()):
             if name not in left_out:
                 value = np.ascontiguousarray(variable.numpy())
                 digest.update(f"{number} {name} {value.shape}".encode())
@@ -391,7 +391,7 @@ def _check_fit(
             _refuse_shape(path, number, expected, layer)
     for number, values in content.trained.items():
         layer = layers[number] if number < len(layers) else None
-        variables = own_variables(layer) if layer is not None else {}
+        variables = direct_variables(layer) if layer is not None else {}
         for name, value in values.items():
             if name not in variables or tuple(variables[name].shape) != value.shape:
                 _refuse_shape(path, number, value.shape, layer)

@@ -19,7 +19,6 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
     load_litert_weights,
 )
-from align_keras.models.encoder import TRAINING_MODES
 from align_keras.models.hub import download, is_hub_name
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_config import (
@@ -40,6 +39,7 @@ from align_keras.models.preset_table import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
+from align_keras.models.variants import TRAINING_MODES
 from align_keras.utils.arguments import check_choice, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

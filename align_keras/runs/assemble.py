@@ -15,9 +15,9 @@ from align_keras.config import (
     OptimizationConfig,
     TextEncoderConfig,
 )
-from align_keras.config.experiment_config import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.preset_table import with_preset
+from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.models.warm_start import (
     image_weights,
     project_class_names,

@@ -39,7 +39,11 @@ IMAGE_CASES = {
     "odd, Hugging Face": {"image_size": 75, "padding": "hugging_face"},
     "odd lite": {"image_size": 75, "lite": True},
     "last block": {"training": "last_blocks", "blocks": 1, "projection_dim": 16},
-    "rematerialized last blocks": {"training": "last_blocks", "rematerialize": True},
+    "rematerialized last blocks": {
+        "training": "last_blocks",
+        "blocks": 6,
+        "rematerialize": True,
+    },
     "narrow": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
 }
 TEXT_CASES = {
