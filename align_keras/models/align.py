@@ -143,7 +143,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         >>> model = ALIGN.from_encoders(
         ...     ImageEncoder.from_variant("nano", 16, image_size=64),
-        ...     TextEncoder.from_variant("nano", 16, vocabulary_size=100),
+        ...     TextEncoder.from_variant(
+        ...         "bert_tiny", projection_dim=16, vocabulary_size=100
+        ...     ),
         ... )
         >>> model.image_size
         64
