@@ -156,7 +156,21 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     def enable_lora(
         self, rank: int, target_layer_names: Sequence[str] | None = None
     ) -> None:
-        """Freezes the backbone and adds factors. The arguments are those of `ALIGN`."""
+        """Freezes the model and adds trainable low-rank factors to some layers.
+
+        Only the factors are trained. KerasHub also trains the biases of the layers.
+
+        Args:
+            rank: int ≥ 1, rank of the factors.
+            target_layer_names: list of str, names of the layers to adapt. None uses
+                `default_lora_layer_names`.
+
+        Raises:
+            InputError: if the rank is out of range, or no layer has one of the names.
+
+        References:
+            Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
+        """
         if target_layer_names is None:
             target_layer_names = self.default_lora_layer_names()
         lora.enable_lora(self, rank, target_layer_names)
@@ -172,28 +186,6 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     def load_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Loads weights of `save_lora_weights`, as `ALIGN.load_lora_weights`."""
         lora.load_lora_weights(self, filepath)
-
-    def enable_lora(
-        self, rank: int, target_layer_names: Sequence[str] | None = None
-    ) -> None:
-        """Freezes the model and adds trainable low-rank factors to some layers.
-
-        Only the factors are trained, so a file of `save_lora_weights` and the model
-        before the training restore the trained model.
-
-        Args:
-            rank: int ≥ 1, rank of the factors.
-            target_layer_names: list of str, names of the layers to adapt. None uses
-                `default_lora_layer_names`.
-
-        References:
-            Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
-        """
-        super().enable_lora(rank, target_layer_names)
-        # KerasHub trains the biases of the adapted layers too, but doesn't save them.
-        for variable in self.trainable_variables:
-            if not variable.name.startswith("lora_"):
-                variable.trainable = False
 
     @classmethod
     def from_preset(

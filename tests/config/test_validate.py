@@ -38,6 +38,8 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{IMAGE}.learning_rate_multiplier=0", "> 0"),
         (f"{IMAGE}.num_classes=1", ">= 2"),
         (f"{IMAGE}.blocks=0", ">= 1"),
+        (f"{IMAGE}.rank=0", ">= 1"),
+        (f"{TEXT}.blocks=0", ">= 1"),
         (f"{TEXT}.rank=0", ">= 1"),
         (f"{IMAGE}.virtual_batch_size=0", ">= 1"),
         (f"{IMAGE}.replicas_per_group=-1", ">= 0"),
@@ -360,3 +362,18 @@ def test_options_that_a_preset_determines_are_refused(key, value):
         task = dataclasses.replace(config.task, model=model)
         with pytest.raises(InputError, match=message):
             validate(dataclasses.replace(config, task=task))
+
+
+@pytest.mark.parametrize(
+    ("locked", "training", "mode"),
+    [
+        ("false", "null", "full"),
+        ("true", "null", "projection"),
+        ("true", "projection", "projection"),
+        ("false", "lora", "lora"),
+    ],
+)
+def test_locked_is_an_older_name_of_a_mode(locked, training, mode):
+    override = f"{TEXT}.locked={locked},{TEXT}.training={training}"
+    config = load_config(params_override=override)
+    assert config.task.model.text_encoder.training_mode == mode
