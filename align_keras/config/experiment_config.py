@@ -24,6 +24,8 @@ TextVariantName = Literal[
     "distil_bert_base", "albert_base", "albert_large", "electra_small", "minilm_l6",
 ]
 # fmt: on
+# Modes of `align_keras.models.ImageEncoder.set_training`.
+TrainingMode = Literal["frozen", "projection", "last_blocks", "lora", "full"]
 # Each tracker has a class in `align_keras.training.trackers`.
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
@@ -71,7 +73,15 @@ class ImageEncoderConfig:
             gradient.
         weights: Name or path of pretrained weights, as in
             `align_keras.models.load_image_weights`, or None for random weights.
-        locked: True to train only the projection.
+        training: Weights that are trained: `"frozen"` for none, `"projection"`,
+            `"last_blocks"` for the last `blocks` blocks and all layers after them,
+            `"lora"` for low-rank factors, `"full"` for all, or None for `"projection"`
+            if `locked` is true and `"full"` otherwise. Frozen layers run in inference
+            mode.
+        blocks: Number of blocks for `training: last_blocks`, or None for 2.
+        rank: Rank of the factors for `training: lora`, or None for 8.
+        locked: True to train only the projection. It is the same as `training:
+            projection`.
         learning_rate_multiplier: Factor of the learning rate of all variables except
             the projection.
 
@@ -100,8 +110,18 @@ class ImageEncoderConfig:
     freeze_batch_statistics: bool = False
     rematerialize: bool = False
     weights: str | None = None
+    training: TrainingMode | None = None
+    blocks: int | None = count_field(None)
+    rank: int | None = count_field(None)
     locked: bool = False
     learning_rate_multiplier: float = number_field(1.0, above=0)
+
+    @property
+    def training_mode(self) -> TrainingMode:
+        """Value of `training`, or the value that `locked` implies."""
+        if self.training is not None:
+            return self.training
+        return "projection" if self.locked else "full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +152,15 @@ class TextEncoderConfig:
             `hidden_dim` that equals `projection_dim`.
         weights: Name or path of pretrained weights with their vocabulary, as in
             `align_keras.models.load_text_weights`, or None for random weights.
-        locked: True to train only the projection.
+        training: Weights that are trained: `"frozen"` for none, `"projection"`,
+            `"last_blocks"` for the last `blocks` blocks and all layers after them,
+            `"lora"` for low-rank factors, `"full"` for all, or None for `"projection"`
+            if `locked` is true and `"full"` otherwise. Frozen layers run in inference
+            mode.
+        blocks: Number of blocks for `training: last_blocks`, or None for 2.
+        rank: Rank of the factors for `training: lora`, or None for 8.
+        locked: True to train only the projection. It is the same as `training:
+            projection`.
         learning_rate_multiplier: Factor of the learning rate of all variables except
             the projection.
 
@@ -161,8 +189,18 @@ class TextEncoderConfig:
     rematerialize: bool = False
     projection: bool = True
     weights: str | None = None
+    training: TrainingMode | None = None
+    blocks: int | None = count_field(None)
+    rank: int | None = count_field(None)
     locked: bool = False
     learning_rate_multiplier: float = number_field(1.0, above=0)
+
+    @property
+    def training_mode(self) -> TrainingMode:
+        """Value of `training`, or the value that `locked` implies."""
+        if self.training is not None:
+            return self.training
+        return "projection" if self.locked else "full"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -224,6 +224,29 @@ def _check_towers(config: ExperimentConfig, report: Report) -> None:
         )
 
 
+def _check_training(config: ExperimentConfig, report: Report) -> None:
+    model = config.task.model
+    for encoder in (_IMAGE, _TEXT):
+        tower = report.get(encoder)
+        key = f"{encoder}.training"
+        if tower.locked and tower.training not in (None, "projection"):
+            remedy = f"Leave out {encoder}.locked, which {key} replaces."
+            report.refuse(key, "projection if locked is true", remedy)
+        for name, mode in (("blocks", "last_blocks"), ("rank", "lora")):
+            if getattr(tower, name) is not None and tower.training_mode != mode:
+                rule = f"null unless training is {mode}"
+                remedy = f"Set {key}={mode}, or leave it out."
+                report.refuse(f"{encoder}.{name}", rule, remedy)
+    modes = {model.image_encoder.training_mode, model.text_encoder.training_mode}
+    if modes == {"frozen"} and not model.learn_temperature:
+        report.refuse(
+            f"{_IMAGE}.training",
+            "projection, last_blocks, lora or full if the text encoder is frozen and "
+            "learn_temperature is false",
+            "Train at least one of them.",
+        )
+
+
 def _check_data(config: ExperimentConfig, report: Report) -> None:
     for key in (_DATA, "task.validation_data"):
         data = report.get(key)
@@ -309,6 +332,7 @@ EXPERIMENT_RULES = (
     _check_batch_parts,
     _check_preset,
     _check_towers,
+    _check_training,
     _check_data,
     _check_held_out,
     _check_replicas,

@@ -120,6 +120,7 @@ def write_saved_models(
     card_arguments: dict[str, Any] | None = None,
 ) -> None:
     """Writes the three SavedModels and the model card into an empty folder."""
+    model = model.without_lora()
     check_finite_weights(model)
     for name, parts in SERVED_MODELS.items():
         served = ServedModel(

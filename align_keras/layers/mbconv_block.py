@@ -201,7 +201,8 @@ class MBConvBlock(keras.layers.Layer):
             x = x * gate[:, None, None, :]
         x = self.project_norm(self.project(x), training=training)
         if self.drop_connect is not None:
-            x = self.drop_connect(x, training=training)
+            # A frozen block runs in inference mode.
+            x = self.drop_connect(x, training=training and self.trainable)
         return x + inputs if self.has_residual else x
 
     def _filtered(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:

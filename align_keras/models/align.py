@@ -1,6 +1,7 @@
 """ALIGN: an image encoder and a text encoder with a common embedding space."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
+from align_keras.models.lora import adapted_layers
 from align_keras.models.preset_config import upgrade_config
 from align_keras.models.preset_saving import save_task
 from align_keras.models.text_encoder import TextEncoder
@@ -247,34 +249,73 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     ) -> None:
         """Freezes the model and adds trainable low-rank factors to some layers.
 
-        Call `compile` again afterwards.
+        All other weights are frozen, with the temperature. Call `compile` again
+        afterwards. `Encoder.set_training` adapts one encoder.
 
         Args:
             rank: int ≥ 1, rank of the factors.
             target_layer_names: list of str, names of the layers to adapt. None uses
                 `ALIGNBackbone.default_lora_layer_names`.
 
+        Raises:
+            InputError: if the rank is out of range, or no layer has one of the names.
+
         References:
             Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
         """
         self.backbone.enable_lora(rank, target_layer_names)
 
+    def merge_lora(self) -> None:
+        """Merges the low-rank factors into the kernels, which makes a plain model.
+
+        The embeddings stay the same up to rounding. Call `compile` again afterwards.
+        """
+        self.backbone.merge_lora()
+
+    def without_lora(self) -> "ALIGN":
+        """Returns a plain copy with merged kernels, or the model if it has no LoRA.
+
+        Exports and presets contain the weights of this copy.
+        """
+        if not adapted_layers(self.backbone):
+            return self
+        # A quantized kernel is quantized again when it is saved.
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_to_preset(folder)
+            return type(self).from_preset(folder)
+
     def save_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Writes the low-rank factors to a file.
 
+        The file also has all other weights that are trained, such as the temperature
+        or the projection of the other encoder. Load it with `load_lora_weights` onto
+        the model with which the training began.
+
         Args:
             filepath: str or path that ends in `.lora.h5`.
+
+        Raises:
+            InputError: if the model has no factors, or the name has another ending.
         """
         self.backbone.save_lora_weights(filepath)
 
     def load_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Loads low-rank factors, and enables LoRA if it isn't enabled.
 
-        If the file has factors of other layers than the default ones, call
-        `enable_lora` with the names of its layers first.
+        Call `compile` again afterwards.
 
         Args:
             filepath: str or path of a file of `save_lora_weights`.
+
+        Raises:
+            InputError: if the file is damaged, or was trained from another model.
+
+        Example:
+
+        ```python
+        model = align_keras.ALIGN.from_preset("align_small_en")
+        model.load_lora_weights("saved_models/mine/lora.lora.h5")
+        ```
         """
         self.backbone.load_lora_weights(filepath)
 
@@ -315,8 +356,10 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
                 `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
                 `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
                 `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
-                `learn_temperature`, `compile`, `name`. An argument that is None is
-                ignored.
+                `learn_temperature`, `compile`, `name`. For every preset except a
+                `.keras` file, `training`, `blocks` and `rank` choose the weights of
+                both encoders that are trained, as in `ImageEncoder.set_training`. An
+                argument that is None is ignored.
 
         Raises:
             InputError: if the preset, folder or file is unknown, damaged or doesn't

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
+from align_keras.models import lora
 from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
@@ -145,33 +146,46 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     def default_lora_layer_names(self) -> list[str]:
         """Returns the names of the layers that `enable_lora` adapts by default.
 
-        These are the query and the value projections of the text encoder, the
-        squeeze-and-excitation layers of the image encoder, and the projections of both.
+        These are the query and the value projections of the text encoder, the 1×1
+        convolutions and squeeze-and-excitation layers of the image encoder, and the
+        projections of both.
         """
         names: list[str] = super().default_lora_layer_names()
-        return [*names, "squeeze", "excite", "projection"]
+        return [*names, *ImageEncoder.lora_layer_names]
 
     def enable_lora(
         self, rank: int, target_layer_names: Sequence[str] | None = None
     ) -> None:
         """Freezes the model and adds trainable low-rank factors to some layers.
 
-        Only the factors are trained, so a file of `save_lora_weights` and the model
-        before the training restore the trained model.
+        Only the factors are trained. KerasHub also trains the biases of the layers.
 
         Args:
             rank: int ≥ 1, rank of the factors.
             target_layer_names: list of str, names of the layers to adapt. None uses
                 `default_lora_layer_names`.
 
+        Raises:
+            InputError: if the rank is out of range, or no layer has one of the names.
+
         References:
             Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
         """
-        super().enable_lora(rank, target_layer_names)
-        # KerasHub trains the biases of the adapted layers too, but doesn't save them.
-        for variable in self.trainable_variables:
-            if not variable.name.startswith("lora_"):
-                variable.trainable = False
+        if target_layer_names is None:
+            target_layer_names = self.default_lora_layer_names()
+        lora.enable_lora(self, rank, target_layer_names)
+
+    def merge_lora(self) -> None:
+        """Merges the factors of LoRA into the kernels, as `ALIGN.merge_lora`."""
+        lora.merge_lora(self)
+
+    def save_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Writes the trained weights to a file, as `ALIGN.save_lora_weights`."""
+        lora.save_lora_weights(self, filepath)
+
+    def load_lora_weights(self, filepath: str | os.PathLike) -> None:
+        """Loads weights of `save_lora_weights`, as `ALIGN.load_lora_weights`."""
+        lora.load_lora_weights(self, filepath)
 
     @classmethod
     def from_preset(

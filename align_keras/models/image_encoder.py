@@ -86,6 +86,8 @@ class ImageEncoder(Encoder):
     TensorShape([2, 112])
     """
 
+    lora_layer_names = ("expand", "squeeze", "excite", "project", "projection")
+
     def __init__(
         self,
         *,
@@ -227,6 +229,11 @@ class ImageEncoder(Encoder):
     def blocks(self) -> list[MBConvBlock]:
         """List of all `MBConvBlock`s, from input to output."""
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
+
+    def _last_layers(self, blocks: int) -> list[keras.layers.Layer]:
+        # The layers are in the order of the computation.
+        first = self.layers.index(self.blocks[-blocks])
+        return list(self.layers[first:])
 
     def set_pixel_scaling(
         self,

@@ -39,7 +39,8 @@ from align_keras.models.preset_table import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
-from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.models.variants import TRAINING_MODES
+from align_keras.utils.arguments import check_choice, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
@@ -84,6 +85,8 @@ _FOR_FOLDERS = (
     "compile",
     "name",
 )
+# Arguments of `Encoder.set_training`.
+_TRAINING = ("training", "blocks", "rank")
 
 
 def from_preset(
@@ -96,6 +99,46 @@ def from_preset(
 ) -> keras.Model:
     """Implements `ALIGN.from_preset`. `cls` is `ALIGN`, which imports this module."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
+    training = {name: arguments.pop(name) for name in _TRAINING if name in arguments}
+    if not training:
+        return _open_preset(cls, preset, load_weights, revision, token, arguments)
+    _check_training_arguments(training, arguments)
+    if str(preset) not in preset_names():
+        # The mode replaces the frozen layers of the preset.
+        arguments["locked"] = False
+    model = _open_preset(cls, preset, load_weights, revision, token, arguments)
+    mode = training.pop("training")
+    for encoder in (model.image_encoder, model.text_encoder):
+        encoder.set_training(mode, **training)
+    return model
+
+
+def _check_training_arguments(training: dict, arguments: dict) -> None:
+    """Raises unless the arguments of `set_training` fit together."""
+    if "training" not in training:
+        names = " and ".join(training)
+        raise InputError(
+            f"{names} can only be set with training. Received: training=None. Set "
+            'training="last_blocks" or training="lora".'
+        )
+    check_choice("training", training["training"], TRAINING_MODES)
+    refused = [name for name in ("locked", "trainable") if name in arguments]
+    if refused:
+        raise InputError(
+            f"{' and '.join(refused)} must be left out if training is set. Received: "
+            f"training={training['training']!r}. Leave one of them out."
+        )
+
+
+def _open_preset(
+    cls: type[keras.Model],
+    preset: str | os.PathLike,
+    load_weights: bool,
+    revision: str | None,
+    token: str | None,
+    arguments: dict,
+) -> keras.Model:
+    """Opens a preset. `arguments` are those of `from_preset` that aren't None."""
     parts = divide_arguments(cls, arguments)
     for name, value in (("revision", revision), ("token", token)):
         if value is not None and not is_hub_name(str(preset)):

@@ -15,6 +15,7 @@ import keras
 import keras_hub
 import numpy as np
 
+from align_keras.models.lora import merged_while_saving
 from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTED_FILES,
@@ -165,7 +166,8 @@ def _save_weights(backbone: keras.Model, directory: pathlib.Path) -> None:
             if hasattr(os, "posix_fallocate"):
                 file_size = size + _HDF5_BYTES * (1 + len(backbone.variables))
                 os.posix_fallocate(file.fileno(), 0, file_size)
-        backbone.save_weights(temporary, overwrite=True)
+        with merged_while_saving(backbone):
+            backbone.save_weights(temporary, overwrite=True)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(directory / WEIGHTS_FILE)

@@ -7,7 +7,10 @@ import keras
 from align_keras.layers.rematerialization import rematerialize_in_training
 from align_keras.models.encoder import Encoder
 from align_keras.models.trainable_layers import trainable_flags
-from align_keras.models.transformer_computation import set_transformer_computation
+from align_keras.models.transformer_computation import (
+    infer_while_frozen,
+    set_transformer_computation,
+)
 from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import (
     check_choice,
@@ -80,6 +83,8 @@ class TextEncoder(Encoder):
     >>> encoder({"token_ids": tokens, "padding_mask": tokens}).shape
     TensorShape([2, 4])
     """
+
+    lora_layer_names = ("query", "value", "projection")
 
     def __init__(
         self,
@@ -159,15 +164,16 @@ class TextEncoder(Encoder):
                     if value is not None
                 },
             )
-            layers = backbone.transformer_layers
-            if parts.shares_layers:
-                ((*layers,),) = layers
+            layers = _transformer_layers(backbone, architecture)
             set_transformer_computation(
                 layers, activation, pooling == "cls" and not parts.shares_layers
             )
             if rematerialize:
                 for layer in layers:
                     rematerialize_in_training(layer)
+            for layer in layers:
+                infer_while_frozen(layer, layer)
+            infer_while_frozen(backbone.embeddings_dropout, backbone.token_embedding)
             # The pooler of BERT is for next-sentence prediction. Its output is unused.
             if parts.pooler:
                 backbone.get_layer(parts.pooler).trainable = False
@@ -240,6 +246,18 @@ class TextEncoder(Encoder):
         return self.get_layer(self.architecture)
 
     @property
+    def blocks(self) -> list[keras.layers.Layer]:
+        """List of all transformer layers, from input to output."""
+        return _transformer_layers(self.backbone, self.architecture)
+
+    def _last_layers(self, blocks: int) -> list[keras.layers.Layer]:
+        return [*self.blocks[-blocks:], *self._projections()]
+
+    def _unused_layers(self) -> list[keras.layers.Layer]:
+        pooler = ARCHITECTURES[self.architecture].pooler
+        return [self.backbone.get_layer(pooler)] if pooler else []
+
+    @property
     def token_embedding(self) -> keras.layers.Layer:
         """Token embedding of the backbone, as in backbones of KerasHub."""
         return self.backbone.token_embedding
@@ -262,3 +280,13 @@ class TextEncoder(Encoder):
             "vocabulary_size": self.vocabulary_size,
             **super().get_config(),
         }
+
+
+def _transformer_layers(
+    backbone: keras.Model, architecture: str
+) -> list[keras.layers.Layer]:
+    """Returns the transformer layers of a backbone, without repeated shared layers."""
+    layers = backbone.transformer_layers
+    if ARCHITECTURES[architecture].shares_layers:
+        ((*layers,),) = layers
+    return list(layers)

@@ -10,9 +10,12 @@ import dataclasses
 import os
 
 from align_keras.models import variants
+from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
+# Modes of `set_training` with a backward pass through blocks.
+_BACKWARD_MODES = ("last_blocks", "lora", "full")
 # Number of gradients in memory at the same time. They belong to the output and the
 # input of an operation.
 _IN_FLIGHT = 2
@@ -94,8 +97,15 @@ def image_tower_cost(
     num_classes: int | None = None,
     rematerialize: bool = False,
     locked: bool = False,
+    training: str = "full",
+    blocks: int = DEFAULT_BLOCKS,
+    rank: int = DEFAULT_RANK,
 ) -> TowerCost:
-    """Returns the cost of an `ImageEncoder` with these arguments."""
+    """Returns the cost of an `ImageEncoder` with these arguments.
+
+    `training`, `blocks` and `rank` are those of `set_training`.
+    """
+    mode = "projection" if locked else training
     same_padding = padding == "tf"
     side = _strided(image_size, same_padding)
     channels = variants.stem_filters(width_coefficient, lite)
@@ -103,14 +113,18 @@ def image_tower_cost(
         _Part(saved_values=3 * (image_size + (not same_padding)) ** 2),
         _convolution(3, 3, channels, side, lite),
     ]
-    blocks = []
+    all_blocks = []
     outputs = [0]
+    factors = 0
     for stage in variants.scaled_stages(
         width_coefficient, depth_coefficient, lite, num_stages
     ):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
-            blocks.append(_block(stage, channels, strides, side, lite, same_padding))
+            all_blocks.append(
+                _block(stage, channels, strides, side, lite, same_padding)
+            )
+            factors += rank * _block_factor_rows(stage, channels, lite)
             side = _strided(side, same_padding) if strides == 2 else side
             channels = stage.filters
             outputs.append(channels * side * side)
@@ -120,28 +134,47 @@ def image_tower_cost(
         end.append(_convolution(1, channels, filters, side, lite))
         end.append(_dense(filters, num_classes))
         channels = filters + num_classes
-    block_parts = [part for block in blocks for part in block]
-    parts = [*stem, *block_parts, *end]
-    body = sum(parts, _Part())
-    saved_values = body.saved_values
+    all_parts = [*stem, *(part for block in all_blocks for part in block), *end]
+    body = sum(all_parts, _Part())
+    # The backward pass ends at the first block that is trained.
+    start = stem
+    trained_blocks = all_blocks
+    if mode == "last_blocks":
+        first = max(len(all_blocks) - blocks, 0)
+        start = [_Part(saved_values=outputs[first])]
+        trained_blocks = all_blocks[first:]
+        outputs = [0, *outputs[first + 1 :]]
+    block_parts = [part for block in trained_blocks for part in block]
+    parts = [*start, *block_parts, *end]
+    trained = sum(parts, _Part())
+    saved_values = trained.saved_values
     peak = _peak(0, parts)
     recomputed_flops = 0
     block_weights = None
-    if rematerialize and not locked:
-        block_weights = [sum(block, _Part()).parameters for block in blocks]
+    if rematerialize and mode in _BACKWARD_MODES:
+        block_weights = [sum(block, _Part()).parameters for block in trained_blocks]
         recomputed_flops = sum(block_parts, _Part()).flops
         # Only the input of a block is saved until the block is computed again.
-        saved_so_far = sum(stem, _Part()).saved_values
-        peak = _peak(0, stem)
-        for block, output in zip(blocks, outputs[:-1], strict=True):
+        saved_so_far = sum(start, _Part()).saved_values
+        peak = _peak(0, start)
+        for block, output in zip(trained_blocks, outputs[:-1], strict=True):
             saved_so_far += output
             peak = max(peak, _peak(saved_so_far, block))
         saved_so_far += outputs[-1]
         saved_values = saved_so_far + sum(end, _Part()).saved_values
         peak = max(peak, _peak(saved_so_far, end))
-    projection = _dense(channels, projection_dim)
+    if projection_dim is not None:
+        factors += rank * (channels + projection_dim)
     return _tower(
-        body, projection, saved_values, peak, recomputed_flops, locked, block_weights
+        mode,
+        body,
+        trained,
+        _dense(channels, projection_dim),
+        factors,
+        saved_values,
+        peak,
+        recomputed_flops,
+        block_weights,
     )
 
 
@@ -172,8 +205,15 @@ def text_tower_cost(
     pooling: str = "cls",
     rematerialize: bool = False,
     locked: bool = False,
+    training: str = "full",
+    blocks: int = DEFAULT_BLOCKS,
+    rank: int = DEFAULT_RANK,
 ) -> TowerCost:
-    """Returns the cost of a `TextEncoder` for captions of `sequence_length` tokens."""
+    """Returns the cost of a `TextEncoder` for captions of `sequence_length` tokens.
+
+    `training`, `blocks` and `rank` are those of `set_training`.
+    """
+    mode = "projection" if locked else training
     length = sequence_length
     width = hidden_dim
     inner = intermediate_dim
@@ -203,27 +243,54 @@ def text_tower_cost(
         last = 3 * length * width
         last_products = 2 * (length + 1) * width * width + 2 * length * width
         last_products += 2 * width * inner
+    largest = max(length * inner, length * width, scores)
+
+    def last_layers(stored: int, computed: int) -> _Part:
+        """Returns the cost of the last layers, some of which may share weights."""
+        return _Part(
+            stored * (attention + feed_forward),
+            flops=2 * ((computed - 1) * products + last_products),
+            saved_values=(computed - 1) * layer + last,
+            largest=largest,
+        )
+
     stored = 1 if parts.shares_layers else num_layers
-    layers = _Part(
-        pooler + stored * (attention + feed_forward),
-        unlearned=pooler,  # The output of the pooler isn't used.
-        flops=2 * ((num_layers - 1) * products + last_products),
-        saved_values=(num_layers - 1) * layer + last,
-        largest=max(length * inner, length * width, scores),
-    )
-    body = embeddings + layers
-    saved_values = body.saved_values
+    layers = last_layers(stored, num_layers)
+    # The output of the pooler isn't used.
+    body = embeddings + layers + _Part(pooler, unlearned=pooler)
+    start = embeddings
+    num_trained = num_layers
+    if mode == "last_blocks":
+        start = _Part(saved_values=length * width)
+        if not parts.shares_layers:
+            stored = num_trained = min(blocks, num_layers)
+        layers = last_layers(stored, num_trained)
+    trained = start + layers
+    saved_values = trained.saved_values
     recomputed_flops = 0
-    peak = _peak(0, [body])
+    peak = _peak(0, [trained])
     layer_weights = None
-    if rematerialize and not locked:
+    if rematerialize and mode in _BACKWARD_MODES:
         layer_weights = stored * [attention + feed_forward]
-        saved_values = num_layers * length * width + embeddings.saved_values
+        saved_values = num_trained * length * width + start.saved_values
         recomputed_flops = layers.flops
         peak = saved_values + layer + _IN_FLIGHT * body.largest
-    projection = _dense(width, projection_dim)
+    # Keras adapts the query and value kernels (width, heads, width / heads) with
+    # factors (width, heads, rank) and (rank, width / heads).
+    all_stored = 1 if parts.shares_layers else num_layers
+    factors = all_stored * 2 * rank * (width * num_heads + width // num_heads)
+    if projection_dim is not None:
+        factors += rank * (width + projection_dim)
     return _tower(
-        body, projection, saved_values, peak, recomputed_flops, locked, layer_weights
+        mode,
+        body,
+        trained,
+        _dense(width, projection_dim),
+        factors,
+        saved_values,
+        peak,
+        recomputed_flops,
+        layer_weights,
     )
 
 
@@ -265,43 +332,60 @@ def check_parameters(
 
 
 def _tower(
+    mode: str,
     body: _Part,
+    trained: _Part,
     projection: _Part,
+    factors: int,
     saved_values: int,
     peak: int,
     recomputed_flops: int,
-    locked: bool,
     block_weights: list[int] | None,
 ) -> TowerCost:
     """Returns the cost of an encoder from its parts.
 
-    A locked encoder has no backward pass, so it saves no values.
+    A body without trained weights has no backward pass, so it saves no values. LoRA is
+    estimated with the backward pass of full training, which is an upper bound.
 
     Args:
+        mode: mode of `set_training`.
         body: sum of all parts except the projection.
+        trained: sum of the parts that the backward pass traverses, without the
+            projection.
         projection: cost of the projection.
+        factors: number of parameters of the factors of LoRA.
         saved_values: number of saved values.
         peak: largest number of values in memory.
         recomputed_flops: operations that rematerialization repeats.
-        locked: True if only the projection is trained.
         block_weights: number of parameters of each rematerialized block, or None. The
             16-bit copies of the weights of a block are released after the block and
             created again for its gradients, so 16-bit gradients also exist for one
             block at a time.
     """
+    parameters = body.parameters + projection.parameters
     copied_parameters = None
     if block_weights is not None:
-        outside_blocks = body.parameters + projection.parameters - sum(block_weights)
+        outside_blocks = parameters - sum(block_weights)
         copied_parameters = outside_blocks + 2 * max(block_weights)
-    learned = 0 if locked else body.parameters - body.unlearned
+    has_backward = mode in _BACKWARD_MODES
+    learned = trained.parameters - trained.unlearned if has_backward else 0
+    learned += projection.parameters
+    learned_flops = projection.flops + (trained.flops if has_backward else 0)
+    if mode == "lora":
+        parameters += factors
+        learned = factors
+    if mode == "frozen":
+        learned = 0
+        learned_flops = 0
+    forward_peak = _IN_FLIGHT * body.largest
     return TowerCost(
-        parameters=body.parameters + projection.parameters,
-        learned=learned + projection.parameters,
+        parameters=parameters,
+        learned=learned,
         flops=body.flops + projection.flops,
-        learned_flops=projection.flops + (0 if locked else body.flops),
+        learned_flops=learned_flops,
         recomputed_flops=recomputed_flops,
-        saved_values=0 if locked else saved_values,
-        peak=_IN_FLIGHT * body.largest if locked else peak,
+        saved_values=saved_values if has_backward else 0,
+        peak=max(peak, forward_peak) if has_backward else forward_peak,
         copied_parameters=copied_parameters,
     )
 
@@ -350,6 +434,18 @@ def _block(
     # block are saved.
     saved_values = 2 * stage.filters * side * side
     return [*block, dataclasses.replace(project, saved_values=saved_values)]
+
+
+def _block_factor_rows(stage: variants.Stage, channels: int, lite: bool) -> int:
+    """Returns the number of parameters of the factors of a block for rank 1."""
+    inner = channels * stage.expand_ratio
+    rows = inner + stage.filters
+    if stage.expand_ratio != 1:
+        rows += channels + inner
+    if not lite:
+        squeezed = max(1, int(channels * _SQUEEZE_RATIO))
+        rows += 2 * (inner + squeezed)
+    return rows
 
 
 def _convolution(

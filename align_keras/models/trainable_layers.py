@@ -108,3 +108,16 @@ def set_trainable_flag(layer: keras.layers.Layer, value: bool) -> None:
     # Setting a flag also sets those of the inner layers, so parents come first.
     for inner, inner_value in zip(inner_layers, inner_values, strict=True):
         inner.trainable = inner_value
+
+
+def unfreeze_parents(model: keras.layers.Layer) -> bool:
+    """Sets `trainable` of each layer that contains a trainable layer with weights.
+
+    Returns:
+        bool, True if the model or one of its layers is trainable.
+    """
+    inner_layers = model._flatten_layers(include_self=False, recursive=False)
+    is_trainable = [unfreeze_parents(layer) for layer in inner_layers if layer.weights]
+    if any(is_trainable):
+        set_trainable_flag(model, True)
+    return bool(model.trainable)

@@ -3,6 +3,7 @@
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -54,6 +55,27 @@ def set_transformer_computation(
     if first_token_only:
         last = layers[-1]
         last.call = functools.partial(_first_token, last)
+
+
+def infer_while_frozen(
+    layer: keras.layers.Layer, flagged_layer: keras.layers.Layer
+) -> None:
+    """Replaces `call` of a layer, so that it has no dropout while it is frozen.
+
+    Args:
+        layer: Keras layer with one tensor as its first input.
+        flagged_layer: layer whose `trainable` decides. It is read when the layer is
+            called.
+    """
+    call = layer.call
+
+    def guarded(
+        inputs: tf.Tensor, *, training: bool | None = None, **arguments: Any
+    ) -> tf.Tensor:
+        is_training = training and flagged_layer.trainable
+        return call(inputs, training=is_training, **arguments)
+
+    layer.call = guarded
 
 
 def _check_parts(layers: Sequence[keras.layers.Layer]) -> None:

@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
+# Modes of `Encoder.set_training`. `TrainingMode` of the configuration lists them too.
+TRAINING_MODES = ("frozen", "projection", "last_blocks", "lora", "full")
+# Number of blocks that the mode "last_blocks" trains by default.
+DEFAULT_BLOCKS = 2
+# Rank of the factors that the mode "lora" trains by default, as in peft.
+DEFAULT_RANK = 8
+
 # === Image encoders, with the compound scaling of EfficientNet ===
 
 

@@ -13,7 +13,12 @@ from align_keras.config import (
 )
 from align_keras.models.preset_table import with_preset
 from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
-from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.variants import (
+    DEFAULT_BLOCKS,
+    DEFAULT_RANK,
+    image_encoder_arguments,
+    text_encoder_arguments,
+)
 from align_keras.planning.device_kinds import DeviceKind, find_device_kind
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
 from align_keras.utils.arguments import check_number, parameters_of
@@ -309,7 +314,9 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
             image_size=image.image_size,
             padding=image.padding or "tf",
             rematerialize=image.rematerialize,
-            locked=image.locked,
+            training=image.training_mode,
+            blocks=image.blocks or DEFAULT_BLOCKS,
+            rank=image.rank or DEFAULT_RANK,
         ),
         text=_text_cost(model),
         projection_dim=model.projection_dim,

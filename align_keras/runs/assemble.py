@@ -9,12 +9,15 @@ import keras
 from align_keras import losses
 from align_keras.config import (
     ExperimentConfig,
+    ImageEncoderConfig,
     LossConfig,
     ModelConfig,
     OptimizationConfig,
+    TextEncoderConfig,
 )
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.preset_table import with_preset
+from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.models.warm_start import (
     image_weights,
     project_class_names,
@@ -22,6 +25,8 @@ from align_keras.models.warm_start import (
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
 
+# Options of `choose_trained_weights`.
+_TRAINING_OPTIONS = ("training", "blocks", "rank")
 _OPTIMIZERS: dict[str, Any] = {"lamb": Lamb, "adamw": AdamW, "muon": Muon, "sgd": SGD}
 
 
@@ -49,13 +54,32 @@ def build_model(
     )
     if model_config.project_class_names:
         project_class_names(model)
+    # Factors of LoRA belong to the initial weights, which are complete here.
+    choose_trained_weights(model.image_encoder, model_config.image_encoder)
+    choose_trained_weights(model.text_encoder, model_config.text_encoder)
     return model
+
+
+def choose_trained_weights(
+    encoder: ImageEncoder | TextEncoder,
+    encoder_config: ImageEncoderConfig | TextEncoderConfig,
+) -> None:
+    """Freezes the weights of an encoder that its configuration doesn't train."""
+    # The constructor of the encoder implements `locked`.
+    if encoder_config.training is None:
+        return
+    encoder.set_training(
+        encoder_config.training,
+        blocks=encoder_config.blocks or DEFAULT_BLOCKS,
+        rank=encoder_config.rank or DEFAULT_RANK,
+    )
 
 
 def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
     """Builds the image encoder with the configured weights or random weights."""
     arguments = dataclasses.asdict(model_config.image_encoder)
-    del arguments["learning_rate_multiplier"]
+    for name in ("learning_rate_multiplier", *_TRAINING_OPTIONS):
+        del arguments[name]
     weights = image_weights(arguments.pop("weights"))
     arguments["padding"] = arguments["padding"] or weights.padding
     if arguments["replicas_per_group"] == 0:
@@ -72,7 +96,8 @@ def build_text_encoder(
 ) -> keras.Model:
     """Builds the text encoder with the configured weights or random weights."""
     arguments = dataclasses.asdict(model_config.text_encoder)
-    for name in ("vocabulary", "normalization", "learning_rate_multiplier"):
+    unused = ("vocabulary", "normalization", "learning_rate_multiplier")
+    for name in (*unused, *_TRAINING_OPTIONS):
         del arguments[name]
     weights = text_weights(arguments.pop("weights"))
     if vocabulary:

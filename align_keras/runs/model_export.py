@@ -237,7 +237,7 @@ def _open(model: Any, format: str) -> Any:
             "without a vocabulary. Add its vocab.txt to the folder."
         )
     check_finite_weights(align)
-    return align
+    return align.without_lora()
 
 
 def _write_card(

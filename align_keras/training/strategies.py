@@ -8,9 +8,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from align_keras.models.lora import adapted_layers
 from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
+# File in the folder of a run with LoRA.
+LORA_FILE = "lora.lora.h5"
 # Device files of the chips of a TPU VM, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 
@@ -137,9 +140,15 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 
 
 def save_by_chief(model: Any, directory: str | os.PathLike) -> None:
-    """Saves a model as a preset. The chief writes it, and all workers wait."""
+    """Saves a model as a preset. The chief writes it, and all workers wait.
+
+    The preset of a model with LoRA has merged kernels. `lora.lora.h5` next to it has
+    the factors.
+    """
     if is_chief(model.distribute_strategy):
         model.save_to_preset(directory)
+        if adapted_layers(model.backbone):
+            model.save_lora_weights(pathlib.Path(directory) / LORA_FILE)
     wait_for_workers(model.distribute_strategy)
 
 

@@ -37,6 +37,10 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{IMAGE}.batch_norm_epsilon=0", "> 0"),
         (f"{IMAGE}.learning_rate_multiplier=0", "> 0"),
         (f"{IMAGE}.num_classes=1", ">= 2"),
+        (f"{IMAGE}.blocks=0", ">= 1"),
+        (f"{IMAGE}.rank=0", ">= 1"),
+        (f"{TEXT}.blocks=0", ">= 1"),
+        (f"{TEXT}.rank=0", ">= 1"),
         (f"{IMAGE}.virtual_batch_size=0", ">= 1"),
         (f"{IMAGE}.replicas_per_group=-1", ">= 0"),
         (f"{TEXT}.learning_rate_multiplier=0", "> 0"),
@@ -204,6 +208,22 @@ def test_every_number_has_a_tested_range():
             "task.model.initial_temperature=null",
             ["must be a number if image_encoder.weights isn't an ALIGN"],
         ),
+        (
+            f"{IMAGE}.training=lora,{IMAGE}.locked=true",
+            ["training' must be projection if locked is true", "Leave out"],
+        ),
+        (
+            f"{TEXT}.rank=4",
+            ["rank' must be null unless training is lora", f"Set {TEXT}.training=lora"],
+        ),
+        (
+            f"{IMAGE}.blocks=1,{IMAGE}.training=full",
+            ["blocks' must be null unless training is last_blocks"],
+        ),
+        (
+            f"{IMAGE}.training=frozen,{TEXT}.training=frozen,{MODEL}.learn_temperature=false",
+            ["Train at least one of them"],
+        ),
         (f"{DATA}.corpus=pairs", [f"'{DATA}.pairs' must be a path"]),
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
         (
@@ -342,3 +362,18 @@ def test_options_that_a_preset_determines_are_refused(key, value):
         task = dataclasses.replace(config.task, model=model)
         with pytest.raises(InputError, match=message):
             validate(dataclasses.replace(config, task=task))
+
+
+@pytest.mark.parametrize(
+    ("locked", "training", "mode"),
+    [
+        ("false", "null", "full"),
+        ("true", "null", "projection"),
+        ("true", "projection", "projection"),
+        ("false", "lora", "lora"),
+    ],
+)
+def test_locked_is_an_older_name_of_a_mode(locked, training, mode):
+    override = f"{TEXT}.locked={locked},{TEXT}.training={training}"
+    config = load_config(params_override=override)
+    assert config.task.model.text_encoder.training_mode == mode

@@ -14,7 +14,11 @@ from align_keras.config import (
     load_config,
     validate,
 )
-from align_keras.config.experiment_config import ImageVariantName, TextVariantName
+from align_keras.config.experiment_config import (
+    ImageVariantName,
+    TextVariantName,
+    TrainingMode,
+)
 from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
 from tests.helpers.headers import ABLATIONS, flatten, read_checked_header
@@ -239,13 +243,14 @@ def test_the_multilingual_model_differs_only_in_its_vocabulary():
 # === Models of the experiments, on small inputs ===
 
 
-def test_variant_names_of_the_configuration_match_those_of_the_models():
+def test_names_of_the_configuration_match_those_of_the_models():
     from align_keras.models import variants
 
     image_variants = list(variants.IMAGE_VARIANTS)
     text_variants = list(variants.TEXT_VARIANTS)
     assert list(typing.get_args(ImageVariantName)) == image_variants
     assert list(typing.get_args(TextVariantName)) == text_variants
+    assert typing.get_args(TrainingMode) == variants.TRAINING_MODES
 
 
 # Experiments whose models take long to build. B5 takes 18 CPU seconds.

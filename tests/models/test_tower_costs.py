@@ -38,6 +38,12 @@ IMAGE_CASES = {
     "odd": {"image_size": 75},
     "odd, Hugging Face": {"image_size": 75, "padding": "hugging_face"},
     "odd lite": {"image_size": 75, "lite": True},
+    "last block": {"training": "last_blocks", "blocks": 1, "projection_dim": 16},
+    "rematerialized last blocks": {
+        "training": "last_blocks",
+        "blocks": 6,
+        "rematerialize": True,
+    },
     "narrow": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
 }
 TEXT_CASES = {
@@ -51,6 +57,7 @@ TEXT_CASES = {
     "no dropout": {"pooling": "mean", "dropout": 0.0},
     "rematerialized": {"rematerialize": True},
     "locked": {"locked": True},
+    "last block": {"training": "last_blocks", "blocks": 1},
     "unprojected": {"projection_dim": None, "max_sequence_length": 64},
 }
 
@@ -59,12 +66,40 @@ def image_case(name):
     arguments = {**B0, **IMAGE_CASES[name]}
     size = arguments["image_size"]
     pixels = tf.TensorSpec((ROWS, size, size, 3), tf.uint8)
-    return ImageEncoder(**arguments), image_tower_cost(**arguments), pixels
+    return _encoder(ImageEncoder, arguments), image_tower_cost(**arguments), pixels
 
 
 def text_case(name):
     arguments = {**BERT, **TEXT_CASES[name]}
-    return TextEncoder(**arguments), text_tower_cost(**arguments), TOKENS
+    return _encoder(TextEncoder, arguments), text_tower_cost(**arguments), TOKENS
+
+
+def _encoder(encoder_class, arguments):
+    """Builds an encoder in the mode `training` of the arguments."""
+    arguments = dict(arguments)
+    mode = arguments.pop("training", None)
+    numbers = {n: arguments.pop(n) for n in ("blocks", "rank") if n in arguments}
+    encoder = encoder_class(**arguments)
+    if mode is not None:
+        encoder.set_training(mode, **numbers)
+    return encoder
+
+
+@pytest.mark.parametrize("mode", ["frozen", "projection", "lora"])
+def test_learned_parameters_of_each_mode(mode):
+    options = {"training": mode, "rank": 3}
+    small = {**B0, "width_coefficient": 0.35, "depth_coefficient": 0.4}
+    for encoder_class, cost_function, sizes in (
+        (ImageEncoder, image_tower_cost, {**small, "projection_dim": 8}),
+        (ImageEncoder, image_tower_cost, {**small, "lite": True}),
+        (TextEncoder, text_tower_cost, BERT),
+        (TextEncoder, text_tower_cost, {**BERT, "architecture": "albert"}),
+    ):
+        encoder = _encoder(encoder_class, {**sizes, **options})
+        cost = cost_function(**sizes, **options)
+        assert learned(encoder) == cost.learned
+        assert encoder.count_params() == cost.parameters
+        assert (cost.saved_values > 0) == (mode == "lora")
 
 
 @pytest.mark.parametrize(
@@ -103,17 +138,17 @@ def check_tower(encoder, cost, spec):
     assert learned(encoder) == cost.learned
     forward, backward, saved_bytes = graph_costs(encoder, spec)
     assert forward == ROWS * cost.flops
-    # The first operation has no gradient with respect to its input, and neither has the
-    # projection of a locked encoder.
+    # The first trained operation has no gradient with respect to its input. This is the
+    # projection in a locked encoder.
+    is_partial = cost.learned_flops < cost.flops
     estimate = ROWS * (2 * cost.learned_flops + cost.recomputed_flops)
     assert backward <= estimate
-    assert backward == pytest.approx(
-        estimate, rel=0.55 if not cost.saved_values else 0.04
-    )
+    assert backward == pytest.approx(estimate, rel=0.55 if is_partial else 0.04)
     if cost.saved_values:
         # The cost doesn't count dropout masks and the vectors of
         # squeeze-and-excitation.
-        assert saved_bytes == pytest.approx(ROWS * 4 * cost.saved_values, rel=0.1)
+        estimate = ROWS * 4 * cost.saved_values
+        assert saved_bytes == pytest.approx(estimate, rel=0.2 if is_partial else 0.1)
 
 
 @pytest.mark.ci

@@ -153,6 +153,42 @@ def test_a_locked_encoder_trains_only_its_projection():
     }
 
 
+def test_the_configuration_sets_the_mode_of_each_encoder():
+    image, text = "task.model.image_encoder", "task.model.text_encoder"
+    override = (
+        f"{SMALL_TOWERS},{image}.training=last_blocks,{image}.blocks=1,"
+        f"{text}.training=lora,{text}.rank=3"
+    )
+    model = build_model(load_config(params_override=override).task.model)
+    last = model.image_encoder.blocks[-1].path
+    learned = {variable.path for variable in model.image_encoder.trainable_variables}
+    assert {path for path in learned if not path.startswith(f"{last}/")} == {
+        "image_encoder/projection/kernel",
+        "image_encoder/projection/bias",
+    }
+    factors = model.text_encoder.trainable_variables
+    # Query, value and projection have two factors each.
+    assert len(factors) == 6
+    assert {3} == {f.shape[-1] for f in factors if f.name == "lora_kernel_a"}
+    assert model.temperature_layer.trainable
+
+
+@pytest.mark.parametrize("mode", ["projection", "full"])
+def test_training_equals_locked(mode):
+    """`training: projection` is the same as `locked: true` in every weight."""
+    section = "task.model.text_encoder"
+    locked = str(mode == "projection").lower()
+    models = [
+        build_model(load_config(params_override=override).task.model)
+        for override in (
+            f"{SMALL_TOWERS},{section}.training={mode}",
+            f"{SMALL_TOWERS},{section}.locked={locked}",
+        )
+    ]
+    paths = [{v.path for v in model.trainable_variables} for model in models]
+    assert paths[0] == paths[1]
+
+
 def test_learning_rate_multipliers_exclude_the_projections():
     override = (
         f"{SMALL_TOWERS},task.model.image_encoder.learning_rate_multiplier=0.25,"

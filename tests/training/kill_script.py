@@ -1,9 +1,10 @@
 """Trains a small ALIGN, and saves a checkpoint at the end of each loop.
 
-`python kill_script.py DIRECTORY REPLICAS STEPS_PER_LOOP` writes the run to DIRECTORY
-and reads the pairs of `pairs/pairs.jsonl` in its parent folder. test_kill.py starts the
-script, kills it and starts it again. On one replica the image encoder is locked, since
-tracing its gradients takes most of the time.
+`python kill_script.py DIRECTORY REPLICAS STEPS_PER_LOOP MODE` writes the run to
+DIRECTORY and reads the pairs of `pairs/pairs.jsonl` in its parent folder. test_kill.py
+starts the script, kills it and starts it again. MODE is that of `set_training`. In the
+mode full on one replica, the image encoder is locked, since tracing its gradients takes
+most of the time.
 """
 
 import pathlib
@@ -49,13 +50,17 @@ def batch_maker(folder):
 
 
 def main():
-    directory, (count, loop) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:])
+    directory, (count, loop) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:4])
+    mode = sys.argv[4]
     strategy = None
     if count > 1:
         split_cpu(count)
         strategy = make_strategy("mirrored", count)
     with strategy_scope(strategy):
-        model = make_model(dropout=0.2, locked=count == 1)
+        model = make_model(dropout=0.2, locked=count == 1 and mode == "full")
+        if mode != "full":
+            model.image_encoder.set_training(mode, rank=2)
+            model.text_encoder.set_training(mode, rank=2)
         loss = ContrastiveLoss(tile_size="auto")
         model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), loss)
         schedule = TrainerConfig(STEPS, loop, loop, 8, max_to_keep=2)

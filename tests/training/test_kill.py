@@ -20,17 +20,17 @@ ROOT = SCRIPT.parents[2]
 RATES = ("pairs_per_second", "input_wait_fraction")
 
 
-def start(directory, replicas, loop=2):
+def start(directory, replicas, loop=2, mode="full"):
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(directory), str(replicas), str(loop)],
+        [sys.executable, SCRIPT, directory, str(replicas), str(loop), mode],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(directory, replicas, loop=2):
-    process = start(directory, replicas, loop)
+def finish(directory, replicas, loop=2, mode="full"):
+    process = start(directory, replicas, loop, mode)
     error = process.communicate(timeout=900)[1]
     assert process.returncode == 0, error[-3000:]
 
@@ -79,18 +79,20 @@ def kill_when(process, condition):
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas):
+@pytest.mark.parametrize(
+    ("replicas", "mode"), [(1, "full"), (2, "full"), (1, "lora"), (2, "lora")]
+)
+def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas, mode):
     write_pairs(tmp_path / "pairs")
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
-    finish(uninterrupted, replicas)
+    finish(uninterrupted, replicas, mode=mode)
     checkpoints = killed / "checkpoints"
 
     def is_saving():
         """Returns True while a later checkpoint is being written."""
         return steps_on_disk(killed) > 1 and any(checkpoints.glob("*temp*"))
 
-    assert kill_when(start(killed, replicas), is_saving)
+    assert kill_when(start(killed, replicas, mode=mode), is_saving)
     log = killed / "metrics.jsonl"
     size = log.stat().st_size if log.exists() else 0
     delay = random.Random(replicas).uniform(0.0, 0.2)
@@ -102,8 +104,8 @@ def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas):
             return True
         return False
 
-    assert kill_when(start(killed, replicas), has_logged_a_loop)
-    finish(killed, replicas)
+    assert kill_when(start(killed, replicas, mode=mode), has_logged_a_loop)
+    finish(killed, replicas, mode=mode)
     assert_same(killed, uninterrupted)
 
 
