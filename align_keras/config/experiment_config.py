@@ -243,6 +243,8 @@ class SigmoidLossConfig:
             of the number of captions in the batch. The paper learns the bias.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
+        tile_size: Number of rows and columns of the logits that are in memory at once,
+            or 0 for the fastest method.
 
     References:
         Zhai et al. 2023, section 3.2 (initial bias of -10 and temperature of 0.1).
@@ -255,6 +257,7 @@ class SigmoidLossConfig:
 
     bias: float | None = number_field(None, at_most=0)
     share_equal_captions: bool = False
+    tile_size: int = count_field(0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +267,7 @@ class LossConfig(_OneOf):
     Example:
 
     >>> LossConfig(type="sigmoid").get()
-    SigmoidLossConfig(bias=None, share_equal_captions=False)
+    SigmoidLossConfig(bias=None, share_equal_captions=False, tile_size=0)
     """
 
     type: Literal["contrastive", "sigmoid"] = "contrastive"

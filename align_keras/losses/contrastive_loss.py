@@ -1,6 +1,5 @@
 """Normalized-softmax contrastive loss of ALIGN."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
+from align_keras.losses.tiles import check_tile_size
 from align_keras.utils.arguments import check_choice, check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -86,9 +86,7 @@ class ContrastiveLoss(RowLoss):
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)
-        if tile_size not in (None, "auto"):
-            remedy = 'Leave tile_size out, or use "auto" for large batches.'
-            check_number("tile_size", tile_size, 1, math.inf, True, remedy)
+        check_tile_size(tile_size)
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:
             raise InputError(

@@ -327,7 +327,10 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
 def _loss_sizes(loss_config: LossConfig) -> dict[str, Any]:
     """Returns the arguments of `RunSizes` for a loss."""
     if loss_config.type == "sigmoid":
-        return {"loss": "sigmoid", "tile_size": None}
+        return {
+            "loss": "sigmoid",
+            "tile_size": loss_config.sigmoid.tile_size or "auto",
+        }
     loss = loss_config.contrastive
     return {
         "tile_size": loss.tile_size or "auto",

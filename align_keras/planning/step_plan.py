@@ -55,7 +55,7 @@ class RunSizes:
         negatives_fraction: float, the argument of `contrastive_loss`.
         share_equal_captions: bool, the argument of `contrastive_loss`. If True, the
             loss gathers the image embeddings too.
-        loss: str, `"contrastive"` or `"sigmoid"`. The sigmoid loss has no tiles.
+        loss: str, `"contrastive"` or `"sigmoid"`.
 
     Example:
 
@@ -111,7 +111,12 @@ class RunSizes:
 
     @property
     def saves_logits(self) -> bool:
-        """True if the forward pass stores the logits for the backward pass."""
+        """True if the forward pass stores the logits for the backward pass.
+
+        The sigmoid loss with tiles computes the gradients in the forward pass.
+        """
+        if self.loss == "sigmoid":
+            return self.tile_size is None
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_SAVED_LOGITS
@@ -261,7 +266,8 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         # This loss computes the product again for the other direction.
         product *= 2
-    return {**parts, "loss": product * (3 if sizes.saves_logits else 4)}
+    is_computed_once = sizes.saves_logits or sizes.loss == "sigmoid"
+    return {**parts, "loss": product * (3 if is_computed_once else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
