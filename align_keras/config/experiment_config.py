@@ -210,6 +210,8 @@ class ContrastiveLossConfig:
         reduction: `"sum"` or `"mean"` of the losses of the two directions.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
+        share_equal_images: True to treat all captions of an image in a batch as
+            positives of the image.
         negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
             must be 1 divided by a whole number.
         tile_size: Number of rows and columns of the logits that are in memory at once,
@@ -229,6 +231,7 @@ class ContrastiveLossConfig:
     label_smoothing: float = fraction_field(0.1)
     reduction: Literal["sum", "mean"] = "sum"
     share_equal_captions: bool = False
+    share_equal_images: bool = False
     negatives_fraction: float = number_field(1.0, above=0, at_most=1)
     tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
@@ -243,6 +246,8 @@ class SigmoidLossConfig:
             of the number of captions in the batch. The paper learns the bias.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
+        share_equal_images: True to treat all captions of an image in a batch as
+            positives of the image.
         tile_size: Number of rows and columns of the logits that are in memory at once,
             or 0 for the fastest method.
 
@@ -257,6 +262,7 @@ class SigmoidLossConfig:
 
     bias: float | None = number_field(None, at_most=0)
     share_equal_captions: bool = False
+    share_equal_images: bool = False
     tile_size: int = count_field(0, at_least=0)
 
 
@@ -266,8 +272,8 @@ class LossConfig(_OneOf):
 
     Example:
 
-    >>> LossConfig(type="sigmoid").get()
-    SigmoidLossConfig(bias=None, share_equal_captions=False, tile_size=0)
+    >>> LossConfig(type="sigmoid").get().bias is None
+    True
     """
 
     type: Literal["contrastive", "sigmoid"] = "contrastive"

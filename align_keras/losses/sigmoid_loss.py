@@ -6,12 +6,9 @@ import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
-from align_keras.losses.tiled_sigmoid_loss import (
-    matching_pairs,
-    signed_logits,
-    tiled_sigmoid_loss,
-)
+from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
 from align_keras.losses.tiles import check_tile_size
 from align_keras.utils.arguments import refuse_unknown
 
@@ -32,6 +29,8 @@ class SigmoidLoss(RowLoss):
             but a loss with a tensor can't be saved.
         share_equal_captions: bool, treat all pairs of a batch whose captions have equal
             token ids as positives of each other.
+        share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
+            positives of each other.
         tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
             computes all logits at once and stores them several times. With tiles, only
             one tile is in memory, and each tile is computed once. `"auto"` uses tiles
@@ -41,8 +40,8 @@ class SigmoidLoss(RowLoss):
         Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if an argument is out of range or unknown, or `token_ids` are
-            missing.
+        InputError: if an argument is out of range or unknown, or `token_ids` or
+            `image_ids` are missing.
 
     References:
         Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
@@ -59,12 +58,14 @@ class SigmoidLoss(RowLoss):
         bias: float | tf.Tensor | None = None,
         share_equal_captions: bool = False,
         tile_size: int | str | None = None,
+        share_equal_images: bool = False,
         **kwargs: Any,
     ) -> None:
         refuse_unknown("SigmoidLoss", kwargs, self.options())
         check_tile_size(tile_size)
         self.bias = bias
         self.share_equal_captions = share_equal_captions
+        self.share_equal_images = share_equal_images
         self.tile_size = tile_size
 
     def row_losses(

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
+from align_keras.losses.pair_groups import matching_means
 from align_keras.losses.tiles import (
     add_tile,
     array_of_tiles,
@@ -59,8 +60,9 @@ def tiled_directional_losses(
     if pair_groups is not None:
         all_groups, _ = gather_replicas(pair_groups)
         all_images, _ = gather_replicas(images)
-        text_means = _group_means(all_texts, all_groups, pair_groups, offset)
-        image_means = _group_means(all_images, all_groups, pair_groups, offset)
+        count = tf.shape(images)[0]
+        text_means = matching_means(all_texts, all_groups, offset, count)
+        image_means = matching_means(all_images, all_groups, offset, count)
         positives = [_mean_dot(images, text_means), _mean_dot(texts, image_means)]
     # The mean cosine of a row is its dot product with the mean column, so no matrix of
     # targets is needed.
@@ -156,33 +158,6 @@ def _mean_dot(first_rows: tf.Tensor, second_rows: tf.Tensor) -> tf.Tensor:
 def _over_replicas(row: tf.Tensor) -> tf.Tensor:
     """Returns the mean of a row over all replicas."""
     return tf.reduce_mean(gather_replicas(row[None])[0], axis=0)
-
-
-def _group_means(
-    all_rows: tf.Tensor,
-    all_groups: tf.Tensor,
-    pair_groups: tf.Tensor,
-    offset: tf.Tensor,
-) -> tf.Tensor:
-    """Returns the mean of all rows in the group of each pair of this replica."""
-    numbers = _group_numbers(all_groups)
-    # The number of segments is the number of rows, so that the shape is static. Empty
-    # segments aren't read.
-    means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
-    return tf.gather(means, numbers[offset : offset + tf.shape(pair_groups)[0]])
-
-
-def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
-    """Returns the number of each row's group, counted from 0.
-
-    The groups are sorted, because `tf.unique` has a result of unknown length, which
-    TPUs don't support.
-    """
-    order = tf.argsort(groups)
-    ordered = tf.gather(groups, order)
-    begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
-    numbers = tf.pad(tf.cumsum(begins), [[1, 0]])
-    return tf.scatter_nd(order[:, None], numbers, tf.shape(order))
 
 
 # === Normalizers of the logits, tile by tile ===

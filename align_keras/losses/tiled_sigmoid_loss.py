@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from align_keras.config.loss_tiles import AUTO_TILE_SIZE
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.tiles import (
     add_tile,
     array_of_tiles,
@@ -15,11 +16,6 @@ from align_keras.losses.tiles import (
     row_count,
     run_loop,
 )
-
-
-def matching_pairs(row_groups: tf.Tensor, column_groups: tf.Tensor) -> tf.Tensor:
-    """Returns True for each row and column of the same group, bool (rows, columns)."""
-    return tf.equal(row_groups[:, None], column_groups)
 
 
 def signed_logits(logits: tf.Tensor, matches: tf.Tensor) -> tf.Tensor:
@@ -49,8 +45,9 @@ def tiled_sigmoid_loss(
         all_texts: float tensor (m, d), captions of all replicas.
         scale: scalar float tensor, 1 / temperature.
         bias: scalar float tensor that is added to the logits.
-        image_groups: int tensor (n,). An image and a caption of the same group match.
-        text_groups: int tensor (m,).
+        image_groups: int tensor (n,) or (n, 2). An image and a caption match if they
+            are equal in one of the columns.
+        text_groups: int tensor (m,) or (m, 2).
         tile_size: int ≥ 1, or `"auto"`.
 
     Returns:
@@ -86,8 +83,8 @@ class _SignedLogitTiles:
         texts: float tensor (column tiles, columns of a tile, d).
         scale: scalar float tensor.
         bias: scalar float tensor.
-        image_groups: int tensor (row tiles, rows of a tile).
-        text_groups: int tensor (column tiles, columns of a tile).
+        image_groups: int tensor (row tiles, rows of a tile) or (…, 2).
+        text_groups: int tensor (column tiles, columns of a tile) or (…, 2).
         row_mask: bool tensor (row tiles, rows of a tile), False for padding, or None.
         column_mask: bool tensor (column tiles, columns of a tile), or None.
     """

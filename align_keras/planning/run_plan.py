@@ -335,7 +335,7 @@ def _loss_sizes(loss_config: LossConfig) -> dict[str, Any]:
     return {
         "tile_size": loss.tile_size or "auto",
         "negatives_fraction": loss.negatives_fraction,
-        "share_equal_captions": loss.share_equal_captions,
+        "shares_positives": loss.share_equal_captions or loss.share_equal_images,
     }
 
 

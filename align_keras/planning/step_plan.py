@@ -53,8 +53,9 @@ class RunSizes:
         half_precision: bool, True if the encoders compute in 16 bits.
         tile_size: int, `"auto"` or None, the argument of `contrastive_loss`.
         negatives_fraction: float, the argument of `contrastive_loss`.
-        share_equal_captions: bool, the argument of `contrastive_loss`. If True, the
-            loss gathers the image embeddings too.
+        shares_positives: bool, True for a contrastive loss with
+            `share_equal_captions` or `share_equal_images`, which gathers the image
+            embeddings too.
         loss: str, `"contrastive"` or `"sigmoid"`.
 
     Example:
@@ -79,7 +80,7 @@ class RunSizes:
     half_precision: bool = False
     tile_size: int | str | None = "auto"
     negatives_fraction: float = 1.0
-    share_equal_captions: bool = False
+    shares_positives: bool = False
     loss: str = "contrastive"
 
     @property
@@ -312,7 +313,7 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     if not sizes.is_contrastive:
         return parts
     # Embeddings of this device, embeddings that it gathered, and gradients of both.
-    gathered_copies = _GATHERED_EMBEDDING_COPIES + sizes.share_equal_captions
+    gathered_copies = _GATHERED_EMBEDDING_COPIES + sizes.shares_positives
     embedding_count = (
         _DEVICE_EMBEDDING_COPIES * sizes.rows
         + gathered_copies * sizes.global_batch_size
@@ -342,7 +343,7 @@ def traffic(sizes: RunSizes) -> dict[str, int]:
     if not sizes.is_contrastive:
         return {"summed gradients of weights": weights}
     texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
-    gathered = texts * (2 if sizes.share_equal_captions else 1)
+    gathered = texts * (2 if sizes.shares_positives else 1)
     return {
         "gathered embeddings": round(remote_fraction * gathered),
         "summed gradients of embeddings": round(2 * remote_fraction * gathered),

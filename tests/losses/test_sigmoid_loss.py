@@ -150,6 +150,7 @@ def test_a_configuration_selects_the_sigmoid_loss():
     assert loss.get_config() == {
         "bias": -4.0,
         "share_equal_captions": False,
+        "share_equal_images": False,
         "tile_size": "auto",
     }
     override += ",task.loss.sigmoid.tile_size=512"

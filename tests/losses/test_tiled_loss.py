@@ -347,7 +347,7 @@ def test_replicas_equal_one_device_and_use_little_memory(replicas):
     assert process.returncode == 0, process.stderr[-2000:]
     lines = [line.split() for line in process.stdout.splitlines()]
     cases = [line for line in lines if line[:1] == ["replicas"]]
-    assert len(cases) == 7
+    assert len(cases) == 8
     for line in cases:
         # Both are computed in float64, but sum in another order.
         assert float(line[-1]) < 1e-11, line

@@ -25,6 +25,7 @@ CASES = {
     "half": {"tile_size": 5, "negatives_fraction": 0.5},
     "sigmoid": {"tile_size": 5},
     "sigmoid groups": {"tile_size": 5},
+    "two groups": {"tile_size": 5},
 }
 
 
@@ -94,10 +95,12 @@ def print_replicas(count):
     texts = random.normal(size=(ROWS, WIDTH))
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    shared = random.integers(0, 8, ROWS)
+    shared = random.integers(0, 8, (ROWS, 2))
     strategy = make_strategy("mirrored", count)
     for name, options in CASES.items():
-        groups = shared if name.endswith("groups") else None
+        groups = None
+        if name.endswith("groups"):
+            groups = shared if name.startswith("two") else shared[:, 0]
         loss_type = SigmoidLoss if name.startswith("sigmoid") else ContrastiveLoss
         actual = on_replicas(strategy, images, texts, groups, loss_type, options)
         parts = 2 if name == "half" else 1

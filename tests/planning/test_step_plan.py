@@ -86,7 +86,7 @@ def test_memory_matches_a_manual_calculation():
     # The device stores all 16 × 64 logits and has three tiles of that size.
     assert memory["logits"] == 4 * 4 * 16 * 64
     assert memory["embeddings"] == 4 * 8 * (2 * 16 + 3 * 64)
-    shared = plan(share_equal_captions=True).memory
+    shared = plan(shares_positives=True).memory
     assert shared["embeddings"] == 4 * 8 * (2 * 16 + 4 * 64)
     assert plan(tile_size=4).memory["logits"] == 4 * 3 * 16
     assert plan(slots=3).memory["optimizer"] == 12 * 2801
@@ -111,7 +111,7 @@ def test_traffic_matches_a_manual_calculation():
         "summed gradients of embeddings": 2 * 3 * 16 * 8 * 4,
         "summed gradients of weights": 6 * 2801,
     }
-    shared = plan(share_equal_captions=True).traffic
+    shared = plan(shares_positives=True).traffic
     assert shared["gathered embeddings"] == 2 * 3 * 16 * 8 * 4
     assert set(plan(devices=1).traffic.values()) == {0}
 
