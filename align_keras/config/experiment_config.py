@@ -267,8 +267,36 @@ class SigmoidLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MatryoshkaConfig:
+    """Loss at several widths of the embeddings.
+
+    Attributes:
+        widths: Numbers of first components of the embeddings at which the loss is
+            computed in addition to all components. An empty list computes the loss of
+            the complete embeddings only. Recall is measured at each width.
+        weights: Weights of the losses of `widths` relative to the loss of the complete
+            embeddings. An empty list is a weight of 1 for each width.
+
+    References:
+        Kusupati et al. 2022, section 3.
+
+    Example:
+
+    >>> MatryoshkaConfig(widths=(64, 128)).weights
+    ()
+    """
+
+    widths: tuple[int, ...] = count_field(())
+    weights: tuple[float, ...] = number_field((), above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class LossConfig(_OneOf):
     """Choice of the loss. Each member has a class in `align_keras.losses`.
+
+    Attributes:
+        type: Name of the member that is used.
+        matryoshka: Widths of the embeddings at which the loss is computed.
 
     Example:
 
@@ -279,6 +307,7 @@ class LossConfig(_OneOf):
     type: Literal["contrastive", "sigmoid"] = "contrastive"
     contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
     sigmoid: SigmoidLossConfig = SigmoidLossConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
 
 
 @dataclasses.dataclass(frozen=True)
