@@ -89,8 +89,8 @@ def test_recall_is_measured_at_each_width():
     metrics = evaluate_pairs(Encoder(), pairs, [1, 5], widths=[2, 4])
     for width in (2, 4):
         scores = first_components(texts, width) @ first_components(images, width).T
-        own = scores[np.arange(60), np.arange(60) // 2]
-        ranks = (scores > own[:, None]).sum(axis=1)
+        positive_scores = scores[np.arange(60), np.arange(60) // 2]
+        ranks = (scores > positive_scores[:, None]).sum(axis=1)
         for k in (1, 5):
             recall = metrics[f"width_{width}/t2i/recall_at_{k}"]
             assert recall == pytest.approx((ranks < k).mean())
