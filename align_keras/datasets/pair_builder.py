@@ -83,10 +83,6 @@ class LocalBuilder(  # type: ignore[call-arg]
 
         def __init_subclass__(cls, skip_registration: bool = False) -> None: ...
 
-    # TFDS would look next to the code for checksums of downloads. That needs the
-    # package importlib_resources, which TFDS doesn't install.
-    code_path = None
-
     def _log_download_bytes(self) -> None:
         """Does nothing, because stdout is reserved for results."""
 

@@ -141,7 +141,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         >>> model = ALIGN.from_encoders(
         ...     ImageEncoder.from_variant("nano", 16, image_size=64),
-        ...     TextEncoder.from_variant("nano", 16, vocabulary_size=100),
+        ...     TextEncoder.from_variant(
+        ...         "bert_tiny", projection_dim=16, vocabulary_size=100
+        ...     ),
         ... )
         >>> model.image_size
         64
@@ -267,6 +269,9 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     def load_lora_weights(self, filepath: str | os.PathLike) -> None:
         """Loads low-rank factors, and enables LoRA if it isn't enabled.
+
+        If the file has factors of other layers than the default ones, call
+        `enable_lora` with the names of its layers first.
 
         Args:
             filepath: str or path of a file of `save_lora_weights`.

@@ -1,6 +1,7 @@
 """Functional dual encoder of ALIGN as a KerasHub backbone."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ from align_keras.layers.dtype_policy import default_policy
 from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
+from align_keras.models.preset_config import ENCODERS
 from align_keras.models.preset_saving import save_backbone
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
@@ -22,8 +24,6 @@ from align_keras.models.trainable_layers import (
 )
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-
-ENCODERS = ("image_encoder", "text_encoder")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -62,9 +62,11 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
     >>> from align_keras.models import ImageEncoder, TextEncoder
     >>> backbone = ALIGNBackbone(
     ...     ImageEncoder.from_variant("nano", 16, image_size=64),
-    ...     TextEncoder.from_variant("nano", 16, vocabulary_size=100),
+    ...     TextEncoder.from_variant(
+    ...         "bert_tiny", projection_dim=16, vocabulary_size=100
+    ...     ),
     ... )
-    >>> sorted(backbone.output_shape)
+    >>> sorted(backbone.output)
     ['image_embedding', 'similarity', 'text_embedding']
     """
 
@@ -148,6 +150,28 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
         """
         names: list[str] = super().default_lora_layer_names()
         return [*names, "squeeze", "excite", "projection"]
+
+    def enable_lora(
+        self, rank: int, target_layer_names: Sequence[str] | None = None
+    ) -> None:
+        """Freezes the model and adds trainable low-rank factors to some layers.
+
+        Only the factors are trained, so a file of `save_lora_weights` and the model
+        before the training restore the trained model.
+
+        Args:
+            rank: int ≥ 1, rank of the factors.
+            target_layer_names: list of str, names of the layers to adapt. None uses
+                `default_lora_layer_names`.
+
+        References:
+            Hu et al. 2022, "LoRA: Low-Rank Adaptation of Large Language Models".
+        """
+        super().enable_lora(rank, target_layer_names)
+        # KerasHub trains the biases of the adapted layers too, but doesn't save them.
+        for variable in self.trainable_variables:
+            if not variable.name.startswith("lora_"):
+                variable.trainable = False
 
     @classmethod
     def from_preset(

@@ -1,5 +1,8 @@
 """Class attribute `presets`, which lists the names that `from_preset` accepts."""
 
+import types
+from collections.abc import Mapping
+
 from align_keras.models.preset_table import preset_config, preset_names
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
@@ -14,12 +17,15 @@ class BuiltinPresets:
     True
     """
 
-    def __get__(self, instance: object, owner: type | None = None) -> dict[str, dict]:
-        """Returns a dict from the name of each preset to its `metadata`."""
+    def __get__(
+        self, instance: object, owner: type | None = None
+    ) -> Mapping[str, dict]:
+        """Returns a mapping from the name of each preset to its `metadata`."""
         presets = {
             name: {"metadata": {"description": "Trained model of this package."}}
             for name in SHIPPED_MODELS
         }
         for name in preset_names():
             presets[name] = {"metadata": dict(preset_config(name))}
-        return presets
+        # Keras searches for layers in attributes that are dicts when it loads weights.
+        return types.MappingProxyType(presets)

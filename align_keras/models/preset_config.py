@@ -10,9 +10,9 @@ from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTS_KEY,
     IMAGE_CONVERTER_FILE,
-    PREPROCESSOR_FILE,
+    PREPROCESSOR_CONFIG_FILE,
     TASK_FILE,
-    TOKENIZER_FILE,
+    TOKENIZER_CONFIG,
     VOCABULARY_ASSET,
     check_digests,
     find_vocabulary_file,
@@ -183,14 +183,14 @@ def _replace_dtype(
 
 def _read_preprocessor(directory: pathlib.Path) -> dict[str, Any] | None:
     """Returns the serialized preprocessor of a folder, or None if it has none."""
-    path = directory / PREPROCESSOR_FILE
+    path = directory / PREPROCESSOR_CONFIG_FILE
     if not path.exists():
         return None
     preprocessor = read_json(path)
     config = preprocessor["config"]
     config["image_converter"] = read_json(directory / IMAGE_CONVERTER_FILE)
     if config.get("tokenizer") is not None:
-        config["tokenizer"] = read_json(directory / TOKENIZER_FILE)
+        config["tokenizer"] = read_json(directory / TOKENIZER_CONFIG)
         vocabulary = load_vocabulary(find_vocabulary_file(directory))
         config["tokenizer"]["config"]["vocabulary"] = vocabulary
     return preprocessor

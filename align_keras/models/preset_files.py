@@ -13,10 +13,10 @@ from align_keras.utils.errors import InputError
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 TASK_FILE = "task.json"
-PREPROCESSOR_FILE = "preprocessor.json"
-TOKENIZER_FILE = "tokenizer.json"
+PREPROCESSOR_CONFIG_FILE = "preprocessor.json"
+TOKENIZER_CONFIG = "tokenizer.json"
 IMAGE_CONVERTER_FILE = "image_converter.json"
-METADATA_FILE = "metadata.json"
+PRESET_METADATA_FILE = "metadata.json"
 VOCABULARY_ASSET = f"assets/tokenizer/{VOCABULARY_FILE}"
 # Entry of config.json, a dict from file name to SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"

@@ -19,10 +19,10 @@ from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTS_KEY,
     IMAGE_CONVERTER_FILE,
-    METADATA_FILE,
-    PREPROCESSOR_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    PRESET_METADATA_FILE,
     TASK_FILE,
-    TOKENIZER_FILE,
+    TOKENIZER_CONFIG,
     VOCABULARY_ASSET,
     WEIGHTS_FILE,
     file_digests,
@@ -72,7 +72,7 @@ def save_preprocessor(
     if preprocessor.tokenizer is not None:
         save_tokenizer(preprocessor.tokenizer, directory)
     save_image_converter(preprocessor.image_converter, directory)
-    _write_config(preprocessor, directory / PREPROCESSOR_FILE)
+    _write_config(preprocessor, directory / PREPROCESSOR_CONFIG_FILE)
 
 
 def save_tokenizer(tokenizer: keras.layers.Layer, directory: str | os.PathLike) -> None:
@@ -83,7 +83,7 @@ def save_tokenizer(tokenizer: keras.layers.Layer, directory: str | os.PathLike) 
     tokenizer.save_assets(asset.parent)
     # Folders of earlier versions contain the vocabulary at this place.
     (directory / VOCABULARY_FILE).unlink(missing_ok=True)
-    _write_config(tokenizer, directory / TOKENIZER_FILE)
+    _write_config(tokenizer, directory / TOKENIZER_CONFIG)
 
 
 def save_image_converter(
@@ -111,7 +111,7 @@ def _save_backbone_config(
         "parameter_count": backbone.count_params(),
         "tasks": ["ALIGN"],
     }
-    _write_json(metadata, directory / METADATA_FILE)
+    _write_json(metadata, directory / PRESET_METADATA_FILE)
     digested_files = [*weight_files]
     if (directory / VOCABULARY_ASSET).exists():
         digested_files.append(VOCABULARY_ASSET)

@@ -1,6 +1,7 @@
 """Registers serializable classes with Keras without importing Keras or the classes."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
         sys.meta_path.insert(0, WrappedImport("keras", execute_and_register))
     else:
         _register(keras, modules_of_classes)
-    if "keras_hub" not in sys.modules:
+    if sys.modules.get("keras_hub") is None:
         sys.meta_path.insert(0, WrappedImport("keras_hub", execute_and_import))
     else:
         _import_classes(modules_of_classes)
@@ -41,13 +42,14 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
 
 def _import_classes(modules_of_classes: Mapping[str, str]) -> None:
     """Imports the modules of all classes, which register their classes."""
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("align_keras."):
-            continue
-        if getattr(module.__spec__, "_initializing", False):
+    frame = inspect.currentframe()
+    while frame is not None:
+        is_import = frame.f_code.co_name == "<module>"
+        if is_import and frame.f_globals["__name__"].startswith("align_keras."):
             # A module of this package imports KerasHub. The imports below would be
             # circular.
             return
+        frame = frame.f_back
     for module_name in dict.fromkeys(modules_of_classes.values()):
         importlib.import_module(module_name)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -356,9 +357,8 @@ def test_a_damaged_model_creates_no_export(
     run_folder, tmp_path, tmp_path_factory, capsys
 ):
     damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    for name in ("config.json", "vocabulary.txt"):
-        (damaged / name).write_bytes((run_folder / name).read_bytes())
+    ignored = shutil.ignore_patterns("*.h5", "checkpoints", "export", "index")
+    shutil.copytree(run_folder, damaged, ignore=ignored)
     arguments = ["--model", str(damaged), "--to", str(tmp_path / "served")]
     for weights in (b"junk", weights_of_another_size(tmp_path_factory)):
         (damaged / "model.weights.h5").write_bytes(weights)

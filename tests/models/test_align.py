@@ -232,6 +232,18 @@ def test_summary_is_readable(model):
     assert len(text.splitlines()) < 60
 
 
+def test_a_clone_is_a_plain_model_with_equal_outputs():
+    model = small_align()
+    clone = keras.models.clone_model(model)
+    assert isinstance(clone, keras.Model) and not isinstance(clone, ALIGN)
+    clone.set_weights(model.get_weights())
+    expected = model(small_batch())
+    actual = clone(small_batch())
+    assert set(actual) == set(expected)
+    for name in expected:
+        np.testing.assert_array_equal(actual[name], expected[name])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

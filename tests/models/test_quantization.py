@@ -172,6 +172,34 @@ def test_lora_trains_only_its_factors_and_reloads(quantize, rematerialize, tmp_p
 
 
 @pytest.mark.ci
+def test_a_lora_file_restores_the_trained_model(tmp_path):
+    model, batch = small_align(), small_batch(8)
+    calibrate(model, batch)
+    model.save_to_preset(tmp_path / "base")
+    before = model(batch)
+    with pytest.raises(ValueError, match="no lora-enabled layers"):
+        model.save_lora_weights(tmp_path / "a.lora.h5")
+    model.enable_lora(2)
+    learned = {variable.path for variable in model.trainable_variables}
+    assert all(path.endswith(("lora_kernel_a", "lora_kernel_b")) for path in learned)
+    adapted_layers = {path.split("/")[-2] for path in learned}
+    assert adapted_layers == {"query", "value", "squeeze", "excite", "projection"}
+    assert {path.split("/")[0] for path in learned} == {"image_encoder", "text_encoder"}
+    model.compile(keras.optimizers.SGD(0.5))
+    model.fit(batch, epochs=2, verbose=0)
+    after = model(batch)
+    for name in ("image_embedding", "text_embedding"):
+        assert np.abs(after[name] - before[name]).max() > 1e-3
+    with pytest.raises(ValueError, match=r"must end in `\.lora\.h5`"):
+        model.save_lora_weights(tmp_path / "a.h5")
+    assert not (tmp_path / "a.h5").exists()
+    model.save_lora_weights(tmp_path / "a.lora.h5")
+    copy = ALIGN.from_preset(tmp_path / "base")
+    copy.load_lora_weights(tmp_path / "a.lora.h5")
+    assert_equal_outputs(model, [copy], batch, atol=1e-6)
+
+
+@pytest.mark.ci
 def test_from_preset_accepts_a_dtype_for_float_models(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")

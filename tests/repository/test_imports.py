@@ -86,6 +86,17 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 # Imports within functions that the table forbids: file and module → reason. They are
 # ignored in the search for cycles.
 LAZY_IMPORTS = {
+    **{
+        (f"models/{part}.py", f"align_keras.models.{target}"): (
+            "`from_preset` of a part of the model opens the whole preset"
+        )
+        for part, target in (
+            ("align_backbone", "align"),
+            ("align_preprocessor", "align"),
+            ("align_tokenizer", "align_preprocessor"),
+            ("align_image_converter", "align_preprocessor"),
+        )
+    },
     ("models/align.py", "align_keras.runs.hub_upload"): (
         "`model.push_to_hub()` writes the metrics and exports of a run"
     ),
