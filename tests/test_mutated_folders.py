@@ -79,7 +79,15 @@ def test_damaged_presets_raise_input_errors(tmp_path):
     from tests.helpers.small import small_align
 
     small_align().save_to_preset(tmp_path)
-    names = ["config.json", "model.weights.h5", "vocabulary.txt"]
+    names = [
+        "config.json",
+        "task.json",
+        "preprocessor.json",
+        "tokenizer.json",
+        "image_converter.json",
+        "model.weights.h5",
+        "assets/tokenizer/vocabulary.txt",
+    ]
     num_read, num_refused = check_folder(
         tmp_path, names, lambda: ALIGN.from_preset(tmp_path), 200
     )

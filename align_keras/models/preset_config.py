@@ -8,6 +8,7 @@ import keras
 
 from align_keras.models.preset_files import (
     CONFIG_FILE,
+    DIGESTED_FILES,
     DIGESTS_KEY,
     IMAGE_CONVERTER_FILE,
     PREPROCESSOR_CONFIG_FILE,
@@ -46,8 +47,8 @@ def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
         configuration of the tokenizer.
 
     Raises:
-        InputError: if config.json describes another class, or if the vocabulary has
-            changed.
+        InputError: if config.json describes another class, or if a file has changed
+            since it was written.
     """
     config_file = directory / CONFIG_FILE
     stored = read_json(config_file)
@@ -57,10 +58,10 @@ def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
             f"{config_file} must describe an ALIGN. Received: {class_name!r}. Pass the "
             "folder of a run, or of an ALIGN in the format of Hugging Face."
         )
-    check_vocabulary_file(directory)
     if class_name == "ALIGN":
+        check_vocabulary_file(directory)
         return upgrade_config(stored["config"])
-    stored.pop(DIGESTS_KEY, None)
+    check_digests(stored.pop(DIGESTS_KEY, {}), directory, DIGESTED_FILES)
     task_file = directory / TASK_FILE
     config = dict(read_json(task_file)["config"]) if task_file.exists() else {}
     config["backbone"] = stored

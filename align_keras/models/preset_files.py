@@ -18,6 +18,14 @@ TOKENIZER_CONFIG = "tokenizer.json"
 IMAGE_CONVERTER_FILE = "image_converter.json"
 PRESET_METADATA_FILE = "metadata.json"
 VOCABULARY_ASSET = f"assets/tokenizer/{VOCABULARY_FILE}"
+# Files of which config.json has digests, in addition to the files of the weights.
+DIGESTED_FILES = (
+    TASK_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    TOKENIZER_CONFIG,
+    IMAGE_CONVERTER_FILE,
+    VOCABULARY_ASSET,
+)
 # Entry of config.json, a dict from file name to SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"
 
@@ -62,7 +70,15 @@ def check_digests(
             f"{pathlib.Path(directory, CONFIG_FILE)}: {DIGESTS_KEY} must be a JSON "
             f"object. Received: {expected!r:.80}. Save the model again."
         )
-    actual = file_digests(directory, [name for name in names if name in expected])
+    names = [name for name in names if name in expected]
+    for name in names:
+        if not pathlib.Path(directory, name).exists():
+            raise InputError(
+                f"{pathlib.Path(directory, name)} must exist, because the "
+                f"{CONFIG_FILE} next to it contains its SHA-256. Restore the file, or "
+                "save the model again with save_to_preset."
+            )
+    actual = file_digests(directory, names)
     for name, digest in actual.items():
         if digest != expected[name]:
             raise InputError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from align_keras.models.preset_files import (
     CONFIG_FILE,
+    DIGESTED_FILES,
     DIGESTS_KEY,
     IMAGE_CONVERTER_FILE,
     PREPROCESSOR_CONFIG_FILE,
@@ -113,8 +114,7 @@ def _save_backbone_config(
     }
     _write_json(metadata, directory / PRESET_METADATA_FILE)
     digested_files = [*weight_files]
-    if (directory / VOCABULARY_ASSET).exists():
-        digested_files.append(VOCABULARY_ASSET)
+    digested_files += [name for name in DIGESTED_FILES if (directory / name).exists()]
     config = _serialize(backbone)
     config[DIGESTS_KEY] = file_digests(directory, digested_files)
     # config.json marks a complete folder, so it is written last.

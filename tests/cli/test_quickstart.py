@@ -96,7 +96,7 @@ def test_the_run_folder_is_complete(undisturbed):
         "report.html",
         "config.json",
         "model.weights.h5",
-        "vocabulary.txt",
+        "assets",
     }
     assert not [name for name in names if name.endswith(".tmp")]
     assert (run / "export" / "serving" / "models.config").exists()

@@ -382,6 +382,12 @@ def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
         ALIGN.from_preset(tmp_path)
     path.write_text(content)
     assert ALIGN.from_preset(tmp_path).vocabulary == align.vocabulary
+    tokenizer = tmp_path / "tokenizer.json"
+    config = tokenizer.read_text()
+    tokenizer.write_text(config.replace("bert_uncased", "bert_cased"))
+    with pytest.raises(InputError, match=r"tokenizer\.json is damaged or doesn't fit"):
+        ALIGN.from_preset(tmp_path)
+    tokenizer.write_text(config)
     path.unlink()
     with pytest.raises(InputError, match=r"vocabulary\.txt"):
         ALIGN.from_preset(tmp_path)
