@@ -14,8 +14,8 @@ from align_keras.losses.tiles import (
     array_of_tiles,
     from_tiles,
     in_tiles,
+    length_of,
     padding_mask,
-    row_count,
     run_loop,
 )
 from align_keras.utils.compiled import compiled
@@ -174,8 +174,8 @@ class _LogitTiles:
         tile_size: int,
         matmul_dtype: str | tf.DType,
     ) -> None:
-        self.num_rows = row_count(images)
-        self.num_columns = row_count(texts)
+        self.num_rows = length_of(images)
+        self.num_columns = length_of(texts)
         self.row_tiles = -(-self.num_rows // tile_size)
         self.column_tiles = -(-self.num_columns // tile_size)
         self.images = in_tiles(images, self.row_tiles)

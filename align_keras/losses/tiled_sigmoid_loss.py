@@ -12,8 +12,8 @@ from align_keras.losses.tiles import (
     array_of_tiles,
     from_tiles,
     in_tiles,
+    length_of,
     padding_mask,
-    row_count,
     run_loop,
 )
 
@@ -112,8 +112,8 @@ class _SignedLogitTiles:
         tile_size: int,
     ) -> "_SignedLogitTiles":
         """Divides the rows into tiles of at most `tile_size` rows."""
-        num_rows = row_count(images)
-        num_columns = row_count(texts)
+        num_rows = length_of(images)
+        num_columns = length_of(texts)
         row_tiles = -(-num_rows // tile_size)
         column_tiles = -(-num_columns // tile_size)
         images = in_tiles(images, row_tiles)

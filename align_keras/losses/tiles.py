@@ -39,14 +39,14 @@ def run_loop(count: int | tf.Tensor, body: Callable, start: tuple) -> tuple:
     )
 
 
-def row_count(tensor: tf.Tensor) -> int | tf.Tensor:
+def length_of(tensor: tf.Tensor) -> int | tf.Tensor:
     """Returns the number of rows, as an int if it is static."""
     return tf.shape(tensor)[0] if tensor.shape[0] is None else tensor.shape[0]
 
 
 def in_tiles(tensor: tf.Tensor, tiles: int | tf.Tensor) -> tf.Tensor:
     """Pads the rows with zeros and reshapes them to (tiles, rows of a tile, …)."""
-    length = row_count(tensor)
+    length = length_of(tensor)
     size = -(-length // tiles)
     static = isinstance(length, int) and isinstance(tiles, int)
     if not static or tiles * size != length:
