@@ -63,6 +63,7 @@ _SAVED_BY_KERAS = {
     "TextEncoder": "align_keras.models.text_encoder",
     "ContrastiveLoss": "align_keras.losses.contrastive_loss",
     "FunctionLoss": "align_keras.losses.pair_loss",
+    "MatryoshkaLoss": "align_keras.losses.matryoshka_loss",
     "SigmoidLoss": "align_keras.losses.sigmoid_loss",
     "Activation": "align_keras.layers.activation",
     "FusedBatchNormalization": "align_keras.layers.batch_normalization",

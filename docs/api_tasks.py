@@ -47,7 +47,7 @@ TASKS = (
         "You pass a loss to `ALIGN.compile`, or use the functions in your own loop.",
         {
             "": ("ContrastiveLoss", "contrastive_loss"),
-            "losses": ("SigmoidLoss", "PairLoss", "gather_replicas"),
+            "losses": ("SigmoidLoss", "MatryoshkaLoss", "PairLoss", "gather_replicas"),
         },
     ),
     (
@@ -120,6 +120,7 @@ TASKS = (
                 "LossConfig",
                 "ContrastiveLossConfig",
                 "SigmoidLossConfig",
+                "MatryoshkaConfig",
                 "DataConfig",
                 "SourceConfig",
                 "EvaluationConfig",

@@ -197,23 +197,38 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def add_dimensions(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--dimensions` to the parser of a command with `--model`."""
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        metavar="D",
+        help="use only the first D components of the embeddings, scaled to unit "
+        "length. The index is smaller. Models trained with `task.loss.matryoshka` lose "
+        "little of their recall. Use it with --model.",
+    )
+
+
 def read_model_options(arguments: argparse.Namespace) -> "str | Embedder | None":
     """Returns the model that `--model` and `--runtime` choose.
 
     Returns:
-        The opened model if `--runtime` is set. Otherwise the value of `--model`, which
-        may be None.
+        The opened model if `--runtime` or `--dimensions` is set. Otherwise the value of
+        `--model`, which may be None.
 
     Raises:
-        InputError: if `--runtime` is set without `--model`.
+        InputError: if `--runtime` or `--dimensions` is set without `--model`.
     """
-    if arguments.runtime is None:
+    runtime = arguments.runtime
+    dimensions = getattr(arguments, "dimensions", None)
+    if runtime is None and dimensions is None:
         return arguments.model
     if arguments.model is None:
+        name = "dimensions" if runtime is None else "runtime"
         raise InputError(
-            "`runtime` must be used with `model`. Received: "
-            f"runtime={arguments.runtime!r} without a model. Set `model`."
+            f"`{name}` must be used with `model`. Received: "
+            f"{name}={getattr(arguments, name)!r} without a model. Set `model`."
         )
     from align_keras.embedders import load_model
 
-    return load_model(arguments.model, arguments.runtime)
+    return load_model(arguments.model, runtime or "auto", dimensions)

@@ -55,6 +55,12 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "accept any number of images of any size, and any number of captions",
     },
+    "dimensions": {
+        "type": int,
+        "metavar": "D",
+        "help": "number of first components of the embeddings that the exported model "
+        "computes, scaled to unit length",
+    },
     "license": {
         "metavar": "TEXT",
         "help": "license of the model, which is stored in the exported files",

@@ -7,7 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from align_keras.cli.common import name_addresses, read_model_options
+from align_keras.cli.common import (
+    add_dimensions,
+    name_addresses,
+    read_model_options,
+)
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
@@ -53,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{MODEL_HELP} (default: align_small_en, or the model of the index)",
     )
     parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
+    add_dimensions(parser)
     parser.add_argument(
         "--rebuild",
         action="store_true",

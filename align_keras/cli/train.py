@@ -155,7 +155,7 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     if as_json:
         print_json(dict(sorted(metrics.items())))
         return
-    from align_keras.reports.report import DIRECTIONS, retrieval_rows
+    from align_keras.reports.report import DIRECTIONS, retrieval_rows, width_rows
 
     rows = [
         (
@@ -179,6 +179,20 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
         "candidates",
     )
     print_table("Zero-shot retrieval on the test pairs", columns, rows)
+    widths = width_rows(metrics)
+    if widths:
+        names = list(widths[0].recalls)
+        print_table(
+            "Recall % by number of components",
+            ("components", *names),
+            [
+                (
+                    "all" if row.width is None else row.width,
+                    *(f"{100 * row.recalls[name]:.1f}" for name in names),
+                )
+                for row in widths
+            ],
+        )
 
 
 def _count(number: float | None) -> str:

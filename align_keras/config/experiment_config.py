@@ -248,6 +248,8 @@ class ContrastiveLossConfig:
         reduction: `"sum"` or `"mean"` of the losses of the two directions.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
+        share_equal_images: True to treat all captions of an image in a batch as
+            positives of the image.
         negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
             must be 1 divided by a whole number.
         tile_size: Number of rows and columns of the logits that are in memory at once,
@@ -267,6 +269,7 @@ class ContrastiveLossConfig:
     label_smoothing: float = fraction_field(0.1)
     reduction: Literal["sum", "mean"] = "sum"
     share_equal_captions: bool = False
+    share_equal_images: bool = False
     negatives_fraction: float = number_field(1.0, above=0, at_most=1)
     tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
@@ -281,6 +284,10 @@ class SigmoidLossConfig:
             of the number of captions in the batch. The paper learns the bias.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
+        share_equal_images: True to treat all captions of an image in a batch as
+            positives of the image.
+        tile_size: Number of rows and columns of the logits that are in memory at once,
+            or 0 for the fastest method.
 
     References:
         Zhai et al. 2023, section 3.2 (initial bias of -10 and temperature of 0.1).
@@ -293,21 +300,52 @@ class SigmoidLossConfig:
 
     bias: float | None = number_field(None, at_most=0)
     share_equal_captions: bool = False
+    share_equal_images: bool = False
+    tile_size: int = count_field(0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MatryoshkaConfig:
+    """Loss at several widths of the embeddings.
+
+    Attributes:
+        widths: Numbers of first components of the embeddings at which the loss is
+            computed in addition to all components. An empty list computes the loss of
+            the complete embeddings only. Recall is measured at each width.
+        weights: Weights of the losses of `widths` relative to the loss of the complete
+            embeddings. An empty list is a weight of 1 for each width.
+
+    References:
+        Kusupati et al. 2022, section 3.
+
+    Example:
+
+    >>> MatryoshkaConfig(widths=(64, 128)).weights
+    ()
+    """
+
+    widths: tuple[int, ...] = count_field(())
+    weights: tuple[float, ...] = number_field((), above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(_OneOf):
     """Choice of the loss. Each member has a class in `align_keras.losses`.
 
+    Attributes:
+        type: Name of the member that is used.
+        matryoshka: Widths of the embeddings at which the loss is computed.
+
     Example:
 
-    >>> LossConfig(type="sigmoid").get()
-    SigmoidLossConfig(bias=None, share_equal_captions=False)
+    >>> LossConfig(type="sigmoid").get().bias is None
+    True
     """
 
     type: Literal["contrastive", "sigmoid"] = "contrastive"
     contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
     sigmoid: SigmoidLossConfig = SigmoidLossConfig()
+    matryoshka: MatryoshkaConfig = MatryoshkaConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,6 +144,16 @@ def _check_metrics(config: ExperimentConfig, report: Report) -> None:
         report.refuse(metric, rule, remedy, "task.evaluation.ks")
 
 
+def _check_matryoshka(config: ExperimentConfig, report: Report) -> None:
+    widths = "task.loss.matryoshka.widths"
+    weights = "task.loss.matryoshka.weights"
+    report.increasing(widths)
+    count = len(report.get(widths))
+    if report.get(weights) and len(report.get(weights)) != count:
+        rule = f"a list with one weight for each of {count} widths"
+        report.refuse(weights, rule, "Add or remove weights.", widths)
+
+
 def _check_callbacks(config: ExperimentConfig, report: Report) -> None:
     names = config.trainer.callbacks
     if len(set(names)) != len(names):
@@ -328,6 +338,7 @@ EXPERIMENT_RULES = (
     _check_steps,
     _check_patterns,
     _check_metrics,
+    _check_matryoshka,
     _check_callbacks,
     _check_batch_parts,
     _check_preset,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from align_keras.data.order import ordered_pairs
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
+from align_keras.images.image_hash import image_hash
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def training_batches(
     num_input_pipelines: int = 1,
     data_service: str | None = None,
     pair_weighted: bool = False,
+    with_image_ids: bool = False,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -66,12 +68,15 @@ def training_batches(
             of the batches isn't deterministic.
         pair_weighted: bool, see above. Without `cache`, the captions of each image are
             counted once before training.
+        with_image_ids: bool, add `image_ids`, which are equal for equal stored images.
+            A loss with `share_equal_images` needs them.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
-        `padding_mask` int32 (rows, sequence_length).
+        `padding_mask` int32 (rows, sequence_length), and `image_ids` int64 (rows,) if
+        requested.
 
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
@@ -106,31 +111,35 @@ def training_batches(
     augments_batches = cache or converter.augments_batches
     seed_tensor = tf.cast(seed, tf.int64)
 
-    def read_image(example: dict) -> tf.Tensor:
+    def read_image(example: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        image = example["image"]
+        inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
         if augments_batches:
-            return converter.resize(example["image"])
-        return example["image"]
+            image = converter.resize(image)
+        return image, inputs
 
     def prepare_row(number: tf.Tensor, pair: tuple) -> tuple:
-        image, captions = pair
+        (image, inputs), captions = pair
         caption = preprocessor.choose_caption(captions, tf.stack([seed_tensor, number]))
         if not augments_batches:
             # The caption uses the seed `number`, so the image uses its complement.
             image = converter.augment(image, tf.stack([seed_tensor, ~number]))
-        return image, caption
+        return image, caption, inputs
 
     def augment_batch(step: tf.Tensor, batch: tuple) -> tuple:
-        images, captions = batch
+        images, captions, inputs = batch
         images = converter.augment_batch(
             images,
             tf.stack([seed_tensor, step]),
             input_pipeline_id=input_pipeline_id,
             num_input_pipelines=num_input_pipelines,
         )
-        return images, captions
+        return images, captions, inputs
 
-    def tokenize(images: tf.Tensor, captions: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"images": images, **preprocessor.tokenize(captions)}
+    def tokenize(
+        images: tf.Tensor, captions: tf.Tensor, inputs: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     pairs = ordered_pairs(
         builder,

@@ -39,6 +39,8 @@ class Embedder(abc.ABC):
             change. It is part of the keys of embedding caches.
         text_fingerprint: str, digest that changes whenever text embeddings may change.
         align: `ALIGN` that computes the embeddings, or None for exported models.
+        truncated_to: int, argument `dimensions` with which `load_model` opens the model
+            again, or None for complete embeddings.
 
     Example:
 
@@ -59,6 +61,7 @@ class Embedder(abc.ABC):
     image_fingerprint: str
     text_fingerprint: str
     align: "ALIGN | None" = None
+    truncated_to: int | None = None
 
     @abc.abstractmethod
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
@@ -122,15 +125,20 @@ class Embedder(abc.ABC):
 
     encode_query = encode_query
 
-    def reference(self) -> dict[str, str]:
-        """Returns the name, fingerprint and runtime option of the model.
+    def reference(self) -> dict[str, Any]:
+        """Returns the name, fingerprint and options of the model.
 
         Another process can open the model with these values and verify that it is the
         same model.
         """
-        reference = {"name": self.name, "fingerprint": self.fingerprint}
+        reference: dict[str, Any] = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+        }
         if self.runtime_option != "auto":
             reference["runtime"] = self.runtime_option
+        if self.truncated_to is not None:
+            reference["dimensions"] = self.truncated_to
         return reference
 
 

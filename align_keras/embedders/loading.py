@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def load_model(
     model: "str | os.PathLike | ALIGN | Embedder",
     runtime: str | os.PathLike = "auto",
+    dimensions: int | None = None,
 ) -> Embedder:
     """Opens a model to embed images and texts.
 
@@ -51,14 +52,19 @@ def load_model(
             - the path of an `image.tflite` that `align-keras export litert` wrote for
               this Keras model. It embeds the images, and Keras embeds the texts. A file
               that was exported with `--quantize int8` is the fastest runtime.
+        dimensions: int or None, number of first components of the embeddings. They are
+            scaled to unit length. None returns all components. An index of fewer
+            components is smaller and faster. A model that was trained with
+            `MatryoshkaLoss` loses little of its recall.
 
     Returns:
         `Embedder`. With OpenVINO or a `.tflite` file, its image tower is a copy of the
         weights. Open the model again after training it.
 
     Raises:
-        InputError: if the model does not exist or is damaged, or if the runtime is
-            unknown, is not installed or cannot run the model.
+        InputError: if the model does not exist or is damaged, if the runtime is
+            unknown, is not installed or cannot run the model, or if `dimensions` is
+            larger than the embeddings.
 
     References:
         Jia et al. 2021, section 4.1 (cosine similarity of two encoders).
@@ -69,7 +75,21 @@ def load_model(
     >>> model = load_model("align_small_en")
     >>> model.encode_texts(["a red bicycle", "a cat"]).shape == (2, model.dimension)
     True
+    >>> load_model("align_small_en", dimensions=64).encode_texts(["a cat"]).shape
+    (1, 64)
     """
+    embedder = _open(model, runtime)
+    if dimensions is None or dimensions == embedder.dimension:
+        return embedder
+    from align_keras.embedders.truncated_embedder import TruncatedEmbedder
+
+    return TruncatedEmbedder(embedder, dimensions)
+
+
+def _open(
+    model: "str | os.PathLike | ALIGN | Embedder", runtime: str | os.PathLike
+) -> Embedder:
+    """Opens a model that returns complete embeddings."""
     if isinstance(model, str | os.PathLike):
         return _open_by_name(model, runtime)
     if isinstance(model, Embedder):
@@ -99,13 +119,15 @@ def load_model(
 
 
 @functools.lru_cache(maxsize=1)
-def worker_model(name: str, runtime: str = "auto") -> Embedder:
+def worker_model(
+    name: str, runtime: str = "auto", dimensions: int | None = None
+) -> Embedder:
     """Returns a model that stays open for all tasks of a worker process.
 
     The arguments are those of `load_model`. Each task must verify the fingerprint of
     the model with `align_keras.utils.tasks.check_same`.
     """
-    return load_model(name, runtime)
+    return load_model(name, runtime, dimensions)
 
 
 def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedder:

@@ -1,6 +1,5 @@
 """Normalized-softmax contrastive loss of ALIGN."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +7,10 @@ import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
+from align_keras.losses.tiles import check_tile_size
 from align_keras.utils.arguments import check_choice, check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -30,6 +31,8 @@ class ContrastiveLoss(RowLoss):
             image-to-text and the text-to-image loss.
         share_equal_captions: bool, treat all pairs of a batch whose captions have equal
             token ids as positives of each other.
+        share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
+            positives of each other, so that the captions of an image aren't negatives.
         negatives_fraction: float 1/k in (0, 1] with an integer k that divides n. The
             rows are divided into k equal parts, and the negatives of a pair are the
             rows of its part. The paper doesn't describe how it selects 50% or 25% of
@@ -50,8 +53,10 @@ class ContrastiveLoss(RowLoss):
             of image i.
         temperature: scalar float tensor > 0, divisor of the cosines.
         token_ids: int tensor (n, length) of the captions, or None.
-        pair_groups: int tensor (n,) or None. Pairs of the same group are positives of
-            each other, regardless of their captions.
+        pair_groups: int tensor (n,) or (n, 2), or None. Pairs that are equal in one of
+            the columns are positives of each other, regardless of their captions.
+        image_ids: int tensor (n,) of the images, or None. It is required by
+            `share_equal_images`.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -81,14 +86,13 @@ class ContrastiveLoss(RowLoss):
         negatives_fraction: float = 1.0,
         tile_size: int | str | None = None,
         matmul_dtype: str | None = None,
+        share_equal_images: bool = False,
         **kwargs: Any,
     ) -> None:
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)
-        if tile_size not in (None, "auto"):
-            remedy = 'Leave tile_size out, or use "auto" for large batches.'
-            check_number("tile_size", tile_size, 1, math.inf, True, remedy)
+        check_tile_size(tile_size)
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:
             raise InputError(
@@ -106,6 +110,7 @@ class ContrastiveLoss(RowLoss):
         self.label_smoothing = label_smoothing
         self.reduction = reduction
         self.share_equal_captions = share_equal_captions
+        self.share_equal_images = share_equal_images
         self.negatives_fraction = negatives_fraction
         self.tile_size = tile_size
         self.matmul_dtype = matmul_dtype
@@ -208,12 +213,12 @@ def plain_directional_losses(
     all_images, offset = gather_replicas(image_embeddings)
     all_texts, _ = gather_replicas(text_embeddings)
     # The targets of a row are probabilities. They are one-hot, or equal for all pairs
-    # of the group of the row.
+    # that have a group in common with the row.
     if pair_groups is None:
         rows = tf.range(tf.shape(image_embeddings)[0]) + offset
         targets = tf.one_hot(rows, tf.shape(all_images)[0], dtype=all_images.dtype)
     else:
-        matches = tf.equal(pair_groups[:, None], gather_replicas(pair_groups)[0])
+        matches = matching_pairs(pair_groups, gather_replicas(pair_groups)[0])
         matches = tf.cast(matches, all_images.dtype)
         targets = matches / tf.reduce_sum(matches, axis=1, keepdims=True)
     logits_i2t = tf.matmul(image_embeddings, all_texts, transpose_b=True) * scale

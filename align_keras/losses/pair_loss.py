@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.pair_groups import row_hashes
 from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
 
@@ -91,6 +92,38 @@ class PairLoss:
             )
         return tuple(tf.reduce_mean(loss) for loss in losses)
 
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs of a batch that the loss needs besides `token_ids`.
+
+        Training passes these inputs to `replica_losses` as keywords.
+        """
+        return ()
+
+    def batch_losses(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor,
+        inputs: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, ...]:
+        """Computes `replica_losses` from the inputs of a batch.
+
+        Args:
+            image_embeddings: as in `call`, for the rows of this replica.
+            text_embeddings: as in `call`, for the rows of this replica.
+            temperature: as in `call`.
+            inputs: dict with `token_ids` and the `required_inputs`.
+        """
+        required = {name: inputs[name] for name in self.required_inputs}
+        return self.replica_losses(
+            image_embeddings,
+            text_embeddings,
+            temperature,
+            inputs["token_ids"],
+            **required,
+        )
+
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Returns the total of `replica_losses` for these arguments, a scalar."""
         return self.total(*self.replica_losses(*args, **kwargs))
@@ -112,10 +145,16 @@ class RowLoss(PairLoss):
     """Base class of losses that compute only the rows of one replica.
 
     A row is compared with the columns of all replicas. A subclass implements
-    `row_losses`, and has the attribute `share_equal_captions`.
+    `row_losses`, and has the attribute `share_equal_captions`. It may also have the
+    attribute `share_equal_images`.
     """
 
     share_equal_captions: bool
+    share_equal_images: bool = False
+
+    @property
+    def required_inputs(self) -> tuple[str, ...]:
+        return ("image_ids",) if self.share_equal_images else ()
 
     def replica_losses(
         self,
@@ -124,23 +163,42 @@ class RowLoss(PairLoss):
         temperature: tf.Tensor | float,
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
+        image_ids: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
         """Computes the losses of this replica.
 
-        The arguments are those of `PairLoss.replica_losses`. Pairs with the same number
-        in `pair_groups`, an int tensor (n,), are positives of each other.
+        The arguments are those of `PairLoss.replica_losses`. Pairs that are equal in a
+        column of `pair_groups`, an int tensor (n,) or (n, 2), are positives of each
+        other. By default, the groups are those of equal captions and of equal
+        `image_ids`, an int tensor (n,), as the options of the loss require.
         """
-        if pair_groups is None and self.share_equal_captions:
+        if pair_groups is None:
+            pair_groups = self._groups(token_ids, image_ids)
+        images = tf.convert_to_tensor(image_embeddings)
+        texts = tf.convert_to_tensor(text_embeddings)
+        return self.row_losses(images, texts, temperature, pair_groups)
+
+    def _groups(
+        self, token_ids: tf.Tensor | None, image_ids: tf.Tensor | None
+    ) -> tf.Tensor | None:
+        """Returns the groups of captions and of images, int64 (n, 1) or (n, 2)."""
+        columns = []
+        if self.share_equal_captions:
             if token_ids is None:
                 raise InputError(
                     "token_ids must not be None with share_equal_captions. Received: "
                     "token_ids=None. Pass the token ids of the captions, or "
                     "pair_groups."
                 )
-            pair_groups = caption_groups(token_ids)
-        images = tf.convert_to_tensor(image_embeddings)
-        texts = tf.convert_to_tensor(text_embeddings)
-        return self.row_losses(images, texts, temperature, pair_groups)
+            columns.append(row_hashes(token_ids))
+        if self.share_equal_images:
+            if image_ids is None:
+                raise InputError(
+                    "image_ids must not be None with share_equal_images. Received: "
+                    "image_ids=None. Pass an integer for each image, or pair_groups."
+                )
+            columns.append(tf.cast(image_ids, tf.int64))
+        return tf.stack(columns, axis=1) if columns else None
 
     def row_losses(
         self,
@@ -151,15 +209,6 @@ class RowLoss(PairLoss):
     ) -> tuple[tf.Tensor, ...]:
         """Returns the mean of each loss over the rows of this replica."""
         raise NotImplementedError
-
-
-def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
-    """Returns an int64 hash of the token ids of each caption, (n,)."""
-    length = token_ids.shape[1]
-    multipliers = tf.random.stateless_uniform(
-        (length,), (length, 64), None, None, tf.int64
-    )
-    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * multipliers, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="align_keras")

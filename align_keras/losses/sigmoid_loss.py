@@ -6,7 +6,10 @@ import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
+from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
+from align_keras.losses.tiles import check_tile_size
 from align_keras.utils.arguments import refuse_unknown
 
 
@@ -16,22 +19,29 @@ class SigmoidLoss(RowLoss):
 
     The loss classifies whether a caption belongs to an image, for all images and
     captions of all replicas. It is summed over the captions and averaged over the
-    images. A replica computes the logits of its images only, and stores them several
-    times. The call arguments are those of `ContrastiveLoss`. In the paper, the initial
-    temperature is 0.1.
+    images. A replica computes the logits of its images only. The call arguments are
+    those of `ContrastiveLoss`. In the paper, the initial temperature is 0.1.
 
     Args:
         bias: float that is added to the logits. None uses -log(n) for n captions, which
             is about the logit of a random guess. In the paper, the bias is learned,
-            with an initial value of -10.
+            with an initial value of -10. A scalar tensor or variable is differentiated,
+            but a loss with a tensor can't be saved.
         share_equal_captions: bool, treat all pairs of a batch whose captions have equal
             token ids as positives of each other.
+        share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
+            positives of each other.
+        tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
+            computes all logits at once and stores them several times. With tiles, only
+            one tile is in memory, and each tile is computed once. `"auto"` uses tiles
+            of 2048.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if an argument is unknown or `token_ids` are missing.
+        InputError: if an argument is out of range or unknown, or `token_ids` or
+            `image_ids` are missing.
 
     References:
         Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
@@ -45,13 +55,18 @@ class SigmoidLoss(RowLoss):
 
     def __init__(
         self,
-        bias: float | None = None,
+        bias: float | tf.Tensor | None = None,
         share_equal_captions: bool = False,
+        tile_size: int | str | None = None,
+        share_equal_images: bool = False,
         **kwargs: Any,
     ) -> None:
         refuse_unknown("SigmoidLoss", kwargs, self.options())
+        check_tile_size(tile_size)
         self.bias = bias
         self.share_equal_captions = share_equal_captions
+        self.share_equal_images = share_equal_images
+        self.tile_size = tile_size
 
     def row_losses(
         self,
@@ -60,18 +75,33 @@ class SigmoidLoss(RowLoss):
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
     ) -> tuple[tf.Tensor, ...]:
+        if self.tile_size is not None and images.dtype.size < 4:
+            images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
+        # `tf.cast` would round a Python float to float32.
+        if not tf.is_tensor(temperature):
+            temperature = tf.constant(temperature, images.dtype)
+        scale = 1.0 / tf.cast(temperature, images.dtype)
         texts, offset = gather_replicas(texts)
-        scaled = images / tf.cast(temperature, images.dtype)
-        logits = tf.matmul(scaled, texts, transpose_b=True)
-        rows, columns = tf.unstack(tf.shape(logits))
-        guess = -tf.math.log(tf.cast(columns, logits.dtype))
-        logits += guess if self.bias is None else self.bias
-        pairs = tf.range(rows) + offset
-        captions = tf.range(columns)
-        if pair_groups is not None:
-            pairs = pair_groups
-            captions, _ = gather_replicas(pair_groups)
-        # softplus(-logit) is the loss of a matching pair, softplus(logit) that of a
-        # pair that doesn't match.
-        signed = tf.where(pairs[:, None] == captions, -logits, logits)
+        bias = self._bias(tf.shape(texts)[0], images.dtype)
+        if pair_groups is None:
+            image_groups = tf.range(tf.shape(images)[0]) + offset
+            text_groups = tf.range(tf.shape(texts)[0])
+        else:
+            image_groups = pair_groups
+            text_groups, _ = gather_replicas(pair_groups)
+        if self.tile_size is not None:
+            total = tiled_sigmoid_loss(
+                images, texts, scale, bias, image_groups, text_groups, self.tile_size
+            )
+            return (total,)
+        logits = tf.matmul(images * scale, texts, transpose_b=True) + bias
+        signed = signed_logits(logits, matching_pairs(image_groups, text_groups))
         return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(signed), axis=1)),)
+
+    def _bias(self, num_texts: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """Returns the bias, or its default for this number of captions."""
+        if self.bias is None:
+            return -tf.math.log(tf.cast(num_texts, dtype))
+        if tf.is_tensor(self.bias):
+            return tf.cast(self.bias, dtype)
+        return tf.constant(self.bias, dtype)

@@ -8,6 +8,16 @@ import tensorflow as tf
 
 from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
+from align_keras.losses.pair_groups import matching_means
+from align_keras.losses.tiles import (
+    add_tile,
+    array_of_tiles,
+    from_tiles,
+    in_tiles,
+    length_of,
+    padding_mask,
+    run_loop,
+)
 from align_keras.utils.compiled import compiled
 
 # Fraction of the logarithm of the largest value of a dtype. If |logit| is smaller,
@@ -50,8 +60,9 @@ def tiled_directional_losses(
     if pair_groups is not None:
         all_groups, _ = gather_replicas(pair_groups)
         all_images, _ = gather_replicas(images)
-        text_means = _group_means(all_texts, all_groups, pair_groups, offset)
-        image_means = _group_means(all_images, all_groups, pair_groups, offset)
+        count = tf.shape(images)[0]
+        text_means = matching_means(all_texts, all_groups, offset, count)
+        image_means = matching_means(all_images, all_groups, offset, count)
         positives = [_mean_dot(images, text_means), _mean_dot(texts, image_means)]
     # The mean cosine of a row is its dot product with the mean column, so no matrix of
     # targets is needed.
@@ -149,33 +160,6 @@ def _over_replicas(row: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(gather_replicas(row[None])[0], axis=0)
 
 
-def _group_means(
-    all_rows: tf.Tensor,
-    all_groups: tf.Tensor,
-    pair_groups: tf.Tensor,
-    offset: tf.Tensor,
-) -> tf.Tensor:
-    """Returns the mean of all rows in the group of each pair of this replica."""
-    numbers = _group_numbers(all_groups)
-    # The number of segments is the number of rows, so that the shape is static. Empty
-    # segments aren't read.
-    means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
-    return tf.gather(means, numbers[offset : offset + tf.shape(pair_groups)[0]])
-
-
-def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
-    """Returns the number of each row's group, counted from 0.
-
-    The groups are sorted, because `tf.unique` has a result of unknown length, which
-    TPUs don't support.
-    """
-    order = tf.argsort(groups)
-    ordered = tf.gather(groups, order)
-    begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
-    numbers = tf.pad(tf.cumsum(begins), [[1, 0]])
-    return tf.scatter_nd(order[:, None], numbers, tf.shape(order))
-
-
 # === Normalizers of the logits, tile by tile ===
 
 
@@ -190,14 +174,14 @@ class _LogitTiles:
         tile_size: int,
         matmul_dtype: str | tf.DType,
     ) -> None:
-        self.num_rows = _length(images)
-        self.num_columns = _length(texts)
+        self.num_rows = length_of(images)
+        self.num_columns = length_of(texts)
         self.row_tiles = -(-self.num_rows // tile_size)
         self.column_tiles = -(-self.num_columns // tile_size)
-        self.images = _in_tiles(images, self.row_tiles)
-        self.texts = _in_tiles(texts, self.column_tiles)
-        self.row_mask = _padding_mask(self.num_rows, self.images)
-        self.column_mask = _padding_mask(self.num_columns, self.texts)
+        self.images = in_tiles(images, self.row_tiles)
+        self.texts = in_tiles(texts, self.column_tiles)
+        self.row_mask = padding_mask(self.num_rows, self.images)
+        self.column_mask = padding_mask(self.num_columns, self.texts)
         self.scale = scale
         self.matmul_dtype = matmul_dtype
         bound = tf.abs(scale) * _longest(images) * _longest(texts)
@@ -322,20 +306,20 @@ def _forward(
                 tuple(array.write(number, product) for array in saved_products),
             )
 
-        _, *new_arrays = _loop(tiles.row_tiles, row_step, arrays)
+        _, *new_arrays = run_loop(tiles.row_tiles, row_step, arrays)
         return column + 1, *new_arrays
 
     saved_products: tuple[tf.TensorArray, ...] = ()
     if save_tiles:
         saved_products = (array(tiles.matmul_dtype, row_size, column_size),)
     start = (array(dtype, row_size), array(dtype, column_size), saved_products)
-    _, rows, columns, saved_products = _loop(tiles.column_tiles, column_step, start)
+    _, rows, columns, saved_products = run_loop(tiles.column_tiles, column_step, start)
     grid = [tiles.row_tiles, tiles.column_tiles, -1]
     rows = tf.reduce_logsumexp(tf.reshape(rows.stack(), grid), axis=1)
     columns = tf.reduce_logsumexp(tf.reshape(columns.stack(), grid), axis=0)
     return (
-        _from_tiles(rows, tiles.num_rows),
-        _from_tiles(columns, tiles.num_columns),
+        from_tiles(rows, tiles.num_rows),
+        from_tiles(columns, tiles.num_columns),
         saved_products,
     )
 
@@ -367,10 +351,10 @@ def _backward(
     # Upstream gradients are about 1 / n, and would underflow when they are divided by a
     # large sum of exponentials. They are therefore multiplied by n first.
     count = tf.cast(tiles.num_rows, dtype)
-    row_normalizers = _in_tiles(rows[0], tiles.row_tiles)
-    row_gradients = _in_tiles(rows[1] * count, tiles.row_tiles)
-    column_normalizers = _in_tiles(columns[0], tiles.column_tiles)
-    column_gradients = _in_tiles(columns[1] * count, tiles.column_tiles)
+    row_normalizers = in_tiles(rows[0], tiles.row_tiles)
+    row_gradients = in_tiles(rows[1] * count, tiles.row_tiles)
+    column_normalizers = in_tiles(columns[0], tiles.column_tiles)
+    column_gradients = in_tiles(columns[1] * count, tiles.column_tiles)
     step_scale = tiles.scale / count
 
     def column_step(
@@ -403,82 +387,30 @@ def _backward(
             d_image = tf.cast(tf.matmul(d_logits, factor), dtype)
             # imagesᵀ · d_logits is 25% faster than d_logitsᵀ · images.
             d_text += tf.cast(tf.matmul(images, d_logits, transpose_a=True), dtype)
-            return row + 1, _add_tile(d_images, row, d_image), d_text
+            return row + 1, add_tile(d_images, row, d_image), d_text
 
         start = d_images, tf.zeros_like(tf.transpose(texts))
-        _, d_images, d_text = _loop(tiles.row_tiles, row_step, start)
+        _, d_images, d_text = run_loop(tiles.row_tiles, row_step, start)
         d_text = tf.transpose(d_text)
         d_scale += tf.reduce_sum(d_text * texts) / count
-        d_texts = _add_tile(d_texts, column, d_text * step_scale)
+        d_texts = add_tile(d_texts, column, d_text * step_scale)
         return column + 1, d_images, d_texts, d_scale
 
     start = (
-        _array_of_tiles(_in_tiles(d_images, tiles.row_tiles)),
-        _array_of_tiles(_in_tiles(d_texts, tiles.column_tiles)),
+        array_of_tiles(in_tiles(d_images, tiles.row_tiles)),
+        array_of_tiles(in_tiles(d_texts, tiles.column_tiles)),
         tf.zeros([], dtype),
     )
-    _, d_images, d_texts, d_scale = _loop(tiles.column_tiles, column_step, start)
+    _, d_images, d_texts, d_scale = run_loop(tiles.column_tiles, column_step, start)
     d_images = d_images.stack()
     # Stacking an array frees its tiles, so the second array is stacked after the first.
     with tf.control_dependencies([d_images]):
         d_texts = d_texts.stack()
     return (
-        _from_tiles(d_images, tiles.num_rows),
-        _from_tiles(d_texts, tiles.num_columns),
+        from_tiles(d_images, tiles.num_rows),
+        from_tiles(d_texts, tiles.num_columns),
         d_scale,
     )
-
-
-def _array_of_tiles(tiles: tf.Tensor) -> tf.TensorArray:
-    return tf.TensorArray(
-        tiles.dtype,
-        tf.shape(tiles)[0],
-        element_shape=tiles.shape[1:],
-        clear_after_read=False,
-    ).unstack(tiles)
-
-
-def _add_tile(
-    tiles: tf.TensorArray, number: tf.Tensor, tile: tf.Tensor
-) -> tf.TensorArray:
-    return tiles.write(number, tiles.read(number) + tile)
-
-
-def _loop(count: int | tf.Tensor, body: Callable, start: tuple) -> tuple:
-    """Runs `body(number, *values)` `count` times, without parallel iterations."""
-    return tf.while_loop(
-        lambda number, *_: number < count, body, (0, *start), parallel_iterations=1
-    )
-
-
-def _length(tensor: tf.Tensor) -> int | tf.Tensor:
-    """Returns the number of rows, as an int if it is static."""
-    return tf.shape(tensor)[0] if tensor.shape[0] is None else tensor.shape[0]
-
-
-def _in_tiles(tensor: tf.Tensor, tiles: int | tf.Tensor) -> tf.Tensor:
-    """Pads the rows with zeros and reshapes them to (tiles, rows of a tile, …)."""
-    length = _length(tensor)
-    size = -(-length // tiles)
-    static = isinstance(length, int) and isinstance(tiles, int)
-    if not static or tiles * size != length:
-        no_padding = [[0, 0]] * (len(tensor.shape) - 1)
-        tensor = tf.pad(tensor, [[0, tiles * size - length], *no_padding])
-    return tf.reshape(tensor, [tiles, size, *tensor.shape[1:]])
-
-
-def _from_tiles(tensor: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-    """Reverses `_in_tiles`."""
-    rows = tf.reshape(tensor, [-1, *tensor.shape[2:]])
-    return rows if rows.shape[0] == length else rows[:length]
-
-
-def _padding_mask(length: int | tf.Tensor, tensor: tf.Tensor) -> tf.Tensor | None:
-    """Returns a bool tensor (tiles, rows of a tile), False for padding, or None."""
-    tiles, size = tensor.shape[:2]
-    if tiles is not None and size is not None and tiles * size == length:
-        return None
-    return _in_tiles(tf.ones([length], tf.bool), tf.shape(tensor)[0])
 
 
 def row_dots(first_rows: tf.Tensor, second_rows: tf.Tensor) -> tf.Tensor:

@@ -335,7 +335,8 @@ class ContrastiveModel(keras_hub.models.Task):
                 that `align_keras.models.image_text_batches` accepts. (3) A batched
                 `tf.data.Dataset` of pairs, tuples or dicts. (4) Inputs of the model,
                 a dict or a dataset of dicts with `images`, `token_ids` and
-                `padding_mask`. Other entries are ignored. (5) A
+                `padding_mask`, and `image_ids` int (n,) for a loss with
+                `share_equal_images`. Other entries are ignored. (5) A
                 `keras.utils.PyDataset`, a generator or a loader, such as torch's, of
                 batches `(images, captions)` or of dicts.
             y: captions, one for each image of `x`.
@@ -500,7 +501,11 @@ class ContrastiveModel(keras_hub.models.Task):
         The data may be raw pairs or model inputs, as in `fit`.
         """
         with fit_inputs.readable_input(
-            self, x, value_range=value_range, batch_size=batch_size
+            self,
+            x,
+            value_range=value_range,
+            batch_size=batch_size,
+            with_loss_inputs=False,
         ) as batches:
             return keras.Model.predict(
                 self, batches, batch_size, verbose, steps, callbacks
@@ -529,6 +534,7 @@ class ContrastiveModel(keras_hub.models.Task):
         input_checks.check_data(self, data)
         check_weight_dtypes(self.optimizer, self.trainable_variables)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        input_checks.check_loss_inputs(self.loss, inputs)
         before = self.forward_state.read()
         self.forward_state.separate_seeds()
         if self.micro_batch_size is None:
@@ -575,12 +581,13 @@ class ContrastiveModel(keras_hub.models.Task):
     def test_step(self, data: dict) -> dict:
         input_checks.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        outputs = self(inputs, training=False)
-        losses = self.loss.replica_losses(
+        input_checks.check_loss_inputs(self.loss, inputs)
+        outputs = self(input_checks.model_inputs(inputs), training=False)
+        losses = self.loss.batch_losses(
             outputs["image_embedding"],
             outputs["text_embedding"],
             self.temperature,
-            inputs["token_ids"],
+            inputs,
         )
         means = self.update_loss_metrics(losses)
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}

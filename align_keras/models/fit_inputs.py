@@ -19,12 +19,14 @@ from align_keras.models.input_checks import (
     check_gray_levels,
     check_model_inputs,
     check_not_empty,
+    loss_input_names,
     type_and_shape,
     value_range_rule,
 )
 from align_keras.models.input_report import (
     checked_batches,
     input_report,
+    select_inputs,
     with_first_batch_check,
 )
 from align_keras.models.on_replicas import is_distributed
@@ -45,6 +47,7 @@ def keras_input(
     repeat: bool = False,
     augment: bool = True,
     value_range: tuple[float, float] | None = None,
+    with_loss_inputs: bool = True,
 ) -> Any:
     """Returns the value of `x` for `keras.Model.fit`.
 
@@ -61,7 +64,10 @@ def keras_input(
         repeat: bool, repeat sequences of raw pairs without end.
         augment: bool, crop raw images at a random position and mirror half of them.
         value_range: two floats or None, black and white of raw float images.
+        with_loss_inputs: bool, include the inputs that only the loss reads.
     """
+    loss_inputs = loss_input_names(model) if with_loss_inputs else ()
+    with_image_ids = "image_ids" in loss_inputs
     x, y = plain_data(x), plain_data(y)
     pairs = raw_pairs(x, y)
     if pairs is not None:
@@ -73,6 +79,7 @@ def keras_input(
             training=training,
             shuffle=shuffle,
             batch_size=32 if batch_size is None else batch_size,
+            with_image_ids=with_image_ids,
         )
         return quickly_copied(model, batches.repeat() if repeat else batches)
     is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
@@ -84,7 +91,9 @@ def keras_input(
     check_not_empty(x)
     if is_raw_data(x):
         preprocessor = _preprocessor(model, augment, value_range)
-        batches = batches_of_dataset(x, preprocessor, training=training)
+        batches = batches_of_dataset(
+            x, preprocessor, training=training, with_image_ids=with_image_ids
+        )
         if x.cardinality() == tf.data.UNKNOWN_CARDINALITY:
             batches = with_first_batch_check(batches, is_float=False)
         return quickly_copied(model, batches)
@@ -100,11 +109,11 @@ def keras_input(
         raise InputError(value_range_rule(value_range, x))
     if isinstance(x, tf.data.Dataset):
         check_data(model, x.element_spec)
-        return checked_batches(x)
+        return checked_batches(x, (*INPUTS, *loss_inputs))
     if hasattr(x, "__getitem__"):
         check_model_inputs(model, x)
         check_gray_levels(x["images"])
-        return {name: x[name] for name in INPUTS}
+        return select_inputs(x, (*INPUTS, *loss_inputs))
     return x
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from align_keras.layers import FusedBatchNormalization
 from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
+from align_keras.models.input_checks import model_inputs
 from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -22,26 +23,23 @@ def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
     The gradients of the batch are the sum of the gradients over replicas.
     """
     with tf.GradientTape() as tape:
-        outputs = model(inputs, training=True)
+        outputs = model(model_inputs(inputs), training=True)
         losses, loss = scaled_loss(
-            model,
-            outputs["image_embedding"],
-            outputs["text_embedding"],
-            inputs["token_ids"],
+            model, outputs["image_embedding"], outputs["text_embedding"], inputs
         )
     variables = [variable.value for variable in model.trainable_variables]
     return losses, dense(tape.gradient(loss, variables))
 
 
 def scaled_loss(
-    model: keras.Model, images: tf.Tensor, texts: tf.Tensor, token_ids: tf.Tensor
+    model: keras.Model, images: tf.Tensor, texts: tf.Tensor, inputs: dict
 ) -> tuple[tuple, tf.Tensor]:
     """Returns the losses of a replica, and the value to differentiate.
 
     The value is the total loss divided by the number of replicas. A loss-scaling
-    optimizer multiplies it by its scale.
+    optimizer multiplies it by its scale. The loss may need the `inputs` of the batch.
     """
-    losses = model.loss.replica_losses(images, texts, model.temperature, token_ids)
+    losses = model.loss.batch_losses(images, texts, model.temperature, inputs)
     total = model.loss.total(*losses) / replica_count()
     return losses, model.optimizer.scale_loss(total)
 
@@ -68,14 +66,14 @@ def cached_loss_gradients(
         Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
         Limited Setup".
     """
-    parts = split_inputs(inputs, micro_batch_size)
+    parts = split_inputs(model_inputs(inputs), micro_batch_size)
     state = model.forward_state
     statistics, seeds = state.read()
     (images, texts), new_statistics = embed_parts(model, parts, statistics)
     new_seeds = read_values(state.seeds)
     with tf.GradientTape() as tape:
         tape.watch([images, texts])
-        losses, loss = scaled_loss(model, images, texts, inputs["token_ids"])
+        losses, loss = scaled_loss(model, images, texts, inputs)
     variables = [variable.value for variable in model.trainable_variables]
     image_gradient, text_gradient, *loss_variable_gradients = dense(
         tape.gradient(loss, [images, texts, *variables])

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.losses.pair_loss import PairLoss
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
@@ -24,6 +25,38 @@ def check_data(model: keras.Model, data: Any) -> None:
             "weights, which the contrastive loss does not use. Remove them."
         )
     check_model_inputs(model, inputs)
+
+
+def model_inputs(inputs: dict) -> dict:
+    """Returns the entries of a batch that the model reads."""
+    return {name: inputs[name] for name in INPUTS}
+
+
+def loss_input_names(model: keras.Model) -> tuple[str, ...]:
+    """Returns the names of the inputs that only the loss of the model reads."""
+    loss = getattr(model, "loss", None)
+    return loss.required_inputs if isinstance(loss, PairLoss) else ()
+
+
+def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
+    """Raises unless a batch has the inputs that the loss requires."""
+    missing = [name for name in loss.required_inputs if name not in inputs]
+    if missing:
+        raise InputError(
+            f"A batch must contain {', '.join(missing)} for this loss. Received: "
+            f"{', '.join(sorted(inputs))}. Add the entry to each batch, or change the "
+            "options of the loss."
+        )
+    if "image_ids" not in loss.required_inputs:
+        return
+    image_ids = inputs["image_ids"]
+    rows = tf.TensorShape(inputs["token_ids"].shape)[:1]
+    is_integer = tf.as_dtype(image_ids.dtype).is_integer
+    if not is_integer or not rows.is_compatible_with(image_ids.shape):
+        raise InputError(
+            "image_ids must be integers (n,), one for each image. Received: "
+            f"{type_and_shape(image_ids)}. Number the images of your data."
+        )
 
 
 def check_model_inputs(model: keras.Model, inputs: dict) -> None:

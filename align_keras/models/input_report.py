@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from align_keras.models.input_checks import INPUTS, check_gray_levels, empty_data_error
+from align_keras.models.input_checks import check_gray_levels, empty_data_error
 from align_keras.utils.errors import InputError
 
 
@@ -60,25 +60,29 @@ def input_report() -> Iterator[InputReport]:
         _REPORT.reset(token)
 
 
-def checked_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a dataset of `INPUTS`, without the other entries of the dicts.
+def checked_batches(
+    dataset: tf.data.Dataset, names: tuple[str, ...]
+) -> tf.data.Dataset:
+    """Returns a dataset of the inputs with these names.
 
     If the images are floats, `check_gray_levels` checks the first batch. If the length
     of the dataset is unknown, the report records whether a batch was read. Any other
-    dataset that contains only `INPUTS` is returned unchanged.
+    dataset that contains only these inputs is returned unchanged.
     """
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple | list) else spec
-    if set(inputs) != set(INPUTS):
-        dataset = dataset.map(_inputs_alone)
+    names = tuple(name for name in names if name in inputs)
+    if set(inputs) != set(names):
+        dataset = dataset.map(lambda *batch: select_inputs(batch[0], names))
     is_float = inputs["images"].dtype.is_floating
     if is_float or dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY:
         return with_first_batch_check(dataset, is_float)
     return dataset
 
 
-def _inputs_alone(*batch: Any) -> dict[str, tf.Tensor]:
-    return {name: batch[0][name] for name in INPUTS}
+def select_inputs(batch: dict, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the entries of a batch with these names, without missing entries."""
+    return {name: batch[name] for name in names if name in batch}
 
 
 def with_first_batch_check(dataset: tf.data.Dataset, is_float: bool) -> tf.data.Dataset:
@@ -107,7 +111,7 @@ def with_first_batch_check(dataset: tf.data.Dataset, is_float: bool) -> tf.data.
 
     @tf.autograph.experimental.do_not_convert
     def check(number: tf.Tensor, batch: Any) -> dict[str, tf.Tensor]:
-        inputs = dict(_inputs_alone(*batch) if isinstance(batch, tuple) else batch)
+        inputs = dict(batch[0] if isinstance(batch, tuple) else batch)
         images = inputs["images"]
         checked = tf.cond(
             number == 0,

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from align_keras.images.image_hash import image_hash
 from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.pair_sources import source_of_dataset, source_of_sequences
 from align_keras.models.raw_pairs import image_and_caption, plain_data, raw_pairs
@@ -23,6 +24,7 @@ def image_text_batches(
     shuffle_buffer_size: int = 10_000,
     seed: int | None = None,
     drop_remainder: bool | None = None,
+    with_image_ids: bool = False,
 ) -> tf.data.Dataset:
     """Returns batches of a model's inputs from images and captions.
 
@@ -48,11 +50,13 @@ def image_text_batches(
             `keras.utils.set_random_seed`.
         drop_remainder: bool or None, drop the last batch if it is not full. None drops
             it in training, unless it is the only batch.
+        with_image_ids: bool, add `image_ids`, which are equal for equal images. A loss
+            with `share_equal_images` needs them, and `fit` adds them for it.
 
     Returns:
         `tf.data.Dataset` of dicts, one pass over the pairs: `images` (n, image_size,
         image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32 (n,
-        sequence_length).
+        sequence_length), and `image_ids` int64 (n,) if requested.
 
     Raises:
         InputError: if an argument has the wrong type or value.
@@ -104,21 +108,23 @@ def image_text_batches(
     @tf.autograph.experimental.do_not_convert
     def prepare_row(element: Any, number: tf.Tensor) -> tuple:
         image, caption = source.read_pair(element)
+        inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
         row_seed = tf.stack([number, 0])
         if not training:
-            return converter.convert(image), preprocessor.caption_at(caption, 0.0)
+            caption = preprocessor.caption_at(caption, 0.0)
+            return converter.convert(image), caption, inputs
         # `augment` draws three numbers from the same seed. The fourth number is
         # independent of them.
         position = tf.random.stateless_uniform((4,), row_seed)[3]
         caption = preprocessor.caption_at(caption, position)
-        return converter.augment(image, row_seed), caption
+        return converter.augment(image, row_seed), caption, inputs
 
     @tf.autograph.experimental.do_not_convert
     def prepare_batch(batch: tuple, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, captions = batch
+        images, captions, inputs = batch
         if training and converter.augments_batches:
             images = converter.augment_batch(images, tf.stack([number, 1]))
-        return {"images": images, **preprocessor.tokenize(captions)}
+        return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     rows = rows.map(prepare_row, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
     batches = tf.data.Dataset.zip((rows, _random_numbers(seed)))
@@ -126,7 +132,11 @@ def image_text_batches(
 
 
 def batches_of_dataset(
-    dataset: tf.data.Dataset, preprocessor: ALIGNPreprocessor, *, training: bool
+    dataset: tf.data.Dataset,
+    preprocessor: ALIGNPreprocessor,
+    *,
+    training: bool,
+    with_image_ids: bool = False,
 ) -> tf.data.Dataset:
     """Returns the model's inputs for each batch of raw pairs of a dataset.
 
@@ -135,6 +145,7 @@ def batches_of_dataset(
             of `image` and `caption`.
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
         training: bool, augment the images.
+        with_image_ids: bool, add `image_ids` int64 (n,), equal for equal images.
     """
     preprocessor.require_tokenizer()
     image, caption = image_and_caption(dataset.element_spec)
@@ -150,16 +161,21 @@ def batches_of_dataset(
     def prepare_batch(pairs: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
         images, captions = image_and_caption(pairs)
         # `preprocessor(…)` would make Keras rewrite the errors of `call`.
-        return preprocessor.call(
+        inputs = preprocessor.call(
             images, captions, training=training, seed=tf.stack([number, 0])
         )
+        if with_image_ids:
+            inputs["image_ids"] = tf.map_fn(
+                image_hash, images, fn_output_signature=tf.int64
+            )
+        return inputs
 
     pairs = tf.data.Dataset.zip((dataset, _random_numbers(None)))
     return pairs.map(prepare_batch, tf.data.AUTOTUNE).prefetch(2)
 
 
 def batch_function(
-    preprocessor: ALIGNPreprocessor, *, training: bool
+    preprocessor: ALIGNPreprocessor, *, training: bool, with_image_ids: bool = False
 ) -> Callable[[Any, Any], dict]:
     """Returns a function that converts one batch in memory to the model's inputs.
 
@@ -169,6 +185,7 @@ def batch_function(
     Args:
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
         training: bool, augment the images.
+        with_image_ids: bool, add `image_ids` int64 (n,), equal for equal images.
     """
     converter = preprocessor.image_converter
 
@@ -184,7 +201,9 @@ def batch_function(
         preprocessor.require_tokenizer()
         source = source_of_sequences(images, captions, converter.value_range)
         numbers = tf.random.uniform((source.pair_count, 4))
-        prepared, texts = [], []
+        prepared: list[tf.Tensor] = []
+        texts: list[tf.Tensor] = []
+        image_ids: list[tf.Tensor] = []
         for row in range(source.pair_count):
             try:
                 image, caption = source.read_pair(row)
@@ -195,11 +214,16 @@ def batch_function(
                 raise
             position = numbers[row, 3] if training else 0.0
             texts.append(preprocessor.caption_at(caption, position))
+            if with_image_ids:
+                image_ids.append(image_hash(image))
         stacked = tf.stack(prepared)
         if training and converter.augments_batches:
             seed = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int64)
             stacked = converter.augment_batch(stacked, seed)
-        return {"images": stacked, **preprocessor.tokenize(tf.stack(texts))}
+        inputs = {"images": stacked, **preprocessor.tokenize(tf.stack(texts))}
+        if with_image_ids:
+            inputs["image_ids"] = tf.stack(image_ids)
+        return inputs
 
     return prepare_batch
 

@@ -13,10 +13,11 @@ from align_keras.models.input_checks import (
     check_gray_levels,
     check_model_inputs,
     empty_data_error,
+    loss_input_names,
     row_count,
     value_range_rule,
 )
-from align_keras.models.input_report import current_report
+from align_keras.models.input_report import current_report, select_inputs
 from align_keras.models.pair_batches import batch_function
 from align_keras.models.raw_pairs import is_raw, plain_data
 from align_keras.utils.errors import InputError
@@ -60,7 +61,12 @@ class PythonBatches:
     ) -> None:
         self.model = model
         self.report = current_report()
-        self.prepare = batch_function(preprocessor, training=training)
+        self.loss_inputs = loss_input_names(model)
+        self.prepare = batch_function(
+            preprocessor,
+            training=training,
+            with_image_ids="image_ids" in self.loss_inputs,
+        )
         self.value_range = value_range
         self.is_first = True
 
@@ -105,7 +111,7 @@ class PythonBatches:
             check_model_inputs(self.model, batch)
             check_gray_levels(batch["images"])
         self.is_first = False
-        return {name: batch[name] for name in INPUTS}
+        return select_inputs(batch, (*INPUTS, *self.loss_inputs))
 
     def _generator(self, x: Any) -> Iterator:
         is_empty = True

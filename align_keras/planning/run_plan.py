@@ -334,12 +334,15 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
 def _loss_sizes(loss_config: LossConfig) -> dict[str, Any]:
     """Returns the arguments of `RunSizes` for a loss."""
     if loss_config.type == "sigmoid":
-        return {"loss": "sigmoid", "tile_size": None}
+        return {
+            "loss": "sigmoid",
+            "tile_size": loss_config.sigmoid.tile_size or "auto",
+        }
     loss = loss_config.contrastive
     return {
         "tile_size": loss.tile_size or "auto",
         "negatives_fraction": loss.negatives_fraction,
-        "share_equal_captions": loss.share_equal_captions,
+        "shares_positives": loss.share_equal_captions or loss.share_equal_images,
     }
 
 

@@ -53,9 +53,10 @@ class RunSizes:
         half_precision: bool, True if the encoders compute in 16 bits.
         tile_size: int, `"auto"` or None, the argument of `contrastive_loss`.
         negatives_fraction: float, the argument of `contrastive_loss`.
-        share_equal_captions: bool, the argument of `contrastive_loss`. If True, the
-            loss gathers the image embeddings too.
-        loss: str, `"contrastive"` or `"sigmoid"`. The sigmoid loss has no tiles.
+        shares_positives: bool, True for a contrastive loss with
+            `share_equal_captions` or `share_equal_images`, which gathers the image
+            embeddings too.
+        loss: str, `"contrastive"` or `"sigmoid"`.
 
     Example:
 
@@ -79,7 +80,7 @@ class RunSizes:
     half_precision: bool = False
     tile_size: int | str | None = "auto"
     negatives_fraction: float = 1.0
-    share_equal_captions: bool = False
+    shares_positives: bool = False
     loss: str = "contrastive"
 
     @property
@@ -111,7 +112,12 @@ class RunSizes:
 
     @property
     def saves_logits(self) -> bool:
-        """True if the forward pass stores the logits for the backward pass."""
+        """True if the forward pass stores the logits for the backward pass.
+
+        The sigmoid loss with tiles computes the gradients in the forward pass.
+        """
+        if self.loss == "sigmoid":
+            return self.tile_size is None
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_SAVED_LOGITS
@@ -261,7 +267,8 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         # This loss computes the product again for the other direction.
         product *= 2
-    return {**parts, "loss": product * (3 if sizes.saves_logits else 4)}
+    is_computed_once = sizes.saves_logits or sizes.loss == "sigmoid"
+    return {**parts, "loss": product * (3 if is_computed_once else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
@@ -306,7 +313,7 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     if not sizes.is_contrastive:
         return parts
     # Embeddings of this device, embeddings that it gathered, and gradients of both.
-    gathered_copies = _GATHERED_EMBEDDING_COPIES + sizes.share_equal_captions
+    gathered_copies = _GATHERED_EMBEDDING_COPIES + sizes.shares_positives
     embedding_count = (
         _DEVICE_EMBEDDING_COPIES * sizes.rows
         + gathered_copies * sizes.global_batch_size
@@ -336,7 +343,7 @@ def traffic(sizes: RunSizes) -> dict[str, int]:
     if not sizes.is_contrastive:
         return {"summed gradients of weights": weights}
     texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
-    gathered = texts * (2 if sizes.share_equal_captions else 1)
+    gathered = texts * (2 if sizes.shares_positives else 1)
     return {
         "gathered embeddings": round(remote_fraction * gathered),
         "summed gradients of embeddings": round(2 * remote_fraction * gathered),

@@ -232,7 +232,10 @@ def rank_pairs(
 
 
 def evaluate_pairs(
-    encoder: PairEncoder, pairs: "RetrievalSet", ks: Sequence[int] | None = None
+    encoder: PairEncoder,
+    pairs: "RetrievalSet",
+    ks: Sequence[int] | None = None,
+    widths: Sequence[int] = (),
 ) -> dict[str, float]:
     """Measures the protocol `retrieval` on pairs in memory, without a cache.
 
@@ -240,15 +243,36 @@ def evaluate_pairs(
         encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
         pairs: `RetrievalSet`.
         ks: sequence of int, the ranks of recall@k. Defaults to the ranks of the paper.
+        widths: sequence of int, numbers of first components of the embeddings at which
+            recall is also measured.
 
     Returns:
-        dict from the names of metrics to their values.
+        dict from the names of metrics to their values. The metrics of a width have its
+        name in front, such as `width_64/t2i/recall_at_1`.
     """
+    from align_keras import evaluation
+    from align_keras.utils.truncation import truncate_embeddings
+
     image_embeddings = encoder.encode_images(pairs.images)
     result = rank_pairs(
         image_embeddings, pairs.captions, encoder.encode_texts, pairs.image_keys, ks
     )
-    return result.metrics
+    metrics = dict(result.metrics)
+    for width in widths:
+        ranks = evaluation.retrieval_ranks(
+            truncate_embeddings(image_embeddings, width),
+            truncate_embeddings(result.text_embeddings, width),
+            result.positives,
+        )
+        width_metrics = dict(
+            evaluation.metrics_of_retrieval_ranks(
+                ranks, result.positives, evaluation.PAPER_KS if ks is None else ks
+            )
+        )
+        for name, value in width_metrics.items():
+            if "/recall_at_" in name:
+                metrics[f"width_{width}/{name}"] = value
+    return metrics
 
 
 @define_protocol(

@@ -506,6 +506,7 @@ def encode_on(
     task_arguments = {
         "model": checked_path(model, "engine"),
         "runtime": model.runtime_option,
+        "dimensions": model.truncated_to,
         "fingerprint": _encoder(model, kind)[1],
         "kind": kind,
     }
@@ -535,7 +536,7 @@ def encode_on(
 
 def embed_block(task: dict) -> None:
     """Embeds the items in a file, as a task of `run_tasks`."""
-    model = worker_model(task["model"], task["runtime"])
+    model = worker_model(task["model"], task["runtime"], task["dimensions"])
     encode, fingerprint = _encoder(model, task["kind"])
     check_same(task["model"], fingerprint, task["fingerprint"])
     with np.load(f"{task['block_path']}.npz") as stored:

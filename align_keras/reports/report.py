@@ -14,6 +14,7 @@ from align_keras.reports.page_template import write_page
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
+_WIDTH_RECALL = re.compile(r"width_(\d+)/((?:t2i|i2t)/recall_at_\d+)$")
 _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 _PACKAGES = (
     "align-keras",
@@ -68,6 +69,7 @@ def write_report(
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
     columns, measured = recall_history(history)
+    widths = width_rows(metrics)
     write_page(
         path,
         "report.html.j2",
@@ -86,8 +88,12 @@ def write_report(
         other_metrics=[
             (name, value)
             for name, value in metrics.items()
-            if name not in recalls and "/chance_recall_at_" not in name
+            if name not in recalls
+            and "/chance_recall_at_" not in name
+            and not _WIDTH_RECALL.match(name)
         ],
+        width_columns=list(widths[0].recalls) if widths else [],
+        width_rows=widths,
         charts=_charts(history),
         recall_columns=columns,
         recall_rows=measured,
@@ -169,6 +175,36 @@ def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
             )
     order = list(DIRECTIONS)
     return sorted(rows, key=lambda row: (order.index(row.direction), row.k))
+
+
+class WidthRow(NamedTuple):
+    """Row of the table of recalls by the number of components.
+
+    Attributes:
+        width: int, number of first components of the embeddings, or None for all.
+        recalls: dict from the name of a recall, such as `t2i/recall_at_1`, to its
+            value.
+    """
+
+    width: int | None
+    recalls: dict[str, float]
+
+
+def width_rows(metrics: Mapping[str, float]) -> list[WidthRow]:
+    """Returns the recalls at each number of components, the largest number last.
+
+    The list is empty if recall was measured for complete embeddings only.
+    """
+    by_width: dict[int, dict[str, float]] = {}
+    for name, recall in metrics.items():
+        if match := _WIDTH_RECALL.match(name):
+            by_width.setdefault(int(match[1]), {})[match[2]] = recall
+    if not by_width:
+        return []
+    names = list(next(iter(by_width.values())))
+    complete = {name: metrics[name] for name in names if name in metrics}
+    rows = [WidthRow(width, by_width[width]) for width in sorted(by_width)]
+    return [*rows, WidthRow(None, complete)]
 
 
 def loss_series(history: Sequence[Mapping[str, float]]) -> list[Series]:

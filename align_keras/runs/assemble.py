@@ -24,6 +24,7 @@ from align_keras.models.warm_start import (
     text_weights,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
+from align_keras.utils.errors import InputError
 
 # Options of `choose_trained_weights`.
 _TRAINING_OPTIONS = ("training", "blocks", "rank")
@@ -161,12 +162,31 @@ def build_schedule(
     return LinearWarmup(after, warmup_steps, start)
 
 
-def build_loss(loss_config: LossConfig) -> losses.PairLoss:
-    """Builds the loss of the configured type with the options of its section."""
+def build_loss(
+    loss_config: LossConfig, projection_dim: int | None = None
+) -> losses.PairLoss:
+    """Builds the loss of the configured type with the options of its section.
+
+    Args:
+        loss_config: `LossConfig`.
+        projection_dim: int, width of the embeddings. It is required for a loss at
+            several widths.
+    """
     options = dataclasses.asdict(loss_config.get())
     if options.get("tile_size") == 0:
         options["tile_size"] = "auto"
-    return getattr(losses, f"{loss_config.type.title()}Loss")(**options)
+    loss = getattr(losses, f"{loss_config.type.title()}Loss")(**options)
+    widths = loss_config.matryoshka.widths
+    if not widths:
+        return loss
+    weights = loss_config.matryoshka.weights or (1.0,) * len(widths)
+    if projection_dim is None or max(widths) >= projection_dim:
+        raise InputError(
+            "task.loss.matryoshka.widths must be below the width of the embeddings, "
+            f"{projection_dim}. Received: widths={list(widths)}. The loss of all "
+            "components is included. Remove larger widths."
+        )
+    return losses.MatryoshkaLoss(loss, (*widths, projection_dim), (*weights, 1.0))
 
 
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
@@ -183,7 +203,7 @@ def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
         optimizer=build_optimizer(
             config.trainer.optimizer_config, config.trainer.train_steps, multipliers
         ),
-        loss=build_loss(config.task.loss),
+        loss=build_loss(config.task.loss, model.image_encoder.output_shape[-1]),
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )

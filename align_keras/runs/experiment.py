@@ -197,7 +197,11 @@ def train_experiment(
         if newest_step(directory) is None:
             report_shared_images(task, corpora, validation_pairs)
         evaluate = functools.partial(
-            evaluate_pairs, model, validation_pairs, task.evaluation.ks
+            evaluate_pairs,
+            model,
+            validation_pairs,
+            task.evaluation.ks,
+            task.loss.matryoshka.widths,
         )
 
         # Evaluate a checkpoint.

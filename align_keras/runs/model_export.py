@@ -74,6 +74,7 @@ FORMATS_OF_OPTION = {
     "data": ("litert",),
     "data_root": ("litert",),
     "resizable": ("litert",),
+    "dimensions": ("saved_model", "litert", "onnx"),
     "license": ("litert", "web", "onnx"),
     "title": ("web",),
     "litert_js": ("web",),
@@ -98,6 +99,7 @@ def export_model(
     evaluation: Sequence[str] = (),
     title: str | None = None,
     litert_js: str | None = None,
+    dimensions: int | None = None,
 ) -> None:
     """Exports a model for TensorFlow Serving, phones, browsers or ONNX Runtime.
 
@@ -128,6 +130,8 @@ def export_model(
         evaluation: outputs of `align-keras evaluate --json` for the model card.
         title: heading of a page.
         litert_js: node_modules folder with `@litertjs/core`, which is copied to a page.
+        dimensions: number of first components of the embeddings that the exported model
+            computes, scaled to unit length.
 
     Raises:
         InputError: if an option doesn't fit the format, a package isn't installed, the
@@ -158,10 +162,17 @@ def export_model(
         "litert_js": litert_js,
     }
     options = {name: value for name, value in all_options.items() if value is not None}
-    target = _checked(model, to, format, options)
+    checked_options: dict[str, Any] = dict(options)
+    if dimensions is not None:
+        checked_options["dimensions"] = dimensions
+    target = _checked(model, to, format, checked_options)
     is_path = isinstance(model, str | os.PathLike)
     measured = [read_evaluation(path, model) for path in evaluation if is_path]
     align = _open(model, format)
+    if dimensions is not None:
+        from align_keras.models.truncated_model import truncate_model
+
+        align = truncate_model(align, dimensions)
     with atomic_folder(target) as folder:
         WRITERS[format](align, folder, model, **options)
         _write_card(align, folder, model, format, options, measured)

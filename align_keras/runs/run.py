@@ -126,8 +126,13 @@ class Run:
         """Measures retrieval on the validation pairs (Jia et al. 2021, section 5.1)."""
         from align_keras.protocols.caption_protocols import evaluate_pairs
 
-        ks = self.config.task.evaluation.ks
-        return evaluate_pairs(self.model, self.read_validation_pairs(), ks)
+        task = self.config.task
+        return evaluate_pairs(
+            self.model,
+            self.read_validation_pairs(),
+            task.evaluation.ks,
+            task.loss.matryoshka.widths,
+        )
 
     def search(self, query: Any, k: int | None = None, **options: Any) -> list[Any]:
         """Finds validation images.

@@ -32,6 +32,7 @@ CHANGEABLE_OPTIONS = (
     r"task\.(validation_data|evaluation)\..*",
     r"task\.train_data\.(tfds_data_dir|data_service|max_bad_fraction)",
     r"task\.loss\.contrastive\.(tile_size|matmul_dtype)",
+    r"task\.loss\.sigmoid\.tile_size",
     r"task\.model\.\w+_encoder\.rematerialize",
     r"runtime\.(distribution_strategy|num_replicas)",
 )

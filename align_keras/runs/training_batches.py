@@ -49,6 +49,7 @@ class TrainingBatches:
             ),
             data_service=train.data_service,
             start_step=start_step,
+            with_image_ids=self.config.task.loss.get().share_equal_images,
             **order_arguments(self.config),
             **pipeline,
         )

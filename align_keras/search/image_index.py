@@ -264,7 +264,12 @@ class Index:
         """
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
-            index._model = index._check_model(load_model(model))
+            opened = load_model(model)
+            if opened.truncated_to is None:
+                # A model that the user names has the dimensions of the index.
+                dimensions = index.store.header["model"].get("dimensions")
+                opened = load_model(opened, dimensions=dimensions)
+            index._model = index._check_model(opened)
             remember_model(index._model)
         return index
 
@@ -703,15 +708,21 @@ def _identity_of(model: Embedder | None) -> ModelIdentity | None:
     if model is None:
         return None
     return ModelIdentity(
-        model.name, model.fingerprint, model.dimension, model.runtime_option
+        model.name,
+        model.fingerprint,
+        model.dimension,
+        model.runtime_option,
+        model.truncated_to,
     )
 
 
-def _model_options(reference: dict[str, str]) -> str:
+def _model_options(reference: dict[str, Any]) -> str:
     """Returns the command-line options that name a model."""
     options = f"--model {shlex.quote(reference['name'])}"
     if "runtime" in reference:
         options += f" --runtime {shlex.quote(str(reference['runtime']))}"
+    if "dimensions" in reference:
+        options += f" --dimensions {shlex.quote(str(reference['dimensions']))}"
     return options
 
 

@@ -655,13 +655,17 @@ class _TaskResult(NamedTuple):
     content: str
 
 
-def model_of_task(reference: dict[str, str]) -> Embedder:
+def model_of_task(reference: dict[str, Any]) -> Embedder:
     """Loads the model of a task.
 
     Raises:
         InputError: if the model on this machine has another fingerprint.
     """
-    model = worker_model(reference["name"], reference.get("runtime", "auto"))
+    model = worker_model(
+        reference["name"],
+        reference.get("runtime", "auto"),
+        reference.get("dimensions"),
+    )
     check_same(reference["name"], model.fingerprint, reference["fingerprint"])
     return model
 

@@ -6,6 +6,7 @@ source files are absolute, so no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
+from typing import Any
 
 # Entry of the table `roots` to which all images without a source file belong.
 ITEMS_ROOT = b"items:"
@@ -23,6 +24,7 @@ class ModelIdentity:
         fingerprint: str, digest of the weights and the preprocessing.
         dimension: int, width of the embeddings.
         runtime: str, `runtime` argument of `align_keras.load_model`.
+        truncated_to: int or None, `dimensions` argument of `align_keras.load_model`.
 
     Example:
 
@@ -34,12 +36,18 @@ class ModelIdentity:
     fingerprint: str
     dimension: int
     runtime: str = "auto"
+    truncated_to: int | None = None
 
-    def reference(self) -> dict[str, str]:
-        """Returns name, fingerprint and runtime in the form of `Embedder.reference`."""
-        reference = {"name": self.name, "fingerprint": self.fingerprint}
+    def reference(self) -> dict[str, Any]:
+        """Returns name, fingerprint and options in the form of `Embedder.reference`."""
+        reference: dict[str, Any] = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+        }
         if self.runtime != "auto":
             reference["runtime"] = self.runtime
+        if self.truncated_to is not None:
+            reference["dimensions"] = self.truncated_to
         return reference
 
 

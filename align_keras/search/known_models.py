@@ -47,7 +47,7 @@ def embedder_of_index(
 
     Args:
         reference: dict, `Embedder.reference` from the header of the index, with `name`
-            and, unless it is `"auto"`, `runtime`.
+            and, unless they have their defaults, `runtime` and `dimensions`.
         index: path of the index, or address of its database.
 
     Returns:
@@ -58,13 +58,14 @@ def embedder_of_index(
         InputError: if the model does not exist or is damaged.
     """
     name, runtime = reference["name"], _runtime_of(reference)
+    dimensions = _dimensions_of(reference)
     if name in SHIPPED_MODELS or is_known_model(name, runtime):
-        return load_model(name, runtime)
+        return load_model(name, runtime, dimensions)
     towers = _towers_inside(name, index)
     if towers is not None:
         # The runtime is fixed, because LiteRT towers contain no code but other models
         # in the same folder may contain code.
-        return load_model(towers, "litert")
+        return load_model(towers, "litert", dimensions)
     if os.path.isabs(name) and not os.path.isdir(name):
         raise InputError("no such folder")
     return None
@@ -78,6 +79,16 @@ def _runtime_of(reference: dict[str, Any]) -> str:
             f"runtime={runtime!r:.80}. Build the index again."
         )
     return runtime
+
+
+def _dimensions_of(reference: dict[str, Any]) -> int | None:
+    dimensions = reference.get("dimensions")
+    if dimensions is not None and type(dimensions) is not int:
+        raise InputError(
+            "The dimensions of a model must be an int. Received: "
+            f"dimensions={dimensions!r:.80}. Build the index again."
+        )
+    return dimensions
 
 
 def _towers_inside(name: str, index: str | os.PathLike) -> str | None:

@@ -225,6 +225,17 @@ def test_pair_weighted_epochs_contain_all_captions_once(builder, kind):
     assert_equal(first_batches[7:], resumed)
 
 
+@kinds
+def test_equal_images_have_equal_ids(builder, kind):
+    options = {"pair_weighted": True, "with_image_ids": True, **KINDS[kind]}
+    rows = batches(builder, 6, **options)
+    ids = np.concatenate([batch["image_ids"] for batch in rows])
+    letters = np.concatenate([batch["token_ids"][:, 1] for batch in rows])
+    # The epoch has two captions of each of 24 images.
+    assert ids.dtype == np.int64 and len(set(ids)) == 24
+    assert len(set(zip(ids, letters, strict=True))) == 24
+
+
 @pytest.mark.ci
 def test_all_captions_of_an_image_are_drawn(builder):
     endings = np.concatenate([b["token_ids"][:, 2] for b in batches(builder, 30)])

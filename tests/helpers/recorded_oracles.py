@@ -167,6 +167,12 @@ CASES = {
         ],
         ("torch", "open_clip"),
     ),
+    "siglip_replicas_loss": Case(
+        "torch_losses",
+        "siglip_replicas",
+        lambda: [{**_embeddings(12, 1 / 16), "bias": -3.0, "replicas": 4}],
+        ("torch", "open_clip"),
+    ),
     "sgd": Case("torch_optimizers", "sgd", _sgd, ("torch",)),
     "lite_parameters": Case(
         "efficientnet_lite",

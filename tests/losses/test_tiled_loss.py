@@ -347,11 +347,12 @@ def test_replicas_equal_one_device_and_use_little_memory(replicas):
     assert process.returncode == 0, process.stderr[-2000:]
     lines = [line.split() for line in process.stdout.splitlines()]
     cases = [line for line in lines if line[:1] == ["replicas"]]
-    assert len(cases) == 5
+    assert len(cases) == 8
     for line in cases:
         # Both are computed in float64, but sum in another order.
         assert float(line[-1]) < 1e-11, line
-    (memory,) = [line[-1] for line in lines if line[:1] == ["memory"]]
+    memory = [float(line[-1]) for line in lines if line[:1] == ["memory"]]
     # MiB. In float32, the logits of 8,192 pairs need 256 MiB, and a tile of 512 needs
     # 1 MiB. The measured total was 28 MiB.
-    assert float(memory) < 80
+    assert len(memory) == 2
+    assert max(memory) < 80

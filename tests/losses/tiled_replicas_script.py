@@ -1,4 +1,4 @@
-"""Compares the tiled loss on several replicas with that of one device.
+"""Compares the tiled losses on several replicas with that of one device.
 
 `python tiled_replicas_script.py REPLICAS` prints the largest difference of the
 gradients in each case, and the MiB that a tiled loss needs in addition to its
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from align_keras.losses import contrastive_loss
+from align_keras.losses import ContrastiveLoss, SigmoidLoss
 from align_keras.training.strategies import make_strategy, split_cpu
 
 ROWS, WIDTH, TEMPERATURE = 24, 6, 0.05
@@ -23,19 +23,22 @@ CASES = {
     "saved": {"tile_size": "auto"},
     "groups": {"tile_size": 5},
     "half": {"tile_size": 5, "negatives_fraction": 0.5},
+    "sigmoid": {"tile_size": 5},
+    "sigmoid groups": {"tile_size": 5},
+    "two groups": {"tile_size": 5},
 }
 
 
-def loss_and_gradients(images, texts, groups, replicas, **options):
+def loss_and_gradients(images, texts, groups, replicas, loss_type, **options):
     temperature = tf.constant(TEMPERATURE, images.dtype)
     arguments = (images, texts, temperature)
     with tf.GradientTape() as tape:
         tape.watch(arguments)
-        loss = contrastive_loss(*arguments, pair_groups=groups, **options) / replicas
+        loss = loss_type(**options)(*arguments, pair_groups=groups) / replicas
     return loss, *tape.gradient(loss, arguments)
 
 
-def on_replicas(strategy, images, texts, groups, options):
+def on_replicas(strategy, images, texts, groups, loss_type, options):
     """Returns the total loss and the gradients of all rows and the temperature."""
     count = strategy.num_replicas_in_sync
 
@@ -48,7 +51,9 @@ def on_replicas(strategy, images, texts, groups, options):
     @tf.function
     def step(*rows):
         def replica(images, texts, groups=None):
-            return loss_and_gradients(images, texts, groups, count, **options)
+            return loss_and_gradients(
+                images, texts, groups, count, loss_type, **options
+            )
 
         return strategy.run(replica, rows)
 
@@ -66,7 +71,7 @@ def on_replicas(strategy, images, texts, groups, options):
     )
 
 
-def compute_expected(count, images, texts, groups, parts):
+def compute_expected(count, images, texts, groups, parts, loss_type):
     """Returns the results of the plain form on one device, computed part by part."""
     rows = np.arange(ROWS).reshape(count, parts, -1).swapaxes(0, 1).reshape(parts, -1)
     totals = [0.0, np.zeros_like(images), np.zeros_like(texts), 0.0]
@@ -76,6 +81,7 @@ def compute_expected(count, images, texts, groups, parts):
             tf.constant(texts[part]),
             None if groups is None else tf.constant(groups[part]),
             parts,
+            loss_type,
         )
         totals[0] += loss.numpy()
         totals[1][part], totals[2][part] = d_images, d_texts
@@ -89,13 +95,16 @@ def print_replicas(count):
     texts = random.normal(size=(ROWS, WIDTH))
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    shared = random.integers(0, 8, ROWS)
+    shared = random.integers(0, 8, (ROWS, 2))
     strategy = make_strategy("mirrored", count)
     for name, options in CASES.items():
-        groups = shared if name == "groups" else None
-        actual = on_replicas(strategy, images, texts, groups, options)
+        groups = None
+        if name.endswith("groups"):
+            groups = shared if name.startswith("two") else shared[:, 0]
+        loss_type = SigmoidLoss if name.startswith("sigmoid") else ContrastiveLoss
+        actual = on_replicas(strategy, images, texts, groups, loss_type, options)
         parts = 2 if name == "half" else 1
-        expected = compute_expected(count, images, texts, groups, parts)
+        expected = compute_expected(count, images, texts, groups, parts, loss_type)
         difference = max(
             np.abs(values - expected_values).max() / np.abs(expected_values).max()
             for values, expected_values in zip(actual, expected, strict=True)
@@ -107,12 +116,15 @@ def print_memory():
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-    step = tf.function(loss_and_gradients)
     rows = tf.math.l2_normalize(tf.random.normal((8192, 16)), axis=1)
-    graph = step.get_concrete_function(rows, rows, None, 1, tile_size=512)
-    start = peak()
-    graph(rows, rows)
-    print("memory", peak() - start)
+    for loss_type in (SigmoidLoss, ContrastiveLoss):
+        step = tf.function(loss_and_gradients)
+        graph = step.get_concrete_function(
+            rows, rows, None, 1, loss_type, tile_size=512
+        )
+        start = peak()
+        graph(rows, rows)
+        print("memory", peak() - start)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 
 import align_keras
 from align_keras.losses import ContrastiveLoss
-from align_keras.losses.pair_loss import caption_groups
+from align_keras.losses.pair_groups import row_hashes
 from align_keras.models import (
     ALIGN,
     ALIGNBackbone,
@@ -218,7 +218,7 @@ def test_mixed_precision_trains_and_returns_float32_embeddings(policy):
 
 def test_caption_groups_are_equal_for_equal_rows_only():
     token_ids = np.array([[2, 5, 3, 0], [2, 6, 3, 0], [2, 5, 3, 0], [2, 3, 5, 0]])
-    groups = caption_groups(tf.constant(token_ids, tf.int32)).numpy()
+    groups = row_hashes(tf.constant(token_ids, tf.int32)).numpy()
     assert groups[0] == groups[2]
     assert len(set(groups)) == 3
 

@@ -37,7 +37,7 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
             tf.concat([output[f"{name}_embedding"] for output in outputs], axis=0)
             for name in ("image", "text")
         ]
-        losses, loss = scaled_loss(model, *embeddings, inputs["token_ids"])
+        losses, loss = scaled_loss(model, *embeddings, inputs)
     variables = [variable.value for variable in model.trainable_variables]
     expected = tape.gradient(loss, variables)
     expected_seeds = read_values(state.seeds)

@@ -6,7 +6,7 @@ usage: memory_script.py step OVERRIDES
            Computes the gradients of a step without an update.
        memory_script.py classifier OVERRIDES RECIPE
            Trains a classifier with the image encoder and ten classes.
-       memory_script.py loss N WIDTH FORM
+       memory_script.py loss N WIDTH FORM LOSS
            Computes the loss of N pairs with embeddings of length WIDTH.
 
 Each measurement needs a new process, since the peak memory of a process never falls.
@@ -144,8 +144,9 @@ if __name__ == "__main__":
     elif kind == "classifier":
         measured = measure_classifier(*arguments)
     else:
-        rows, width, form = arguments
+        rows, width, form, name = arguments
         tile = int(form) if form.isdigit() else {"auto": "auto"}.get(form)
-        loss = SigmoidLoss() if form == "sigmoid" else ContrastiveLoss(tile_size=tile)
+        losses = {"contrastive": ContrastiveLoss, "sigmoid": SigmoidLoss}
+        loss = losses[name](tile_size=tile)
         measured = measure_loss(int(rows), int(width), loss)
     print(json.dumps(measured))

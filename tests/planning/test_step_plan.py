@@ -57,7 +57,8 @@ def test_operations_match_a_manual_calculation():
     # Without tiles, several devices compute the product once for each direction.
     assert plan(tile_size=None).flops["loss"] == 6 * 65_536
     assert plan(tile_size=None, devices=1).flops["loss"] == 3 * 65_536
-    assert plan(tile_size=None, loss="sigmoid").flops["loss"] == 3 * 65_536
+    for tile_size in (None, 4, "auto"):
+        assert plan(tile_size=tile_size, loss="sigmoid").flops["loss"] == 3 * 65_536
     assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
 
 
@@ -85,7 +86,7 @@ def test_memory_matches_a_manual_calculation():
     # The device stores all 16 × 64 logits and has three tiles of that size.
     assert memory["logits"] == 4 * 4 * 16 * 64
     assert memory["embeddings"] == 4 * 8 * (2 * 16 + 3 * 64)
-    shared = plan(share_equal_captions=True).memory
+    shared = plan(shares_positives=True).memory
     assert shared["embeddings"] == 4 * 8 * (2 * 16 + 4 * 64)
     assert plan(tile_size=4).memory["logits"] == 4 * 3 * 16
     assert plan(slots=3).memory["optimizer"] == 12 * 2801
@@ -110,7 +111,7 @@ def test_traffic_matches_a_manual_calculation():
         "summed gradients of embeddings": 2 * 3 * 16 * 8 * 4,
         "summed gradients of weights": 6 * 2801,
     }
-    shared = plan(share_equal_captions=True).traffic
+    shared = plan(shares_positives=True).traffic
     assert shared["gathered embeddings"] == 2 * 3 * 16 * 8 * 4
     assert set(plan(devices=1).traffic.values()) == {0}
 
@@ -197,7 +198,10 @@ def test_batches_that_cannot_be_divided_are_refused(changes, words):
 def test_run_sizes_read_the_sigmoid_loss():
     override = "task.loss.type=sigmoid,task.model.preset=align_nano"
     sizes = run_sizes(load_config(params_override=override), 4)
-    assert (sizes.loss, sizes.tile_size) == ("sigmoid", None)
+    assert (sizes.loss, sizes.tile_size) == ("sigmoid", "auto")
+    override += ",task.loss.sigmoid.tile_size=512"
+    sizes = run_sizes(load_config(params_override=override), 4)
+    assert sizes.tile_size == 512
 
 
 # === Comparison with real steps ===
@@ -350,6 +354,7 @@ def test_a_classifier_takes_the_planned_memory(rematerialize):
     [
         (4096, 64, {"tile_size": None}),
         (6144, 64, {"tile_size": None, "loss": "sigmoid"}),
+        (16_384, 64, {"tile_size": 2048, "loss": "sigmoid"}),
         (8192, 64, {"tile_size": "auto"}),
         (16_384, 64, {"tile_size": 1024}),
         (16_384, 64, {"tile_size": 2048}),
@@ -366,6 +371,7 @@ def test_the_loss_takes_the_planned_memory(rows, width, form):
     )
     memory = plan_step(sizes).memory
     planned = memory["logits"] + memory["embeddings"]
-    name = form.get("loss", str(form["tile_size"]).lower())
-    actual = measure("loss", rows, width, name)["loss"]
+    name = str(form["tile_size"]).lower()
+    loss = form.get("loss", "contrastive")
+    actual = measure("loss", rows, width, name, loss)["loss"]
     assert actual == pytest.approx(planned, rel=TOLERANCE)

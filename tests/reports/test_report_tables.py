@@ -1,4 +1,5 @@
 import math
+import re
 
 from align_keras.reports import report as report_tables
 from align_keras.reports.report import RetrievalRow
@@ -29,6 +30,45 @@ def test_retrieval_rows_are_ordered_and_compared_with_chance():
         RetrievalRow("t2i", 10, 0.4, 0.02, 20.0),
         RetrievalRow("i2t", 10, 0.5, None, None, 7.0, 9.0),
     ]
+
+
+def test_width_rows_end_with_the_complete_embeddings(tmp_path):
+    metrics = {
+        "t2i/recall_at_1": 0.5,
+        "i2t/recall_at_1": 0.625,
+        "width_64/t2i/recall_at_1": 0.4375,
+        "width_64/i2t/recall_at_1": 0.3125,
+        "width_8/t2i/recall_at_1": 0.125,
+        "width_8/i2t/recall_at_1": 0.1875,
+    }
+    rows = report_tables.width_rows(metrics)
+    assert [row.width for row in rows] == [8, 64, None]
+    assert rows[1].recalls == {"t2i/recall_at_1": 0.4375, "i2t/recall_at_1": 0.3125}
+    assert rows[2].recalls == {"t2i/recall_at_1": 0.5, "i2t/recall_at_1": 0.625}
+    assert report_tables.width_rows({"t2i/recall_at_1": 0.5}) == []
+    report_tables.write_report(
+        tmp_path / "report.html",
+        title="widths",
+        parameters={},
+        metrics=metrics,
+        history=[],
+        text_queries=[],
+        image_queries=[],
+        data_notes={},
+        next_steps=[],
+        command="",
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    table = page.partition("Recall by number of components")[2].partition("</table>")[0]
+    assert re.findall(r"([\d.]+)\s%", table) == [
+        "12.5",
+        "18.8",
+        "43.8",
+        "31.2",
+        "50.0",
+        "62.5",
+    ]
+    assert "width_8" not in page
 
 
 def test_series_ignore_missing_and_infinite_values():
