@@ -3,9 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.loss_bounds import chance_sigmoid_loss, lowest_sigmoid_loss
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.utils.arguments import refuse_unknown
 
@@ -52,6 +54,12 @@ class SigmoidLoss(RowLoss):
         refuse_unknown("SigmoidLoss", kwargs, self.options())
         self.bias = bias
         self.share_equal_captions = share_equal_captions
+
+    def chance_loss(self, pairs: int) -> float | None:
+        return chance_sigmoid_loss(pairs)
+
+    def lowest_loss(self, groups: np.ndarray) -> float | None:
+        return 0.0 if self.share_equal_captions else lowest_sigmoid_loss(groups)
 
     def row_losses(
         self,
