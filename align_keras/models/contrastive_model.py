@@ -410,6 +410,8 @@ class ContrastiveModel(keras_hub.models.Task):
                 initial_epoch,
                 verbose,
             )
+            # An earlier `fit` that raised an error may have left its observer.
+            self.batch_observer = None
             return keras.Model.fit(
                 self,
                 batches,
@@ -776,11 +778,12 @@ class NonFiniteStepError(InputError):
             rule = "a gradient isn't finite"
         else:
             rule = f"the loss is above loss_upper_bound ({bound})"
-        super().__init__(
-            f"step {step}: {rule}, so its update was skipped. Lower the learning rate, "
-            "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
-            "broken pairs in that batch."
+        self.problem = f"step {step}: {rule}, so its update was skipped."
+        self.remedy = (
+            "Lower the learning rate, lengthen the warm-up, clip the gradients "
+            "(global_clipnorm), or look for broken pairs in that batch."
         )
+        super().__init__(f"{self.problem} {self.remedy}")
 
 
 class StopAtNonFinite(keras.callbacks.Callback):

@@ -190,7 +190,7 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     assert (run / "checkpoints" / "ckpt-12.index").exists()
 
 
-def test_validation_images_that_are_training_images_are_reported(tmp_path, capsys):
+def test_validation_images_that_are_training_images_are_reported(tmp_path):
     table = write_pairs(tmp_path / "pairs")
     lines = table.read_text().splitlines(keepends=True)
     files = {"train": lines[:30], "apart": lines[30:], "shared": lines[25:]}

@@ -1,5 +1,7 @@
 """Tests of the training doctor. Each finding is provoked by a short training."""
 
+import inspect
+import json
 import time
 
 import keras
@@ -7,9 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.losses import ContrastiveLoss
 from align_keras.models import ALIGN, TextEncoder
 from align_keras.optimizers import AdamW
 from align_keras.training import TrainingDoctor
+from align_keras.training.checks import inputs, learning, pairs
+from align_keras.training.doctor import read_findings
+from align_keras.utils.errors import InputError
+from tests.helpers.docs_text import SITE, code_blocks, read_page
 from tests.helpers.small import small_encoders
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
@@ -188,3 +195,131 @@ def test_few_pairs_for_many_weights(capsys):
     assert err.count("training problem: The training changes") == 1
     assert f"{weights:,} weights, but has only 8 pairs" in err
     model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=0)
+
+
+# === Checks of values ===
+
+
+def example_findings():
+    """Returns the findings whose sentences are on the page of the guide."""
+    groups = np.repeat(np.arange(8), 8)
+    loss = ContrastiveLoss()
+    chance, lowest = loss.chance_loss(64), loss.lowest_loss(np.arange(64))
+    lowest_of_groups = loss.lowest_loss(groups)
+    slow = np.linspace(8.30, 8.05, 60)
+    lost = np.concatenate([np.linspace(8.5, 6.1, 30), np.full(10, 6.1)])
+    lost = np.concatenate([lost, np.full(20, 8.3)])
+    corner = np.ones((32, 8))
+    corner[:, 1:] = np.random.default_rng(0).normal(size=(32, 7)) * 0.0169
+    dark = np.random.default_rng(0).uniform(0.25, 0.95, (32, 8, 8, 3))
+    tokens = np.array([[2, 1, 1, 1, 1, 1, 5, 3, 0]] * 4)
+    return [
+        learning.check_loss_at_chance(8.29, chance, lowest, 64, 600, 1e-3),
+        learning.check_rate_too_low(slow, chance, lowest, 600, 1e-6),
+        learning.check_rate_too_high(lost, 8.6, chance, lowest, 600, 0.1),
+        learning.check_embeddings(corner, corner, 600),
+        learning.check_gradients(
+            {"image": 1.0, "text": 0.0}, 1.0, ("image", "text"), 600
+        ),
+        learning.check_temperature(0.004, 0.1, 64, 600),
+        learning.check_temperature(1.0, 1.0, 64, 600),
+        inputs.check_equal_captions(groups, chance, lowest_of_groups, lowest, 1),
+        inputs.check_images(dark, 1),
+        inputs.check_unknown_tokens(tokens, 1, (0, 2, 3, 4), 1),
+        inputs.check_wait(6.4, 10.0, 100),
+        pairs.check_shared_images(32, 160),
+        pairs.check_pair_count(300, 29_739_289),
+    ]
+
+
+def test_the_guide_has_the_sentences_of_all_findings():
+    findings = example_findings()
+    blocks = [
+        " ".join(block.text.split())
+        for block in code_blocks(read_page(SITE / "guides" / "training_problems.md"))
+        if block.language == "text"
+    ]
+    # The first block shows a whole line of the output.
+    assert blocks[0] == f"training problem: {findings[0]}"
+    assert blocks[1:] == [str(finding) for finding in findings]
+
+
+def test_each_finding_has_one_sentence_for_the_problem_and_one_for_the_remedy():
+    modules = (inputs, learning, pairs)
+    names = {
+        name
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if name.startswith("check_")
+    }
+    findings = example_findings()
+    assert len({finding.name for finding in findings}) == len(names)
+    for finding in findings:
+        for sentence in (finding.problem, finding.remedy):
+            assert sentence.endswith(".")
+            assert ". " not in sentence
+
+
+def test_values_of_a_training_that_works_cause_no_finding():
+    loss = ContrastiveLoss()
+    chance, lowest = loss.chance_loss(64), loss.lowest_loss(np.arange(64))
+    random = np.random.default_rng(0)
+    # The loss starts above that of a random guess, falls fast and then slowly.
+    good = lowest + 8 * np.exp(-np.arange(60) / 15) + random.normal(size=60) * 0.1
+    assert not learning.check_rate_too_low(good, chance, lowest, 600, 1e-3)
+    assert not learning.check_rate_too_high(good, 9.5, chance, lowest, 600, 1e-3)
+    assert not learning.check_loss_at_chance(5.0, chance, lowest, 64, 600, 1e-3)
+    assert not learning.check_temperature(0.0156, 1.0, 16384, 600)
+    norms = {"image": 0.01, "text": 3.0}
+    assert not learning.check_gradients(norms, 3.0, ("image", "text"), 600)
+    frozen = {"image": 0.0, "text": 3.0}
+    assert not learning.check_gradients(frozen, 3.0, ("text",), 600)
+    rows = random.normal(size=(32, 8))
+    assert not learning.check_embeddings(rows, rows, 600)
+    groups = np.repeat(np.arange(32), 2)
+    bound = loss.lowest_loss(groups)
+    assert not inputs.check_equal_captions(groups, chance, bound, lowest, 1)
+    assert not inputs.check_images(IMAGES, 1)
+    assert not inputs.check_wait(0.9, 1.0, 100)
+    assert not inputs.check_wait(4.0, 10.0, 100)
+
+
+def test_the_reachable_fraction_is_that_of_a_simplex():
+    centered = np.eye(8) - 1 / 8
+    corners = centered / np.linalg.norm(centered, axis=1, keepdims=True)
+    loss = ContrastiveLoss(0.0)
+    fraction = 1 - float(loss(corners, corners, 0.7)) / loss.chance_loss(8)
+    assert learning.reachable_fraction(0.7, 8) == pytest.approx(fraction, rel=1e-6)
+
+
+def test_mean_cosines_and_caption_numbers_equal_a_direct_calculation():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(6, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (unit @ unit.T)[~np.eye(6, dtype=bool)]
+    assert learning.mean_cosine(rows) == pytest.approx(cosines.mean())
+    tokens = np.array([[1, 2], [3, 4], [1, 2], [1, 3]], "int32")
+    first, second, third, fourth = inputs.caption_numbers(tokens)
+    assert first == third and len({first, second, fourth}) == 3
+
+
+def test_findings_are_stored_and_read(tmp_path, capsys):
+    doctor = TrainingDoctor(path=tmp_path / "findings.json")
+    finding = pairs.check_shared_images(3, 10)
+    doctor.add(finding)
+    doctor.add(finding)
+    assert capsys.readouterr().err.count("training problem: 3 of the 10") == 1
+    assert read_findings(tmp_path / "findings.json") == [finding]
+    assert read_findings(tmp_path / "absent.json") is None
+    (tmp_path / "findings.json").write_text(json.dumps([{"name": "a"}]))
+    with pytest.raises(InputError, match="list of findings"):
+        read_findings(tmp_path / "findings.json")
+
+
+def test_images_in_both_parts_are_counted(tmp_path):
+    paths = [str(tmp_path / f"{name}.png") for name in "abc"]
+    assert pairs.count_shared_images(paths, [*paths[1:], "d.png"]) == (2, 3)
+    encoded = [b"one", b"two"]
+    assert pairs.count_shared_images(encoded, encoded[:1]) == (1, 1)
+    assert pairs.count_shared_images(IMAGES[:5], IMAGES[4:6]) == (1, 2)
+    assert pairs.count_shared_images(iter(paths), paths) is None

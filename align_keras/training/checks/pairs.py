@@ -91,12 +91,13 @@ def count_shared_images(train: Any, validation: Any) -> tuple[int, int] | None:
     """Returns the numbers of shared images and of validation images, or None.
 
     Args:
-        train: training images, a sequence, or other data, which aren't compared.
+        train: training images, a list or an array. Other types aren't compared, since
+            they may decode an image whenever it is read.
         validation: validation images, as `train`.
     """
     keys = []
     for images in (train, validation):
-        if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        if not isinstance(images, list | tuple | np.ndarray):
             return None
         part = image_keys(images)
         if part is None:
