@@ -34,6 +34,8 @@ BLOCK_STEPS = 10
 UNTIMED_STEPS = 3
 # Number of images and captions that are embedded in a check.
 SAMPLE_ROWS = 32
+# Tokens of every caption, which aren't words.
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 # Findings that explain why the loss or the embeddings are wrong.
 CAUSES = frozenset(
     ("images_alike", "unknown_tokens", "no_gradient", "temperature_at_bound")
@@ -63,11 +65,13 @@ class TrainingDoctor(keras.callbacks.Callback):
     """Callback that checks a training for common problems.
 
     `ALIGN.fit` adds it unless `verbose` is 0, and experiments add it too. Each finding
-    is printed once, as a sentence with the problem and a sentence with the remedy. The
-    inputs are checked at the first step, the loss, the gradients and the embeddings
-    every 100 steps after the warm-up, and everything at the end. With
-    `steps_per_execution` above 1 or `run_eagerly`, the batches aren't visible, and only
-    the gradients and the numbers of pairs are checked.
+    is printed once, as a sentence with the problem and a sentence with the remedy.
+
+    The inputs are checked at the first step and every 100 steps. The gradients, the
+    wait for input and a learning rate that is too high are checked every 100 steps and
+    at the end. A model must have learned 500 steps after the warm-up, or 100 steps
+    after it if the training ends. With `steps_per_execution` above 1 or `run_eagerly`,
+    the batches aren't visible, and only the gradients and the pairs are checked.
 
     Args:
         pair_count: int or None, number of training pairs. None skips its check.
@@ -119,7 +123,6 @@ class TrainingDoctor(keras.callbacks.Callback):
         self._warmup_end = 0
         self._seconds = 0.0
         self._waited = 0.0
-        self._embed: Any = None
 
     def add(self, finding: Finding | None) -> None:
         """Records a finding, and prints it unless it was printed before."""
@@ -248,17 +251,13 @@ class TrainingDoctor(keras.callbacks.Callback):
         batch = keras.utils.unpack_x_y_sample_weight(data)[0]
         strategy = self.model.distribute_strategy
         images = strategy.experimental_local_results(batch["images"])
-        token_ids, masks = (
-            np.concatenate(
-                [np.asarray(p) for p in strategy.experimental_local_results(batch[n])]
-            )
-            for n in ("token_ids", "padding_mask")
-        )
+        token_ids = _all_rows(strategy, batch["token_ids"])
+        padding_mask = _all_rows(strategy, batch["padding_mask"])
         workers = strategy.num_replicas_in_sync // len(images)
         self._sample = Sample(
             images=np.asarray(images[0][:SAMPLE_ROWS]),
             token_ids=token_ids,
-            padding_mask=masks,
+            padding_mask=padding_mask,
             pairs=len(token_ids) * max(workers, 1),
         )
 
@@ -292,28 +291,20 @@ class TrainingDoctor(keras.callbacks.Callback):
         self.add(inputs.check_images(sample.images, step))
         vocabulary = self.model.vocabulary
         if vocabulary is not None:
-            special = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
-            special_ids = tuple(vocabulary.index(token) for token in special)
             unknown = vocabulary.index("[UNK]")
+            special = tuple(vocabulary.index(token) for token in SPECIAL_TOKENS)
             self.add(
-                inputs.check_unknown_tokens(
-                    sample.token_ids, unknown, special_ids, step
-                )
+                inputs.check_unknown_tokens(sample.token_ids, unknown, special, step)
             )
         groups = inputs.caption_numbers(sample.token_ids)
-        chance, lowest = self._loss_bounds(groups)
-        _, lowest_without = self._loss_bounds(np.arange(len(groups)))
-        if None not in (chance, lowest, lowest_without):
-            self.add(
-                inputs.check_equal_captions(
-                    groups, chance, lowest, lowest_without, step
-                )
-            )
-
-    def _loss_bounds(self, groups: np.ndarray) -> tuple:
-        """Returns the loss of a random guess and the lowest loss of a batch."""
         loss = self.model.loss
-        return loss.chance_loss(len(groups)), loss.lowest_loss(groups)
+        chance, lowest = loss.chance_loss(len(groups)), loss.lowest_loss(groups)
+        lowest_without = loss.lowest_loss(np.arange(len(groups)))
+        if chance is None or lowest is None or lowest_without is None:
+            return
+        self.add(
+            inputs.check_equal_captions(groups, chance, lowest, lowest_without, step)
+        )
 
     def _check_learning(self, min_steps: int) -> None:
         """Checks losses, gradients, temperature, embeddings and the wait for input.
@@ -356,7 +347,8 @@ class TrainingDoctor(keras.callbacks.Callback):
         groups = np.arange(sample.pairs)
         if len(sample.token_ids) == sample.pairs:
             groups = inputs.caption_numbers(sample.token_ids)
-        chance, lowest = self._loss_bounds(groups)
+        loss = self.model.loss
+        chance, lowest = loss.chance_loss(sample.pairs), loss.lowest_loss(groups)
         if chance is None or lowest is None or not chance > lowest:
             return None
         return chance, lowest, sample.pairs
@@ -417,6 +409,12 @@ class TrainingDoctor(keras.callbacks.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as file:
             json.dump([finding.as_dict() for finding in self.findings], file, indent=1)
+
+
+def _all_rows(strategy: tf.distribute.Strategy, values: Any) -> np.ndarray:
+    """Returns the rows of all replicas of this process."""
+    parts = strategy.experimental_local_results(values)
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _images_of(x: Any, y: Any = None) -> Any:

@@ -212,17 +212,19 @@ def example_findings():
     corner = np.ones((32, 8))
     corner[:, 1:] = np.random.default_rng(0).normal(size=(32, 7)) * 0.0169
     dark = np.random.default_rng(0).uniform(0.25, 0.95, (32, 8, 8, 3))
+    both = ("image", "text")
     tokens = np.array([[2, 1, 1, 1, 1, 1, 5, 3, 0]] * 4)
     return [
         learning.check_loss_at_chance(8.29, chance, lowest, 64, 600, 1e-3),
         learning.check_rate_too_low(slow, chance, lowest, 600, 1e-6),
         learning.check_rate_too_high(lost, 8.6, chance, lowest, 600, 0.1),
+        learning.check_rate_too_high([chance] * 60, 8.9, chance, lowest, 600, 0.1),
         learning.check_embeddings(corner, corner, 600),
-        learning.check_gradients(
-            {"image": 1.0, "text": 0.0}, 1.0, ("image", "text"), 600
-        ),
+        learning.check_gradients({"image": 1.0, "text": 0.0}, 1.0, both, 600),
+        learning.check_gradients({"image": 0.0, "text": 0.0}, 0.0, both, 600),
         learning.check_temperature(0.004, 0.1, 64, 600),
         learning.check_temperature(1.0, 1.0, 64, 600),
+        learning.check_temperature(1.0, 0.1, 64, 600),
         inputs.check_equal_captions(groups, chance, lowest_of_groups, lowest, 1),
         inputs.check_images(dark, 1),
         inputs.check_unknown_tokens(tokens, 1, (0, 2, 3, 4), 1),
