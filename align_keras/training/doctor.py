@@ -357,6 +357,8 @@ class TrainingDoctor(keras.callbacks.Callback):
         bounds = self._bounds()
         if bounds is None or self._initial_loss is None:
             return
+        if self.has_found("loss_at_chance"):
+            return
         chance, lowest, _ = bounds
         self.add(
             learning.check_rate_too_high(
