@@ -84,7 +84,7 @@ TASKS = (
         {
             "": ("train_experiment", "open_run"),
             "runs.run": ("Run",),
-            "training": ("train_model",),
+            "training": ("train_model", "TrainingDoctor", "Finding"),
         },
     ),
     (

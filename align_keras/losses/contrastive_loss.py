@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
+from align_keras.losses.loss_bounds import chance_cross_entropy, lowest_cross_entropy
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
@@ -119,6 +121,19 @@ class ContrastiveLoss(RowLoss):
         """Returns the sum or the mean of both losses, depending on `reduction`."""
         total = loss_i2t + loss_t2i
         return total if self.reduction == "sum" else total / 2.0
+
+    def chance_loss(self, pairs: int) -> float | None:
+        part = max(1, round(pairs * self.negatives_fraction))
+        return self._plain_total(chance_cross_entropy(part))
+
+    def lowest_loss(self, groups: np.ndarray) -> float | None:
+        parts = np.array_split(np.asarray(groups), round(1.0 / self.negatives_fraction))
+        losses = [lowest_cross_entropy(part, self.label_smoothing) for part in parts]
+        return self._plain_total(float(np.mean(losses)))
+
+    def _plain_total(self, loss: float) -> float:
+        """Returns the total of two equal losses."""
+        return loss * 2.0 if self.reduction == "sum" else loss
 
     def row_losses(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
@@ -57,6 +58,26 @@ class PairLoss:
     def total(self, *losses: tf.Tensor) -> tf.Tensor:
         """Returns the loss that training minimizes, the sum of all parts."""
         return tf.add_n(losses)
+
+    def chance_loss(self, pairs: int) -> float | None:
+        """Returns the total loss of a random guess, or None if it is unknown.
+
+        The checks of a training (`align_keras.training.TrainingDoctor`) compare the
+        loss with this value and with `lowest_loss`. A subclass may override both.
+
+        Args:
+            pairs: int, number of pairs of the batch over all replicas.
+        """
+        return None
+
+    def lowest_loss(self, groups: np.ndarray) -> float | None:
+        """Returns the lowest total loss of a batch, or None if it is unknown.
+
+        Args:
+            groups: int array (n,) for the n pairs of the batch. Pairs with equal
+                captions have equal numbers.
+        """
+        return None
 
     def replica_losses(
         self,

@@ -3,9 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.loss_bounds import chance_sigmoid_loss, lowest_sigmoid_loss
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
@@ -67,6 +69,12 @@ class SigmoidLoss(RowLoss):
         self.share_equal_captions = share_equal_captions
         self.share_equal_images = share_equal_images
         self.tile_size = tile_size
+
+    def chance_loss(self, pairs: int) -> float | None:
+        return chance_sigmoid_loss(pairs)
+
+    def lowest_loss(self, groups: np.ndarray) -> float | None:
+        return 0.0 if self.share_equal_captions else lowest_sigmoid_loss(groups)
 
     def row_losses(
         self,

@@ -142,6 +142,8 @@ class ContrastiveModel(keras_hub.models.Task):
         self.loss_upper_bound = loss_upper_bound
         self.forward_state = ForwardState(self)
         self.seconds_waited = 0.0
+        # Function that receives each batch of `fit` before its step, or None.
+        self.batch_observer: Callable | None = None
         # Number of steps of the next epoch that an interrupted run has completed.
         self.steps_to_skip = 0
 
@@ -328,7 +330,8 @@ class ContrastiveModel(keras_hub.models.Task):
         moments of the optimizer. `initial_epoch` continues the schedule of a run of
         `epochs`. If the length of the data is unknown and `steps_per_epoch` is None,
         the learning rate stays constant after the warm-up. Unless `verbose` is 0, one
-        line reports these settings.
+        line reports these settings, and `align_keras.training.TrainingDoctor` prints
+        what is wrong with the training.
 
         Args:
             x: one of the following. (1) Images, with their captions in `y`. (2) Pairs
@@ -387,7 +390,9 @@ class ContrastiveModel(keras_hub.models.Task):
             "augment": augment,
         }
         # `callbacks` is a callback, a list of callbacks or a `CallbackList` of Keras.
-        callbacks = getattr(callbacks, "callbacks", callbacks)
+        # Keras flattens nested lists.
+        callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+        callbacks = with_doctor(callbacks, verbose, x, y, validation_data)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
                 pairs = fit_arguments.as_x_and_y(validation_data)
@@ -406,14 +411,15 @@ class ContrastiveModel(keras_hub.models.Task):
                 initial_epoch,
                 verbose,
             )
+            # An earlier `fit` that raised an error may have left its observer.
+            self.batch_observer = None
             return keras.Model.fit(
                 self,
                 batches,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                # Keras flattens nested lists.
-                callbacks=[StopAtNonFinite(), callbacks or []],
+                callbacks=[StopAtNonFinite(), *callbacks],
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
@@ -643,12 +649,32 @@ class ContrastiveModel(keras_hub.models.Task):
             start = time.perf_counter()
             data = next(iterator) if is_python else _get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
+            if self.batch_observer is not None:
+                self.batch_observer(data)
             return step(data)
 
         return function
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing. The method of Keras fails for strings under a strategy."""
+
+
+def with_doctor(
+    callbacks: list, verbose: int | str, x: Any, y: Any, validation_data: Any
+) -> list:
+    """Returns the callbacks of `fit` with a `TrainingDoctor` unless `verbose` is 0.
+
+    The doctor, which may be one of the callbacks, checks the data of `fit`.
+    """
+    from align_keras.training.doctor import TrainingDoctor
+
+    doctors = [one for one in callbacks if isinstance(one, TrainingDoctor)]
+    if not doctors and verbose != 0:
+        doctors = [TrainingDoctor()]
+        callbacks = [*callbacks, *doctors]
+    for doctor in doctors:
+        doctor.check_data(x, y, validation_data)
+    return callbacks
 
 
 def check_compile_arguments(arguments: dict) -> None:
@@ -759,11 +785,12 @@ class NonFiniteStepError(InputError):
             rule = "a gradient isn't finite"
         else:
             rule = f"the loss is above loss_upper_bound ({bound})"
-        super().__init__(
-            f"step {step}: {rule}, so its update was skipped. Lower the learning rate, "
-            "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
-            "broken pairs in that batch."
+        self.problem = f"step {step}: {rule}, so its update was skipped."
+        self.remedy = (
+            "Lower the learning rate, lengthen the warm-up, clip the gradients "
+            "(global_clipnorm), or look for broken pairs in that batch."
         )
+        super().__init__(f"{self.problem} {self.remedy}")
 
 
 class StopAtNonFinite(keras.callbacks.Callback):

@@ -28,7 +28,11 @@ def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
             model, outputs["image_embedding"], outputs["text_embedding"], inputs
         )
     variables = [variable.value for variable in model.trainable_variables]
-    return losses, dense(tape.gradient(loss, variables))
+    # A loss may ignore an encoder or the temperature.
+    gradients = tape.gradient(
+        loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return losses, dense(gradients)
 
 
 def scaled_loss(
@@ -78,6 +82,11 @@ def cached_loss_gradients(
     image_gradient, text_gradient, *loss_variable_gradients = dense(
         tape.gradient(loss, [images, texts, *variables])
     )
+    # A loss may ignore an encoder.
+    if image_gradient is None:
+        image_gradient = tf.zeros_like(images)
+    if text_gradient is None:
+        text_gradient = tf.zeros_like(texts)
     write_values(state.seeds, seeds)
     encoder_gradients = backpropagate_parts(
         model, parts, statistics, image_gradient, text_gradient

@@ -50,6 +50,7 @@ def write_report(
     data_notes: Mapping[str, Any],
     next_steps: Iterable[str],
     command: str = "",
+    findings: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes the report of a run as one HTML file without external resources.
 
@@ -65,6 +66,9 @@ def write_report(
             `kept`, `dropped`, `examples` and `notes`.
         next_steps: commands that the user may run next.
         command: str, command that started the run, or "".
+        findings: problems of the training, the entries of `findings.json`, which have
+            the keys `step`, `problem` and `remedy`. None if the training wasn't
+            checked.
     """
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
@@ -101,6 +105,7 @@ def write_report(
         image_queries=image_queries,
         data_tables=data_tables(data_notes),
         next_steps=next_steps,
+        findings=findings,
     )
 
 

@@ -123,6 +123,7 @@ def train_experiment(
         import keras
 
         from align_keras.data import read_retrieval_set
+        from align_keras.data.stored_pairs import split_size
         from align_keras.models.preset_table import with_preset
         from align_keras.models.warm_start import check_weights_installed
         from align_keras.protocols.caption_protocols import evaluate_pairs
@@ -137,12 +138,13 @@ def train_experiment(
         from align_keras.runs.tracked_files import log_run_files
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
-            report_shared_images,
+            find_shared_images,
             report_validation_pairs,
         )
         from align_keras.training import train_model
         from align_keras.training.averaging import averaged_weights
         from align_keras.training.checkpoints import restore_checkpoint
+        from align_keras.training.doctor import FINDINGS_FILE, TrainingDoctor
         from align_keras.training.metrics_log import MetricsLog
         from align_keras.training.strategies import (
             is_chief,
@@ -194,8 +196,6 @@ def train_experiment(
         # Read the validation pairs, on which recall is measured.
         validation_pairs = read_retrieval_set(corpora.validation, validation_split)
         report_validation_pairs(task, corpora, validation_pairs)
-        if newest_step(directory) is None:
-            report_shared_images(task, corpora, validation_pairs)
         evaluate = functools.partial(
             evaluate_pairs,
             model,
@@ -227,6 +227,14 @@ def train_experiment(
                 [line for line in lines if line["step"] <= (last_step or 0)],
             )
         with trackers:
+            # Check the pairs. The doctor also checks the training.
+            doctor = TrainingDoctor(
+                split_size(corpora.train, task.train_data.tfds_split),
+                directory / FINDINGS_FILE,
+            )
+            if newest_step(directory) is None:
+                doctor.add(find_shared_images(task, corpora, validation_pairs))
+
             # Train up to the last step with regular evaluations, and save the model.
             batches = TrainingBatches(config, corpora.train, model)
             train_model(
@@ -238,6 +246,7 @@ def train_experiment(
                 evaluate=evaluate if mode == "train_and_eval" else None,
                 batch_ids=batches.ids if batches.have_known_order else None,
                 trackers=trackers,
+                doctor=doctor,
             )
             save_by_chief(model, directory)
 

@@ -20,6 +20,7 @@ from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index
 from align_keras.search import Index
 from align_keras.search.standalone import check_standalone
+from align_keras.training.doctor import FINDINGS_FILE, read_findings
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
@@ -97,6 +98,7 @@ def write_results(
     )
     example_caption = choose_example_caption(index, pairs, text_embeddings)
     log = MetricsLog(directory / "metrics.jsonl")
+    findings = read_findings(directory / FINDINGS_FILE)
     write_report(
         directory / "report.html",
         title=f"ALIGN trained on {next(iter(data_notes))}",
@@ -108,6 +110,9 @@ def write_results(
         data_notes=data_notes,
         next_steps=next_commands(config, directory, example_caption),
         command=command,
+        findings=(
+            None if findings is None else [finding.as_dict() for finding in findings]
+        ),
     )
 
 

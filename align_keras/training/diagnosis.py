@@ -11,6 +11,7 @@ import tensorflow as tf
 from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.models.on_replicas import on_replicas
+from align_keras.training.checks import Finding
 from align_keras.training.strategies import worker_count
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -29,6 +30,8 @@ def diagnosed_error(
     directory: pathlib.Path,
 ) -> InputError:
     """Writes `diagnosis.json` and returns an error with its summary.
+
+    The file has the keys of an entry of `findings.json`, and those of `diagnose`.
 
     Args:
         error: `NonFiniteStepError` of the step.
@@ -54,11 +57,18 @@ def diagnosed_error(
     if batch_ids is not None:
         ids = [name for worker in workers for name in batch_ids(step=step, **worker)]
     diagnosis = diagnose(model, inputs, ids, error)
+    finding = Finding(
+        "non_finite_step",
+        f"{describe_diagnosis(diagnosis)}: {error.problem}",
+        error.remedy,
+        error.step,
+        diagnosis,
+    )
     with atomic_write(directory / "diagnosis.json") as file:
-        json.dump(diagnosis, file, indent=1)
+        json.dump(finding.as_dict(), file, indent=1)
     return InputError(
-        f"{describe_diagnosis(diagnosis)}: {error} The state before that step is "
-        f"saved. See {directory / 'diagnosis.json'} for details."
+        f"{finding} The state before that step is saved. See "
+        f"{directory / 'diagnosis.json'} for details."
     )
 
 
@@ -77,7 +87,7 @@ def diagnose(
         error: `NonFiniteStepError` of the step.
 
     Returns:
-        dict, the content of `diagnosis.json`.
+        dict, the details of the finding in `diagnosis.json`.
     """
     bad_rows: dict[str, np.ndarray] = {}
     towers: dict[str, dict] = {}
@@ -96,7 +106,6 @@ def diagnose(
         }
     bad = sorted({int(row) for rows in bad_rows.values() for row in rows})
     return {
-        "step": error.step,
         "reason": str(error),
         "loss_finite": error.loss_is_finite,
         "metrics": {name: str(value) for name, value in error.values.items()},

@@ -15,6 +15,7 @@ from align_keras.training.averaging import use_averaged_weights
 from align_keras.training.callbacks import LoopEnd, SaveOnSigterm, progress_callback
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import diagnosed_error
+from align_keras.training.doctor import FINDINGS_FILE, TrainingDoctor
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.training.trackers import RunTrackers
 from align_keras.utils.progress import progress_bar, say
@@ -30,6 +31,7 @@ def train_model(
     evaluate: Callable | None = None,
     batch_ids: Callable | None = None,
     trackers: RunTrackers | None = None,
+    doctor: TrainingDoctor | None = None,
 ) -> MetricsLog:
     """Trains from the newest checkpoint in a folder to the last step.
 
@@ -52,6 +54,8 @@ def train_model(
             list of str, for `diagnosis.json`. With several workers it receives the same
             keywords as `make_batches`. None if the ids are unknown.
         trackers: `RunTrackers` that receive the lines of `metrics.jsonl`, or None.
+        doctor: `TrainingDoctor` that checks the training, or None to check it without
+            its numbers of pairs. It writes `findings.json`.
 
     Returns:
         `MetricsLog` of the whole run.
@@ -127,6 +131,8 @@ def train_model(
         ),
         sigterm,
     ]
+    if is_chief:
+        callbacks.append(doctor or TrainingDoctor(path=directory / FINDINGS_FILE))
 
     # === Train ===
     batches = strategies.distributed_batches(strategy, make_batches, step)

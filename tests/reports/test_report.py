@@ -66,6 +66,9 @@ FULL = {
     },
     "next_steps": [f'align-keras search "{EVIL}"', "tensorboard"],
     "command": f"align-keras quickstart {EVIL}",
+    "findings": [
+        {"step": 200, "problem": f"Problem {EVIL}.", "remedy": f"Remedy {EVIL}."}
+    ],
 }
 EMPTY = {
     "title": "Empty",
@@ -118,6 +121,8 @@ def test_all_text_is_escaped(content, page):
         f"a.png {EVIL}",
         f'align-keras search "{EVIL}"',
         f"align-keras quickstart {EVIL}",
+        f"Problem {EVIL}.",
+        f"Remedy {EVIL}.",
     ):
         assert words in page.words
     # The two other occurrences are the value of a parameter and a note.

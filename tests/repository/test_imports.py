@@ -100,6 +100,9 @@ LAZY_IMPORTS = {
     ("models/align.py", "align_keras.runs.hub_upload"): (
         "`model.push_to_hub()` writes the metrics and exports of a run"
     ),
+    ("models/contrastive_model.py", "align_keras.training.doctor"): (
+        "`model.fit()` checks the training"
+    ),
 }
 # The command line imports every package, and no package imports it.
 COMMAND_LINE = "cli"

@@ -14,7 +14,7 @@ from align_keras.config import load_config, resolve_config
 from align_keras.data import read_retrieval_set
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.run_corpora import open_corpora
-from align_keras.runs.validation_pairs import report_shared_images
+from align_keras.runs.validation_pairs import find_shared_images
 from align_keras.text import wordpiece_tokenizer
 from align_keras.utils.errors import InputError
 from tests.helpers.docs_text import read_page
@@ -190,7 +190,7 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     assert (run / "checkpoints" / "ckpt-12.index").exists()
 
 
-def test_validation_images_that_are_training_images_are_reported(tmp_path, capsys):
+def test_validation_images_that_are_training_images_are_reported(tmp_path):
     table = write_pairs(tmp_path / "pairs")
     lines = table.read_text().splitlines(keepends=True)
     files = {"train": lines[:30], "apart": lines[30:], "shared": lines[25:]}
@@ -209,6 +209,9 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path, capsy
         corpora = open_corpora(task.train_data, task.validation_data, 64)
         split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
-        report_shared_images(task, corpora, validation_pairs)
-        expected = "5 of the 15 validation images are also training images"
-        assert (expected in capsys.readouterr().err) == is_shared
+        finding = find_shared_images(task, corpora, validation_pairs)
+        if is_shared:
+            expected = "5 of the 15 validation images are also training images"
+            assert expected in finding.problem
+        else:
+            assert finding is None

@@ -1,0 +1,46 @@
+"""Finding of a check of a training."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Problem of a training, with its remedy.
+
+    Attributes:
+        name: str, name of the problem in `findings.json`, such as `"equal_captions"`.
+        problem: str, one sentence, what is wrong.
+        remedy: str, one sentence, what to change.
+        step: int, number of updates after which the problem was detected.
+        details: dict of JSON values, the numbers behind the sentence.
+    """
+
+    name: str
+    problem: str
+    remedy: str
+    step: int = 0
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the entry of `findings.json`, or the content of `diagnosis.json`."""
+        return {
+            "name": self.name,
+            "step": self.step,
+            "problem": self.problem,
+            "remedy": self.remedy,
+            **self.details,
+        }
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> "Finding":
+        """Returns the finding of an entry that `as_dict` returned."""
+        details = dict(entry)
+        name, problem, remedy = (
+            str(details.pop(key)) for key in ("name", "problem", "remedy")
+        )
+        step = int(details.pop("step"))
+        return cls(name, problem, remedy, step, details)

@@ -1,0 +1,328 @@
+"""Tests of the training doctor. Each finding is provoked by a short training."""
+
+import inspect
+import json
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.losses import ContrastiveLoss
+from align_keras.models import ALIGN, TextEncoder
+from align_keras.optimizers import AdamW
+from align_keras.training import TrainingDoctor
+from align_keras.training.checks import inputs, learning, pairs
+from align_keras.training.doctor import read_findings
+from align_keras.utils.errors import InputError
+from tests.helpers.docs_text import SITE, code_blocks, read_page
+from tests.helpers.small import small_encoders
+from tests.helpers.small_run import COLORS, SHAPES, draw
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", *COLORS, *SHAPES]
+IMAGES = np.stack(
+    [np.asarray(draw(color, shape)) for color in COLORS for shape in SHAPES]
+)
+CAPTIONS = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
+BATCH_SIZE = 20
+
+
+def compiled_model(
+    loss=None, optimizer=None, initial_temperature=0.1, learn_temperature=True
+):
+    keras.utils.set_random_seed(0)
+    image_encoder, _ = small_encoders(batch_norm_momentum=0.9)
+    text_encoder = TextEncoder(
+        vocabulary_size=len(WORDS),
+        num_layers=1,
+        hidden_dim=32,
+        num_heads=2,
+        intermediate_dim=64,
+        projection_dim=16,
+        sequence_length=8,
+        dropout=0.0,
+    )
+    model = ALIGN.from_encoders(
+        image_encoder,
+        text_encoder,
+        vocabulary=WORDS,
+        initial_temperature=initial_temperature,
+        learn_temperature=learn_temperature,
+    )
+    model.compile(optimizer, loss)
+    return model
+
+
+def findings_of(model, steps=110, images=IMAGES, captions=CAPTIONS, **arguments):
+    """Trains for some steps and returns the findings by name."""
+    doctor = TrainingDoctor(verbose=0)
+    model.fit(
+        images,
+        captions,
+        batch_size=BATCH_SIZE,
+        steps_per_epoch=steps,
+        verbose=0,
+        callbacks=[doctor],
+        **arguments,
+    )
+    return {finding.name: finding for finding in doctor.findings}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Compiled model for trainings of a few steps, whose weights don't matter."""
+    return compiled_model(optimizer=AdamW(1e-3))
+
+
+# === Learning ===
+
+
+@pytest.mark.ci
+def test_a_training_that_works_has_no_findings_until_its_learning_rate_is_raised():
+    model = compiled_model(optimizer=AdamW(1e-2))
+    assert not findings_of(model)
+    # Larger steps destroy what the model has learned.
+    model.compile(AdamW(0.5))
+    assert list(findings_of(model)) == ["learning_rate_too_high"]
+
+
+@pytest.mark.ci
+def test_captions_of_other_images_leave_the_loss_at_chance():
+    model = compiled_model(optimizer=AdamW(1e-3))
+    images = tf.data.Dataset.from_tensor_slices(IMAGES).shuffle(40, seed=1)
+    captions = tf.data.Dataset.from_tensor_slices(CAPTIONS).shuffle(40, seed=2)
+    mixed = tf.data.Dataset.zip((images, captions)).repeat().batch(BATCH_SIZE)
+    findings = findings_of(model, images=mixed, captions=None)
+    # The encoders learn nothing, so their embeddings may coincide too.
+    assert list(findings)[0] == "loss_at_chance"
+    assert findings["loss_at_chance"].details["pairs"] == BATCH_SIZE
+
+
+@pytest.mark.ci
+def test_a_low_learning_rate_is_recognized_by_its_steady_decrease():
+    model = compiled_model(optimizer=keras.optimizers.SGD(1e-5))
+    findings = findings_of(model)
+    assert list(findings)[0] == "learning_rate_too_low"
+
+
+@pytest.mark.ci
+def test_a_high_learning_rate_is_recognized_by_its_increase():
+    model = compiled_model(optimizer=AdamW(1.0))
+    findings = findings_of(model)
+    assert "learning_rate_too_high" in findings
+
+
+@pytest.mark.ci
+def test_a_loss_without_negatives_collapses_the_embeddings():
+    def distance(images, texts, temperature):
+        return 1.0 - tf.matmul(images, texts, transpose_b=True)
+
+    findings = findings_of(compiled_model(distance, AdamW(1e-2)))
+    assert list(findings) == ["embeddings_collapsed"]
+
+
+@pytest.mark.ci
+def test_an_encoder_without_gradient_is_reported_unless_it_is_frozen():
+    def one_sided(images, texts, temperature):
+        scores = tf.matmul(images, tf.stop_gradient(texts), transpose_b=True) / 0.1
+        return tf.reduce_logsumexp(scores, axis=1) - tf.linalg.diag_part(scores)
+
+    model = compiled_model(one_sided, AdamW(1e-3))
+    findings = findings_of(model, steps=12)
+    assert "no_gradient" in findings
+    assert "The text encoder has trainable" in findings["no_gradient"].problem
+    model.text_encoder.trainable = False
+    # Micro-batches compute the gradients in another function.
+    model.compile(AdamW(1e-3), one_sided, micro_batch_size=10)
+    assert not findings_of(model, steps=12)
+
+
+@pytest.mark.ci
+def test_temperatures_at_a_bound_are_reported():
+    for temperature, words in ((1.0, "can't fall by more"), (0.004, "below 0.01")):
+        model = compiled_model(
+            optimizer=AdamW(1e-3),
+            initial_temperature=temperature,
+            learn_temperature=False,
+        )
+        findings = findings_of(model)
+        assert words in findings["temperature_at_bound"].problem
+
+
+# === Inputs ===
+
+
+@pytest.mark.ci
+def test_findings_in_the_inputs_of_a_batch(model):
+    captions = ["a circle", "a bar"] * 20
+    assert list(findings_of(model, 2, captions=captions)) == ["equal_captions"]
+    captions = [f"ein {'x' * number}" for number in range(1, 41)]
+    assert "unknown_tokens" in findings_of(model, 2, captions=captions)
+    # The pixels are in [0, 1], but white is 255.
+    scaled = IMAGES.astype("float32") / 255
+    findings = findings_of(model, 2, images=scaled, value_range=(0.0, 255.0))
+    assert list(findings) == ["images_alike"]
+    assert not findings_of(model, 2, images=scaled, value_range=(0.0, 1.0))
+    # Each image is in both parts.
+    images, captions = np.concatenate([IMAGES] * 2), CAPTIONS * 2
+    findings = findings_of(model, 2, images, captions, validation_split=0.5)
+    assert list(findings) == ["shared_images"]
+    assert findings["shared_images"].details["shared_images"] == 40
+    findings = findings_of(model, 2, validation_split=0.25)
+    assert not findings
+
+
+@pytest.mark.ci
+def test_an_input_that_is_slower_than_the_step(model):
+    batch = model.preprocessor(IMAGES[:BATCH_SIZE], y=CAPTIONS[:BATCH_SIZE])
+
+    def slow_batches():
+        for _ in range(12):
+            time.sleep(0.5)
+            yield batch
+
+    findings = findings_of(model, 12, slow_batches(), None)
+    assert list(findings) == ["slow_input"]
+
+
+@pytest.mark.ci
+def test_few_pairs_for_many_weights(capsys):
+    model = ALIGN.from_preset("align_nano", vocabulary=WORDS, image_size=32)
+    model.compile(AdamW(1e-3))
+    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=2)
+    err = capsys.readouterr().err
+    weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert err.count("training problem: The training changes") == 1
+    assert f"{weights:,} weights, but has only 8 pairs" in err
+    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=0)
+
+
+# === Checks of values ===
+
+
+def example_findings():
+    """Returns the findings whose sentences are on the page of the guide."""
+    groups = np.repeat(np.arange(8), 8)
+    loss = ContrastiveLoss()
+    chance, lowest = loss.chance_loss(64), loss.lowest_loss(np.arange(64))
+    lowest_of_groups = loss.lowest_loss(groups)
+    slow = np.linspace(8.30, 8.05, 60)
+    lost = np.concatenate([np.linspace(8.5, 6.1, 30), np.full(10, 6.1)])
+    lost = np.concatenate([lost, np.full(20, 8.3)])
+    corner = np.ones((32, 8))
+    corner[:, 1:] = np.random.default_rng(0).normal(size=(32, 7)) * 0.0169
+    dark = np.random.default_rng(0).uniform(0.25, 0.95, (32, 8, 8, 3))
+    both = ("image", "text")
+    tokens = np.array([[2, 1, 1, 1, 1, 1, 5, 3, 0]] * 4)
+    return [
+        learning.check_loss_at_chance(8.29, chance, lowest, 64, 600, 1e-3),
+        learning.check_rate_too_low(slow, chance, lowest, 600, 1e-6),
+        learning.check_rate_too_high(lost, 8.6, chance, lowest, 600, 0.1),
+        learning.check_rate_too_high([chance] * 60, 8.9, chance, lowest, 600, 0.1),
+        learning.check_embeddings(corner, corner, 600),
+        learning.check_gradients({"image": 1.0, "text": 0.0}, 1.0, both, 600),
+        learning.check_gradients({"image": 0.0, "text": 0.0}, 0.0, both, 600),
+        learning.check_temperature(0.004, 0.1, 64, 600),
+        learning.check_temperature(1.0, 1.0, 64, 600),
+        learning.check_temperature(1.0, 0.1, 64, 600),
+        inputs.check_equal_captions(groups, chance, lowest_of_groups, lowest, 1),
+        inputs.check_images(dark, 1),
+        inputs.check_unknown_tokens(tokens, 1, (0, 2, 3, 4), 1),
+        inputs.check_wait(6.4, 10.0, 100),
+        pairs.check_shared_images(32, 160),
+        pairs.check_pair_count(300, 29_739_289),
+    ]
+
+
+def test_the_guide_has_the_sentences_of_all_findings():
+    findings = example_findings()
+    blocks = [
+        " ".join(block.text.split())
+        for block in code_blocks(read_page(SITE / "guides" / "training_problems.md"))
+        if block.language == "text"
+    ]
+    # The first block shows a whole line of the output.
+    assert blocks[0] == f"training problem: {findings[0]}"
+    assert blocks[1:] == [str(finding) for finding in findings]
+
+
+def test_each_finding_has_one_sentence_for_the_problem_and_one_for_the_remedy():
+    modules = (inputs, learning, pairs)
+    names = {
+        name
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if name.startswith("check_")
+    }
+    findings = example_findings()
+    assert len({finding.name for finding in findings}) == len(names)
+    for finding in findings:
+        for sentence in (finding.problem, finding.remedy):
+            assert sentence.endswith(".")
+            assert ". " not in sentence
+
+
+def test_values_of_a_training_that_works_cause_no_finding():
+    loss = ContrastiveLoss()
+    chance, lowest = loss.chance_loss(64), loss.lowest_loss(np.arange(64))
+    random = np.random.default_rng(0)
+    # The loss starts above that of a random guess, falls fast and then slowly.
+    good = lowest + 8 * np.exp(-np.arange(60) / 15) + random.normal(size=60) * 0.1
+    assert not learning.check_rate_too_low(good, chance, lowest, 600, 1e-3)
+    assert not learning.check_rate_too_high(good, 9.5, chance, lowest, 600, 1e-3)
+    assert not learning.check_loss_at_chance(5.0, chance, lowest, 64, 600, 1e-3)
+    assert not learning.check_temperature(0.0156, 1.0, 16384, 600)
+    norms = {"image": 0.01, "text": 3.0}
+    assert not learning.check_gradients(norms, 3.0, ("image", "text"), 600)
+    frozen = {"image": 0.0, "text": 3.0}
+    assert not learning.check_gradients(frozen, 3.0, ("text",), 600)
+    rows = random.normal(size=(32, 8))
+    assert not learning.check_embeddings(rows, rows, 600)
+    groups = np.repeat(np.arange(32), 2)
+    bound = loss.lowest_loss(groups)
+    assert not inputs.check_equal_captions(groups, chance, bound, lowest, 1)
+    assert not inputs.check_images(IMAGES, 1)
+    assert not inputs.check_wait(0.9, 1.0, 100)
+    assert not inputs.check_wait(4.0, 10.0, 100)
+
+
+def test_the_reachable_fraction_is_that_of_a_simplex():
+    centered = np.eye(8) - 1 / 8
+    corners = centered / np.linalg.norm(centered, axis=1, keepdims=True)
+    loss = ContrastiveLoss(0.0)
+    fraction = 1 - float(loss(corners, corners, 0.7)) / loss.chance_loss(8)
+    assert learning.reachable_fraction(0.7, 8) == pytest.approx(fraction, rel=1e-6)
+
+
+def test_mean_cosines_and_caption_numbers_equal_a_direct_calculation():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(6, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (unit @ unit.T)[~np.eye(6, dtype=bool)]
+    assert learning.mean_cosine(rows) == pytest.approx(cosines.mean())
+    tokens = np.array([[1, 2], [3, 4], [1, 2], [1, 3]], "int32")
+    first, second, third, fourth = inputs.caption_numbers(tokens)
+    assert first == third and len({first, second, fourth}) == 3
+
+
+def test_findings_are_stored_and_read(tmp_path, capsys):
+    doctor = TrainingDoctor(path=tmp_path / "findings.json")
+    finding = pairs.check_shared_images(3, 10)
+    doctor.add(finding)
+    doctor.add(finding)
+    assert capsys.readouterr().err.count("training problem: 3 of the 10") == 1
+    assert read_findings(tmp_path / "findings.json") == [finding]
+    assert read_findings(tmp_path / "absent.json") is None
+    (tmp_path / "findings.json").write_text(json.dumps([{"name": "a"}]))
+    with pytest.raises(InputError, match="list of findings"):
+        read_findings(tmp_path / "findings.json")
+
+
+def test_images_in_both_parts_are_counted(tmp_path):
+    paths = [str(tmp_path / f"{name}.png") for name in "abc"]
+    assert pairs.count_shared_images(paths, [*paths[1:], "d.png"]) == (2, 3)
+    encoded = [b"one", b"two"]
+    assert pairs.count_shared_images(encoded, encoded[:1]) == (1, 1)
+    assert pairs.count_shared_images(IMAGES[:5], IMAGES[4:6]) == (1, 2)
+    assert pairs.count_shared_images(iter(paths), paths) is None
