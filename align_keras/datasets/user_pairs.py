@@ -119,8 +119,9 @@ class UserPairs(PairBuilder, skip_registration=True):
     def __init__(self, *, config: UserPairsConfig | None = None, **kwargs: Any) -> None:
         if not isinstance(config, UserPairsConfig):
             raise InputError(
-                "config must be a UserPairsConfig, which contains the path of the pairs. "
-                f"Received: config={config!r}. Create it with `user_pairs_config`."
+                "config must be a UserPairsConfig, which contains the path of the "
+                f"pairs. Received: config={config!r}. Create it with "
+                "`user_pairs_config`."
             )
         super().__init__(config=config, **kwargs)
 
