@@ -285,6 +285,12 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
         ),
         (
             lambda m: ALIGN.from_encoders(
+                *small_encoders(), vocabulary=[*VOCABULARY[:-1], "##d\0"]
+            ),
+            "vocabulary must not contain NUL characters. Received: '##d",
+        ),
+        (
+            lambda m: ALIGN.from_encoders(
                 *small_encoders(), vocabulary=VOCABULARY + ["more"]
             ),
             "at most 57 tokens",
