@@ -101,7 +101,7 @@ case "${1:-}" in
     stage "lint, types and documentation" check_code
     stage "default tests" python -m pytest
     stage "CxC" download_ratings
-    stage "ci tests" python -m pytest -m ci
+    stage "ci tests" python -m pytest -m "ci and not release"
     stage "engines" install_engines
     # These include the tests of the distributions and of all Python versions.
     stage "release tests" run_separately release tests/*/ tests/test_*.py

@@ -189,7 +189,7 @@ def test_the_pair_weighted_order_continues_from_any_position(builder):
         assert pair_order(builder, 4, start=start) == uninterrupted[start : start + 4]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_pair_weighted_order_of_a_mixture_continues_from_any_position(mixture):
     uninterrupted = pair_order(mixture, 2 * 144 + 4)
     assert all(
@@ -199,7 +199,7 @@ def test_the_pair_weighted_order_of_a_mixture_continues_from_any_position(mixtur
         assert pair_order(mixture, 4, start=start) == uninterrupted[start : start + 4]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_pair_weighted_parts_of_pipelines_are_disjoint(builder):
     parts = []
     for number in range(5):
@@ -302,7 +302,9 @@ def many_texts(tmp_path_factory):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("shuffle_buffer_size", [100, 1000])
+@pytest.mark.parametrize(
+    "shuffle_buffer_size", [100, pytest.param(1000, marks=pytest.mark.release)]
+)
 def test_many_captions_of_an_image_are_at_random_positions(
     many_texts, shuffle_buffer_size
 ):

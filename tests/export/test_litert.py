@@ -119,6 +119,7 @@ def test_quantized_files_are_smaller(image_towers):
     assert sizes["int8"] < sizes["none"]
 
 
+@pytest.mark.release
 def test_quantization_reduces_the_table_of_token_embeddings():
     # With this vocabulary, token embeddings are most of the text tower.
     words = [f"word{number}" for number in range(30_000)]

@@ -244,15 +244,8 @@ def run_configuration(options, xla):
     return [value.numpy() for value in values], graph
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.ci if name == "tiled all" else pytest.mark.release
-        )
-        for name in CONFIGURATIONS
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("name", list(CONFIGURATIONS))
 def test_each_configuration_compiles_with_xla(name):
     """TPUs compile the same graphs with XLA."""
     options = CONFIGURATIONS[name]
@@ -268,7 +261,7 @@ def test_each_configuration_compiles_with_xla(name):
     [
         "tiled all",
         pytest.param("plain all", marks=pytest.mark.ci),
-        pytest.param("saved all", marks=pytest.mark.ci),
+        pytest.param("saved all", marks=pytest.mark.release),
     ],
 )
 def test_no_operation_has_an_output_of_unknown_length(name):

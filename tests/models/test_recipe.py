@@ -32,6 +32,11 @@ def batches(count=2, size=4):
     return tf.data.Dataset.from_tensor_slices(stacked).batch(size, drop_remainder=True)
 
 
+def compile_eagerly(model, *arguments):
+    """Compiles the model for few steps, which take less time than tracing them."""
+    model.compile(*arguments, run_eagerly=True)
+
+
 def rate(model, step):
     return float(model.optimizer._learning_rate(step))
 
@@ -100,7 +105,7 @@ def test_a_stream_of_unknown_length_is_resolved_without_steps(model):
 
 
 def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
-    model.compile()
+    compile_eagerly(model)
     model.train_on_batch(small_batch())
     assert model.resolved_recipe.steps is None
     assert int(model.optimizer.iterations) == 1
@@ -124,7 +129,7 @@ def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
 )
 def test_all_inputs_determine_steps_and_batch_size(model, data, batch_size, expected):
     calls = []
-    model.compile(SGD(0.0))
+    compile_eagerly(model, SGD(0.0))
     model.resolve_recipe = lambda steps, size, initial_step: calls.append((steps, size))
     x = data(small_batch(8))
     x, y = x if isinstance(x, tuple) else (x, None)
@@ -139,8 +144,8 @@ def test_momentum_of_moving_statistics_depends_on_the_run_length(model):
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert layers
-    model.compile()
-    model.fit(batches(5), verbose=0)
+    compile_eagerly(model)
+    model.fit(batches(2), verbose=0)
     assert {layer.momentum for layer in layers} == {0.0}
     model.compile(SGD(0.1))
     assert {layer.momentum for layer in layers} == {0.99}
@@ -300,7 +305,7 @@ def drawings(count, seed):
     return [drawing(*caption.split(), random) for caption in captions], captions
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.timeout(600)
 def test_compile_without_an_optimizer_learns_from_few_drawings():
     keras.utils.set_random_seed(0)

@@ -170,7 +170,7 @@ def test_a_keras_model_and_its_weights_file_load_the_same_weights(tmp_path):
         np.testing.assert_array_equal(copied(images), encoder(images))
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_classifier_of_a_keras_model_is_loaded(tmp_path):
     keras.utils.set_random_seed(0)
     reference = keras.applications.EfficientNetB0(weights=None, classes=11)

@@ -197,7 +197,7 @@ def read_winoground(
 
 def _parquet_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a Parquet file with the images as bytes."""
-    with needs("corpus", "The Parquet files of Winoground need pyarrow"):
+    with needs("parquet", "The Parquet files of Winoground need pyarrow"):
         import pyarrow
         import pyarrow.parquet
     columns = ["image_0", "image_1", "caption_0", "caption_1"]
