@@ -8,7 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
-from align_keras.losses.loss_bounds import chance_cross_entropy, lowest_cross_entropy
+from align_keras.losses.loss_bounds import (
+    chance_cross_entropy,
+    lowest_cross_entropy,
+    lowest_shared_cross_entropy,
+)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
@@ -122,18 +126,30 @@ class ContrastiveLoss(RowLoss):
         total = loss_i2t + loss_t2i
         return total if self.reduction == "sum" else total / 2.0
 
-    def chance_loss(self, pairs: int) -> float | None:
+    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
         part = max(1, round(pairs * self.negatives_fraction))
-        return self._plain_total(chance_cross_entropy(part))
+        chance = chance_cross_entropy(part)
+        return self._plain_total(chance, chance)
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
-        parts = np.array_split(np.asarray(groups), round(1.0 / self.negatives_fraction))
-        losses = [lowest_cross_entropy(part, self.label_smoothing) for part in parts]
-        return self._plain_total(float(np.mean(losses)))
+        groups = self.shared_groups(groups)
+        parts = np.array_split(groups, round(1.0 / self.negatives_fraction))
+        bounds = np.mean([self._lowest_losses(part) for part in parts], axis=0)
+        return self._plain_total(*bounds)
 
-    def _plain_total(self, loss: float) -> float:
-        """Returns the total of two equal losses."""
-        return loss * 2.0 if self.reduction == "sum" else loss
+    def _lowest_losses(self, groups: np.ndarray) -> tuple[float, float]:
+        """Returns the lowest losses of the two directions for a part of a batch."""
+        if groups.ndim == 2:
+            return lowest_shared_cross_entropy(
+                groups, self.share_equal_captions, self.label_smoothing
+            )
+        lowest = lowest_cross_entropy(groups, self.label_smoothing)
+        return lowest, lowest
+
+    def _plain_total(self, loss_i2t: float, loss_t2i: float) -> float:
+        """Returns the total of two losses that aren't tensors."""
+        total = float(loss_i2t + loss_t2i)
+        return total if self.reduction == "sum" else total / 2.0
 
     def row_losses(
         self,

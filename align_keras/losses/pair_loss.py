@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.loss_bounds import caption_groups
 from align_keras.losses.pair_groups import row_hashes
 from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
@@ -59,7 +60,7 @@ class PairLoss:
         """Returns the loss that training minimizes, the sum of all parts."""
         return tf.add_n(losses)
 
-    def chance_loss(self, pairs: int) -> float | None:
+    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
         """Returns the total loss of a random guess, or None if it is unknown.
 
         The checks of a training (`align_keras.training.TrainingDoctor`) compare the
@@ -67,6 +68,7 @@ class PairLoss:
 
         Args:
             pairs: int, number of pairs of the batch over all replicas.
+            groups: as in `lowest_loss`, or None if all pairs differ.
         """
         return None
 
@@ -74,8 +76,10 @@ class PairLoss:
         """Returns the lowest total loss of a batch, or None if it is unknown.
 
         Args:
-            groups: int array (n,) for the n pairs of the batch. Pairs with equal
-                captions have equal numbers.
+            groups: int array (n,) or (n, 2) for the n pairs of the batch. Pairs with
+                equal captions have equal numbers in the first column, and pairs with
+                equal `image_ids` have equal numbers in the second column. A loss with
+                `share_equal_images` needs the second column.
         """
         return None
 
@@ -220,6 +224,17 @@ class RowLoss(PairLoss):
                 )
             columns.append(tf.cast(image_ids, tf.int64))
         return tf.stack(columns, axis=1) if columns else None
+
+    def shared_groups(self, groups: np.ndarray) -> np.ndarray:
+        """Returns the groups of `lowest_loss` without the images if they aren't shared.
+
+        Returns:
+            int array (n, 2) if equal images are positives, and else (n,).
+        """
+        groups = np.asarray(groups)
+        if self.share_equal_images and groups.ndim == 2:
+            return groups
+        return caption_groups(groups)
 
     def row_losses(
         self,
