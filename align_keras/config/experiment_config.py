@@ -386,6 +386,11 @@ class DataConfig:
             detect it.
         caption_column: Column of the captions in the table or the sources, or None to
             detect it.
+        caption_sources: Probability of each source of captions, such as `{alt: 0.7,
+            synthetic: 0.3}`, or None to draw all captions of an image with equal
+            probability. The sources are columns of captions in the table, or values of
+            its column `source`. The probabilities are divided by the sum over the
+            sources that an image has.
         encoding: Text encoding of the table and of caption files.
         max_bad_fraction: Maximum fraction of unusable pairs.
         global_batch_size: Number of pairs per step over all replicas.
@@ -422,6 +427,7 @@ class DataConfig:
     pairs: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
+    caption_sources: dict[str, float] | None = number_field(None, above=0)
     encoding: str = "utf-8"
     max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
     global_batch_size: int = count_field(16_384)

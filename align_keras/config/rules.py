@@ -270,6 +270,11 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
         if data.pairs is not None and data.corpus not in (None, "pairs"):
             rule = f"pairs if {key}.pairs is set"
             report.refuse(f"{key}.corpus", rule, _OMIT_ONE, f"{key}.pairs")
+        if data.caption_sources is not None and data.pair_weighted:
+            rule = "false if caption_sources is set"
+            report.refuse(
+                f"{key}.pair_weighted", rule, _OMIT_ONE, f"{key}.caption_sources"
+            )
         if data.source is not None:
             _check_source(data, key, report)
 
@@ -281,6 +286,7 @@ def _check_source(data: DataConfig, key: str, report: Report) -> None:
         report.refuse(source, "null, because validation needs a corpus", remedy)
     for other in ("corpus", "pairs"):
         report.refuse_both(f"{key}.{other}", source)
+    report.refuse_both(f"{key}.caption_sources", source)
     if data.cache:
         remedy = "Leave one of them out, or build a corpus."
         report.refuse(f"{key}.cache", "false if source is set", remedy, source)

@@ -1,9 +1,14 @@
 """Training batches of an experiment."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from align_keras.data.caption_sources import (
+    caption_probabilities,
+    check_caption_sources,
+)
 from align_keras.data.order import ordered_pairs
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
@@ -29,6 +34,7 @@ def training_batches(
     data_service: str | None = None,
     pair_weighted: bool = False,
     with_image_ids: bool = False,
+    caption_sources: Mapping[str, float] | None = None,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -70,6 +76,10 @@ def training_batches(
             counted once before training.
         with_image_ids: bool, add `image_ids`, which are equal for equal stored images.
             A loss with `share_equal_images` needs them.
+        caption_sources: dict from the source of captions to its probability, such as
+            `{"alt": 0.7, "synthetic": 0.3}`. The probabilities are divided by the sum
+            over the sources that an image has, and the captions of a source share its
+            probability equally. None draws all captions with equal probability.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
@@ -81,8 +91,8 @@ def training_batches(
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
             the input pipelines, if `cache` or ArrayRecord is combined with
-            `data_service`, or if the corpus is stored neither as TFRecord nor as
-            ArrayRecord.
+            `data_service`, if the corpus is stored neither as TFRecord nor as
+            ArrayRecord, or if its captions have no sources.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -99,6 +109,7 @@ def training_batches(
     """
     preprocessor.require_tokenizer()
     check_batch_size(batch_size, builder, split)
+    check_caption_sources(builder, caption_sources, pair_weighted)
     if data_service is not None:
         check_data_service(builder, data_service)
         if cache:
@@ -111,16 +122,23 @@ def training_batches(
     augments_batches = cache or converter.augments_batches
     seed_tensor = tf.cast(seed, tf.int64)
 
-    def read_image(example: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def read_image(example: dict) -> tuple[tf.Tensor, dict, tuple]:
         image = example["image"]
         inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
         if augments_batches:
             image = converter.resize(image)
-        return image, inputs
+        if caption_sources is None:
+            return image, inputs, ()
+        probabilities = caption_probabilities(
+            example["caption_sources"], caption_sources
+        )
+        return image, inputs, (probabilities,)
 
     def prepare_row(number: tf.Tensor, pair: tuple) -> tuple:
-        (image, inputs), captions = pair
-        caption = preprocessor.choose_caption(captions, tf.stack([seed_tensor, number]))
+        (image, inputs, probabilities), captions = pair
+        caption = preprocessor.choose_caption(
+            captions, tf.stack([seed_tensor, number]), *probabilities
+        )
         if not augments_batches:
             # The caption uses the seed `number`, so the image uses its complement.
             image = converter.augment(image, tf.stack([seed_tensor, ~number]))

@@ -50,6 +50,7 @@ class TrainingBatches:
             data_service=train.data_service,
             start_step=start_step,
             with_image_ids=self.config.task.loss.get().share_equal_images,
+            caption_sources=train.caption_sources,
             **order_arguments(self.config),
             **pipeline,
         )
