@@ -252,6 +252,9 @@ class ContrastiveLossConfig:
             positives of the image.
         negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
             must be 1 divided by a whole number.
+        hard_negative_weight: Weight of the mined negatives of
+            `train_data.hard_negatives` in the sums of exponentials, or 1 for the weight
+            of other negatives.
         tile_size: Number of rows and columns of the logits that are in memory at once,
             or 0 for the fastest method.
         matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
@@ -271,6 +274,7 @@ class ContrastiveLossConfig:
     share_equal_captions: bool = False
     share_equal_images: bool = False
     negatives_fraction: float = number_field(1.0, above=0, at_most=1)
+    hard_negative_weight: float = number_field(1.0, at_least=1e-3, at_most=1e3)
     tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
 
