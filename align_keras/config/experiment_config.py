@@ -395,6 +395,8 @@ class DataConfig:
             probability. The sources are columns of captions in the table, or values of
             its column `source`. The probabilities are divided by the sum over the
             sources that an image has.
+        hard_negatives: File of `align-keras mine`, or None. Each pair of a batch is
+            then followed by one of its mined negatives.
         encoding: Text encoding of the table and of caption files.
         max_bad_fraction: Maximum fraction of unusable pairs.
         global_batch_size: Number of pairs per step over all replicas.
@@ -432,6 +434,7 @@ class DataConfig:
     image_column: str | None = None
     caption_column: str | None = None
     caption_sources: dict[str, float] | None = number_field(None, above=0)
+    hard_negatives: str | None = None
     encoding: str = "utf-8"
     max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
     global_batch_size: int = count_field(16_384)

@@ -89,7 +89,9 @@ def open_pairs(folder, **options):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize(
+    "cache", [False, pytest.param(True, marks=pytest.mark.release)]
+)
 def test_epochs_of_a_table_have_the_frequencies_of_the_sources(folder, cache):
     builder = open_pairs(folder, caption_sources=list(SOURCES))
     batches = training_batches(

@@ -85,7 +85,10 @@ def test_the_negatives_of_each_part_are_weighted():
     assert float(with_gradients(loss)[0]) == pytest.approx(np.mean(parts), rel=1e-12)
 
 
-@pytest.mark.parametrize("tile_size", [None, pytest.param(2, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "tile_size", [None, pytest.param(2, marks=pytest.mark.release)]
+)
 def test_mined_negatives_are_weighted_across_replicas(two_replicas, tile_size):
     options = {"hard_negative_weight": WEIGHT}
     expected = with_gradients(ContrastiveLoss(**options))
