@@ -289,7 +289,7 @@ def test_many_malformed_lines_are_read_in_linear_time(tmp_path):
 SOURCES = ["alt", "synthetic"]
 
 
-def test_each_source_may_have_its_own_column(tmp_path):
+def test_each_source_may_have_a_column(tmp_path):
     path = write_table(
         tmp_path,
         "image,alt,synthetic,note\n"

@@ -62,8 +62,10 @@ def test_a_run_trains_with_mined_negatives_and_caption_sources(tmp_path, capsys)
     mined = tmp_path / "mined.jsonl"
     command = ["mine", str(pairs), "--to", str(mined), "--caption-column", "alt"]
     assert main(command) == 0
+    steps = ("train_steps", "checkpoint_interval", "validation_interval")
     overrides = [
         SMALL,
+        *(f"trainer.{name}=4" for name in steps),
         f"task.train_data.pairs={pairs}",
         f"task.validation_data.pairs={pairs}",
         f"task.train_data.tfds_data_dir={tmp_path}/data",
@@ -77,7 +79,7 @@ def test_a_run_trains_with_mined_negatives_and_caption_sources(tmp_path, capsys)
     folder = tmp_path / "run"
     command = ["train", "--mode", "train_and_eval", "--model_dir", str(folder)]
     assert main([*command, "--params_override", ",".join(overrides)]) == 0
-    # A tenth of the 40 images are for validation, with two captions each.
-    assert "on 4 images with 8 captions" in capsys.readouterr().err
+    # Each validation image has a caption of both sources.
+    assert "on 6 images with 12 captions" in capsys.readouterr().err
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert all(0 < line["loss"] < 20 for line in logged if "loss" in line)
