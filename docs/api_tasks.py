@@ -16,6 +16,7 @@ TASKS = (
         {
             "search": ("Index", "Query", "Hit", "ModelIdentity"),
             "search.bulk_embeddings": ("embed", "Embedded"),
+            "search.mining": ("mine_negatives",),
         },
     ),
     (

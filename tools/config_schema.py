@@ -74,6 +74,12 @@ def _option(hint: Any, limits: dict[str, float]) -> dict[str, Any]:
     schema: dict[str, Any]
     if typing.get_origin(member) is typing.Literal:
         schema = {"enum": list(arguments)}
+    elif typing.get_origin(member) is dict:
+        schema = {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": _option(arguments[1], limits),
+        }
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
         item = {"anyOf": [{"type": "string"}, _section(arguments[0])]}
         schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": item}]}

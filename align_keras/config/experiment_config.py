@@ -252,6 +252,9 @@ class ContrastiveLossConfig:
             positives of the image.
         negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
             must be 1 divided by a whole number.
+        hard_negative_weight: Weight of the mined negatives of
+            `train_data.hard_negatives` in the sums of exponentials, or 1 for the weight
+            of other negatives.
         tile_size: Number of rows and columns of the logits that are in memory at once,
             or 0 for the fastest method.
         matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
@@ -271,6 +274,7 @@ class ContrastiveLossConfig:
     share_equal_captions: bool = False
     share_equal_images: bool = False
     negatives_fraction: float = number_field(1.0, above=0, at_most=1)
+    hard_negative_weight: float = number_field(1.0, at_least=1e-3, at_most=1e3)
     tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
 
@@ -386,6 +390,13 @@ class DataConfig:
             detect it.
         caption_column: Column of the captions in the table or the sources, or None to
             detect it.
+        caption_sources: Probability of each source of captions, such as `{alt: 0.7,
+            synthetic: 0.3}`, or None to draw all captions of an image with equal
+            probability. The sources are columns of captions in the table, or values of
+            its column `source`. The probabilities are divided by the sum over the
+            sources that an image has.
+        hard_negatives: File of `align-keras mine`, or None. Each pair of a batch is
+            then followed by one of its mined negatives.
         encoding: Text encoding of the table and of caption files.
         max_bad_fraction: Maximum fraction of unusable pairs.
         global_batch_size: Number of pairs per step over all replicas.
@@ -422,6 +433,8 @@ class DataConfig:
     pairs: str | None = None
     image_column: str | None = None
     caption_column: str | None = None
+    caption_sources: dict[str, float] | None = number_field(None, above=0)
+    hard_negatives: str | None = None
     encoding: str = "utf-8"
     max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
     global_batch_size: int = count_field(16_384)

@@ -66,7 +66,8 @@ def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] |
     ('>= 0 and < 1', 'Choose a value in this range.', 1.0)
     """
     bounds = field.metadata.get("bounds", {})
-    for item in value if isinstance(value, tuple) else (value,):
+    items = value.values() if isinstance(value, dict) else value
+    for item in items if isinstance(value, tuple | dict) else (value,):
         if isinstance(item, float) and not math.isfinite(item):
             return "finite", "Write a finite number.", item
         if item == "":
@@ -86,7 +87,7 @@ def coerce(hint: Any, value: Any) -> Any:
 
     Args:
         hint: type of the field. It is bool, int, float, str, a `Literal`,
-            `tuple[X, ...]`, or a union of one of these with `None`.
+            `tuple[X, ...]`, `dict[str, float]`, or a union of one of these with `None`.
         value: value from YAML or Python.
 
     Raises:
@@ -102,6 +103,13 @@ def coerce(hint: Any, value: Any) -> Any:
         return None
     if typing.get_origin(member) is typing.Literal:
         rule, fits = f"one of {', '.join(arguments)}", value in arguments
+    elif typing.get_origin(member) is dict:
+        rule = "names with numbers, such as {alt: 0.7, synthetic: 0.3}"
+        fits = isinstance(value, dict) and bool(value)
+        try:
+            value = {name: coerce(float, value[name]) for name in value if fits}
+        except (TypeError, WrongTypeError):
+            fits = False
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
         return _records(arguments[0], value)
     elif typing.get_origin(member) is tuple:

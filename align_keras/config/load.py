@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -19,6 +20,7 @@ from align_keras.config.fields import (
     coerce,
     describe_value,
     leaves,
+    member_of,
     out_of_range,
 )
 from align_keras.config.fine_tuning_config import FINE_TUNING_RULES, FineTuningConfig
@@ -174,6 +176,7 @@ def _load(
             {_OLD_LOSS_KEYS.get(key, key): value for key, value in layer.items()}
             for layer in layers
         ]
+    layers = [_with_mappings(layer, defaults) for layer in layers]
     values: dict[str, Any] = {}
     locations: dict[str, str] = {}
     split_is_set = False
@@ -187,7 +190,8 @@ def _load(
         if layer_values.get(_VALIDATION_PAIRS) is not None and not split_is_set:
             layer_values = {_VALIDATION_SPLIT: None, **layer_values}
         values |= layer_values
-    config = _replace(defaults, _with_validation_split(values))
+    values = _with_caption_sources(_with_validation_split(values))
+    config = _replace(defaults, values)
     return validate(config, locations, rules)
 
 
@@ -213,6 +217,18 @@ def _with_validation_split(values: dict[str, Any]) -> dict[str, Any]:
     ):
         new_values[_VALIDATION_SPLIT] = "all"
     return new_values
+
+
+def _with_caption_sources(values: dict[str, Any]) -> dict[str, Any]:
+    """Uses the caption sources of training for a validation with the same table."""
+    sources = values.get("task.train_data.caption_sources")
+    key = "task.validation_data.caption_sources"
+    table = values.get(_VALIDATION_PAIRS)
+    if sources is None or key in values or table is None:
+        return values
+    if is_same_table(table, values.get("task.train_data.pairs")):
+        return {**values, key: sources}
+    return values
 
 
 def is_same_table(path: str, other: str | None) -> bool:
@@ -275,6 +291,28 @@ def _check_layer(layer: dict[str, LocatedValue], defaults: Any) -> dict[str, Any
                 "section."
             )
     return values
+
+
+def _with_mappings(
+    layer: dict[str, LocatedValue], defaults: Any
+) -> dict[str, LocatedValue]:
+    """Collects the keys below an option of type dict, such as `caption_sources.alt`."""
+    mappings = [
+        key
+        for key, _, field in leaves(defaults)
+        if typing.get_origin(member_of(field.type)[0]) is dict
+    ]
+    new_layer: dict[str, LocatedValue] = {}
+    for key, located in layer.items():
+        option = next((name for name in mappings if key.startswith(f"{name}.")), None)
+        if option is None:
+            new_layer[key] = located
+            continue
+        before = new_layer.get(option)
+        items = dict(before.value) if before and isinstance(before.value, dict) else {}
+        items[key.removeprefix(f"{option}.")] = located.value
+        new_layer[option] = LocatedValue(items, (before or located).location)
+    return new_layer
 
 
 def _sections(keys: Iterable[str]) -> dict[str, list[str]]:

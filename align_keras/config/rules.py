@@ -270,8 +270,41 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
         if data.pairs is not None and data.corpus not in (None, "pairs"):
             rule = f"pairs if {key}.pairs is set"
             report.refuse(f"{key}.corpus", rule, _OMIT_ONE, f"{key}.pairs")
+        if data.caption_sources is not None and data.pair_weighted:
+            rule = "false if caption_sources is set"
+            report.refuse(
+                f"{key}.pair_weighted", rule, _OMIT_ONE, f"{key}.caption_sources"
+            )
         if data.source is not None:
             _check_source(data, key, report)
+
+
+def _check_hard_negatives(config: ExperimentConfig, report: Report) -> None:
+    negatives = f"{_DATA}.hard_negatives"
+    weight = "task.loss.contrastive.hard_negative_weight"
+    if report.get(negatives) is None:
+        if config.task.loss.type == "contrastive" and report.get(weight) != 1:
+            remedy = "Set the file of `align-keras mine`, or leave the weight out."
+            report.refuse(weight, f"1 unless {negatives} is set", remedy)
+        return
+    for other in ("source", "data_service"):
+        report.refuse_both(negatives, f"{_DATA}.{other}")
+    if not config.task.loss.get().share_equal_images:
+        report.refuse(
+            f"task.loss.{config.task.loss.type}.share_equal_images",
+            f"true if {negatives} is set, because a batch may contain an image twice",
+            "Set it to true.",
+            negatives,
+        )
+    if report.get(f"{_DATA}.global_batch_size") % (
+        2 * (config.runtime.num_replicas or 1)
+    ):
+        report.refuse(
+            f"{_DATA}.global_batch_size",
+            f"an even number per replica if {negatives} is set",
+            _CHANGE_ONE,
+            negatives,
+        )
 
 
 def _check_source(data: DataConfig, key: str, report: Report) -> None:
@@ -281,6 +314,7 @@ def _check_source(data: DataConfig, key: str, report: Report) -> None:
         report.refuse(source, "null, because validation needs a corpus", remedy)
     for other in ("corpus", "pairs"):
         report.refuse_both(f"{key}.{other}", source)
+    report.refuse_both(f"{key}.caption_sources", source)
     if data.cache:
         remedy = "Leave one of them out, or build a corpus."
         report.refuse(f"{key}.cache", "false if source is set", remedy, source)
@@ -345,6 +379,7 @@ EXPERIMENT_RULES = (
     _check_towers,
     _check_training,
     _check_data,
+    _check_hard_negatives,
     _check_held_out,
     _check_replicas,
 )

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
@@ -22,6 +22,8 @@ IMAGE_COLUMNS: tuple[str, ...] = ("image", "image_path", "path", "file", "filena
 IMAGE_COLUMNS += ("file_name", "filepath", "file_path", "picture")
 CAPTION_COLUMNS: tuple[str, ...] = ("caption", "captions", "text", "alt_text", "alt")
 CAPTION_COLUMNS += ("title", "description")
+# Names of the column with the source of a caption, such as "alt" or "synthetic".
+SOURCE_COLUMNS = ("source", "caption_source")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _MALFORMED = "malformed line"
@@ -39,8 +41,8 @@ class PairRecord:
         image_path: path or address of the image.
         captions: list of str.
         position: str, position of the first caption, such as "pairs.csv line 7".
-        origins: list with the result of `origin_of` for each caption, or an empty list
-            without `origin_of`.
+        origins: list with the result of `origin_of` or the source of each caption, or
+            an empty list without `origin_of` and `caption_sources`.
     """
 
     id: str
@@ -57,6 +59,7 @@ def read_pairs(
     caption_column: str | None = None,
     encoding: str = "utf-8",
     origin_of: Callable | None = None,
+    caption_sources: Sequence[str] | None = None,
     counter: DropCounter,
 ) -> Iterator[PairRecord]:
     """Reads image-caption pairs from a table or a folder.
@@ -75,6 +78,9 @@ def read_pairs(
         origin_of: callable that takes a row (dict) and returns the origin of its
             captions, or None. Equal captions of an image are kept if their origins
             differ.
+        caption_sources: names of the sources of captions, or None. Each name is a
+            column of captions, or a value of the column `source`. Captions of other
+            sources are left out. The sources are the origins of the captions.
         counter: `DropCounter` for unusable rows and captions.
 
     Returns:
@@ -86,14 +92,15 @@ def read_pairs(
     if is_url(path):
         options: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
         options |= {"image_column": image_column, "caption_column": caption_column}
+        options |= {"caption_sources": caption_sources}
         return iter(_read_remote_table(os.fspath(path), counter=counter, **options))
     path = pathlib.Path(path)
     _check_encoding(encoding)
     if path.is_dir():
-        if image_column or caption_column:
+        if image_column or caption_column or caption_sources:
             raise InputError(
-                "`image_column` and `caption_column` are options of tables. Received: "
-                f"{path}, a folder. Leave them out."
+                "`image_column`, `caption_column` and `caption_sources` are options of "
+                f"tables. Received: {path}, a folder. Leave them out."
             )
         return iter(_read_folder(path, encoding, counter))
     if not path.exists():
@@ -110,10 +117,16 @@ def read_pairs(
     # Indexes and corpora use origins and have no options for the names of the columns.
     table = path, columns, origin_of is None
     image_column = _column(*table, image_column, IMAGE_COLUMNS, "image")
-    caption_column = _column(*table, caption_column, CAPTION_COLUMNS, "caption")
     id_column = find_column(columns, ["id"])
-    pair_columns = (image_column, caption_column, id_column)
-    return iter(_merge_rows(path.parent, rows, pair_columns, origin_of, counter))
+    captions_of: _CaptionReader
+    if caption_sources is None or not set(caption_sources) <= set(columns):
+        caption_column = _column(*table, caption_column, CAPTION_COLUMNS, "caption")
+        captions_of = _CaptionColumn(caption_column, origin_of)
+    if caption_sources is not None:
+        captions_of = _source_reader(path, columns, caption_column, caption_sources)
+    return iter(
+        _merge_rows(path.parent, rows, image_column, id_column, captions_of, counter)
+    )
 
 
 def count_images(
@@ -203,15 +216,92 @@ def find_column(columns: list[str], candidates: Iterable[str]) -> str | None:
     return next((by_lower[name] for name in candidates if name in by_lower), None)
 
 
+# Function of a row that returns lists of captions with their common origin, which is a
+# tuple of one value, or None.
+_CaptionReader = Callable[[dict], "list[tuple[list[str], tuple[Any] | None]]"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _CaptionColumn:
+    """Reader of one column of captions."""
+
+    column: str
+    origin_of: Callable | None
+
+    def __call__(self, row: dict) -> list[tuple[list[str], tuple[Any] | None]]:
+        origin = None if self.origin_of is None else (self.origin_of(row),)
+        return [(_texts(row.get(self.column)), origin)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ColumnsOfSources:
+    """Reader of a column of captions for each source. Empty cells are ignored."""
+
+    sources: tuple[str, ...]
+
+    def __call__(self, row: dict) -> list[tuple[list[str], tuple[Any] | None]]:
+        captions = [(_texts(row.get(source)), (source,)) for source in self.sources]
+        used = [item for item in captions if any(text.strip() for text in item[0])]
+        # A row without captions has an empty caption, which is counted.
+        return list(used or captions[:1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _ColumnWithSources:
+    """Reader of a column of captions and a column of their sources."""
+
+    column: str
+    source_column: str
+    sources: tuple[str, ...]
+
+    def __call__(self, row: dict) -> list[tuple[list[str], tuple[Any] | None]]:
+        source = str(row.get(self.source_column)).strip()
+        if source not in self.sources:
+            return []
+        return [(_texts(row.get(self.column)), (source,))]
+
+
+def _source_reader(
+    path: pathlib.Path,
+    columns: list[str],
+    caption_column: str | None,
+    caption_sources: Sequence[str],
+) -> _CaptionReader:
+    """Returns the reader of captions from several sources.
+
+    Raises:
+        InputError: if the table has neither a column for each source nor a column
+            `source`, or if a column of captions is set although each source has one.
+    """
+    sources = tuple(caption_sources)
+    has_columns = set(sources) <= set(columns)
+    source_column = find_column(columns, SOURCE_COLUMNS)
+    if has_columns and caption_column is not None:
+        raise InputError(
+            "`caption_column` must be left out if each caption source is a column. "
+            f"Received: caption_column={caption_column!r} for {path} with the columns "
+            f"{', '.join(sources)}. Leave it out."
+        )
+    if has_columns:
+        return _ColumnsOfSources(sources)
+    if source_column is None or caption_column is None:
+        raise InputError(
+            f"{path} must have a column for each caption source "
+            f"({', '.join(sources)}), or a column 'source'. Received: the columns "
+            f"{', '.join(columns[:20])}. Correct `caption_sources`, or add the column."
+        )
+    return _ColumnWithSources(caption_column, source_column, sources)
+
+
 def _merge_rows(
     folder: pathlib.Path,
     rows: Iterable[tuple[dict, str]],
-    columns: tuple[str, str, str | None],
-    origin_of: Callable | None,
+    image_column: str,
+    id_column: str | None,
+    captions_of: _CaptionReader,
     counter: DropCounter,
 ) -> Iterable[PairRecord]:
     """Returns a record per image from the (row, position) of a table."""
-    image_column, caption_column, id_column = columns
     records: dict[str, PairRecord] = {}
     ids = set()
     for row, position in rows:
@@ -228,9 +318,11 @@ def _merge_rows(
                 counter.drop("duplicate id", position, f"id {identifier}")
                 continue
             record = PairRecord(identifier, pathlib.Path(key), [], position)
-        texts = _texts(row.get(caption_column))
-        origin = None if origin_of is None else (origin_of(row),)
-        _add_captions(record, texts, position, counter, origin)
+        captions = captions_of(row)
+        if not captions:
+            counter.filter("other caption source", position)
+        for texts, origin in captions:
+            _add_captions(record, texts, position, counter, origin)
         # A row without a usable caption does not reserve its id.
         if record.captions:
             records[key] = record

@@ -1,9 +1,15 @@
 """Training batches of an experiment."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from align_keras.data.caption_sources import (
+    caption_probabilities,
+    check_caption_sources,
+)
+from align_keras.data.hard_negatives import HardNegatives, followed_by_negatives
 from align_keras.data.order import ordered_pairs
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
@@ -29,6 +35,8 @@ def training_batches(
     data_service: str | None = None,
     pair_weighted: bool = False,
     with_image_ids: bool = False,
+    caption_sources: Mapping[str, float] | None = None,
+    hard_negatives: Mapping[str, Sequence[str]] | None = None,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -70,19 +78,30 @@ def training_batches(
             counted once before training.
         with_image_ids: bool, add `image_ids`, which are equal for equal stored images.
             A loss with `share_equal_images` needs them.
+        caption_sources: dict from the source of captions to its probability, such as
+            `{"alt": 0.7, "synthetic": 0.3}`. The probabilities are divided by the sum
+            over the sources that an image has, and the captions of a source share its
+            probability equally. None draws all captions with equal probability.
+        hard_negatives: dict from the id of an image to the ids of its mined negatives
+            (`align_keras.corpus.mined_pairs.negatives_by_image`), or None. Half of the
+            rows of a batch are drawn as usual. Each is followed by one of its mined
+            negatives, which is drawn at random, or by a random pair if it has none.
+            The encoded images are held in memory. An image may occur twice in a batch,
+            so use a loss with `share_equal_images`.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
-        `padding_mask` int32 (rows, sequence_length), and `image_ids` int64 (rows,) if
-        requested.
+        `padding_mask` int32 (rows, sequence_length), `image_ids` int64 (rows,) if
+        requested, and with `hard_negatives` `negative_groups` int64 (rows,), which are
+        equal for a pair and its mined negative.
 
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
             the input pipelines, if `cache` or ArrayRecord is combined with
-            `data_service`, or if the corpus is stored neither as TFRecord nor as
-            ArrayRecord.
+            `data_service`, if the corpus is stored neither as TFRecord nor as
+            ArrayRecord, or if its captions have no sources.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -99,6 +118,7 @@ def training_batches(
     """
     preprocessor.require_tokenizer()
     check_batch_size(batch_size, builder, split)
+    check_caption_sources(builder, caption_sources, pair_weighted)
     if data_service is not None:
         check_data_service(builder, data_service)
         if cache:
@@ -107,20 +127,40 @@ def training_batches(
                 f"images. Received: data_service={data_service!r}. Leave one of them "
                 "out."
             )
+        if hard_negatives is not None:
+            raise InputError(
+                "hard_negatives must be None with a data_service, because this process "
+                f"holds the negatives. Received: data_service={data_service!r}. Leave "
+                "one of them out."
+            )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
     seed_tensor = tf.cast(seed, tf.int64)
 
-    def read_image(example: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    def read_image(example: dict) -> tuple[tf.Tensor, dict, tuple]:
         image = example["image"]
         inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
         if augments_batches:
             image = converter.resize(image)
-        return image, inputs
+        if caption_sources is None:
+            return image, inputs, ()
+        probabilities = caption_probabilities(
+            example["caption_sources"], caption_sources
+        )
+        return image, inputs, (probabilities,)
 
-    def prepare_row(number: tf.Tensor, pair: tuple) -> tuple:
-        (image, inputs), captions = pair
-        caption = preprocessor.choose_caption(captions, tf.stack([seed_tensor, number]))
+    def read_row(example: dict) -> tuple[tf.Tensor, tuple]:
+        return example["id"], read_image(example)
+
+    def prepare_row(
+        number: tf.Tensor, pair: tuple, *negative_group: tf.Tensor
+    ) -> tuple:
+        (_, (image, inputs, probabilities)), captions = pair
+        if negative_group:
+            inputs = {**inputs, "negative_groups": negative_group[0]}
+        caption = preprocessor.choose_caption(
+            captions, tf.stack([seed_tensor, number]), *probabilities
+        )
         if not augments_batches:
             # The caption uses the seed `number`, so the image uses its complement.
             image = converter.augment(image, tf.stack([seed_tensor, ~number]))
@@ -141,10 +181,11 @@ def training_batches(
     ) -> dict[str, tf.Tensor]:
         return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
-    pairs = ordered_pairs(
+    pairs = _ordered_rows(
         builder,
         split,
-        read_image,
+        read_row,
+        hard_negatives,
         batch_size=batch_size,
         start_step=start_step,
         seed=seed,
@@ -175,6 +216,7 @@ def batch_ids(
     *,
     batch_size: int,
     step: int,
+    hard_negatives: Mapping[str, Sequence[str]] | None = None,
     **order: Any,
 ) -> list[str]:
     """Returns the ids of the pairs in one batch of `training_batches`, in order.
@@ -187,6 +229,7 @@ def batch_ids(
         split: as in `training_batches`.
         batch_size: as in `training_batches`.
         step: int ≥ 0, number of the batch.
+        hard_negatives: as in `training_batches`.
         **order: other arguments of `training_batches` that determine the order.
 
     Returns:
@@ -202,6 +245,49 @@ def batch_ids(
     """
     check_batch_size(batch_size, builder, split)
     order |= {"batch_size": batch_size, "start_step": step}
-    pairs = ordered_pairs(builder, split, lambda example: example["id"], **order)
+    pairs = _ordered_rows(
+        builder,
+        split,
+        lambda example: (example["id"], ()),
+        hard_negatives,
+        **order,
+    )
     rows = pairs.take(batch_size // order.get("num_input_pipelines", 1))
-    return [identifier.decode() for _, (identifier, _) in rows.as_numpy_iterator()]
+    return [row[1][0][0].decode() for row in rows.as_numpy_iterator()]
+
+
+def _ordered_rows(
+    builder: Any,
+    split: str,
+    read: Callable,
+    hard_negatives: Mapping[str, Sequence[str]] | None,
+    *,
+    batch_size: int,
+    **order: Any,
+) -> tf.data.Dataset:
+    """Returns the rows of all batches, with their mined negatives if there are any.
+
+    Args:
+        builder: as in `training_batches`.
+        split: as in `training_batches`.
+        read: function of an example that returns its id and another value.
+        hard_negatives: as in `training_batches`.
+        batch_size: as in `training_batches`.
+        **order: other arguments of `ordered_pairs`.
+
+    Returns:
+        `tf.data.Dataset` of `ordered_pairs` or of `followed_by_negatives`.
+    """
+    if hard_negatives is None:
+        return ordered_pairs(builder, split, read, batch_size=batch_size, **order)
+    rows = batch_size // order.get("num_input_pipelines", 1)
+    if rows % 2:
+        raise InputError(
+            "The batch of a host must have an even number of rows with "
+            f"hard_negatives. Received: {rows} rows. Change the batch size."
+        )
+    held = HardNegatives(builder, split, hard_negatives)
+    pairs = ordered_pairs(builder, split, read, batch_size=batch_size // 2, **order)
+    return followed_by_negatives(
+        pairs, held, lambda example: read(example)[1], order.get("seed", 0)
+    )

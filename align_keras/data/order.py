@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 
 # Features of an example that training needs. Parsing all stored features takes twice
 # as long.
-_FEATURES = ("image", "captions", "id")
+_FEATURES = ("image", "captions", "id", "caption_sources")
 # Number of files that are read at the same time and interleaved.
 _CYCLE_LENGTH = 16
 # Number of entries whose order is drawn at once when two streams are mixed. Larger
@@ -47,7 +47,8 @@ def ordered_pairs(
     Args:
         builder: TFDS builder, source or mixture.
         split: str, name of the split.
-        read: function of an example with `image` (encoded), `captions` and `id`.
+        read: function of an example with `image` (encoded), `captions`, `id`, and
+            `caption_sources` if the corpus has them.
         batch_size: int, rows of a batch over all input pipelines.
         start_step: int, number of batches to skip.
         seed: int, seed of the order.
@@ -102,7 +103,7 @@ def ordered_pairs(
 
     all_features = builder.info.features
     features = tfds.features.FeaturesDict(
-        {name: all_features[name] for name in _FEATURES}
+        {name: all_features[name] for name in _FEATURES if name in all_features}
     )
 
     def number_in_batches(number: tf.Tensor, record: Any) -> tuple[tf.Tensor, Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -33,6 +33,7 @@ def open_corpus(
     pairs: str | os.PathLike | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
+    caption_sources: Sequence[str] | None = None,
     encoding: str = "utf-8",
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
@@ -53,6 +54,8 @@ def open_corpus(
             name.
         caption_column: str, column of the captions. By default it is detected by its
             name.
+        caption_sources: names of the sources of captions in the table, or None. See
+            `align_keras.corpus.pair_files.read_pairs`.
         encoding: str, encoding of the table or of the caption files.
         max_bad_fraction: float in [0, 1]. The build fails if a larger fraction of the
             pairs is bad.
@@ -100,8 +103,11 @@ def open_corpus(
             "Use --pairs PATH only together with corpus 'pairs'."
         )
     if pairs is not None:
+        # The name of a configuration without this option must not change.
+        reading = {} if not caption_sources else {"caption_sources": [*caption_sources]}
         config = user_pairs_config(
             pairs,
+            **reading,
             image_column=image_column,
             caption_column=caption_column,
             encoding=encoding,

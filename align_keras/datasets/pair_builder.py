@@ -45,6 +45,7 @@ class RawPair:
         source: argument of `PairBuilder._load`, by default the path or the bytes of an
             image.
         captions: tuple of str.
+        caption_sources: tuple of str, the source of each caption, or an empty tuple.
         category: str, or "" if the corpus has no categories.
         split: str, or None to choose the split by the pixels of the image.
         where: str, position of the pair in its source for error messages.
@@ -58,6 +59,7 @@ class RawPair:
     split: str | None = None
     where: str = ""
     pairs: int = 1
+    caption_sources: tuple = ()
 
 
 @dataclasses.dataclass
@@ -156,21 +158,27 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         """Returns additional entries for `info.metadata["notes"]`."""
         return {}
 
+    @property
+    def has_caption_sources(self) -> bool:
+        """True if the examples have the feature `caption_sources`."""
+        return False
+
     def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(
+                shape=(None, None, 3), encoding_format=self.LAYOUT.encoding
+            ),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "category": tfds.features.Text(),
+            "image_key": tfds.features.Text(),
+        }
+        if self.has_caption_sources:
+            features["caption_sources"] = tfds.features.Sequence(tfds.features.Text())
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": tfds.features.Text(),
-                    "image": tfds.features.Image(
-                        shape=(None, None, 3), encoding_format=self.LAYOUT.encoding
-                    ),
-                    "captions": tfds.features.Sequence(tfds.features.Text()),
-                    "category": tfds.features.Text(),
-                    "image_key": tfds.features.Text(),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(),
         )
 
@@ -231,16 +239,16 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in entries:
             self._spooled.seek(entry.offset)
-            yield (
-                entry.raw.id,
-                {
-                    "id": entry.raw.id,
-                    "image": self._spooled.read(entry.length),
-                    "captions": list(entry.raw.captions),
-                    "category": entry.raw.category,
-                    "image_key": entry.image_key,
-                },
-            )
+            example = {
+                "id": entry.raw.id,
+                "image": self._spooled.read(entry.length),
+                "captions": list(entry.raw.captions),
+                "category": entry.raw.category,
+                "image_key": entry.image_key,
+            }
+            if self.has_caption_sources:
+                example["caption_sources"] = list(entry.raw.caption_sources)
+            yield entry.raw.id, example
 
     def _spool(self, raw_pairs: list[RawPair], counter: DropCounter) -> list[_Entry]:
         """Writes the encoded images to the temporary file and counts them."""

@@ -96,7 +96,8 @@ class UserPairs(PairBuilder, skip_registration=True):
     """Pairs from a user's table or folder.
 
     The configuration is created by `user_pairs_config`. Images keep their aspect. A
-    tenth of the images form the `test` split, at least one and at most 1,000.
+    tenth of the images form the `test` split, at least one and at most 1,000. With
+    `caption_sources`, the examples also have the feature `caption_sources`.
 
     Example:
 
@@ -131,6 +132,10 @@ class UserPairs(PairBuilder, skip_registration=True):
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")
 
+    @property
+    def has_caption_sources(self) -> bool:
+        return "caption_sources" in self.builder_config.reading
+
     def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         config = self.builder_config
         for record in read_pairs(config.path, **config.reading, counter=counter):
@@ -140,6 +145,7 @@ class UserPairs(PairBuilder, skip_registration=True):
                 captions=tuple(record.captions),
                 where=record.position,
                 pairs=len(record.captions),
+                caption_sources=tuple(record.origins),
             )
 
     def _notes(self) -> dict[str, Any]:

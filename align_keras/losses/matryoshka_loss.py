@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
@@ -91,6 +92,14 @@ class MatryoshkaLoss(PairLoss):
         return tf.add_n(
             [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
         )
+
+    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
+        chance = self.loss.chance_loss(pairs, groups)
+        return None if chance is None else chance * sum(self.weights)
+
+    def lowest_loss(self, groups: np.ndarray) -> float | None:
+        lowest = self.loss.lowest_loss(groups)
+        return None if lowest is None else lowest * sum(self.weights)
 
     def replica_losses(
         self,

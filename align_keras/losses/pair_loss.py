@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.pair_groups import row_hashes
+from align_keras.losses.loss_bounds import caption_groups
+from align_keras.losses.pair_groups import NegativeWeights, row_hashes
 from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
 
@@ -59,7 +60,7 @@ class PairLoss:
         """Returns the loss that training minimizes, the sum of all parts."""
         return tf.add_n(losses)
 
-    def chance_loss(self, pairs: int) -> float | None:
+    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
         """Returns the total loss of a random guess, or None if it is unknown.
 
         The checks of a training (`align_keras.training.TrainingDoctor`) compare the
@@ -67,6 +68,7 @@ class PairLoss:
 
         Args:
             pairs: int, number of pairs of the batch over all replicas.
+            groups: as in `lowest_loss`, or None if all pairs differ.
         """
         return None
 
@@ -74,8 +76,10 @@ class PairLoss:
         """Returns the lowest total loss of a batch, or None if it is unknown.
 
         Args:
-            groups: int array (n,) for the n pairs of the batch. Pairs with equal
-                captions have equal numbers.
+            groups: int array (n,) or (n, 2) for the n pairs of the batch. Pairs with
+                equal captions have equal numbers in the first column, and pairs with
+                equal `image_ids` have equal numbers in the second column. A loss with
+                `share_equal_images` needs the second column.
         """
         return None
 
@@ -167,15 +171,18 @@ class RowLoss(PairLoss):
 
     A row is compared with the columns of all replicas. A subclass implements
     `row_losses`, and has the attribute `share_equal_captions`. It may also have the
-    attribute `share_equal_images`.
+    attributes `share_equal_images` and `hard_negative_weight`.
     """
 
     share_equal_captions: bool
     share_equal_images: bool = False
+    hard_negative_weight: float = 1.0
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        return ("image_ids",) if self.share_equal_images else ()
+        images = ("image_ids",) if self.share_equal_images else ()
+        negatives = ("negative_groups",) if self.hard_negative_weight != 1 else ()
+        return images + negatives
 
     def replica_losses(
         self,
@@ -185,19 +192,40 @@ class RowLoss(PairLoss):
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
         image_ids: tf.Tensor | None = None,
+        negative_groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
         """Computes the losses of this replica.
 
         The arguments are those of `PairLoss.replica_losses`. Pairs that are equal in a
         column of `pair_groups`, an int tensor (n,) or (n, 2), are positives of each
         other. By default, the groups are those of equal captions and of equal
-        `image_ids`, an int tensor (n,), as the options of the loss require.
+        `image_ids`, an int tensor (n,), as the options of the loss require. Pairs with
+        equal `negative_groups`, an int tensor (n,), are mined negatives of each other.
         """
         if pair_groups is None:
             pair_groups = self._groups(token_ids, image_ids)
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)
-        return self.row_losses(images, texts, temperature, pair_groups)
+        if self.hard_negative_weight == 1:
+            return self.row_losses(images, texts, temperature, pair_groups)
+        if negative_groups is None:
+            raise InputError(
+                "negative_groups must not be None with hard_negative_weight. Received: "
+                "negative_groups=None. Pass an integer for each pair, which is equal "
+                "for a pair and its mined negatives."
+            )
+        weights = self._negative_weights(negative_groups, pair_groups)
+        return self.row_losses(images, texts, temperature, pair_groups, weights)
+
+    def _negative_weights(
+        self, negative_groups: tf.Tensor, pair_groups: tf.Tensor | None
+    ) -> NegativeWeights:
+        """Returns the weights of the mined negatives of this replica."""
+        groups = tf.cast(negative_groups, tf.int64)
+        if pair_groups is None:
+            first_row = gather_replicas(groups)[1]
+            pair_groups = tf.range(tf.shape(groups)[0]) + first_row
+        return NegativeWeights(groups, self.hard_negative_weight, pair_groups)
 
     def _groups(
         self, token_ids: tf.Tensor | None, image_ids: tf.Tensor | None
@@ -221,14 +249,30 @@ class RowLoss(PairLoss):
             columns.append(tf.cast(image_ids, tf.int64))
         return tf.stack(columns, axis=1) if columns else None
 
+    def shared_groups(self, groups: np.ndarray) -> np.ndarray:
+        """Returns the groups of `lowest_loss` without the images if they aren't shared.
+
+        Returns:
+            int array (n, 2) if equal images are positives, and else (n,).
+        """
+        groups = np.asarray(groups)
+        if self.share_equal_images and groups.ndim == 2:
+            return groups
+        return caption_groups(groups)
+
     def row_losses(
         self,
         images: tf.Tensor,
         texts: tf.Tensor,
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
+        negative_weights: NegativeWeights | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Returns the mean of each loss over the rows of this replica."""
+        """Returns the mean of each loss over the rows of this replica.
+
+        A loss without the attribute `hard_negative_weight` needs no
+        `negative_weights`.
+        """
         raise NotImplementedError
 
 

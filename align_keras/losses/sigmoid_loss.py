@@ -70,11 +70,15 @@ class SigmoidLoss(RowLoss):
         self.share_equal_images = share_equal_images
         self.tile_size = tile_size
 
-    def chance_loss(self, pairs: int) -> float | None:
-        return chance_sigmoid_loss(pairs)
+    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
+        if groups is not None:
+            groups = self.shared_groups(groups)
+        return chance_sigmoid_loss(pairs, groups, self.share_equal_captions)
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
-        return 0.0 if self.share_equal_captions else lowest_sigmoid_loss(groups)
+        return lowest_sigmoid_loss(
+            self.shared_groups(groups), self.share_equal_captions
+        )
 
     def row_losses(
         self,

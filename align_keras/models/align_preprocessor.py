@@ -203,18 +203,32 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
 
     # === Captions ===
 
-    def choose_caption(self, captions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def choose_caption(
+        self,
+        captions: tf.Tensor,
+        seed: tf.Tensor,
+        probabilities: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Draws one of the captions of a training image.
 
         Args:
             captions: string tensor (m,), m ≥ 1.
             seed: int64 tensor (2,), the seed of this pair.
+            probabilities: float64 tensor (m,), probabilities relative to their sum,
+                or None for equal probabilities.
 
         Returns:
             Scalar string tensor.
         """
-        index = tf.random.stateless_uniform((), seed, 0, tf.size(captions), tf.int32)
-        return captions[index]
+        if probabilities is None:
+            last = tf.size(captions)
+            index = tf.random.stateless_uniform((), seed, 0, last, tf.int32)
+            return captions[index]
+        bounds = tf.cumsum(probabilities)
+        # The product of a float32 below 1 and the sum is below the sum in float64.
+        position = tf.cast(tf.random.stateless_uniform((), seed), tf.float64)
+        index = tf.searchsorted(bounds, position[None] * bounds[-1], side="right")
+        return captions[index[0]]
 
     def caption_at(self, captions: tf.Tensor, position: tf.Tensor | float) -> tf.Tensor:
         """Returns the caption at a relative position among the captions of an image.

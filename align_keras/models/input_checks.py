@@ -47,16 +47,15 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
             f"{', '.join(sorted(inputs))}. Add the entry to each batch, or change the "
             "options of the loss."
         )
-    if "image_ids" not in loss.required_inputs:
-        return
-    image_ids = inputs["image_ids"]
     rows = tf.TensorShape(inputs["token_ids"].shape)[:1]
-    is_integer = tf.as_dtype(image_ids.dtype).is_integer
-    if not is_integer or not rows.is_compatible_with(image_ids.shape):
-        raise InputError(
-            "image_ids must be integers (n,), one for each image. Received: "
-            f"{type_and_shape(image_ids)}. Number the images of your data."
-        )
+    for name in loss.required_inputs:
+        numbers = inputs[name]
+        is_integer = tf.as_dtype(numbers.dtype).is_integer
+        if not is_integer or not rows.is_compatible_with(numbers.shape):
+            raise InputError(
+                f"{name} must be integers (n,), one for each image. Received: "
+                f"{type_and_shape(numbers)}. Number the images of your data."
+            )
 
 
 def check_model_inputs(model: keras.Model, inputs: dict) -> None:

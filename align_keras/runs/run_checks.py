@@ -70,6 +70,8 @@ def _check_pairs(config: ExperimentConfig) -> None:
         if data.pairs is None or is_url(data.pairs):
             continue
         reading = {name: getattr(data, name) for name in names}
+        if data.caption_sources is not None:
+            reading["caption_sources"] = tuple(data.caption_sources)
         key = data.pairs, *reading.values()
         if key not in counts:
             counts[key] = count_images(data.pairs, **reading)

@@ -88,6 +88,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             str(data_config.corpus),  # `check_corpora` refuses None.
             data_dir=data_config.tfds_data_dir,
             pairs=data_config.pairs,
+            caption_sources=tuple(data_config.caption_sources or ()),
             encoding=data_config.encoding,
             progress=show_progress,
             **columns,

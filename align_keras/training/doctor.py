@@ -52,13 +52,25 @@ class Sample:
         images: array (at most 32, height, width, 3).
         token_ids: int array (n, length), all captions of this process.
         padding_mask: array (n, length).
+        image_ids: int array (n,), or None if the loss doesn't need them.
         pairs: int, pairs of the batch over all workers.
     """
 
     images: np.ndarray
     token_ids: np.ndarray
     padding_mask: np.ndarray
+    image_ids: np.ndarray | None
     pairs: int
+
+    def groups_of(self, captions: np.ndarray) -> np.ndarray:
+        """Returns the groups for `PairLoss.lowest_loss`.
+
+        Args:
+            captions: int array (n,), pairs with equal captions have equal numbers.
+        """
+        if self.image_ids is None:
+            return captions
+        return np.stack([captions, self.image_ids], axis=1)
 
 
 class TrainingDoctor(keras.callbacks.Callback):
@@ -253,11 +265,15 @@ class TrainingDoctor(keras.callbacks.Callback):
         images = strategy.experimental_local_results(batch["images"])
         token_ids = _all_rows(strategy, batch["token_ids"])
         padding_mask = _all_rows(strategy, batch["padding_mask"])
+        image_ids = None
+        if "image_ids" in self.model.loss.required_inputs:
+            image_ids = _all_rows(strategy, batch["image_ids"])
         workers = strategy.num_replicas_in_sync // len(images)
         self._sample = Sample(
             images=np.asarray(images[0][:SAMPLE_ROWS]),
             token_ids=token_ids,
             padding_mask=padding_mask,
+            image_ids=image_ids,
             pairs=len(token_ids) * max(workers, 1),
         )
 
@@ -296,14 +312,16 @@ class TrainingDoctor(keras.callbacks.Callback):
             self.add(
                 inputs.check_unknown_tokens(sample.token_ids, unknown, special, step)
             )
-        groups = inputs.caption_numbers(sample.token_ids)
+        captions = inputs.caption_numbers(sample.token_ids)
+        groups = sample.groups_of(captions)
         loss = self.model.loss
-        chance, lowest = loss.chance_loss(len(groups)), loss.lowest_loss(groups)
-        lowest_without = loss.lowest_loss(np.arange(len(groups)))
+        chance = loss.chance_loss(len(groups), groups)
+        lowest = loss.lowest_loss(groups)
+        lowest_without = loss.lowest_loss(sample.groups_of(np.arange(len(groups))))
         if chance is None or lowest is None or lowest_without is None:
             return
         self.add(
-            inputs.check_equal_captions(groups, chance, lowest, lowest_without, step)
+            inputs.check_equal_captions(captions, chance, lowest, lowest_without, step)
         )
 
     def _check_learning(self, min_steps: int) -> None:
@@ -346,9 +364,10 @@ class TrainingDoctor(keras.callbacks.Callback):
             return None
         groups = np.arange(sample.pairs)
         if len(sample.token_ids) == sample.pairs:
-            groups = inputs.caption_numbers(sample.token_ids)
+            groups = sample.groups_of(inputs.caption_numbers(sample.token_ids))
         loss = self.model.loss
-        chance, lowest = loss.chance_loss(sample.pairs), loss.lowest_loss(groups)
+        chance = loss.chance_loss(sample.pairs, groups)
+        lowest = loss.lowest_loss(groups)
         if chance is None or lowest is None or not chance > lowest:
             return None
         return chance, lowest, sample.pairs

@@ -90,6 +90,7 @@ def test_each_command_has_a_help(capsys, name):
         "index": "--to",
         "push": "--exports",
         "embed": "--to",
+        "mine": "--to",
         "serve": "--model",
     }
     expected = expected_options.get(name, "--model_dir")

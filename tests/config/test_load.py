@@ -4,6 +4,7 @@ import dataclasses
 import importlib.resources
 import os
 import pathlib
+import re
 
 import pytest
 import yaml
@@ -473,3 +474,95 @@ def test_a_link_to_the_training_table_is_the_same_table(tmp_path):
     assert config.task.validation_data.tfds_split == "test"
     with pytest.raises(InputError, match="must be a part, such as test"):
         load_config(params_override=overrides | {f"{VALIDATION}tfds_split": "all"})
+
+
+SOURCES = {"alt": 0.7, "synthetic": 0.3}
+SOURCES_KEY = "task.train_data.caption_sources"
+
+
+def test_caption_sources_are_a_mapping_in_files_and_overrides(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "task:\n  train_data:\n    caption_sources:\n      alt: 0.7\n"
+        "      synthetic: 0.3\n"
+    )
+    config = load_config(config_files=[path])
+    assert config.task.train_data.caption_sources == SOURCES
+    assert config.task.validation_data.caption_sources is None
+    for override in (
+        f"{SOURCES_KEY}={{alt: 0.7, synthetic: 0.3}}",
+        f"{SOURCES_KEY}.alt=0.7,{SOURCES_KEY}.synthetic=0.3",
+        {SOURCES_KEY: SOURCES},
+    ):
+        assert load_config(params_override=override).task == config.task
+    write_config_file(config, tmp_path / "copy.yaml")
+    assert load_config(config_files=[tmp_path / "copy.yaml"]) == config
+    # A later layer replaces the sources.
+    changed = load_config(config_files=[path], params_override=f"{SOURCES_KEY}.alt=1")
+    assert changed.task.train_data.caption_sources == {"alt": 1.0}
+    removed = load_config(config_files=[path], params_override=f"{SOURCES_KEY}=null")
+    assert removed.task.train_data.caption_sources is None
+
+
+def test_validation_on_the_same_table_has_the_same_caption_sources():
+    tables = {"task.train_data.pairs": "a.csv", SOURCES_KEY: SOURCES}
+    key = "task.validation_data.pairs"
+    same = load_config(params_override=[{**tables, key: "a.csv"}])
+    assert same.task.validation_data.caption_sources == SOURCES
+    other = load_config(params_override=[{**tables, key: "b.csv"}])
+    assert other.task.validation_data.caption_sources is None
+
+
+@pytest.mark.parametrize(
+    "override, rule",
+    [
+        (f"{SOURCES_KEY}=alt", "must be names with numbers, such as {alt: 0.7"),
+        (f"{SOURCES_KEY}={{}}", "must be names with numbers, such as {alt: 0.7"),
+        (f"{SOURCES_KEY}.alt=much", "must be names with numbers, such as {alt: 0.7"),
+        (f"{SOURCES_KEY}.alt=0", "must be > 0. Received: 0.0"),
+        (
+            f"{SOURCES_KEY}.alt=1,task.train_data.pair_weighted=true",
+            "pair_weighted' must be false if caption_sources is set",
+        ),
+        (
+            f"{SOURCES_KEY}.alt=1,task.train_data.source=a.tar",
+            "caption_sources' must be null if task.train_data.source is set",
+        ),
+    ],
+)
+def test_wrong_caption_sources_are_refused(override, rule):
+    with pytest.raises(InputError, match=re.escape(rule)):
+        load_config(params_override=override)
+
+
+NEGATIVES_KEY = "task.train_data.hard_negatives"
+WEIGHT_KEY = "task.loss.contrastive.hard_negative_weight"
+SHARED = "task.loss.contrastive.share_equal_images=true"
+
+
+def test_hard_negatives_and_their_weight_are_set_together():
+    override = f"{NEGATIVES_KEY}=mined.jsonl,{WEIGHT_KEY}=2,{SHARED}"
+    task = load_config(params_override=override).task
+    assert task.train_data.hard_negatives == "mined.jsonl"
+    assert task.loss.get().hard_negative_weight == 2
+
+
+@pytest.mark.parametrize(
+    "override, rule",
+    [
+        (f"{WEIGHT_KEY}=2", f"weight' must be 1 unless {NEGATIVES_KEY} is set"),
+        (f"{WEIGHT_KEY}=0", "weight' must be >= 0.001 and <= 1000.0"),
+        (f"{NEGATIVES_KEY}=a", f"share_equal_images' must be true if {NEGATIVES_KEY}"),
+        (
+            f"{NEGATIVES_KEY}=a,{SHARED},task.train_data.source=a.tar",
+            f"{NEGATIVES_KEY}' must be null if task.train_data.source is set",
+        ),
+        (
+            f"{NEGATIVES_KEY}=a,{SHARED},task.train_data.global_batch_size=7",
+            "must be an even number per replica",
+        ),
+    ],
+)
+def test_hard_negatives_without_their_options_are_refused(override, rule):
+    with pytest.raises(InputError, match=re.escape(rule)):
+        load_config(params_override=override)

@@ -284,3 +284,56 @@ def test_many_malformed_lines_are_read_in_linear_time(tmp_path):
     assert record.captions == ["A cat"] and counter.bad == {"malformed line": 40_000}
     # Seconds. Linear time takes 0.1, and quadratic time takes minutes.
     assert time.thread_time() - start < 10
+
+
+SOURCES = ["alt", "synthetic"]
+
+
+def test_each_source_may_have_a_column(tmp_path):
+    path = write_table(
+        tmp_path,
+        "image,alt,synthetic,note\n"
+        "a.png,A cat,A black cat,x\n"
+        "b.png,A dog,,x\n"
+        "a.png,A black cat,My cat,x\n"
+        "c.png,,,x\n",
+    )
+    records, counter = read(path, caption_sources=SOURCES)
+    cat, dog = records
+    assert list(zip(cat.captions, cat.origins, strict=True)) == [
+        ("A cat", "alt"),
+        ("A black cat", "synthetic"),
+        ("A black cat", "alt"),
+        ("My cat", "synthetic"),
+    ]
+    assert (dog.captions, dog.origins) == (["A dog"], ["alt"])
+    # An empty cell is bad only if all sources of the row are empty.
+    assert sum(counter.bad.values()) == 1
+
+
+def test_a_column_may_name_the_source_of_each_caption(tmp_path):
+    lines = [
+        {"image": "a.png", "caption": ["A cat", "My cat"], "source": "alt"},
+        {"image": "a.png", "caption": "A black cat", "source": "synthetic"},
+        {"image": "a.png", "caption": "cat.png", "source": "file name"},
+        {"image": "b.png", "caption": "A dog", "source": None},
+    ]
+    content = "\n".join(map(json.dumps, lines))
+    path = write_table(tmp_path, content, "pairs.jsonl")
+    (record,), counter = read(path, caption_sources=SOURCES)
+    assert record.captions == ["A cat", "My cat", "A black cat"]
+    assert record.origins == ["alt", "alt", "synthetic"]
+    assert counter.filtered == {"other caption source": 2}
+    records, _ = read(path)
+    assert [len(record.captions) for record in records] == [4, 1]
+
+
+def test_tables_without_the_caption_sources_are_refused(tmp_path):
+    path = write_table(tmp_path, "image,alt\na.png,A cat\n")
+    message = message_of(path, caption_sources=SOURCES)
+    assert "a column for each caption source (alt, synthetic)" in message
+    assert "Received: the columns image, alt" in message
+    path = write_table(tmp_path, "image,alt,synthetic\na.png,A cat,A cat\n")
+    message = message_of(path, caption_sources=SOURCES, caption_column="alt")
+    assert "caption_column='alt'" in message
+    assert "options of tables" in message_of(tmp_path, caption_sources=SOURCES)

@@ -7,13 +7,15 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss, SigmoidLoss
+from align_keras.losses import ContrastiveLoss, MatryoshkaLoss, SigmoidLoss
 
 # Groups of one, two and three equal captions.
 GROUPS = np.array([0, 1, 1, 2, 2, 2])
+# Images of these pairs. Two captions of an image are equal, and two are not.
+IMAGES = np.array([0, 0, 1, 1, 1, 2])
 
 
-def lowest_by_minimizing(loss, groups):
+def lowest_by_minimizing(loss, groups, image_ids=None):
     """Returns the lowest loss over all logits with equal columns for equal captions.
 
     With embeddings (n, n) that are the logits and unit vectors, the cosines of the loss
@@ -24,28 +26,30 @@ def lowest_by_minimizing(loss, groups):
     texts = tf.eye(count, dtype=tf.float64)
     tokens = tf.constant(groups[:, None])
 
-    def value(flat):
-        variables = tf.constant(flat.reshape(count, columns.max() + 1))
+    @tf.function(autograph=False)
+    def loss_and_gradient(variables):
         with tf.GradientTape() as tape:
             tape.watch(variables)
             logits = tf.gather(variables, columns, axis=1)
-            total = loss(logits, texts, 1.0, tokens)
-        return float(total), tape.gradient(total, variables).numpy().reshape(-1)
+            total = loss(logits, texts, 1.0, tokens, image_ids=image_ids)
+        return total, tape.gradient(total, variables)
+
+    def value(flat):
+        shape = (count, columns.max() + 1)
+        total, gradient = loss_and_gradient(tf.constant(flat.reshape(shape)))
+        return float(total), gradient.numpy().reshape(-1)
 
     start = np.random.default_rng(0).normal(size=count * (columns.max() + 1))
     result = scipy.optimize.minimize(
-        value, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000}
+        value, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}
     )
     return result.fun
 
 
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_the_bound_of_the_contrastive_loss_equals_its_minimum(
-    share, smoothing, reduction
-):
-    loss = ContrastiveLoss(smoothing, reduction, share_equal_captions=share)
+def test_the_bound_of_the_contrastive_loss_equals_its_minimum(share, smoothing):
+    loss = ContrastiveLoss(smoothing, "mean", share_equal_captions=share)
     expected = lowest_by_minimizing(loss, GROUPS)
     # Without smoothing, the bound is at infinite logits.
     assert loss.lowest_loss(GROUPS) == pytest.approx(expected, abs=1e-3)
@@ -57,6 +61,64 @@ def test_the_bound_of_the_sigmoid_loss_equals_its_minimum(share):
     loss = SigmoidLoss(bias=0.0, share_equal_captions=share)
     expected = lowest_by_minimizing(loss, GROUPS)
     assert loss.lowest_loss(GROUPS) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_bound_with_shared_images_equals_the_minimum(share, smoothing):
+    groups = np.stack([GROUPS, IMAGES], axis=1)
+    loss = ContrastiveLoss(
+        smoothing, share_equal_captions=share, share_equal_images=True
+    )
+    expected = lowest_by_minimizing(loss, GROUPS, IMAGES)
+    # The best logits of the two directions differ slightly.
+    assert loss.lowest_loss(groups) == pytest.approx(expected, abs=2e-3)
+    assert loss.lowest_loss(groups) <= expected + 1e-9
+    captions_only = ContrastiveLoss(smoothing, share_equal_captions=share)
+    assert captions_only.lowest_loss(groups) == captions_only.lowest_loss(GROUPS)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_sigmoid_bound_with_shared_images_equals_the_minimum(share):
+    groups = np.stack([GROUPS, IMAGES], axis=1)
+    loss = SigmoidLoss(0.0, share, share_equal_images=True)
+    expected = lowest_by_minimizing(loss, GROUPS, IMAGES)
+    assert loss.lowest_loss(groups) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_bound_of_several_blocks_of_rows_equals_that_of_one(monkeypatch):
+    groups = np.stack([GROUPS, IMAGES], axis=1)
+    losses = (
+        ContrastiveLoss(share_equal_captions=True, share_equal_images=True),
+        SigmoidLoss(share_equal_images=True),
+    )
+    expected = [loss.lowest_loss(groups) for loss in losses]
+    monkeypatch.setattr("align_keras.losses.loss_bounds._COMPARED_AT_ONCE", 12)
+    assert [loss.lowest_loss(groups) for loss in losses] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_random_guess_of_the_sigmoid_loss_counts_all_positives(share):
+    groups = np.stack([GROUPS, IMAGES], axis=1)
+    same = tf.ones((6, 1))
+    tokens = tf.constant(GROUPS[:, None])
+    best = scipy.optimize.minimize_scalar(
+        lambda bias: float(
+            SigmoidLoss(bias, share, share_equal_images=True)(
+                0 * same, same, 0.1, tokens, image_ids=IMAGES
+            )
+        )
+    )
+    loss = SigmoidLoss(share_equal_captions=share, share_equal_images=True)
+    assert loss.chance_loss(6, groups) == pytest.approx(best.fun, rel=1e-5)
+
+
+def test_the_bounds_of_several_widths_are_weighted_sums():
+    inner = ContrastiveLoss(0.0)
+    loss = MatryoshkaLoss(inner, [1, 2], [1.0, 0.5])
+    same = tf.ones((6, 2))
+    assert loss.chance_loss(6) == pytest.approx(float(loss(same, same, 1.0)), rel=1e-6)
+    assert loss.lowest_loss(GROUPS) == pytest.approx(1.5 * inner.lowest_loss(GROUPS))
 
 
 def test_the_loss_of_a_random_guess_is_that_of_equal_embeddings():
@@ -76,7 +138,7 @@ def test_the_loss_of_a_random_guess_is_that_of_equal_embeddings():
     assert SigmoidLoss().chance_loss(6) == pytest.approx(best, rel=1e-6)
 
 
-def test_parts_of_a_batch_have_their_own_bound():
+def test_each_part_of_a_batch_has_a_bound():
     loss = ContrastiveLoss(0.0, "mean", negatives_fraction=0.5)
     # Equal captions in different parts don't compete.
     assert loss.lowest_loss(np.array([0, 1, 0, 1])) == pytest.approx(0.0)

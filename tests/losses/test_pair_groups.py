@@ -71,7 +71,9 @@ def test_the_sigmoid_loss_equals_numpy(tile_size):
 
 
 @pytest.mark.parametrize("loss_type", [ContrastiveLoss, SigmoidLoss])
-@pytest.mark.parametrize("tile_size", [None, pytest.param(3, marks=pytest.mark.ci)])
+@pytest.mark.parametrize(
+    "tile_size", [None, pytest.param(3, marks=pytest.mark.release)]
+)
 def test_captions_of_an_image_are_positives_across_replicas(
     two_replicas, loss_type, tile_size
 ):
@@ -125,7 +127,7 @@ def expected_loss(model, batch, image_ids):
     )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_training_and_evaluation_read_the_ids_of_the_batches(model):
     ids = np.array([3, 1, 3, 3])
     batch = {**small_batch(), "image_ids": ids, "note": ids}
@@ -147,7 +149,7 @@ def test_training_and_evaluation_read_the_ids_of_the_batches(model):
         model.evaluate({**batch, "image_ids": ids / 2}, verbose=0)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_equal_images_of_raw_pairs_have_equal_ids(model):
     images = small_batch()["images"][[0, 1, 0, 2]]
     captions = ["a", "b", "c", "d"]

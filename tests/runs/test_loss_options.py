@@ -1,4 +1,4 @@
-"""Test of a run with the sigmoid loss, several captions per image and widths."""
+"""Tests of runs with options of the losses and of the captions."""
 
 import json
 
@@ -49,3 +49,37 @@ def test_a_run_trains_and_measures_several_widths(tmp_path, monkeypatch):
     for direction in ("t2i", "i2t"):
         assert 0 <= metrics[f"width_4/{direction}/recall_at_1"] <= 1
     assert load_model(folder, dimensions=4).encode_texts(["red"]).shape == (1, 4)
+
+
+@pytest.mark.release
+def test_a_run_trains_with_mined_negatives_and_caption_sources(tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "pairs")
+    lines = [json.loads(line) for line in pairs.read_text().splitlines()]
+    for line in lines:
+        line["alt"] = line.pop("caption")
+        line["synthetic"] = f"drawing of {line['alt']}"
+    pairs.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    mined = tmp_path / "mined.jsonl"
+    command = ["mine", str(pairs), "--to", str(mined), "--caption-column", "alt"]
+    assert main(command) == 0
+    steps = ("train_steps", "checkpoint_interval", "validation_interval")
+    overrides = [
+        SMALL,
+        *(f"trainer.{name}=4" for name in steps),
+        f"task.train_data.pairs={pairs}",
+        f"task.validation_data.pairs={pairs}",
+        f"task.train_data.tfds_data_dir={tmp_path}/data",
+        f"task.validation_data.tfds_data_dir={tmp_path}/data",
+        "task.validation_data.tfds_split=test",
+        "task.train_data.caption_sources={alt: 0.7, synthetic: 0.3}",
+        f"task.train_data.hard_negatives={mined}",
+        "task.loss.contrastive.share_equal_images=true",
+        "task.loss.contrastive.hard_negative_weight=2",
+    ]
+    folder = tmp_path / "run"
+    command = ["train", "--mode", "train_and_eval", "--model_dir", str(folder)]
+    assert main([*command, "--params_override", ",".join(overrides)]) == 0
+    # Each validation image has a caption of both sources.
+    assert "on 6 images with 12 captions" in capsys.readouterr().err
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert all(0 < line["loss"] < 20 for line in logged if "loss" in line)

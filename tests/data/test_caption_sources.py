@@ -1,0 +1,126 @@
+"""Tests of captions that are drawn by the probabilities of their sources."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.data import training_batches
+from align_keras.data.caption_sources import caption_probabilities
+from align_keras.datasets import open_corpus
+from align_keras.models import ALIGNImageConverter, ALIGNPreprocessor, ALIGNTokenizer
+from align_keras.utils.errors import InputError
+from tests.helpers.small import VOCABULARY
+
+SOURCES = {"alt": 0.7, "synthetic": 0.3}
+PREPROCESSOR = ALIGNPreprocessor(
+    ALIGNTokenizer(VOCABULARY, sequence_length=4), ALIGNImageConverter(32)
+)
+# Captions are single letters. Image 0 has all sources, and the others have one.
+ROWS = [
+    ("0.png", "a", "alt"),
+    ("0.png", "b", "synthetic"),
+    ("0.png", "c", "alt"),
+    ("1.png", "d", "alt"),
+    ("2.png", "e", "synthetic"),
+    ("2.png", "f", "synthetic"),
+    ("0.png", "x", "file"),
+]
+
+
+@pytest.mark.parametrize(
+    "sources, expected",
+    [
+        (["alt", "alt", "synthetic"], [0.35, 0.35, 0.3]),
+        (["synthetic", "file", "synthetic"], [0.5, 0, 0.5]),
+        (["file", "file"], [0.5, 0.5]),
+    ],
+)
+def test_probabilities_are_divided_among_the_sources_of_an_image(sources, expected):
+    probabilities = caption_probabilities(tf.constant(sources), SOURCES).numpy()
+    assert probabilities / probabilities.sum() == pytest.approx(expected, abs=1e-15)
+
+
+def test_captions_are_drawn_with_the_expected_frequencies():
+    captions = tf.constant(["a", "b", "c", "d"])
+    weights = np.array([0.0, 0.7, 0.3, 0.0])
+    seeds = tf.stack([tf.range(4000, dtype=tf.int64)] * 2, axis=1)
+
+    @tf.function
+    def draw(weights):
+        return tf.map_fn(
+            lambda seed: PREPROCESSOR.choose_caption(captions, seed, weights),
+            seeds,
+            fn_output_signature=tf.string,
+        )
+
+    drawn = [caption.decode() for caption in draw(tf.constant(weights)).numpy()]
+    numbers = [float(tf.random.stateless_uniform((), seed)) for seed in seeds[:200]]
+    indexes = np.searchsorted(np.cumsum(weights), numbers, side="right")
+    assert drawn[:200] == ["abcd"[index] for index in indexes]
+    counts = collections.Counter(drawn)
+    assert set(counts) == {"b", "c"}
+    # Four standard deviations of 4,000 draws with a probability of 0.7.
+    assert counts["b"] / 4000 == pytest.approx(0.7, abs=4 * (0.21 / 4000) ** 0.5)
+    # Only the ratio of the weights matters.
+    scaled = draw(tf.constant(weights * 5)).numpy()
+    assert [caption.decode() for caption in scaled] == drawn
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    for name in ("0", "1", "2", "3"):
+        pixels = np.full((40, 40, 3), 60 * int(name), "uint8")
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    lines = [",".join(row) for row in ROWS]
+    # The table has one image more, because one image belongs to the test split.
+    lines = ["image,caption,source", *lines, "3.png,g,alt"]
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    return folder
+
+
+def open_pairs(folder, **options):
+    return open_corpus(
+        "pairs", pairs=folder / "pairs.csv", data_dir=folder / "data", **options
+    )
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "cache", [False, pytest.param(True, marks=pytest.mark.release)]
+)
+def test_epochs_of_a_table_have_the_frequencies_of_the_sources(folder, cache):
+    builder = open_pairs(folder, caption_sources=list(SOURCES))
+    batches = training_batches(
+        builder,
+        "all",
+        PREPROCESSOR,
+        batch_size=4,
+        cache=cache,
+        caption_sources=SOURCES,
+    )
+    letters = collections.Counter()
+    epochs = 100
+    for batch in batches.take(epochs).as_numpy_iterator():
+        letters.update(VOCABULARY[number] for number in batch["token_ids"][:, 1])
+    expected = {"a": 0.35, "b": 0.3, "c": 0.35, "d": 1, "e": 0.5, "f": 0.5, "g": 1}
+    assert set(letters) == set(expected)
+    for letter, probability in expected.items():
+        deviation = (probability * (1 - probability) / epochs) ** 0.5
+        frequency = letters[letter] / epochs
+        assert frequency == pytest.approx(probability, abs=4 * deviation + 1e-9)
+
+
+@pytest.mark.ci
+def test_corpora_without_sources_are_refused(folder):
+    arguments = {"batch_size": 2, "caption_sources": SOURCES}
+    builder = open_pairs(folder)
+    with pytest.raises(InputError, match="with the feature caption_sources. Received"):
+        training_batches(builder, "train", PREPROCESSOR, **arguments)
+    with pytest.raises(InputError, match="pair_weighted must be false"):
+        training_batches(
+            builder, "train", PREPROCESSOR, pair_weighted=True, **arguments
+        )
