@@ -8,7 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
-from align_keras.losses.loss_bounds import chance_cross_entropy, lowest_cross_entropy
+from align_keras.losses.loss_bounds import (
+    chance_cross_entropy,
+    lowest_cross_entropy,
+    lowest_cross_entropy_at,
+)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
@@ -123,13 +127,22 @@ class ContrastiveLoss(RowLoss):
         return total if self.reduction == "sum" else total / 2.0
 
     def chance_loss(self, pairs: int) -> float | None:
-        part = max(1, round(pairs * self.negatives_fraction))
-        return self._plain_total(chance_cross_entropy(part))
+        return self._plain_total(chance_cross_entropy(self._part_size(pairs)))
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
         parts = np.array_split(np.asarray(groups), round(1.0 / self.negatives_fraction))
         losses = [lowest_cross_entropy(part, self.label_smoothing) for part in parts]
         return self._plain_total(float(np.mean(losses)))
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        part = self._part_size(pairs)
+        return self._plain_total(
+            lowest_cross_entropy_at(part, temperature, self.label_smoothing)
+        )
+
+    def _part_size(self, pairs: int) -> int:
+        """Returns the number of pairs that are compared with each other."""
+        return max(1, round(pairs * self.negatives_fraction))
 
     def _plain_total(self, loss: float) -> float:
         """Returns the total of two equal losses."""

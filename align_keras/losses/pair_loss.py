@@ -63,7 +63,7 @@ class PairLoss:
         """Returns the total loss of a random guess, or None if it is unknown.
 
         The checks of a training (`align_keras.training.TrainingDoctor`) compare the
-        loss with this value and with `lowest_loss`. A subclass may override both.
+        loss with this value and with `lowest_loss`. A subclass may override them.
 
         Args:
             pairs: int, number of pairs of the batch over all replicas.
@@ -76,6 +76,17 @@ class PairLoss:
         Args:
             groups: int array (n,) for the n pairs of the batch. Pairs with equal
                 captions have equal numbers.
+        """
+        return None
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        """Returns the lowest total loss at a temperature, or None if it is unknown.
+
+        Cosines are at most 1, so a high temperature limits the loss.
+
+        Args:
+            temperature: float > 0, divisor of the cosines.
+            pairs: int, number of pairs of the batch, whose captions are different.
         """
         return None
 

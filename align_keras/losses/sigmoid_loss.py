@@ -7,7 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.loss_bounds import chance_sigmoid_loss, lowest_sigmoid_loss
+from align_keras.losses.loss_bounds import (
+    chance_sigmoid_loss,
+    lowest_sigmoid_loss,
+    lowest_sigmoid_loss_at,
+)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
@@ -74,7 +78,14 @@ class SigmoidLoss(RowLoss):
         return chance_sigmoid_loss(pairs)
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
-        return 0.0 if self.share_equal_captions else lowest_sigmoid_loss(groups)
+        # Pairs with equal captions may also have equal images.
+        if self.share_equal_captions or self.share_equal_images:
+            return 0.0
+        return lowest_sigmoid_loss(groups)
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        bias = float(self._bias(tf.constant(pairs), tf.float32))
+        return lowest_sigmoid_loss_at(pairs, temperature, bias)
 
     def row_losses(
         self,

@@ -373,13 +373,22 @@ class TrainingDoctor(keras.callbacks.Callback):
 
     def _check_temperature(self, step: int) -> None:
         bounds = self._bounds()
-        if bounds is not None:
-            temperature = float(self.model.temperature)
-            self.add(
-                learning.check_temperature(
-                    temperature, self._initial_temperature, bounds[2], step
-                )
+        if bounds is None:
+            return
+        chance, _, count = bounds
+        temperature = float(self.model.temperature)
+        loss = self.model.loss
+        self.add(
+            learning.check_temperature(
+                temperature,
+                self._initial_temperature,
+                chance,
+                loss.lowest_loss(np.arange(count)) or 0.0,
+                loss.lowest_loss_at(temperature, count),
+                count,
+                step,
             )
+        )
 
     def _check_loss(self, step: int) -> None:
         bounds = self._bounds()

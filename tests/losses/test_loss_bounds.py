@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss, SigmoidLoss
+from align_keras.losses import ContrastiveLoss, MatryoshkaLoss, SigmoidLoss
 
 # Groups of one, two and three equal captions.
 GROUPS = np.array([0, 1, 1, 2, 2, 2])
@@ -24,13 +24,17 @@ def lowest_by_minimizing(loss, groups):
     texts = tf.eye(count, dtype=tf.float64)
     tokens = tf.constant(groups[:, None])
 
-    def value(flat):
-        variables = tf.constant(flat.reshape(count, columns.max() + 1))
+    @tf.function
+    def loss_and_gradient(variables):
         with tf.GradientTape() as tape:
             tape.watch(variables)
             logits = tf.gather(variables, columns, axis=1)
             total = loss(logits, texts, 1.0, tokens)
-        return float(total), tape.gradient(total, variables).numpy().reshape(-1)
+        return total, tape.gradient(total, variables)
+
+    def value(flat):
+        total, gradient = loss_and_gradient(flat.reshape(count, columns.max() + 1))
+        return float(total), gradient.numpy().reshape(-1)
 
     start = np.random.default_rng(0).normal(size=count * (columns.max() + 1))
     result = scipy.optimize.minimize(
@@ -39,11 +43,17 @@ def lowest_by_minimizing(loss, groups):
     return result.fun
 
 
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize(
+    "smoothing, reduction, share",
+    [
+        (0.0, "sum", False),
+        (0.0, "mean", True),
+        (0.1, "mean", False),
+        (0.1, "sum", True),
+    ],
+)
 def test_the_bound_of_the_contrastive_loss_equals_its_minimum(
-    share, smoothing, reduction
+    smoothing, reduction, share
 ):
     loss = ContrastiveLoss(smoothing, reduction, share_equal_captions=share)
     expected = lowest_by_minimizing(loss, GROUPS)
@@ -81,3 +91,68 @@ def test_parts_of_a_batch_have_their_own_bound():
     # Equal captions in different parts don't compete.
     assert loss.lowest_loss(np.array([0, 1, 0, 1])) == pytest.approx(0.0)
     assert loss.lowest_loss(np.array([0, 0, 1, 2])) == pytest.approx(math.log(2) / 2)
+
+
+def lowest_by_minimizing_embeddings(loss, temperature, count=4, width=4):
+    """Returns the lowest loss over all unit vectors, from two starts."""
+    temperature = tf.constant(temperature, tf.float64)
+
+    @tf.function
+    def loss_and_gradient(vectors):
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            images, texts = tf.unstack(tf.math.l2_normalize(vectors, axis=2))
+            total = loss(images, texts, temperature)
+        return total, tape.gradient(total, vectors)
+
+    def value(flat):
+        total, gradient = loss_and_gradient(flat.reshape(2, count, width))
+        return float(total), gradient.numpy().reshape(-1)
+
+    random = np.random.default_rng(0)
+    return min(
+        scipy.optimize.minimize(
+            value, random.normal(size=2 * count * width), jac=True, method="L-BFGS-B"
+        ).fun
+        for _ in range(2)
+    )
+
+
+# The best embeddings are the corners of a simplex, except for the sigmoid loss at high
+# temperatures. At a temperature of 0.1, the smoothed targets limit the loss.
+@pytest.mark.parametrize(
+    "loss, temperature",
+    [
+        (ContrastiveLoss(0.0), 0.5),
+        (ContrastiveLoss(0.1, "mean"), 0.1),
+        (SigmoidLoss(), 0.1),
+        (SigmoidLoss(), 2.0),
+        (SigmoidLoss(bias=-4.0), 0.5),
+    ],
+)
+def test_the_bound_at_a_temperature_equals_the_minimum(loss, temperature):
+    expected = lowest_by_minimizing_embeddings(loss, temperature)
+    bound = loss.lowest_loss_at(temperature, 4)
+    assert bound == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_the_bounds_of_parts_and_widths_are_those_of_their_loss():
+    loss = ContrastiveLoss()
+    halves = ContrastiveLoss(negatives_fraction=0.5)
+    assert halves.lowest_loss_at(0.5, 10) == loss.lowest_loss_at(0.5, 5)
+    widths = MatryoshkaLoss(loss, [2, 4, 8], [0.5, 1.0, 2.0])
+    assert widths.chance_loss(6) == pytest.approx(3.5 * loss.chance_loss(6))
+    assert widths.lowest_loss(GROUPS) == pytest.approx(3.5 * loss.lowest_loss(GROUPS))
+    assert widths.lowest_loss_at(0.5, 6) == pytest.approx(
+        3.5 * loss.lowest_loss_at(0.5, 6)
+    )
+    same = tf.ones((6, 8))
+    assert widths.chance_loss(6) == pytest.approx(float(widths(same, same, 0.1)))
+    unknown = MatryoshkaLoss(lambda images, texts, temperature: 0.0, [2])
+    assert unknown.chance_loss(6) is None
+
+
+def test_shared_images_lower_the_bound_of_the_sigmoid_loss():
+    # The pairs of a group may be copies, which are positives of each other.
+    loss = SigmoidLoss(share_equal_images=True)
+    assert loss.lowest_loss(GROUPS) == 0.0
