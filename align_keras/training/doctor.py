@@ -329,6 +329,7 @@ class TrainingDoctor(keras.callbacks.Callback):
         self._check_temperature(step)
         if not self.has_found(*CAUSES):
             self._check_loss(step)
+        if not self.has_found(*CAUSES, "learning_rate_too_low"):
             self._check_embeddings(step)
 
     def _check_gradients(self, sums: np.ndarray, step: int) -> None:
@@ -411,7 +412,9 @@ class TrainingDoctor(keras.callbacks.Callback):
             chance, lowest, _ = bounds
             if learning.has_learned(self._losses, chance, lowest):
                 return
-        self.add(learning.check_embeddings(*self._embeddings(self._sample), step))
+        images, texts = self._embeddings(self._sample)
+        has_negatives = bounds is not None
+        self.add(learning.check_embeddings(images, texts, has_negatives, step))
 
     def _write(self) -> None:
         """Writes `findings.json`."""

@@ -86,7 +86,7 @@ def test_the_loss_of_a_random_guess_is_that_of_equal_embeddings():
     assert SigmoidLoss().chance_loss(6) == pytest.approx(best, rel=1e-6)
 
 
-def test_parts_of_a_batch_have_their_own_bound():
+def test_parts_of_a_batch_are_bounded_separately():
     loss = ContrastiveLoss(0.0, "mean", negatives_fraction=0.5)
     # Equal captions in different parts don't compete.
     assert loss.lowest_loss(np.array([0, 1, 0, 1])) == pytest.approx(0.0)
@@ -120,6 +120,7 @@ def lowest_by_minimizing_embeddings(loss, temperature, count=4, width=4):
 
 # The best embeddings are the corners of a simplex, except for the sigmoid loss at high
 # temperatures. At a temperature of 0.1, the smoothed targets limit the loss.
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "loss, temperature",
     [

@@ -66,7 +66,7 @@ def check_loss_at_chance(
         steps: int, number of steps.
         rate: float, highest learning rate of these steps.
     """
-    if not abs(chance - loss) < LEARNED_FRACTION * (chance - lowest):
+    if chance - loss >= LEARNED_FRACTION * (chance - lowest):
         return None
     return Finding(
         "loss_at_chance",
@@ -201,13 +201,14 @@ def running_means(losses: Sequence[float]) -> np.ndarray:
 
 
 def check_embeddings(
-    images: np.ndarray, texts: np.ndarray, steps: int
+    images: np.ndarray, texts: np.ndarray, has_negatives: bool, steps: int
 ) -> Finding | None:
     """Checks that different inputs have different embeddings.
 
     Args:
         images: float array (n, d), embeddings of different images.
         texts: float array (m, d), embeddings of different captions.
+        has_negatives: bool, False if the loss may have no negatives.
         steps: int, number of steps.
     """
     cosines = {
@@ -219,12 +220,17 @@ def check_embeddings(
     if not collapsed:
         return None
     names = " and ".join(collapsed)
+    remedy = "Try learning rates ten times higher and ten times lower."
+    if not has_negatives:
+        remedy = (
+            "Use a loss with negatives, such as `ContrastiveLoss`, and try learning "
+            "rates ten times higher and ten times lower."
+        )
     return Finding(
         "embeddings_collapsed",
         f"The {names} embeddings of different inputs are nearly equal, with a mean "
         f"cosine of {min(collapsed.values()):.3f}.",
-        "Use a loss with negatives, and try learning rates ten times higher and ten "
-        "times lower.",
+        remedy,
         steps,
         {f"{name}_cosine": cosine for name, cosine in cosines.items()},
     )
