@@ -11,6 +11,7 @@ from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.losses.loss_bounds import (
     chance_cross_entropy,
     lowest_cross_entropy,
+    lowest_cross_entropy_at,
     lowest_shared_cross_entropy,
 )
 from align_keras.losses.pair_groups import NegativeWeights, matching_pairs
@@ -139,8 +140,7 @@ class ContrastiveLoss(RowLoss):
         return total if self.reduction == "sum" else total / 2.0
 
     def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        part = max(1, round(pairs * self.negatives_fraction))
-        chance = chance_cross_entropy(part)
+        chance = chance_cross_entropy(self._part_size(pairs))
         return self._plain_total(chance, chance)
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
@@ -148,6 +148,15 @@ class ContrastiveLoss(RowLoss):
         parts = np.array_split(groups, round(1.0 / self.negatives_fraction))
         bounds = np.mean([self._lowest_losses(part) for part in parts], axis=0)
         return self._plain_total(*bounds)
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        part = self._part_size(pairs)
+        lowest = lowest_cross_entropy_at(part, temperature, self.label_smoothing)
+        return self._plain_total(lowest, lowest)
+
+    def _part_size(self, pairs: int) -> int:
+        """Returns the number of pairs that are compared with each other."""
+        return max(1, round(pairs * self.negatives_fraction))
 
     def _lowest_losses(self, groups: np.ndarray) -> tuple[float, float]:
         """Returns the lowest losses of the two directions for a part of a batch."""

@@ -45,6 +45,36 @@ def lowest_cross_entropy(groups: np.ndarray, label_smoothing: float) -> float:
     return float(entropy.mean())
 
 
+def lowest_cross_entropy_at(
+    pairs: int, temperature: float, label_smoothing: float
+) -> float:
+    """Returns the lowest mean cross-entropy of one direction at a temperature, in nats.
+
+    The best embeddings of n pairs are the corners of a simplex: The cosine of a pair is
+    1, and that of other combinations is -1 / (n - 1).
+
+    Args:
+        pairs: int ≥ 1, number of pairs n, whose captions are different.
+        temperature: float > 0, divisor of the cosines.
+        label_smoothing: float in [0, 1], as in `ContrastiveLoss`.
+
+    Example:
+
+    >>> round(lowest_cross_entropy_at(2, 1.0, 0.0), 4)  # log(1 + exp(-2))
+    0.1269
+    """
+    if pairs == 1:
+        return 0.0
+    # Difference between the logits of a pair and those of other combinations.
+    margin = (1.0 + 1.0 / (pairs - 1)) / temperature
+    smooth = label_smoothing / pairs
+    if smooth > 0:
+        # A larger difference would exceed that of the smoothed targets.
+        margin = min(margin, float(np.log((1.0 - label_smoothing + smooth) / smooth)))
+    negatives = (pairs - 1) * np.exp(-margin)
+    return float(np.log1p(negatives) + (pairs - 1) * smooth * margin)
+
+
 def lowest_shared_cross_entropy(
     groups: np.ndarray, share_equal_captions: bool, label_smoothing: float
 ) -> tuple[float, float]:
@@ -154,6 +184,26 @@ def positive_counts(groups: np.ndarray, share_equal_captions: bool) -> np.ndarra
     _, numbers = np.unique(groups, axis=0, return_inverse=True)
     # Pairs that are equal in both columns were counted twice.
     return counts + images - group_sizes(numbers.reshape(-1))
+
+
+def lowest_sigmoid_loss_at(pairs: int, temperature: float, bias: float) -> float:
+    """Returns the lowest sigmoid loss at a temperature, in nats.
+
+    The loss is convex in the cosines and doesn't depend on the order of the pairs. Some
+    best embeddings therefore have equal cosines for all pairs, and equal cosines for
+    all other combinations.
+
+    Args:
+        pairs: int ≥ 1, number of pairs n, whose captions are different.
+        temperature: float > 0, divisor of the cosines.
+        bias: float that is added to the logits.
+    """
+    positives = np.linspace(-1.0, 1.0, 201)
+    # The lowest cosines that unit vectors allow next to these cosines of the pairs.
+    negatives = ((pairs - 2) * positives - pairs) / (2 * max(pairs - 1, 1))
+    losses = np.logaddexp(0.0, -positives / temperature - bias)
+    losses += (pairs - 1) * np.logaddexp(0.0, negatives / temperature + bias)
+    return float(losses.min())
 
 
 def group_sizes(groups: np.ndarray) -> np.ndarray:

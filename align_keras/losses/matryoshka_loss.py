@@ -94,12 +94,17 @@ class MatryoshkaLoss(PairLoss):
         )
 
     def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        chance = self.loss.chance_loss(pairs, groups)
-        return None if chance is None else chance * sum(self.weights)
+        return self._weighted(self.loss.chance_loss(pairs, groups))
 
     def lowest_loss(self, groups: np.ndarray) -> float | None:
-        lowest = self.loss.lowest_loss(groups)
-        return None if lowest is None else lowest * sum(self.weights)
+        return self._weighted(self.loss.lowest_loss(groups))
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        return self._weighted(self.loss.lowest_loss_at(temperature, pairs))
+
+    def _weighted(self, loss: float | None) -> float | None:
+        """Returns the total of the same loss at all widths."""
+        return None if loss is None else sum(self.weights) * loss
 
     def replica_losses(
         self,

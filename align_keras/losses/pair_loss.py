@@ -64,7 +64,7 @@ class PairLoss:
         """Returns the total loss of a random guess, or None if it is unknown.
 
         The checks of a training (`align_keras.training.TrainingDoctor`) compare the
-        loss with this value and with `lowest_loss`. A subclass may override both.
+        loss with this value and with `lowest_loss`. A subclass may override them.
 
         Args:
             pairs: int, number of pairs of the batch over all replicas.
@@ -80,6 +80,17 @@ class PairLoss:
                 equal captions have equal numbers in the first column, and pairs with
                 equal `image_ids` have equal numbers in the second column. A loss with
                 `share_equal_images` needs the second column.
+        """
+        return None
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        """Returns the lowest total loss at a temperature, or None if it is unknown.
+
+        Cosines are at most 1, so a high temperature limits the loss.
+
+        Args:
+            temperature: float > 0, divisor of the cosines.
+            pairs: int, number of pairs of the batch, whose captions are different.
         """
         return None
 

@@ -7,7 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.loss_bounds import chance_sigmoid_loss, lowest_sigmoid_loss
+from align_keras.losses.loss_bounds import (
+    chance_sigmoid_loss,
+    lowest_sigmoid_loss,
+    lowest_sigmoid_loss_at,
+)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
@@ -79,6 +83,10 @@ class SigmoidLoss(RowLoss):
         return lowest_sigmoid_loss(
             self.shared_groups(groups), self.share_equal_captions
         )
+
+    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
+        bias = float(self._bias(tf.constant(pairs), tf.float32))
+        return lowest_sigmoid_loss_at(pairs, temperature, bias)
 
     def row_losses(
         self,

@@ -232,7 +232,8 @@ def train_experiment(
                 split_size(corpora.train, task.train_data.tfds_split),
                 directory / FINDINGS_FILE,
             )
-            if newest_step(directory) is None:
+            is_new = newest_step(directory) is None
+            if is_new and is_chief(model.distribute_strategy):
                 doctor.add(find_shared_images(task, corpora, validation_pairs))
 
             # Train up to the last step with regular evaluations, and save the model.

@@ -347,6 +347,7 @@ class TrainingDoctor(keras.callbacks.Callback):
         self._check_temperature(step)
         if not self.has_found(*CAUSES):
             self._check_loss(step)
+        if not self.has_found(*CAUSES, "learning_rate_too_low"):
             self._check_embeddings(step)
 
     def _check_gradients(self, sums: np.ndarray, step: int) -> None:
@@ -392,13 +393,22 @@ class TrainingDoctor(keras.callbacks.Callback):
 
     def _check_temperature(self, step: int) -> None:
         bounds = self._bounds()
-        if bounds is not None:
-            temperature = float(self.model.temperature)
-            self.add(
-                learning.check_temperature(
-                    temperature, self._initial_temperature, bounds[2], step
-                )
+        if bounds is None:
+            return
+        chance, _, count = bounds
+        temperature = float(self.model.temperature)
+        loss = self.model.loss
+        self.add(
+            learning.check_temperature(
+                temperature,
+                self._initial_temperature,
+                chance,
+                loss.lowest_loss(np.arange(count)) or 0.0,
+                loss.lowest_loss_at(temperature, count),
+                count,
+                step,
             )
+        )
 
     def _check_loss(self, step: int) -> None:
         bounds = self._bounds()
@@ -421,7 +431,9 @@ class TrainingDoctor(keras.callbacks.Callback):
             chance, lowest, _ = bounds
             if learning.has_learned(self._losses, chance, lowest):
                 return
-        self.add(learning.check_embeddings(*self._embeddings(self._sample), step))
+        images, texts = self._embeddings(self._sample)
+        has_negatives = bounds is not None
+        self.add(learning.check_embeddings(images, texts, has_negatives, step))
 
     def _write(self) -> None:
         """Writes `findings.json`."""

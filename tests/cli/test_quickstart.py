@@ -103,7 +103,10 @@ def test_the_run_folder_is_complete(undisturbed):
     steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == [2, 4, 6, 8]
     assert "pairs/s" in process.stderr or "done in" in process.stderr
-    assert "data:image/" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "data:image/" in report
+    assert (run / "findings.json").read_text() == "[]"
+    assert "The checks of the training found no problem." in report
 
 
 @pytest.mark.release

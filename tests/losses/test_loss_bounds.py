@@ -46,10 +46,19 @@ def lowest_by_minimizing(loss, groups, image_ids=None):
     return result.fun
 
 
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_bound_of_the_contrastive_loss_equals_its_minimum(share, smoothing):
-    loss = ContrastiveLoss(smoothing, "mean", share_equal_captions=share)
+@pytest.mark.parametrize(
+    "smoothing, reduction, share",
+    [
+        (0.0, "sum", False),
+        (0.0, "mean", True),
+        (0.1, "mean", False),
+        (0.1, "sum", True),
+    ],
+)
+def test_the_bound_of_the_contrastive_loss_equals_its_minimum(
+    smoothing, reduction, share
+):
+    loss = ContrastiveLoss(smoothing, reduction, share_equal_captions=share)
     expected = lowest_by_minimizing(loss, GROUPS)
     # Without smoothing, the bound is at infinite logits.
     assert loss.lowest_loss(GROUPS) == pytest.approx(expected, abs=1e-3)
@@ -113,14 +122,6 @@ def test_the_random_guess_of_the_sigmoid_loss_counts_all_positives(share):
     assert loss.chance_loss(6, groups) == pytest.approx(best.fun, rel=1e-5)
 
 
-def test_the_bounds_of_several_widths_are_weighted_sums():
-    inner = ContrastiveLoss(0.0)
-    loss = MatryoshkaLoss(inner, [1, 2], [1.0, 0.5])
-    same = tf.ones((6, 2))
-    assert loss.chance_loss(6) == pytest.approx(float(loss(same, same, 1.0)), rel=1e-6)
-    assert loss.lowest_loss(GROUPS) == pytest.approx(1.5 * inner.lowest_loss(GROUPS))
-
-
 def test_the_loss_of_a_random_guess_is_that_of_equal_embeddings():
     same = tf.ones((6, 1))
     for loss in (
@@ -143,3 +144,63 @@ def test_each_part_of_a_batch_has_a_bound():
     # Equal captions in different parts don't compete.
     assert loss.lowest_loss(np.array([0, 1, 0, 1])) == pytest.approx(0.0)
     assert loss.lowest_loss(np.array([0, 0, 1, 2])) == pytest.approx(math.log(2) / 2)
+
+
+def lowest_by_minimizing_embeddings(loss, temperature, count=4, width=4):
+    """Returns the lowest loss over all unit vectors, from two starts."""
+    temperature = tf.constant(temperature, tf.float64)
+
+    @tf.function
+    def loss_and_gradient(vectors):
+        with tf.GradientTape() as tape:
+            tape.watch(vectors)
+            images, texts = tf.unstack(tf.math.l2_normalize(vectors, axis=2))
+            total = loss(images, texts, temperature)
+        return total, tape.gradient(total, vectors)
+
+    def value(flat):
+        total, gradient = loss_and_gradient(flat.reshape(2, count, width))
+        return float(total), gradient.numpy().reshape(-1)
+
+    random = np.random.default_rng(0)
+    return min(
+        scipy.optimize.minimize(
+            value, random.normal(size=2 * count * width), jac=True, method="L-BFGS-B"
+        ).fun
+        for _ in range(2)
+    )
+
+
+# The best embeddings are the corners of a simplex, except for the sigmoid loss at high
+# temperatures. At a temperature of 0.1, the smoothed targets limit the loss.
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "loss, temperature",
+    [
+        (ContrastiveLoss(0.0), 0.5),
+        (ContrastiveLoss(0.1, "mean"), 0.1),
+        (SigmoidLoss(), 0.1),
+        (SigmoidLoss(), 2.0),
+        (SigmoidLoss(bias=-4.0), 0.5),
+    ],
+)
+def test_the_bound_at_a_temperature_equals_the_minimum(loss, temperature):
+    expected = lowest_by_minimizing_embeddings(loss, temperature)
+    bound = loss.lowest_loss_at(temperature, 4)
+    assert bound == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_the_bounds_of_parts_and_widths_are_those_of_their_loss():
+    loss = ContrastiveLoss()
+    halves = ContrastiveLoss(negatives_fraction=0.5)
+    assert halves.lowest_loss_at(0.5, 10) == loss.lowest_loss_at(0.5, 5)
+    widths = MatryoshkaLoss(loss, [2, 4, 8], [0.5, 1.0, 2.0])
+    assert widths.chance_loss(6) == pytest.approx(3.5 * loss.chance_loss(6))
+    assert widths.lowest_loss(GROUPS) == pytest.approx(3.5 * loss.lowest_loss(GROUPS))
+    assert widths.lowest_loss_at(0.5, 6) == pytest.approx(
+        3.5 * loss.lowest_loss_at(0.5, 6)
+    )
+    same = tf.ones((6, 8))
+    assert widths.chance_loss(6) == pytest.approx(float(widths(same, same, 0.1)))
+    unknown = MatryoshkaLoss(lambda images, texts, temperature: 0.0, [2])
+    assert unknown.chance_loss(6) is None

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import time
 
 import keras
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss
+from align_keras.losses import ContrastiveLoss, MatryoshkaLoss, SigmoidLoss
 from align_keras.models import ALIGN, TextEncoder
 from align_keras.optimizers import AdamW
 from align_keras.training import TrainingDoctor
 from align_keras.training.checks import inputs, learning, pairs
 from align_keras.training.doctor import read_findings
+from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
 from tests.helpers.docs_text import SITE, code_blocks, read_page
 from tests.helpers.small import small_encoders
@@ -28,177 +30,307 @@ CAPTIONS = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
 BATCH_SIZE = 20
 
 
-def compiled_model(
-    loss=None, optimizer=None, initial_temperature=0.1, learn_temperature=True
-):
+def build_model(**arguments):
+    """Returns a small ALIGN with the same initial weights at each call."""
     keras.utils.set_random_seed(0)
-    image_encoder, _ = small_encoders(batch_norm_momentum=0.9)
+    image_encoder, _ = small_encoders(num_stages=1, batch_norm_momentum=0.9)
     text_encoder = TextEncoder(
         vocabulary_size=len(WORDS),
         num_layers=1,
-        hidden_dim=32,
+        hidden_dim=16,
         num_heads=2,
-        intermediate_dim=64,
+        intermediate_dim=32,
         projection_dim=16,
         sequence_length=8,
         dropout=0.0,
     )
-    model = ALIGN.from_encoders(
-        image_encoder,
-        text_encoder,
-        vocabulary=WORDS,
-        initial_temperature=initial_temperature,
-        learn_temperature=learn_temperature,
-    )
-    model.compile(optimizer, loss)
-    return model
+    arguments = {"vocabulary": WORDS, "initial_temperature": 0.1, **arguments}
+    return ALIGN.from_encoders(image_encoder, text_encoder, **arguments)
 
 
-def findings_of(model, steps=110, images=IMAGES, captions=CAPTIONS, **arguments):
-    """Trains for some steps and returns the findings by name."""
-    doctor = TrainingDoctor(verbose=0)
-    model.fit(
-        images,
-        captions,
-        batch_size=BATCH_SIZE,
-        steps_per_epoch=steps,
-        verbose=0,
-        callbacks=[doctor],
-        **arguments,
-    )
-    return {finding.name: finding for finding in doctor.findings}
+class Trainings:
+    """Trainings of one model, whose step is traced only once.
+
+    Args:
+        model: compiled `ALIGN` with its initial weights.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        model.build_optimizer()
+        variables = [*model.variables, *model.optimizer.variables]
+        self.initial = [(variable, variable.numpy()) for variable in variables]
+
+    def restart(self, learning_rate, temperature=0.1):
+        """Restores the initial weights."""
+        for variable, value in self.initial:
+            variable.assign(value)
+        self.model.temperature_layer.log_temperature.assign(math.log(temperature))
+        self.set_learning_rate(learning_rate)
+
+    def set_learning_rate(self, learning_rate):
+        self.model.optimizer.learning_rate = learning_rate
+
+    def fit(self, steps=110, x=None, y=None, **arguments):
+        """Trains for some steps and returns the findings by name."""
+        doctor = TrainingDoctor(verbose=0)
+        self.model.fit(
+            self.batches() if x is None else x,
+            y,
+            batch_size=BATCH_SIZE,
+            steps_per_epoch=steps,
+            verbose=0,
+            callbacks=[doctor],
+            **arguments,
+        )
+        return {finding.name: finding for finding in doctor.findings}
+
+    def batches(self, is_mixed=False):
+        """Returns endless batches. Mixed captions are those of other images."""
+        inputs = self.model.preprocessor(IMAGES, y=CAPTIONS)
+        images = tf.data.Dataset.from_tensor_slices(inputs.pop("images"))
+        captions = tf.data.Dataset.from_tensor_slices(inputs)
+        if is_mixed:
+            images = images.shuffle(40, seed=1)
+        pairs = tf.data.Dataset.zip((images, captions)).shuffle(40, seed=2)
+        return (
+            pairs.map(lambda image, caption: {"images": image, **caption})
+            .repeat()
+            .batch(BATCH_SIZE, drop_remainder=True)
+        )
+
+
+def trainings(loss=None, model=None, **arguments):
+    model = model or build_model()
+    model.compile(AdamW(1e-3), loss, **arguments)
+    return Trainings(model)
 
 
 @pytest.fixture(scope="module")
-def model():
-    """Compiled model for trainings of a few steps, whose weights don't matter."""
-    return compiled_model(optimizer=AdamW(1e-3))
+def contrastive():
+    return trainings()
 
 
 # === Learning ===
 
 
 @pytest.mark.ci
-def test_a_training_that_works_has_no_findings_until_its_learning_rate_is_raised():
-    model = compiled_model(optimizer=AdamW(1e-2))
-    assert not findings_of(model)
+def test_a_training_that_works_has_no_findings_until_its_learning_rate_is_raised(
+    contrastive,
+):
+    contrastive.restart(1e-2)
+    assert not contrastive.fit()
     # Larger steps destroy what the model has learned.
-    model.compile(AdamW(0.5))
-    assert list(findings_of(model)) == ["learning_rate_too_high"]
+    contrastive.set_learning_rate(0.5)
+    assert list(contrastive.fit()) == ["learning_rate_too_high"]
 
 
 @pytest.mark.ci
-def test_captions_of_other_images_leave_the_loss_at_chance():
-    model = compiled_model(optimizer=AdamW(1e-3))
-    images = tf.data.Dataset.from_tensor_slices(IMAGES).shuffle(40, seed=1)
-    captions = tf.data.Dataset.from_tensor_slices(CAPTIONS).shuffle(40, seed=2)
-    mixed = tf.data.Dataset.zip((images, captions)).repeat().batch(BATCH_SIZE)
-    findings = findings_of(model, images=mixed, captions=None)
+def test_captions_of_other_images_leave_the_loss_at_chance(contrastive):
+    contrastive.restart(1e-3)
+    findings = contrastive.fit(x=contrastive.batches(is_mixed=True))
     # The encoders learn nothing, so their embeddings may coincide too.
-    assert list(findings)[0] == "loss_at_chance"
-    assert findings["loss_at_chance"].details["pairs"] == BATCH_SIZE
+    assert next(iter(findings)) == "loss_at_chance"
+    details = findings["loss_at_chance"].details
+    assert details["pairs"] == BATCH_SIZE
+    assert details["chance_loss"] == pytest.approx(2 * math.log(BATCH_SIZE))
 
 
 @pytest.mark.ci
-def test_a_low_learning_rate_is_recognized_by_its_steady_decrease():
-    model = compiled_model(optimizer=keras.optimizers.SGD(1e-5))
-    findings = findings_of(model)
-    assert list(findings)[0] == "learning_rate_too_low"
+def test_a_low_learning_rate_is_recognized_by_its_steady_decrease(contrastive):
+    contrastive.restart(1e-4)
+    assert list(contrastive.fit()) == ["learning_rate_too_low"]
 
 
 @pytest.mark.ci
-def test_a_high_learning_rate_is_recognized_by_its_increase():
-    model = compiled_model(optimizer=AdamW(1.0))
-    findings = findings_of(model)
-    assert "learning_rate_too_high" in findings
+def test_a_temperature_that_limits_the_loss_is_reported(contrastive):
+    contrastive.restart(1e-4, temperature=1.0)
+    findings = contrastive.fit()
+    assert list(findings) == ["temperature_at_bound"]
+    finding = findings["temperature_at_bound"]
+    assert "can't fall below" in finding.problem
+    assert finding.details["lowest_loss_at_temperature"] == pytest.approx(
+        ContrastiveLoss().lowest_loss_at(finding.details["temperature"], BATCH_SIZE)
+    )
 
 
-@pytest.mark.ci
+@pytest.mark.release
+def test_extreme_learning_rates_and_temperatures_are_reported(contrastive):
+    contrastive.restart(1e-6)
+    assert next(iter(contrastive.fit())) == "loss_at_chance"
+    contrastive.restart(1.0)
+    assert list(contrastive.fit()) == ["learning_rate_too_high"]
+    contrastive.restart(1e-4, temperature=0.004)
+    findings = contrastive.fit()
+    assert list(findings) == ["temperature_at_bound"]
+    assert "the bound of CLIP" in findings["temperature_at_bound"].problem
+
+
+@pytest.mark.release
 def test_a_loss_without_negatives_collapses_the_embeddings():
     def distance(images, texts, temperature):
         return 1.0 - tf.matmul(images, texts, transpose_b=True)
 
-    findings = findings_of(compiled_model(distance, AdamW(1e-2)))
+    collapsing = trainings(distance)
+    collapsing.set_learning_rate(1e-2)
+    findings = collapsing.fit()
     assert list(findings) == ["embeddings_collapsed"]
+    assert "Use a loss with negatives" in findings["embeddings_collapsed"].remedy
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_an_encoder_without_gradient_is_reported_unless_it_is_frozen():
     def one_sided(images, texts, temperature):
         scores = tf.matmul(images, tf.stop_gradient(texts), transpose_b=True) / 0.1
         return tf.reduce_logsumexp(scores, axis=1) - tf.linalg.diag_part(scores)
 
-    model = compiled_model(one_sided, AdamW(1e-3))
-    findings = findings_of(model, steps=12)
-    assert "no_gradient" in findings
+    model = build_model()
+    model.image_encoder.set_training("projection")
+    findings = trainings(one_sided, model).fit(12)
+    assert list(findings) == ["no_gradient"]
     assert "The text encoder has trainable" in findings["no_gradient"].problem
-    model.text_encoder.trainable = False
+    model.text_encoder.set_training("frozen")
     # Micro-batches compute the gradients in another function.
-    model.compile(AdamW(1e-3), one_sided, micro_batch_size=10)
-    assert not findings_of(model, steps=12)
+    assert not trainings(one_sided, model, micro_batch_size=10).fit(12)
 
 
-@pytest.mark.ci
-def test_temperatures_at_a_bound_are_reported():
-    for temperature, words in ((1.0, "can't fall by more"), (0.004, "below 0.01")):
-        model = compiled_model(
-            optimizer=AdamW(1e-3),
-            initial_temperature=temperature,
-            learn_temperature=False,
-        )
-        findings = findings_of(model)
-        assert words in findings["temperature_at_bound"].problem
+@pytest.mark.release
+@pytest.mark.parametrize("mode", ["projection", "last_blocks", "lora", "full"])
+def test_partial_training_has_no_findings(mode):
+    model = build_model()
+    model.image_encoder.set_training(mode, blocks=1, rank=2)
+    model.text_encoder.set_training("frozen" if mode == "full" else mode, blocks=1)
+    partial = trainings(model=model)
+    partial.set_learning_rate(1e-2)
+    assert not partial.fit(40)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SigmoidLoss(),
+        MatryoshkaLoss(ContrastiveLoss(), [8, 16]),
+        MatryoshkaLoss(SigmoidLoss(), [8, 16], [0.5, 1.0]),
+    ],
+    ids=["sigmoid", "widths", "sigmoid_widths"],
+)
+def test_other_losses_are_compared_with_their_random_guess(loss):
+    training = trainings(loss)
+    training.restart(1e-2)
+    assert not training.fit()
+    training.restart(1e-3)
+    findings = training.fit(x=training.batches(is_mixed=True))
+    assert next(iter(findings)) == "loss_at_chance"
+    chance = loss.chance_loss(BATCH_SIZE)
+    assert findings["loss_at_chance"].details["chance_loss"] == chance
+    training.restart(1e-4, temperature=1.0)
+    assert list(training.fit()) == ["temperature_at_bound"]
+
+
+# Replicas wait for each other at each sum, which may take long on a busy machine.
+@pytest.mark.release
+@pytest.mark.timeout(900)
+def test_findings_on_two_replicas_are_those_of_the_whole_batch(two_replicas):
+    with strategy_scope(two_replicas):
+        training = trainings()
+        training.restart(1e-3)
+        findings = training.fit(x=training.batches(is_mixed=True))
+        assert next(iter(findings)) == "loss_at_chance"
+        # The pairs of both replicas are negatives of each other.
+        assert findings["loss_at_chance"].details["pairs"] == BATCH_SIZE
+        findings = training.fit(2, IMAGES, ["a circle", "a bar"] * 20)
+        assert findings["equal_captions"].details["captions"] == BATCH_SIZE
 
 
 # === Inputs ===
 
 
 @pytest.mark.ci
-def test_findings_in_the_inputs_of_a_batch(model):
-    captions = ["a circle", "a bar"] * 20
-    assert list(findings_of(model, 2, captions=captions)) == ["equal_captions"]
+def test_findings_in_the_inputs_of_a_batch(contrastive):
+    findings = contrastive.fit(1, IMAGES, ["a circle", "a bar"] * 20)
+    assert list(findings) == ["equal_captions"]
+    assert findings["equal_captions"].details["different_captions"] == 2
     captions = [f"ein {'x' * number}" for number in range(1, 41)]
-    assert "unknown_tokens" in findings_of(model, 2, captions=captions)
-    # The pixels are in [0, 1], but white is 255.
+    assert "unknown_tokens" in contrastive.fit(1, IMAGES, captions)
+    # Pixels in [0, 1] are nearly black.
+    assert list(contrastive.fit(1, IMAGES // 255, CAPTIONS)) == ["images_alike"]
+
+
+@pytest.mark.release
+def test_a_wrong_value_range_makes_the_images_alike(contrastive):
     scaled = IMAGES.astype("float32") / 255
-    findings = findings_of(model, 2, images=scaled, value_range=(0.0, 255.0))
+    findings = contrastive.fit(1, scaled, CAPTIONS, value_range=(0.0, 255.0))
     assert list(findings) == ["images_alike"]
-    assert not findings_of(model, 2, images=scaled, value_range=(0.0, 1.0))
-    # Each image is in both parts.
-    images, captions = np.concatenate([IMAGES] * 2), CAPTIONS * 2
-    findings = findings_of(model, 2, images, captions, validation_split=0.5)
-    assert list(findings) == ["shared_images"]
-    assert findings["shared_images"].details["shared_images"] == 40
-    findings = findings_of(model, 2, validation_split=0.25)
-    assert not findings
+    assert not contrastive.fit(1, scaled, CAPTIONS, value_range=(0.0, 1.0))
+    # Pixels in [0, 255] are white if white is 1.
+    findings = contrastive.fit(1, scaled * 255, CAPTIONS, value_range=(0.0, 1.0))
+    assert list(findings) == ["images_alike"]
 
 
 @pytest.mark.ci
-def test_an_input_that_is_slower_than_the_step(model):
-    batch = model.preprocessor(IMAGES[:BATCH_SIZE], y=CAPTIONS[:BATCH_SIZE])
+def test_validation_images_in_the_training_pairs_are_reported(contrastive):
+    images, captions = np.concatenate([IMAGES] * 2), CAPTIONS * 2
+    findings = contrastive.fit(1, images, captions, validation_split=0.5)
+    assert list(findings) == ["shared_images"]
+    assert findings["shared_images"].details["shared_images"] == 40
+    assert not contrastive.fit(1, IMAGES, CAPTIONS, validation_split=0.5)
 
+
+@pytest.mark.ci
+def test_an_input_that_is_slower_than_the_step(contrastive):
     def slow_batches():
-        for _ in range(12):
+        for batch in contrastive.batches().take(10):
             time.sleep(0.5)
             yield batch
 
-    findings = findings_of(model, 12, slow_batches(), None)
-    assert list(findings) == ["slow_input"]
+    signature = contrastive.batches().element_spec
+    slow = tf.data.Dataset.from_generator(slow_batches, output_signature=signature)
+    assert list(contrastive.fit(10, slow)) == ["slow_input"]
 
 
 @pytest.mark.ci
-def test_few_pairs_for_many_weights(capsys):
-    model = ALIGN.from_preset("align_nano", vocabulary=WORDS, image_size=32)
-    model.compile(AdamW(1e-3))
-    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=2)
+def test_fit_prints_findings_such_as_too_few_pairs(contrastive, capsys, monkeypatch):
+    # The small model would need less than one pair for this finding.
+    monkeypatch.setattr(pairs, "MAX_WEIGHTS_PER_PAIR", 100)
+    model = contrastive.model
+    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=BATCH_SIZE, verbose=2)
     err = capsys.readouterr().err
     weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     assert err.count("training problem: The training changes") == 1
-    assert f"{weights:,} weights, but has only 8 pairs" in err
-    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=0)
+    assert f"{weights:,} weights, but has only 20 pairs" in err
+    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=BATCH_SIZE, verbose=0)
+    assert "training problem" not in capsys.readouterr().err
+
+
+@pytest.mark.release
+def test_few_pairs_for_the_weights_of_a_preset(capsys):
+    model = ALIGN.from_preset("align_nano", vocabulary=WORDS, image_size=32)
+    model.compile(AdamW(1e-3))
+    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=2)
+    assert "but has only 8 pairs" in capsys.readouterr().err
+    # LoRA trains few weights.
+    model.enable_lora(1)
+    model.compile(AdamW(1e-3))
+    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=20, verbose=2)
+    assert "training problem" not in capsys.readouterr().err
 
 
 # === Checks of values ===
+
+
+def check_temperature(temperature, initial, pairs=64, loss=None):
+    """Returns the finding for a temperature, with the bounds of the loss."""
+    loss = loss or ContrastiveLoss()
+    return learning.check_temperature(
+        temperature,
+        initial,
+        loss.chance_loss(pairs),
+        loss.lowest_loss(np.arange(pairs)),
+        loss.lowest_loss_at(temperature, pairs),
+        pairs,
+        600,
+    )
 
 
 def example_findings():
@@ -220,12 +352,13 @@ def example_findings():
         learning.check_rate_too_low(slow, chance, lowest, 600, 1e-6),
         learning.check_rate_too_high(lost, 8.6, chance, lowest, 600, 0.1),
         learning.check_rate_too_high([chance] * 60, 8.9, chance, lowest, 600, 0.1),
-        learning.check_embeddings(corner, corner, 600),
+        learning.check_embeddings(corner, corner, True, 600),
+        learning.check_embeddings(corner, corner, False, 600),
         learning.check_gradients({"image": 1.0, "text": 0.0}, 1.0, both, 600),
         learning.check_gradients({"image": 0.0, "text": 0.0}, 0.0, both, 600),
-        learning.check_temperature(0.004, 0.1, 64, 600),
-        learning.check_temperature(1.0, 1.0, 64, 600),
-        learning.check_temperature(1.0, 0.1, 64, 600),
+        check_temperature(0.004, 0.1),
+        check_temperature(1.0, 1.0),
+        check_temperature(1.0, 0.1),
         inputs.check_equal_captions(groups, chance, lowest_of_groups, lowest, 1),
         inputs.check_images(dark, 1),
         inputs.check_unknown_tokens(tokens, 1, (0, 2, 3, 4), 1),
@@ -271,14 +404,21 @@ def test_values_of_a_training_that_works_cause_no_finding():
     good = lowest + 8 * np.exp(-np.arange(60) / 15) + random.normal(size=60) * 0.1
     assert not learning.check_rate_too_low(good, chance, lowest, 600, 1e-3)
     assert not learning.check_rate_too_high(good, 9.5, chance, lowest, 600, 1e-3)
+    # Pretrained weights, whose first batch is easier than the others.
+    tuned = 2.5 + random.normal(size=60) * 0.1
+    assert not learning.check_rate_too_high(tuned, 1.8, chance, lowest, 600, 1e-3)
     assert not learning.check_loss_at_chance(5.0, chance, lowest, 64, 600, 1e-3)
-    assert not learning.check_temperature(0.0156, 1.0, 16384, 600)
+    # The temperatures of the paper, its ablations and SigLIP.
+    for temperature in (1 / 32, 1 / 64, 1 / 128):
+        assert not check_temperature(temperature, 1.0, 16384)
+    assert not check_temperature(0.0085, 0.1, 16384, SigmoidLoss())
+    assert not check_temperature(0.1, 0.1, 16384)
     norms = {"image": 0.01, "text": 3.0}
     assert not learning.check_gradients(norms, 3.0, ("image", "text"), 600)
     frozen = {"image": 0.0, "text": 3.0}
     assert not learning.check_gradients(frozen, 3.0, ("text",), 600)
     rows = random.normal(size=(32, 8))
-    assert not learning.check_embeddings(rows, rows, 600)
+    assert not learning.check_embeddings(rows, rows, True, 600)
     groups = np.repeat(np.arange(32), 2)
     bound = loss.lowest_loss(groups)
     assert not inputs.check_equal_captions(groups, chance, bound, lowest, 1)
@@ -287,12 +427,12 @@ def test_values_of_a_training_that_works_cause_no_finding():
     assert not inputs.check_wait(4.0, 10.0, 100)
 
 
-def test_the_reachable_fraction_is_that_of_a_simplex():
-    centered = np.eye(8) - 1 / 8
-    corners = centered / np.linalg.norm(centered, axis=1, keepdims=True)
-    loss = ContrastiveLoss(0.0)
-    fraction = 1 - float(loss(corners, corners, 0.7)) / loss.chance_loss(8)
-    assert learning.reachable_fraction(0.7, 8) == pytest.approx(fraction, rel=1e-6)
+def test_spoiled_pretrained_weights_are_recognized_by_their_first_loss():
+    loss = ContrastiveLoss()
+    chance, lowest = loss.chance_loss(64), loss.lowest_loss(np.arange(64))
+    spoiled = np.linspace(8.0, 7.5, 60)
+    finding = learning.check_rate_too_high(spoiled, 2.0, chance, lowest, 600, 1e-2)
+    assert "The loss increased from 2.00 to 7.5" in finding.problem
 
 
 def test_mean_cosines_and_caption_numbers_equal_a_direct_calculation():
@@ -326,3 +466,13 @@ def test_images_in_both_parts_are_counted(tmp_path):
     assert pairs.count_shared_images(encoded, encoded[:1]) == (1, 1)
     assert pairs.count_shared_images(IMAGES[:5], IMAGES[4:6]) == (1, 2)
     assert pairs.count_shared_images(iter(paths), paths) is None
+
+
+def test_copies_of_image_files_are_counted(tmp_path):
+    contents = {"a": b"one", "b": b"two", "copy": b"one", "other": b"six"}
+    paths = {name: tmp_path / f"{name}.png" for name in contents}
+    for name, content in contents.items():
+        paths[name].write_bytes(content)
+    train = [paths["a"], paths["a"], paths["b"], tmp_path]
+    validation = [paths["copy"], paths["b"], paths["other"], tmp_path / "absent.png"]
+    assert pairs.count_shared_images(train, validation) == (2, 4)

@@ -16,6 +16,12 @@ LEARNED_FRACTION = 0.05
 # Fraction of the loss that was already learned. The mean over ten blocks of steps
 # increases by less than this fraction in a training that works.
 LOST_FRACTION = 0.25
+# Fraction of the difference between the loss of a random guess and the lowest loss, by
+# which pretrained weights are recognized in their first batch.
+TRAINED_FRACTION = 0.25
+# Fraction of the loss that pretrained weights have learned. The first batch may be
+# easier than others, but not by that much.
+SPOILED_FRACTION = 0.5
 # Fraction of the loss of a random guess. Noise of the first steps stays below it.
 SPIKE_FRACTION = 0.25
 # Fraction of the loss of a random guess. A model whose weights are destroyed has the
@@ -37,10 +43,13 @@ MIN_INPUTS = 4
 # Ratio of the gradient norms of an encoder and of the model. Gradients of encoders that
 # learn differ by less than a factor of 1,000.
 MIN_GRADIENT_RATIO = 1e-6
-# Temperature. CLIP and open_clip clamp it to at least 0.01. The paper ends at 0.0156.
-MIN_TEMPERATURE = 0.01
-# Fraction of the loss of a random guess. At a temperature that allows less, the loss
-# barely distinguishes a good model from a bad one.
+# Temperature. CLIP and open_clip clamp it to at least 0.01. The paper ends at 0.0156,
+# and SigLIP, which has no bound, at 0.0085.
+CLIP_BOUND = 0.01
+MIN_TEMPERATURE = 0.5 * CLIP_BOUND
+# Fraction of the difference between the loss of a random guess and the lowest loss. At
+# a temperature that allows less, the loss barely distinguishes a good model from a bad
+# one.
 MIN_REACHABLE_FRACTION = 0.5
 
 
@@ -57,7 +66,7 @@ def check_loss_at_chance(
         steps: int, number of steps.
         rate: float, highest learning rate of these steps.
     """
-    if not abs(chance - loss) < LEARNED_FRACTION * (chance - lowest):
+    if chance - loss >= LEARNED_FRACTION * (chance - lowest):
         return None
     return Finding(
         "loss_at_chance",
@@ -153,11 +162,22 @@ def check_rate_too_high(
             steps,
             details,
         )
-    start = max(initial_loss, chance)
-    highest = max(losses)
     # The mean over several blocks is less noisy than one block.
     means = running_means(losses)
     least, last = float(means.min()), float(means[-1])
+    # Pretrained weights have a low loss before the first update.
+    was_trained = chance - initial_loss > TRAINED_FRACTION * (chance - lowest)
+    if was_trained and last - initial_loss > SPOILED_FRACTION * (chance - initial_loss):
+        return Finding(
+            "learning_rate_too_high",
+            f"The loss increased from {initial_loss:.2f} to {last:.2f} within "
+            f"{steps:,} steps.",
+            remedy,
+            steps,
+            details,
+        )
+    start = max(initial_loss, chance)
+    highest = max(losses)
     jumped = highest > start + SPIKE_FRACTION * chance
     is_lost = last > start - LEARNED_FRACTION * (start - lowest)
     fell = start - least > 2 * LEARNED_FRACTION * (start - lowest)
@@ -181,13 +201,14 @@ def running_means(losses: Sequence[float]) -> np.ndarray:
 
 
 def check_embeddings(
-    images: np.ndarray, texts: np.ndarray, steps: int
+    images: np.ndarray, texts: np.ndarray, has_negatives: bool, steps: int
 ) -> Finding | None:
     """Checks that different inputs have different embeddings.
 
     Args:
         images: float array (n, d), embeddings of different images.
         texts: float array (m, d), embeddings of different captions.
+        has_negatives: bool, False if the loss may have no negatives.
         steps: int, number of steps.
     """
     cosines = {
@@ -199,12 +220,17 @@ def check_embeddings(
     if not collapsed:
         return None
     names = " and ".join(collapsed)
+    remedy = "Try learning rates ten times higher and ten times lower."
+    if not has_negatives:
+        remedy = (
+            "Use a loss with negatives, such as `ContrastiveLoss`, and try learning "
+            "rates ten times higher and ten times lower."
+        )
     return Finding(
         "embeddings_collapsed",
         f"The {names} embeddings of different inputs are nearly equal, with a mean "
         f"cosine of {min(collapsed.values()):.3f}.",
-        "Use a loss with negatives, and try learning rates ten times higher and ten "
-        "times lower.",
+        remedy,
         steps,
         {f"{name}_cosine": cosine for name, cosine in cosines.items()},
     )
@@ -254,13 +280,23 @@ def check_gradients(
 
 
 def check_temperature(
-    temperature: float, initial_temperature: float, pairs: int, steps: int
+    temperature: float,
+    initial_temperature: float,
+    chance: float,
+    lowest: float,
+    lowest_at_temperature: float | None,
+    pairs: int,
+    steps: int,
 ) -> Finding | None:
     """Checks that the temperature is in the range in which a model learns.
 
     Args:
         temperature: float, current temperature.
         initial_temperature: float, temperature before the training.
+        chance: float, loss of a random guess.
+        lowest: float, lowest loss of different captions at any temperature.
+        lowest_at_temperature: float, their lowest loss at the current temperature, or
+            None if it is unknown.
         pairs: int, pairs of a batch.
         steps: int, number of steps.
     """
@@ -268,15 +304,17 @@ def check_temperature(
     if temperature < MIN_TEMPERATURE:
         return Finding(
             "temperature_at_bound",
-            f"The temperature is {temperature:.2g}, below {MIN_TEMPERATURE}, the bound "
-            "of CLIP.",
+            f"The temperature is {temperature:.2g}, less than half of {CLIP_BOUND}, "
+            "the bound of CLIP.",
             "Lower the learning rate, or keep the temperature constant with "
             "`learn_temperature=False`.",
             steps,
             details,
         )
-    fraction = reachable_fraction(temperature, pairs)
-    if fraction >= MIN_REACHABLE_FRACTION:
+    if lowest_at_temperature is None:
+        return None
+    reachable = chance - lowest_at_temperature
+    if reachable >= MIN_REACHABLE_FRACTION * (chance - lowest):
         return None
     remedy = "Start from a lower temperature, such as `initial_temperature=0.1`."
     if temperature > 2 * initial_temperature:
@@ -287,25 +325,13 @@ def check_temperature(
     return Finding(
         "temperature_at_bound",
         f"The temperature is {temperature:.2g}, at which the loss of {pairs:,} pairs "
-        f"can't fall by more than {fraction:.0%}.",
+        f"can't fall below {lowest_at_temperature:.2f}, and a random guess has a loss "
+        f"of {chance:.2f}.",
         remedy,
         steps,
-        details,
+        {
+            **details,
+            "chance_loss": chance,
+            "lowest_loss_at_temperature": lowest_at_temperature,
+        },
     )
-
-
-def reachable_fraction(temperature: float, pairs: int) -> float:
-    """Returns the fraction by which cosines can lower the loss of a random guess.
-
-    The best embeddings of n pairs are the corners of a simplex: The cosine of a pair is
-    1, and that of other combinations is -1 / (n - 1).
-
-    Args:
-        temperature: float > 0, divisor of the cosines.
-        pairs: int, number of pairs n.
-    """
-    if pairs < 2:
-        return 1.0
-    margin = (1 + 1 / (pairs - 1)) / temperature
-    lowest = np.log1p((pairs - 1) * np.exp(-margin))
-    return float(1 - lowest / np.log(pairs))
