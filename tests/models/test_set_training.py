@@ -27,16 +27,16 @@ def small_image_encoder(**arguments):
 
 
 def small_text_encoder(**arguments):
-    return TextEncoder(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=3,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=32,
-        projection_dim=16,
-        sequence_length=8,
-        **arguments,
-    )
+    sizes = {
+        "vocabulary_size": len(VOCABULARY),
+        "num_layers": 3,
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "intermediate_dim": 32,
+        "projection_dim": 16,
+        "sequence_length": 8,
+    }
+    return TextEncoder(**{**sizes, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +290,38 @@ def test_factors_of_keras_hub_are_read(adapted, tmp_path):
     assert_same_embeddings(model, copy, atol=0)
 
 
+def test_factors_of_other_layers_are_loaded(adapted, tmp_path):
+    _, base = adapted
+    path = tmp_path / "query.lora.h5"
+    model, plain, other = (ALIGN.from_preset(base) for _ in range(3))
+    model.enable_lora(1, ["query"])
+    set_random_factors(model)
+    model.save_lora_weights(path)
+    plain.load_lora_weights(path)
+    assert {layer.name for layer in adapted_layers(plain)} == {"query"}
+    assert_same_embeddings(model, plain, atol=0)
+    other.enable_lora(1, ["value"])
+    with pytest.raises(InputError, match=r"1 layers \(value\) .*1 layers \(query\)"):
+        other.load_lora_weights(path)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+def test_factors_of_quantized_layers_are_merged():
+    encoder = small_text_encoder(num_layers=1)
+    tokens = {name: small_batch()[name] for name in ("token_ids", "padding_mask")}
+    encoder.quantize("int8")
+    encoder.set_training("lora", rank=1)
+    initial, fingerprint = encoder(tokens), encoder.fingerprint()
+    set_random_factors(encoder)
+    adapted = encoder(tokens)
+    assert encoder.fingerprint() != fingerprint
+    encoder.set_training("projection")
+    assert not adapted_layers(encoder)
+    # The merged kernels are quantized again.
+    np.testing.assert_allclose(encoder(tokens), adapted, rtol=0, atol=0.05)
+    assert np.abs(adapted - initial).max() > 0.5
+
+
 def test_one_encoder_with_lora_and_one_with_another_mode(adapted, tmp_path):
     _, base = adapted
     model = ALIGN.from_preset(base)
@@ -326,9 +358,7 @@ def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
     with pytest.raises(InputError, match="must have the architecture"):
         small_align(projection_dim=8).load_lora_weights(path)
     plain = ALIGN.from_preset(base, training="lora", rank=1)
-    with pytest.raises(
-        InputError, match=r"rank 1 in the model and \d+ layers of rank 2"
-    ):
+    with pytest.raises(InputError, match=r"of rank 1 in the model and .* of rank 2 in"):
         plain.load_lora_weights(path)
     plain = ALIGN.from_preset(base)
     for weight, value in zip(plain.weights, before, strict=True):
