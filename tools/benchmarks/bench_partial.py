@@ -80,12 +80,18 @@ def measure_mode(mode, arguments):
     keras.utils.set_random_seed(0)
     train, candidates = pairs_and_candidates("icons", arguments.out, arguments.pairs)
     if mode == START:
-        model = align_keras.ALIGN.from_preset("align_small_en")
+        model = align_keras.ALIGN.from_preset(
+            "align_small_en", image_size=arguments.image_size
+        )
         result = {"mode": mode, "recall": measure_recall(model, candidates)}
         print(json.dumps(result), flush=True)
         return
     model = align_keras.ALIGN.from_preset(
-        "align_small_en", training=mode, blocks=arguments.blocks, rank=arguments.rank
+        "align_small_en",
+        image_size=arguments.image_size,
+        training=mode,
+        blocks=arguments.blocks,
+        rank=arguments.rank,
     )
     batch_size = arguments.batch_size
     steps_per_epoch = max(1, len(train[1]) // batch_size)
@@ -161,6 +167,9 @@ def main():
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3, help="at least 2")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--image-size", type=int, default=160, help="pixels, 160 as in the model"
+    )
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument(
