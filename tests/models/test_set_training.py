@@ -341,6 +341,7 @@ def test_one_encoder_with_lora_and_one_with_another_mode(adapted, tmp_path):
     assert_same_embeddings(model, copy, atol=0)
 
 
+@pytest.mark.ci
 def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
     model, base = adapted
     path = tmp_path / "trained.lora.h5"
