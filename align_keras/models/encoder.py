@@ -141,7 +141,8 @@ class Encoder(CheckedLiteRTExport, keras.Model):
     def fingerprint(self) -> str:
         """Returns the SHA-256 of the configuration and the weights, 64 hex digits.
 
-        LoRA factors are merged into the kernels, as in a saved model.
+        LoRA factors are merged into the kernels, as in a saved model. Only those of
+        quantized layers stay separate.
         """
         # The name and the frozen layers don't change the embeddings.
         config = self.get_config()

@@ -128,13 +128,12 @@ def merged_kernel(layer: keras.layers.Layer) -> tf.Tensor:
 
 
 def merged_weights(model: keras.Model) -> list[keras.Variable | tf.Tensor]:
-    """Returns the weights of a model, with the factors merged into the kernels."""
-    layers = adapted_layers(model)
-    kernels = {
-        id(layer._kernel): merged_kernel(layer)
-        for layer in layers
-        if layer.quantization_mode is None
-    }
+    """Returns the weights of a model, with the factors merged into the kernels.
+
+    The factors of quantized layers stay separate.
+    """
+    layers = _adapted_float_layers(model)
+    kernels = {id(layer._kernel): merged_kernel(layer) for layer in layers}
     factors = {id(getattr(layer, name)) for layer in layers for name in _FACTORS}
     return [
         kernels.get(id(variable), variable)
@@ -152,10 +151,15 @@ def merge_lora(model: keras.layers.Layer) -> None:
             continue
         # Keras merges the factors of a quantized layer when it saves the layer.
         store: dict[str, np.ndarray] = {}
-        layer.save_direct_variables(store)
+        layer.save_own_variables(store)
         values = {name: np.asarray(value) for name, value in store.items()}
         _remove_factors(layer)
-        layer.load_direct_variables(values)
+        layer.load_own_variables(values)
+
+
+def _adapted_float_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers that have factors and are not quantized."""
+    return [layer for layer in adapted_layers(model) if layer.quantization_mode is None]
 
 
 def _remove_factors(layer: keras.layers.Layer) -> None:
@@ -177,9 +181,7 @@ def merged_while_saving(model: keras.Model) -> Iterator[None]:
     Keras also merges when it saves, but in the compute dtype. For a policy such as
     `mixed_bfloat16`, this would round the kernels.
     """
-    layers = [
-        layer for layer in adapted_layers(model) if layer.quantization_mode is None
-    ]
+    layers = _adapted_float_layers(model)
     kernels = [layer._kernel.numpy() for layer in layers]
     try:
         for layer in layers:
@@ -277,8 +279,9 @@ def load_lora_weights(backbone: keras.Model, path: str | os.PathLike) -> None:
     elif enabled != ranks:
         raise InputError(
             "The LoRA layers and ranks of the model must be those of the file. "
-            f"Received: {_describe(enabled)} in the model and {_describe(ranks)} in "
-            f"{path}. Load the file into a model without LoRA."
+            f"Received: {_describe(enabled, layers)} in the model and "
+            f"{_describe(ranks, layers)} in {path}. Load the file into a model without "
+            "LoRA."
         )
     for number, factors in content.factors.items():
         for name, value in zip(_FACTORS, factors, strict=True):
@@ -408,6 +411,8 @@ def _refuse_shape(
     )
 
 
-def _describe(ranks: Mapping[int, int]) -> str:
+def _describe(ranks: Mapping[int, int], layers: list[keras.layers.Layer]) -> str:
+    """Returns the number, the names and the ranks of adapted layers."""
+    names = ", ".join(sorted({layers[number].name for number in ranks}))
     values = ", ".join(str(rank) for rank in sorted(set(ranks.values())))
-    return f"{len(ranks)} layers of rank {values}"
+    return f"{len(ranks)} layers ({names}) of rank {values}"

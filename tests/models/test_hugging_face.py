@@ -27,6 +27,7 @@ from align_keras.models.conversion.hugging_face_processing import (
 )
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import SafetensorsFolder
+from align_keras.models.lora import adapted_layers
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from tests.helpers.align_folders import (
@@ -164,6 +165,22 @@ def test_exporting_a_converted_model_restores_all_tensors(folder, tmp_path):
         # Only exp(log(t)) of the temperature is rounded.
         np.testing.assert_allclose(after[name], value, rtol=1e-6, atol=0)
         assert after[name].dtype == value.dtype
+
+
+@pytest.mark.ci
+def test_an_exported_model_has_merged_lora_factors(folder, tmp_path):
+    model = ALIGN.from_preset(folder, training="lora", rank=1)
+    random = np.random.default_rng(0)
+    kernels = {}
+    for layer in adapted_layers(model):
+        layer.lora_kernel_b.assign(random.normal(0, 0.1, layer.lora_kernel_b.shape))
+        product = np.tensordot(layer.lora_kernel_a, layer.lora_kernel_b, axes=1)
+        kernels[layer._kernel.path] = layer._kernel.numpy() + product
+    to_hugging_face(model, tmp_path / "merged")
+    weights = {w.path: w for w in ALIGN.from_preset(tmp_path / "merged").weights}
+    assert len(kernels) > 10
+    for path, kernel in kernels.items():
+        np.testing.assert_allclose(weights[path], kernel, rtol=0, atol=1e-6)
 
 
 @pytest.mark.ci

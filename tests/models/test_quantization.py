@@ -202,6 +202,25 @@ def test_a_lora_file_restores_the_trained_model(tmp_path):
 
 
 @pytest.mark.ci
+def test_factors_of_quantized_layers_are_merged():
+    _, encoder = small_encoders()
+    tokens = inputs_of(encoder, small_batch())
+    encoder.quantize("int8")
+    encoder.set_training("lora", rank=1)
+    initial, fingerprint = encoder(tokens), encoder.fingerprint()
+    random = np.random.default_rng(0)
+    for factor in encoder.trainable_variables:
+        factor.assign(random.normal(0, 0.3, factor.shape))
+    adapted = encoder(tokens)
+    assert encoder.fingerprint() != fingerprint
+    encoder.set_training("projection")
+    assert not any("lora" in weight.path for weight in encoder.weights)
+    # The merged kernels are quantized again.
+    np.testing.assert_allclose(encoder(tokens), adapted, rtol=0, atol=0.05)
+    assert np.abs(adapted - initial).max() > 0.5
+
+
+@pytest.mark.ci
 def test_from_preset_accepts_a_dtype_for_float_models(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")

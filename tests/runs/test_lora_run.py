@@ -48,7 +48,7 @@ def assert_close(model, other, atol):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_run_with_lora_resumes_and_exports_merged_weights(tmp_path):
     base, run_folder, resumed = (tmp_path / n for n in ("base", "run", "resumed"))
     write_base(base)

@@ -1,20 +1,23 @@
-"""Measures memory, time and recall of partial training beside full training.
+"""Measures memory, CPU time and recall of partial training beside full training.
 
     python tools/benchmarks/bench_partial.py --out saved_models/bench_partial
 
 The script trains `align_small_en` on icons (package qtawesome) in each mode of
 `set_training`, in both encoders. It measures recall@10 among 1,000 icons of a font that
-it doesn't train on (Font Awesome), before and after the training. Each mode runs in a
-separate process. The script appends results to results.jsonl in the folder, and
-continues there if it was interrupted. `--table` prints all results. Columns:
+it doesn't train on (Font Awesome). The first row is the model before the training. Each
+row runs in a separate process. The script appends results to results.jsonl in the
+folder, and continues there if it was interrupted. `--table` prints all results.
+
+The columns are:
 
 - rate: peak learning rate of AdamW, with a warm-up and a cosine decay.
 - trained: number of trained weights.
 - file: size of the file that stores the training, which is lora.lora.h5 for LoRA and
   model.weights.h5 for the other modes.
-- memory: peak of the training minus the memory before it (Linux).
-- CPU seconds per step. They include the preparation of the images, but not the first
-  epoch, in which the graph is traced.
+- peak memory: largest resident memory of the process during the training (Linux).
+- training memory: the peak minus the resident memory before the training.
+- CPU seconds per step of the process. They include the preparation of the images, but
+  not the first epoch, in which the graph is traced.
 """
 
 import argparse
@@ -28,10 +31,17 @@ import time
 from bench_recipe import CANDIDATES, build_optimizer, pairs_and_candidates, prepare
 from turns import memory
 
-MODES = ("projection", "last_blocks", "lora", "full")
+# Row of the model before the training.
+START = "start"
+MODES = (START, "projection", "last_blocks", "lora", "full")
 # Learning rates of AdamW. Fewer trained weights need a higher rate.
 RATES = {"projection": 1e-3, "last_blocks": 2e-4, "lora": 1e-3, "full": 1e-4}
-MIB = 2**20
+MB = 10**6
+
+
+def rate_of(mode, arguments):
+    """Returns the learning rate of a mode, or None for the model before training."""
+    return None if mode == START else arguments.rate or RATES[mode]
 
 
 def measure_recall(model, candidates):
@@ -61,7 +71,7 @@ def stored_bytes(model, mode):
         return (path / "model.weights.h5").stat().st_size
 
 
-def run_mode(mode, arguments):
+def measure_mode(mode, arguments):
     """Trains in a mode, and prints a line of JSON."""
     import keras
 
@@ -69,22 +79,31 @@ def run_mode(mode, arguments):
 
     keras.utils.set_random_seed(0)
     train, candidates = pairs_and_candidates("icons", arguments.out, arguments.pairs)
+    if mode == START:
+        model = align_keras.ALIGN.from_preset(
+            "align_small_en", image_size=arguments.image_size
+        )
+        result = {"mode": mode, "recall": measure_recall(model, candidates)}
+        print(json.dumps(result), flush=True)
+        return
     model = align_keras.ALIGN.from_preset(
-        "align_small_en", training=mode, blocks=arguments.blocks, rank=arguments.rank
+        "align_small_en",
+        image_size=arguments.image_size,
+        training=mode,
+        blocks=arguments.blocks,
+        rank=arguments.rank,
     )
-    before = measure_recall(model, candidates)
     batch_size = arguments.batch_size
     steps_per_epoch = max(1, len(train[1]) // batch_size)
     steps = arguments.epochs * steps_per_epoch
-    model.compile(build_optimizer("adamw", RATES[mode], steps))
-    # Resets the peak, because the measurement of the recall may have needed more.
+    rate = rate_of(mode, arguments)
+    model.compile(build_optimizer("adamw", rate, steps))
+    # Resets the peak, because opening the data needs more memory than it keeps.
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = memory("VmRSS")
     ends = []
     record = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: ends.append(
-            (time.perf_counter(), time.process_time())
-        )
+        on_epoch_end=lambda epoch, logs: ends.append(time.process_time())
     )
     model.fit(
         *train,
@@ -93,54 +112,50 @@ def run_mode(mode, arguments):
         verbose=0,
         callbacks=[record],
     )
-    measured_steps = (arguments.epochs - 1) * steps_per_epoch
-    wall, processor = (
-        (last - first) / measured_steps
-        for first, last in zip(ends[0], ends[-1], strict=True)
-    )
     result = {
         "mode": mode,
         "pairs": len(train[1]),
         "epochs": arguments.epochs,
         "batch_size": batch_size,
-        "rate": RATES[mode],
+        "rate": rate,
         "trained": sum(v.shape.num_elements() for v in model.trainable_variables),
+        "start_bytes": start,
+        "peak_bytes": memory("VmHWM"),
+        "cpu_seconds": (ends[-1] - ends[0]) / (steps - steps_per_epoch),
         "file_bytes": stored_bytes(model, mode),
-        "memory_bytes": memory("VmHWM") - start,
-        "wall_seconds": wall,
-        "cpu_seconds": processor,
         "candidates": CANDIDATES,
-        "before": before,
-        "after": measure_recall(model, candidates),
+        "recall": measure_recall(model, candidates),
     }
     print(json.dumps(result), flush=True)
 
 
 def print_table(results):
-    """Prints a row for each mode."""
+    """Prints a row for each result."""
     columns = [
         "mode",
         "rate",
         "trained",
-        "file, MiB",
-        "memory, MiB",
+        "file, MB",
+        "peak memory, MB",
+        "training memory, MB",
         "CPU s per step",
-        "R@10 before, %",
-        "R@10 after, %",
+        "R@10 text → image, %",
+        "R@10 image → text, %",
     ]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for result in results:
-        recalls = [
-            " / ".join(f"{100 * recall:.1f}" for recall in result[name])
-            for name in ("before", "after")
-        ]
-        numbers = [
-            f"{result['rate']:g}",
-            f"{result['trained']:,}",
-            f"{result['file_bytes'] / MIB:.1f}",
-            f"{result['memory_bytes'] / MIB:,.0f}",
-            f"{result['cpu_seconds']:.2f}",
-        ]
+        numbers = [""] * 6
+        if result["mode"] != START:
+            training_bytes = result["peak_bytes"] - result["start_bytes"]
+            numbers = [
+                f"{result['rate']:g}",
+                f"{result['trained']:,}",
+                f"{result['file_bytes'] / MB:.1f}",
+                f"{result['peak_bytes'] / MB:,.0f}",
+                f"{training_bytes / MB:,.0f}",
+                f"{result['cpu_seconds']:.2f}",
+            ]
+        recalls = [f"{100 * recall:.1f}" for recall in result["recall"]]
         print(f"| {' | '.join([result['mode'], *numbers, *recalls])} |")
 
 
@@ -152,32 +167,41 @@ def main():
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3, help="at least 2")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--image-size", type=int, default=160, help="pixels, 160 as in the model"
+    )
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument(
+        "--rate", type=float, help="learning rate of all modes (default: one for each)"
+    )
     parser.add_argument(
         "--table", action="store_true", help="print the results without training"
     )
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        run_mode(arguments.run, arguments)
+        measure_mode(arguments.run, arguments)
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "results.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    results = {line["mode"]: line for line in map(json.loads, lines)}
+    results = {
+        (line["mode"], line.get("rate")): line for line in map(json.loads, lines)
+    }
     if not arguments.table:
         prepare("icons", arguments.out)
     for mode in () if arguments.table else arguments.modes:
-        if mode in results:
+        key = (mode, rate_of(mode, arguments))
+        if key in results:
             continue
         command = [sys.executable, *sys.argv, "--run", mode]
         process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         line = process.stdout.splitlines()[-1]
-        results[mode] = json.loads(line)
+        results[key] = json.loads(line)
         with open(path, "ab") as file:
             file.write(line + b"\n")
-    print_table([results[mode] for mode in MODES if mode in results])
+    print_table(results.values())
 
 
 if __name__ == "__main__":

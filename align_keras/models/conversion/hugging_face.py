@@ -186,6 +186,7 @@ def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
+    model = model.without_lora()
     contents = {CONFIG_FILE: write_config(model), **preprocessing_files(model)}
     tensors = export_links(align_links(model))
     for name in list(tensors):
