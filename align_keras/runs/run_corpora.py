@@ -89,6 +89,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             data_dir=data_config.tfds_data_dir,
             pairs=data_config.pairs,
             encoding=data_config.encoding,
+            split_by=data_config.split_by,
             progress=show_progress,
             **columns,
         )
