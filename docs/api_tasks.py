@@ -82,7 +82,7 @@ TASKS = (
         "Train an experiment",
         "You run the experiments of the command line from Python.",
         {
-            "": ("train_experiment", "open_run"),
+            "": ("train_experiment", "finetune", "open_run"),
             "runs.run": ("Run",),
             "training": ("train_model", "TrainingDoctor", "Finding"),
         },
@@ -139,6 +139,7 @@ TASKS = (
                 "WarmupConfig",
                 "LinearWarmupConfig",
                 "EMAConfig",
+                "FinetuneConfig",
                 "RuntimeConfig",
             )
         },
@@ -180,6 +181,7 @@ TASKS = (
                 "open_corpus",
                 "open_sources",
                 "UserPairs",
+                "GroupedPairs",
                 "Mixture",
                 "Icons",
                 "Stamps",
