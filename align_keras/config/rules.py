@@ -328,6 +328,9 @@ def _check_finetune(config: ExperimentConfig, report: Report) -> None:
     if not {0.0, 1.0} <= set(config.finetune.factors):
         remedy = "Add 0 for the weights of the model, and 1 for the fine-tuned ones."
         report.refuse("finetune.factors", "a list with 0 and 1", remedy)
+    if config.runtime.distribution_strategy not in ("default", "one_device"):
+        rule = "default or one_device, because fine-tuning uses one device"
+        report.refuse("runtime.distribution_strategy", rule, "Change it.")
     train, validation = config.task.train_data, config.task.validation_data
     for name, rule, remedy in (
         ("pairs", "the same for training and validation", "Set both to your pairs."),

@@ -97,16 +97,18 @@ def group_splits(
         )
     target = max(1, min(round(fraction * len(image_keys)), at_most))
     split_of_group: dict[str, str] = {}
+    counts = {"test": 0, "validation": 0}
     # The largest group always trains.
     largest = max(sizes, key=lambda group: (sizes[group], group))
     candidates = sorted(set(sizes) - {largest})
-    for split in ("test", "validation"):
-        count = 0
-        for group in candidates:
-            if group not in split_of_group and count + sizes[group] <= target:
-                split_of_group[group] = split
-                count += sizes[group]
-        if not count:
+    for group in candidates:
+        split = min(counts, key=lambda name: counts[name])
+        if counts[split] + sizes[group] <= target:
+            split_of_group[group] = split
+            counts[split] += sizes[group]
+    for split in counts:
+        if not counts[split]:
+            # All groups are larger than the target.
             unused = [group for group in candidates if group not in split_of_group]
             smallest = min(unused, key=lambda group: (sizes[group], group))
             split_of_group[smallest] = split

@@ -160,9 +160,9 @@ def finetune_experiment(
     """
     if mode != "train_and_eval":
         raise InputError(
-            "mode must be train_and_eval or index for a fine-tuning. Received: "
-            f"mode={mode!r}. Leave the mode out, or measure the fine-tuned model with "
-            "`align-keras evaluate`."
+            f"mode must be train_and_eval for a fine-tuning. Received: mode={mode!r}. "
+            "Leave the mode out, and use `align-keras evaluate` and `align-keras "
+            "export` for the fine-tuned model."
         )
     check_tensorflow("Fine-tuning")
     config = without_passwords(config)

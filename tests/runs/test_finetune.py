@@ -151,13 +151,14 @@ def test_the_section_and_the_data_must_fit():
         ({"finetune.factors": [1.0, 0.0]}, "increasing"),
         ({"task.train_data.pairs": "other.csv"}, "the same for training"),
         ({"task.validation_data.split_by": "image"}, "image_and_caption"),
+        ({"runtime.distribution_strategy": "mirrored"}, "fine-tuning uses one device"),
     ):
         with pytest.raises(InputError, match=message):
             load_config("own_pairs", params_override=[model, overrides])
 
 
 def test_a_fine_tuning_has_one_mode(tmp_path):
-    with pytest.raises(InputError, match="mode must be train_and_eval or index"):
+    with pytest.raises(InputError, match="mode must be train_and_eval for"):
         align_keras.train_experiment("own_pairs", tmp_path / "run", mode="train")
 
 
