@@ -58,7 +58,7 @@ class OldTask:
 
 
 def read_old_task(
-    name: str | None, own_pairs: Sequence[RetrievalSet]
+    name: str | None, user_pairs: Sequence[RetrievalSet]
 ) -> OldTask | None:
     """Reads the pairs of the old task and divides them into two halves.
 
@@ -67,7 +67,7 @@ def read_old_task(
 
     Args:
         name: table, folder or corpus. None uses the stamps if they are installed.
-        own_pairs: all splits of the user's pairs.
+        user_pairs: all splits of the user's pairs.
 
     Returns:
         `OldTask`, or None if there are no pairs.
@@ -79,16 +79,16 @@ def read_old_task(
             return None
         name = STAMPS
     data = read_captioned_images(Request(data=name))
-    own_captions = {
+    user_captions = {
         normalized_caption(caption)
-        for pairs in own_pairs
+        for pairs in user_pairs
         for captions in pairs.captions
         for caption in captions
     }
     rows = [
         row
         for row, captions in enumerate(data.captions)
-        if own_captions.isdisjoint(map(normalized_caption, captions))
+        if user_captions.isdisjoint(map(normalized_caption, captions))
     ]
     if len(rows) < 2:
         say(f"the old task isn't measured, because your pairs contain all of {name}")
