@@ -83,7 +83,7 @@ TASKS = (
         "Train an experiment",
         "You run the experiments of the command line from Python.",
         {
-            "": ("train_experiment", "open_run"),
+            "": ("train_experiment", "finetune", "open_run"),
             "runs.run": ("Run",),
             "training": ("train_model", "TrainingDoctor", "Finding"),
         },
@@ -140,6 +140,7 @@ TASKS = (
                 "WarmupConfig",
                 "LinearWarmupConfig",
                 "EMAConfig",
+                "FinetuneConfig",
                 "RuntimeConfig",
             )
         },
@@ -181,6 +182,7 @@ TASKS = (
                 "open_corpus",
                 "open_sources",
                 "UserPairs",
+                "GroupedPairs",
                 "Mixture",
                 "Icons",
                 "Stamps",

@@ -35,6 +35,7 @@ COMMANDS = {
     "corpus": "build a training corpus from web pages, archives and tables",
     "data": "write tables of public data sets for training and corpora",
     "train": "train or evaluate an experiment",
+    "finetune": "fine-tune a trained model on your pairs",
     "plan": "estimate the memory, traffic and days of training, an index or a corpus",
     "evaluate": "evaluate a model with one protocol of the paper, or with all of them",
     "export": "export a model for TensorFlow Serving, phones, browsers or ONNX Runtime",
@@ -72,6 +73,7 @@ INTERRUPTED = 130
 RESUMABLE = {
     "quickstart": "the last checkpoint",
     "train": "the last checkpoint",
+    "finetune": "the last checkpoint",
     "evaluate": "the stored embeddings and the finished trials",
     "corpus": "the finished tasks",
     "embed": "the finished shards",

@@ -384,6 +384,10 @@ class DataConfig:
             `weight`, as in `align_keras.datasets.open_sources`. It is allowed in
             `train_data` only.
         tfds_split: Split of the prepared data, such as `train[:90%]`, or `all`.
+        split_by: How the corpus `pairs` is divided. `image` makes the splits `train`
+            and `test`, which share no image. `image_and_caption` makes the splits
+            `train`, `validation` and `test`, which share neither an image nor a
+            caption.
         tfds_data_dir: Folder of the prepared data, or None for the default of TFDS.
         pairs: Table or folder of the corpus `pairs`.
         image_column: Column of the images in the table or the sources, or None to
@@ -429,6 +433,7 @@ class DataConfig:
     corpus: str | None = None
     source: tuple[SourceConfig, ...] | None = None
     tfds_split: str = "train"
+    split_by: Literal["image", "image_and_caption"] = "image"
     tfds_data_dir: str | None = None
     pairs: str | None = None
     image_column: str | None = None
@@ -856,12 +861,73 @@ class RuntimeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Section `finetune`, the fine-tuning of a trained model on `task.train_data`.
+
+    The model replaces `task.model`, and the stages replace the steps, the intervals and
+    the optimizer of `trainer`.
+
+    Attributes:
+        model: Trained model with Keras weights: `align_small_en`, the folder of a run
+            or a preset, or `hf://user/model`. None trains `task.model`.
+        projection_epochs: Epochs of the first stage, which trains the projections on
+            features that are computed once. 0 skips the stage.
+        projection_rate: Learning rate of the first stage.
+        blocks: Blocks of each encoder that the second stage trains.
+        blocks_epochs: Epochs of the second stage. 0 skips the stage.
+        blocks_rate: Learning rate of the second stage.
+        full_epochs: Epochs of the third stage, which trains all layers. 0 skips the
+            stage.
+        full_rate: Learning rate of the third stage.
+        full_min_images: Number of training images from which the third stage runs.
+        depth_decay: Factor of the learning rate from a block to the block before it.
+        patience: Number of epochs without a better validation recall after which a
+            stage ends.
+        factors: Factors of the interpolation between the weights of the model, 0, and
+            the fine-tuned weights, 1. The validation pairs choose one of them.
+        old_task: Pairs on which the loss of former abilities is measured: a table, a
+            folder, or a corpus such as `stamps`. None uses `stamps` if they are
+            installed.
+        max_forgetting: Maximum decrease of recall@10 on the validation part of
+            `old_task`. Factors with a larger decrease aren't chosen.
+
+    References:
+        Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (projection
+        first). Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"
+        (interpolation).
+
+    Example:
+
+    >>> FinetuneConfig(model="align_small_en").factors[-1]
+    1.0
+    """
+
+    model: str | None = None
+    projection_epochs: int = count_field(30, at_least=0)
+    projection_rate: float = number_field(1e-3, above=0)
+    blocks: int = count_field(2)
+    blocks_epochs: int = count_field(8, at_least=0)
+    blocks_rate: float = number_field(2e-4, above=0)
+    full_epochs: int = count_field(4, at_least=0)
+    full_rate: float = number_field(5e-5, above=0)
+    full_min_images: int = count_field(2_000)
+    depth_decay: float = number_field(0.7, above=0, at_most=1)
+    patience: int = count_field(2)
+    factors: tuple[float, ...] = number_field(
+        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), at_least=0, at_most=1
+    )
+    old_task: str | None = None
+    max_forgetting: float = number_field(0.01, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """Configuration of a run with the sections of TF Model Garden.
 
     Attributes:
         task: `TaskConfig` with the model, the loss, the data and the metrics.
         trainer: `TrainerConfig` with the steps, the intervals and the optimizer.
+        finetune: `FinetuneConfig` with the model to fine-tune and the stages.
         runtime: `RuntimeConfig` with the devices and the precision.
 
     Example:
@@ -872,4 +938,5 @@ class ExperimentConfig:
 
     task: TaskConfig = TaskConfig()
     trainer: TrainerConfig = TrainerConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     runtime: RuntimeConfig = RuntimeConfig()

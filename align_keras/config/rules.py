@@ -275,6 +275,9 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
             report.refuse(
                 f"{key}.pair_weighted", rule, _OMIT_ONE, f"{key}.caption_sources"
             )
+        if data.split_by != "image" and data.corpus != "pairs":
+            rule, remedy = "image unless corpus is 'pairs'", "Set the table or folder."
+            report.refuse(f"{key}.split_by", rule, remedy, f"{key}.corpus")
         if data.source is not None:
             _check_source(data, key, report)
 
@@ -351,6 +354,29 @@ def _sources(data: DataConfig) -> set[str]:
     return {os.path.realpath(name) for name in names if name}
 
 
+def _check_finetune(config: ExperimentConfig, report: Report) -> None:
+    """Checks the section `finetune` and the sections that it uses."""
+    report.increasing("finetune.factors")
+    if config.finetune.model is None:
+        return
+    if not {0.0, 1.0} <= set(config.finetune.factors):
+        remedy = "Add 0 for the weights of the model, and 1 for the fine-tuned ones."
+        report.refuse("finetune.factors", "a list with 0 and 1", remedy)
+    if config.runtime.distribution_strategy not in ("default", "one_device"):
+        rule = "default or one_device, because fine-tuning uses one device"
+        report.refuse("runtime.distribution_strategy", rule, "Change it.")
+    train, validation = config.task.train_data, config.task.validation_data
+    for name, rule, remedy in (
+        ("pairs", "the same for training and validation", "Set both to your pairs."),
+        ("split_by", "image_and_caption for fine-tuning", "Set it in both sections."),
+    ):
+        value = getattr(train, name)
+        fits = value == "image_and_caption" if name == "split_by" else value is not None
+        if not fits or getattr(validation, name) != value:
+            key = f"{_DATA}.{name}"
+            report.refuse(key, rule, remedy, f"task.validation_data.{name}")
+
+
 def check_num_replicas(config: Any, report: Report) -> None:
     """Raises if `num_replicas` is set without the strategy "mirrored"."""
     runtime = config.runtime
@@ -381,5 +407,6 @@ EXPERIMENT_RULES = (
     _check_data,
     _check_hard_negatives,
     _check_held_out,
+    _check_finetune,
     _check_replicas,
 )

@@ -19,6 +19,7 @@ _PUBLIC = {
     "CORPUS_NAMES": "align_keras.datasets.build",
     "Clipart": "align_keras.datasets.clipart",
     "Emoji": "align_keras.datasets.emoji",
+    "GroupedPairs": "align_keras.datasets.grouped_pairs",
     "Icons": "align_keras.datasets.icons",
     "Mixture": "align_keras.datasets.mixture",
     "Stamps": "align_keras.datasets.stamps",
@@ -29,6 +30,7 @@ _PUBLIC = {
 __all__ = [
     "Clipart",
     "Emoji",
+    "GroupedPairs",
     "Icons",
     "Mixture",
     "Stamps",

@@ -11,6 +11,7 @@ from absl import logging
 
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
+from align_keras.datasets.grouped_pairs import GroupedPairs
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import LANGUAGES, Stamps
@@ -37,6 +38,7 @@ def open_corpus(
     encoding: str = "utf-8",
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
+    split_by: str = "image",
     progress: Callable | None = None,
 ) -> tfds.core.DatasetBuilder | Mixture:
     """Prepares a corpus if needed and returns its builder.
@@ -62,6 +64,8 @@ def open_corpus(
         shorter_side: int, the shorter side in pixels that training needs, or None. The
             images of `"pairs"` are stored with this size, but with no less than 346. A
             folder with smaller images raises an error.
+        split_by: str, `"image"` for the splits `train` and `test` of `"pairs"`, or
+            `"image_and_caption"` for the splits of `GroupedPairs`.
         progress: callable that receives the number of finished images and their total,
             or None.
 
@@ -102,9 +106,11 @@ def open_corpus(
             f"for all other corpora. Received: pairs={pairs!r} for corpus {name!r}. "
             "Use --pairs PATH only together with corpus 'pairs'."
         )
+    check_choice("split_by", split_by, ("image", "image_and_caption"))
     if pairs is not None:
         # The name of a configuration without this option must not change.
         reading = {} if not caption_sources else {"caption_sources": [*caption_sources]}
+        builder_class = UserPairs if split_by == "image" else GroupedPairs
         config = user_pairs_config(
             pairs,
             **reading,
@@ -113,7 +119,7 @@ def open_corpus(
             encoding=encoding,
             shorter_side=max(shorter_side or 0, SHORTER_SIDE),
         )
-        return _prepare(UserPairs, config=config, **options)
+        return _prepare(builder_class, config=config, **options)
     return _prepare(_BUILDERS[corpus], config=language, **options)
 
 

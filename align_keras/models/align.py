@@ -403,6 +403,31 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         export_saved_model(self, directory, weights=weights)
 
+    def finetune(
+        self,
+        pairs: str | os.PathLike,
+        out: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> Any:
+        """Fine-tunes a copy of the model on a table or folder of pairs.
+
+        The model itself doesn't change. A copy of it is saved in the folder of the run.
+
+        Args:
+            pairs: table or folder of pairs, as in `align_keras.finetune`.
+            out: folder of the run, as in `align_keras.finetune`.
+            **options: options of `align_keras.finetune`, such as `old_task`.
+
+        Returns:
+            `align_keras.runs.run.Run`, whose `model` is the fine-tuned model.
+
+        Raises:
+            InputError: as `align_keras.finetune`.
+        """
+        from align_keras.runs.finetune import finetune
+
+        return finetune(self, pairs, out, **options)
+
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Uploads the model to a repository on the Hugging Face Hub.
 

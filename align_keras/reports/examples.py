@@ -308,6 +308,61 @@ def retrieval_examples(
     return examples
 
 
+def changed_queries(
+    before: Any,
+    after: Any,
+    images: Sequence,
+    captions: Sequence[str],
+    *,
+    k: int = 4,
+    count: int = 6,
+) -> tuple[
+    list[tuple[ExampleQuery, ExampleQuery]], list[tuple[ExampleQuery, ExampleQuery]]
+]:
+    """Collects the captions whose correct image moved most between two models.
+
+    Args:
+        before: result of `rank_pairs` with the first model.
+        after: result of `rank_pairs` with the second model, for the same pairs.
+        images: the images.
+        captions: the captions of all images.
+        k: int, number of hits per query.
+        count: int, largest number of improved and of worse captions.
+
+    Returns:
+        Captions that improved and captions that got worse, the largest ratio of ranks
+        first. Each caption is the query with the first and with the second model.
+    """
+    first_ranks, second_ranks = (
+        _ignore_repeated_captions(result.ranks["t2i"], captions)
+        for result in (before, after)
+    )
+    # The change from rank 100 to rank 1 matters more than that from 300 to 200.
+    change = np.log1p(first_ranks) - np.log1p(second_ranks)
+    change[first_ranks < 0] = 0.0
+    order = np.argsort(-change, kind="stable")
+    improved_rows = [row for row in order[:count] if change[row] > 0]
+    worse_rows = [row for row in order[::-1][:count] if change[row] < 0]
+
+    def queries(result: Any, rows: list[int]) -> list[ExampleQuery]:
+        builder = _ExampleBuilder(images, captions, result.caption_image_index)
+        results = _search(
+            np.array(rows, int),
+            result.text_embeddings,
+            result.image_embeddings,
+            result.positives.text_to_image,
+            builder.image_hit,
+            k,
+            ranks=result.ranks["t2i"],
+        )
+        return [builder.text_query(row, results[row]) for row in rows]
+
+    def compare(rows: list[int]) -> list[tuple[ExampleQuery, ExampleQuery]]:
+        return list(zip(queries(before, rows), queries(after, rows), strict=True))
+
+    return compare(improved_rows), compare(worse_rows)
+
+
 def _ignore_repeated_captions(ranks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """Returns the ranks of captions, with -1 for a caption that occurred before."""
     names = [normalized_caption(caption) for caption in captions]

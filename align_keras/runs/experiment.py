@@ -107,6 +107,10 @@ def train_experiment(
     config = without_passwords(resolve_config(config, params_override))
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
+    if config.finetune.model is not None:
+        from align_keras.runs.finetune import finetune_experiment
+
+        return finetune_experiment(config, directory, mode=mode, command=command)
     command = command or train_command(directory)
     if mode == "index":
         check_finished(directory)

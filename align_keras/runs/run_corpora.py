@@ -90,6 +90,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             pairs=data_config.pairs,
             caption_sources=tuple(data_config.caption_sources or ()),
             encoding=data_config.encoding,
+            split_by=data_config.split_by,
             progress=show_progress,
             **columns,
         )

@@ -139,8 +139,16 @@ def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> Non
 
 
 def newest_step(directory: pathlib.Path) -> int | None:
-    """Returns the step of the newest checkpoint of a run, or None."""
-    names = (path.stem for path in (directory / "checkpoints").glob("ckpt-*.index"))
+    """Returns the step of the newest checkpoint of a run, or None.
+
+    A fine-tuning has a folder of checkpoints for each stage. Its step is the largest
+    one of all stages.
+    """
+    names = [
+        path.stem
+        for pattern in ("checkpoints", "stages/*/checkpoints")
+        for path in directory.glob(f"{pattern}/ckpt-*.index")
+    ]
     steps = [int(name[5:]) for name in names if name[5:].isdigit()]
     return max(steps, default=None)
 

@@ -1,0 +1,211 @@
+"""Fine-tuning from a table of pairs to a searchable folder with a report."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import align_keras
+from align_keras.cli.main import main
+from align_keras.config import load_config
+from align_keras.reports.finetune_report import CurvePoint
+from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.utils.errors import InputError
+from tests.helpers.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
+
+SIZES = f"{SMALL},task.model.image_encoder.num_stages=1"
+SHORT = (
+    "finetune.projection_epochs=2,finetune.blocks=1,finetune.blocks_epochs=2,"
+    "finetune.factors=[0,0.5,1],finetune.max_forgetting=1"
+)
+CAPTIONS = ["a red circle", "a blue bar"]
+IMAGES = [np.asarray(draw("red", "circle")), np.asarray(draw("blue", "bar"))]
+
+
+def write_base(folder):
+    """Writes a preset to fine-tune."""
+    from align_keras.runs.assemble import build_model
+
+    vocabulary = [*SPECIAL_TOKENS, "a", *COLORS, *SHAPES]
+    model = build_model(load_config(params_override=SIZES).task.model, vocabulary)
+    model.save_to_preset(folder)
+
+
+def write_old_task(folder):
+    folder.mkdir()
+    lines = []
+    for shape in SHAPES:
+        draw("pink", shape).save(folder / f"{shape}.png")
+        lines.append(json.dumps({"image": f"{shape}.png", "caption": f"pink {shape}"}))
+    (folder / "old.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder / "old.jsonl"
+
+
+def words(folder, out):
+    """Returns the words of the command that fine-tunes in a folder of inputs."""
+    data = folder / "data"
+    return [
+        "finetune",
+        f"--model={folder / 'base'}",
+        f"--pairs={folder / 'pairs' / 'pairs.jsonl'}",
+        f"--old-task={folder / 'old' / 'old.jsonl'}",
+        f"--out={folder / out}",
+        f"--params_override={SHORT}",
+        f"--params_override=task.train_data.tfds_data_dir={data}",
+        f"--params_override=task.validation_data.tfds_data_dir={data}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finetune")
+    write_base(folder / "base")
+    write_pairs(folder / "pairs")
+    write_old_task(folder / "old")
+    return folder
+
+
+def embeddings(folder):
+    model = align_keras.load_model(folder)
+    return np.concatenate([model.encode_images(IMAGES), model.encode_texts(CAPTIONS)])
+
+
+@pytest.mark.ci
+def test_a_folder_opens_everywhere_and_the_same_command_repeats_it(inputs, capsys):
+    assert main(words(inputs, "run")) == 0
+    printed = capsys.readouterr().out
+    assert "Your test pairs" in printed and "Old task" in printed
+    folder = inputs / "run"
+    rows = embeddings(folder)
+    # The model differs from the base unless the validation pairs chose the factor 0.
+    results = json.loads((folder / "finetune.json").read_text())
+    is_base = np.allclose(rows, embeddings(inputs / "base"), atol=1e-6)
+    assert is_base == (results["factor"] == 0.0)
+    assert [point["factor"] for point in results["curve"]] == [0.0, 0.5, 1.0]
+    for changes in results["changes"].values():
+        assert len(changes) == 6
+        for change in changes:
+            difference = change["after"][0] - change["before"][0]
+            assert change["change"][0] == pytest.approx(difference)
+            assert change["change"][1] <= change["change"][0] <= change["change"][2]
+
+    run = align_keras.open_run(folder)
+    test = run.read_validation_pairs()
+    assert len(test) == results["changes"]["Your test pairs"][0]["queries"] == 6
+    assert run.evaluate()["t2i/recall_at_10"] == pytest.approx(
+        run.metrics["t2i/recall_at_10"]
+    )
+    assert run.metrics["t2i/recall_at_1"] == pytest.approx(
+        results["changes"]["Your test pairs"][0]["after"][0]
+    )
+    # All images are indexed, and those of the test pairs are found by their captions.
+    assert {hit.path for hit in run.search(CAPTIONS[0], k=40)} >= set(test.ids)
+    page = (folder / "report.html").read_text("utf-8")
+    for text in (
+        "Recall before and after",
+        "95% intervals",
+        "Old task",
+        "Next steps",
+        "align-keras push",
+        "Recall by the factor",
+    ):
+        assert text in page
+
+    # A finished fine-tuning isn't trained again.
+    stage = folder / "stages" / "2_last_blocks" / "metrics.jsonl"
+    stage_lines = stage.read_bytes()
+    assert main(words(inputs, "run")) == 0
+    assert stage.read_bytes() == stage_lines
+    np.testing.assert_array_equal(embeddings(folder), rows)
+    assert main([*words(inputs, "run"), "--params_override=trainer.seed=1"]) == 1
+    assert "trainer.seed was 0 and is now 1" in capsys.readouterr().err
+
+
+def test_an_export_without_keras_weights_is_refused(tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text("image,caption\n")
+    for name in ("image.tflite", "text.tflite"):
+        (tmp_path / name).write_bytes(b"")
+    table = str(tmp_path / "pairs.csv")
+    assert main(["finetune", "--model", str(tmp_path), "--pairs", table]) == 1
+    error = capsys.readouterr().err
+    assert "--model must have Keras weights" in error
+    assert "files for litert only" in error
+    assert "Pass the folder of the run or of the preset that was exported" in error
+
+
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match="`pairs` must be an existing table or folder"):
+        align_keras.finetune(pairs=tmp_path / "none.csv")
+
+
+def test_the_section_and_the_data_must_fit():
+    model = {"finetune.model": "align_small_en"}
+    for overrides, message in (
+        ({"finetune.factors": [0.0, 0.5]}, "a list with 0 and 1"),
+        ({"finetune.factors": [1.0, 0.0]}, "increasing"),
+        ({"task.train_data.pairs": "other.csv"}, "the same for training"),
+        ({"task.validation_data.split_by": "image"}, "image_and_caption"),
+        ({"runtime.distribution_strategy": "mirrored"}, "fine-tuning uses one device"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_config("own_pairs", params_override=[model, overrides])
+
+
+def test_a_fine_tuning_has_one_mode(tmp_path):
+    with pytest.raises(InputError, match="mode must be train_and_eval for"):
+        align_keras.train_experiment("own_pairs", tmp_path / "run", mode="train")
+
+
+def test_the_factor_is_the_best_one_that_forgets_little():
+    from align_keras.runs.finetune_results import choose_factor
+
+    curve = [
+        CurvePoint(0.0, 0.2, 0.50),
+        CurvePoint(0.2, 0.4, 0.49),
+        CurvePoint(0.4, 0.4, 0.51),
+        CurvePoint(1.0, 0.9, 0.40),
+    ]
+    assert choose_factor(curve, max_forgetting=0.01) == 0.2
+    assert choose_factor(curve, max_forgetting=0.2) == 1.0
+    without_old_task = [CurvePoint(point.factor, point.recall) for point in curve]
+    assert choose_factor(without_old_task, max_forgetting=0.01) == 1.0
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_fine_tuning_ends_with_the_same_weights(inputs, seed):
+    def run(out, seconds=None):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "align_keras.cli.main", *words(inputs, out)],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if seconds is not None:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGKILL)
+        return process.wait(timeout=900)
+
+    start = time.monotonic()
+    if not (inputs / "whole" / "report.html").exists():
+        assert run("whole") == 0
+    seconds = time.monotonic() - start
+    numbers = random.Random(seed)
+    out = f"killed_{seed}"
+    for _ in range(4):
+        run(out, numbers.uniform(0.1, 1.0) * max(seconds, 20.0))
+    assert run(out) == 0
+    np.testing.assert_array_equal(
+        embeddings(inputs / out), embeddings(inputs / "whole")
+    )
+    first, second = (
+        json.loads((inputs / name / "finetune.json").read_text())
+        for name in (out, "whole")
+    )
+    assert first == second

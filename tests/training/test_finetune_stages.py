@@ -1,0 +1,127 @@
+"""Parts of a fine-tuning: features, projections, learning rates and early stopping."""
+
+import re
+
+import numpy as np
+import pytest
+
+from align_keras.losses import ContrastiveLoss
+from align_keras.training.finetune_stage import depth_multipliers, epochs_since_best
+from align_keras.training.interpolation import read_weights
+from align_keras.training.projection_stage import (
+    compute_features,
+    project_features,
+    train_projections,
+)
+from tests.helpers.small import small_align
+from tests.helpers.small_run import COLORS, SHAPES, draw
+
+LOSS = ContrastiveLoss(
+    label_smoothing=0.0, share_equal_captions=True, share_equal_images=True
+)
+
+
+@pytest.fixture(scope="module")
+def align():
+    return small_align()
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Images, captions and keys. Some images have two captions."""
+    names = [(color, shape) for color in COLORS[:4] for shape in SHAPES[:3]]
+    images = [np.asarray(draw(*name)) for name in names]
+    captions = [
+        [color[:3], shape[:3]][: 1 + row % 2]
+        for row, (color, shape) in enumerate(names)
+    ]
+    return images, captions, [f"{row}" for row in range(len(names))]
+
+
+@pytest.fixture(scope="module")
+def features(align, pairs):
+    return compute_features(align, *pairs)
+
+
+def test_projected_features_are_the_embeddings(align, pairs, features):
+    images, texts = project_features(align, features)
+    flat = [text for captions in pairs[1] for text in captions]
+    np.testing.assert_allclose(images, align.encode_images(pairs[0]), atol=1e-5)
+    np.testing.assert_allclose(texts, align.encode_texts(flat), atol=1e-5)
+    counts = [len(captions) for captions in pairs[1]]
+    np.testing.assert_array_equal(features.image_rows, np.repeat(range(12), counts))
+
+
+def train(align, features, evaluate, **options):
+    settings = {"epochs": 3, "rate": 0.01, "batch_size": 6, "patience": 9}
+    return train_projections(
+        align, features, LOSS, evaluate=evaluate, **settings | options
+    )
+
+
+def projection_weights(align):
+    weights = read_weights(align)
+    return {path: value for path, value in weights.items() if "projection" in path}
+
+
+def test_only_projections_and_temperature_change_and_the_best_are_kept(align, features):
+    before = read_weights(align)
+    seen = []
+
+    def evaluate():
+        seen.append(projection_weights(align))
+        return {1: 0.3, 3: 0.2}.get(len(seen) - 1, 0.1)
+
+    assert train(align, features, evaluate) == [0.1, 0.3, 0.1, 0.2]
+    after = read_weights(align)
+    for path, value in after.items():
+        if "projection" in path:
+            assert not np.array_equal(value, before[path])
+            np.testing.assert_array_equal(value, seen[1][path])
+        elif "temperature" not in path:
+            np.testing.assert_array_equal(value, before[path])
+
+
+def test_projections_stop_early_and_repeat_exactly(align, features):
+    start = projection_weights(align)
+    results = []
+    for _ in range(2):
+        for variable in align.weights:
+            if variable.path in start:
+                variable.assign(start[variable.path])
+        align.temperature_layer.log_temperature.assign(0.0)
+        values = iter([0.1, 0.2, 0.2, 0.2, 0.9])
+        recalls = train(align, features, values.__next__, epochs=9, patience=2)
+        assert recalls == [0.1, 0.2, 0.2, 0.2]
+        results.append(projection_weights(align))
+    for path, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][path])
+
+
+@pytest.mark.parametrize("name", ["image_encoder", "text_encoder"])
+def test_rates_decrease_from_the_output_to_the_input(align, name):
+    encoder = getattr(align, name)
+    multipliers = depth_multipliers(encoder, 0.5)
+
+    def factor(path):
+        matches = [
+            value for rule, value in multipliers.items() if re.search(rule, path)
+        ]
+        assert len(matches) < 2
+        return matches[0] if matches else 1.0
+
+    factors = [factor(weight.path) for weight in encoder.weights]
+    # Keras lists the weights from the input to the output.
+    assert factors == sorted(factors)
+    count = len(encoder.blocks)
+    assert set(factors) == {0.5**depth for depth in range(count + 2)}
+    assert factor(f"{name}/projection/kernel") == 1.0
+    last_block = encoder.blocks[-1]
+    assert {factor(weight.path) for weight in last_block.weights} == {0.5}
+
+
+def test_evaluations_since_the_best_are_counted():
+    lines = [{"mean_recall": value} for value in (0.1, 0.3, 0.3, 0.2)]
+    assert epochs_since_best(lines) == 2
+    assert epochs_since_best([*lines, {"loss": 1.0}, {"mean_recall": 0.4}]) == 0
+    assert epochs_since_best([]) == 0
