@@ -12,6 +12,7 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.models.align_preprocessor import ALIGNPreprocessor
+    from align_keras.models.teacher_embeddings import TeacherEmbeddings
 
 
 def training_batches(
@@ -29,6 +30,7 @@ def training_batches(
     data_service: str | None = None,
     pair_weighted: bool = False,
     with_image_ids: bool = False,
+    teacher: "TeacherEmbeddings | None" = None,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -70,13 +72,16 @@ def training_batches(
             counted once before training.
         with_image_ids: bool, add `image_ids`, which are equal for equal stored images.
             A loss with `share_equal_images` needs them.
+        teacher: `TeacherEmbeddings` of the images and captions of the split, or None.
+            They are added to each batch for `DistillationLoss`.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
-        `padding_mask` int32 (rows, sequence_length), and `image_ids` int64 (rows,) if
-        requested.
+        `padding_mask` int32 (rows, sequence_length), and if requested `image_ids` int64
+        (rows,), and `teacher_image_embeddings` and `teacher_text_embeddings` float32
+        (rows, t).
 
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
@@ -109,11 +114,12 @@ def training_batches(
             )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
+    needs_hashes = with_image_ids or teacher is not None
     seed_tensor = tf.cast(seed, tf.int64)
 
     def read_image(example: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         image = example["image"]
-        inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
+        inputs = {"image_ids": image_hash(image)} if needs_hashes else {}
         if augments_batches:
             image = converter.resize(image)
         return image, inputs
@@ -139,6 +145,8 @@ def training_batches(
     def tokenize(
         images: tf.Tensor, captions: tf.Tensor, inputs: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
+        if teacher is not None:
+            inputs = teacher.add_to(inputs, captions, with_image_ids)
         return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     pairs = ordered_pairs(
