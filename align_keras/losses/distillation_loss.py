@@ -210,8 +210,8 @@ def _embedding_loss(rows: tf.Tensor, teacher_rows: tf.Tensor) -> tf.Tensor:
     if rows.shape[-1] != teacher_rows.shape[-1]:
         raise InputError(
             "The embeddings must have the teacher's width if embedding_weight is above "
-            f"0. Received: width {rows.shape[-1]}, and {teacher_rows.shape[-1]} for the "
-            "teacher. Build the model with this projection_dim, or set "
+            f"0. Received: width {rows.shape[-1]}, and {teacher_rows.shape[-1]} for "
+            "the teacher. Build the model with this projection_dim, or set "
             "embedding_weight to 0."
         )
     return tf.reduce_mean(tf.reduce_sum((rows - teacher_rows) ** 2, axis=1))
