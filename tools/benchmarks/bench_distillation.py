@@ -32,7 +32,7 @@ STUDENTS = {
     "lite0": (
         f"{_ENCODER}.variant=efficientnet_lite0",
         f"{_ENCODER}.weights=efficientnet-lite0",
-        f"{_ENCODER}.image_size=160",
+        f"{_ENCODER}.image_size=128",
         f"{_ENCODER}.num_classes=1000",
         f"{_ENCODER}.training=projection",
     ),
