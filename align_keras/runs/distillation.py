@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.config import TaskConfig
-from align_keras.data.stored_pairs import read_captions, stored_pairs
+from align_keras.data.stored_pairs import read_captions, stored_images
 from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
@@ -135,7 +135,7 @@ def embed_training_pairs(
         cache_dir: as in `teacher_embeddings`.
     """
     say(f"embedding the training pairs by {teacher.name}")
-    images = stored_pairs(builder, split).map(lambda example: example["image"])
+    images = stored_images(builder, split)
     hashes = images.map(image_hash, tf.data.AUTOTUNE).batch(1024)
     no_hashes = np.zeros(0, np.int64)
     return _embed(
