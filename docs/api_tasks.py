@@ -48,8 +48,20 @@ TASKS = (
         "You pass a loss to `ALIGN.compile`, or use the functions in your own loop.",
         {
             "": ("ContrastiveLoss", "contrastive_loss"),
-            "losses": ("SigmoidLoss", "MatryoshkaLoss", "PairLoss", "gather_replicas"),
+            "losses": (
+                "SigmoidLoss",
+                "MatryoshkaLoss",
+                "DistillationLoss",
+                "PairLoss",
+                "gather_replicas",
+            ),
         },
+    ),
+    (
+        "Distill a teacher",
+        "You train a small model with the embeddings of a larger one. [Distill into a "
+        "small model](../guides/distillation.md) explains the losses.",
+        {"": ("teacher_embeddings",), "models": ("TeacherEmbeddings",)},
     ),
     (
         "Choose an optimizer and a schedule",
@@ -122,6 +134,7 @@ TASKS = (
                 "ContrastiveLossConfig",
                 "SigmoidLossConfig",
                 "MatryoshkaConfig",
+                "DistillationConfig",
                 "DataConfig",
                 "SourceConfig",
                 "EvaluationConfig",

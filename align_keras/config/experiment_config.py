@@ -353,6 +353,40 @@ class LossConfig(_OneOf):
 
 
 @dataclasses.dataclass(frozen=True)
+class DistillationConfig:
+    """Distillation of a trained model, the teacher.
+
+    The losses are those of `align_keras.losses.DistillationLoss`.
+
+    Attributes:
+        teacher: Name or folder of the teacher, as in `align_keras.load_model`, or None
+            to train without a teacher.
+        embedding_weight: Weight of the squared distance between the embeddings and
+            those of the teacher. A weight above 0 requires a `projection_dim` that
+            equals the width of the teacher's embeddings.
+        similarity_weight: Weight of the divergence of the similarities in a batch from
+            those of the teacher.
+        contrastive_weight: Weight of the loss in `task.loss`. With 0, the model learns
+            only from the teacher.
+        temperature: Temperature of the similarities of the model and of the teacher.
+
+    References:
+        Hinton et al. 2015. Wu et al. 2023, section 3.1.
+
+    Example:
+
+    >>> DistillationConfig(teacher="align_small_en").contrastive_weight
+    1.0
+    """
+
+    teacher: str | None = None
+    embedding_weight: float = number_field(1.0, at_least=0)
+    similarity_weight: float = number_field(1.0, at_least=0)
+    contrastive_weight: float = number_field(1.0, at_least=0)
+    temperature: float = number_field(0.05, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceConfig:
     """Item of the list `task.train_data.source`.
 
@@ -487,6 +521,7 @@ class TaskConfig:
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
     train_data: DataConfig = DataConfig()
     validation_data: DataConfig = DataConfig(
         tfds_split="test",

@@ -6,7 +6,11 @@ import os
 import re
 from typing import Any, NoReturn
 
-from align_keras.config.experiment_config import DataConfig, ExperimentConfig
+from align_keras.config.experiment_config import (
+    DataConfig,
+    DistillationConfig,
+    ExperimentConfig,
+)
 from align_keras.config.fields import describe_value
 from align_keras.utils.errors import InputError
 
@@ -152,6 +156,25 @@ def _check_matryoshka(config: ExperimentConfig, report: Report) -> None:
     if report.get(weights) and len(report.get(weights)) != count:
         rule = f"a list with one weight for each of {count} widths"
         report.refuse(weights, rule, "Add or remove weights.", widths)
+
+
+def _check_distillation(config: ExperimentConfig, report: Report) -> None:
+    distillation = "task.distillation"
+    teacher = f"{distillation}.teacher"
+    weights = [f"{distillation}.{name}_weight" for name in ("embedding", "similarity")]
+    if report.get(teacher) is None:
+        if report.get(distillation) != DistillationConfig():
+            names = [
+                f"{distillation}.contrastive_weight",
+                f"{distillation}.temperature",
+            ]
+            rule = "the name of a model if other options of the section are set"
+            remedy = "Write, for example, align_small_en."
+            report.refuse(teacher, rule, remedy, *weights, *names)
+        return
+    if not any(map(report.get, weights)):
+        rule = f"above 0 if {weights[0]} is 0"
+        report.refuse(weights[1], rule, "Set one of the weights.", weights[0])
 
 
 def _check_callbacks(config: ExperimentConfig, report: Report) -> None:
@@ -399,6 +422,7 @@ EXPERIMENT_RULES = (
     _check_patterns,
     _check_metrics,
     _check_matryoshka,
+    _check_distillation,
     _check_callbacks,
     _check_batch_parts,
     _check_preset,

@@ -18,6 +18,7 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.models.align_preprocessor import ALIGNPreprocessor
+    from align_keras.models.teacher_embeddings import TeacherEmbeddings
 
 
 def training_batches(
@@ -37,6 +38,7 @@ def training_batches(
     with_image_ids: bool = False,
     caption_sources: Mapping[str, float] | None = None,
     hard_negatives: Mapping[str, Sequence[str]] | None = None,
+    teacher: "TeacherEmbeddings | None" = None,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -88,13 +90,16 @@ def training_batches(
             negatives, which is drawn at random, or by a random pair if it has none.
             The encoded images are held in memory. An image may occur twice in a batch,
             so use a loss with `share_equal_images`.
+        teacher: `TeacherEmbeddings` of the images and captions of the split, or None.
+            They are added to each batch for `DistillationLoss`.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
-        `padding_mask` int32 (rows, sequence_length), `image_ids` int64 (rows,) if
-        requested, and with `hard_negatives` `negative_groups` int64 (rows,), which are
+        `padding_mask` int32 (rows, sequence_length), and if requested `image_ids` int64
+        (rows,), `teacher_image_embeddings` and `teacher_text_embeddings` float32
+        (rows, t), and with `hard_negatives` `negative_groups` int64 (rows,), which are
         equal for a pair and its mined negative.
 
     Raises:
@@ -135,11 +140,12 @@ def training_batches(
             )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
+    needs_hashes = with_image_ids or teacher is not None
     seed_tensor = tf.cast(seed, tf.int64)
 
     def read_image(example: dict) -> tuple[tf.Tensor, dict, tuple]:
         image = example["image"]
-        inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
+        inputs = {"image_ids": image_hash(image)} if needs_hashes else {}
         if augments_batches:
             image = converter.resize(image)
         if caption_sources is None:
@@ -179,6 +185,8 @@ def training_batches(
     def tokenize(
         images: tf.Tensor, captions: tf.Tensor, inputs: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
+        if teacher is not None:
+            inputs = teacher.add_to(inputs, captions, with_image_ids)
         return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     pairs = _ordered_rows(

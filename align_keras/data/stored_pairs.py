@@ -1,6 +1,7 @@
 """Access to the stored examples of a split."""
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -22,6 +23,36 @@ def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
     if isinstance(builder, Mixture):
         return builder.as_dataset(split=split, decoders=DECODERS)
     return stored_examples(builder, split, DECODERS)
+
+
+def stored_images(builder: Any, split: str) -> tf.data.Dataset:
+    """Returns the encoded images of a split in stored order."""
+    split_size(builder, split)
+    if isinstance(builder, Mixture):
+        members = [stored_images(one, split) for one in builder.members.values()]
+        return functools.reduce(
+            lambda first, second: first.concatenate(second), members
+        )
+    if not isinstance(builder, SourcePairs):
+        return stored_examples(builder, split, DECODERS).map(_image_of)
+    parts = builder.info.splits[split].file_instructions
+    files = tf.data.Dataset.from_tensor_slices(
+        (
+            [part.filename for part in parts],
+            tf.constant([part.skip for part in parts], tf.int64),
+            tf.constant([part.take for part in parts], tf.int64),
+        )
+    )
+    features = builder.info.features
+    return files.flat_map(builder.records).map(
+        lambda record: _image_of(
+            features.deserialize_example(record, decoders=DECODERS)
+        )
+    )
+
+
+def _image_of(example: dict[str, tf.Tensor]) -> tf.Tensor:
+    return example["image"]
 
 
 def check_batch_size(batch_size: int, builder: Any, split: str) -> None:

@@ -15,6 +15,7 @@ _PUBLIC = {
     "ALIGNTokenizer": "align_keras.models.align_tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
+    "TeacherEmbeddings": "align_keras.models.teacher_embeddings",
     "TextEncoder": "align_keras.models.text_encoder",
     "image_text_batches": "align_keras.models.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",

@@ -15,6 +15,7 @@ from align_keras.models.fit_arguments import is_raw_data
 from align_keras.models.input_checks import (
     INPUTS,
     REMEDY,
+    check_computed_inputs,
     check_data,
     check_gray_levels,
     check_model_inputs,
@@ -70,6 +71,8 @@ def keras_input(
     with_image_ids = "image_ids" in loss_inputs
     x, y = plain_data(x), plain_data(y)
     pairs = raw_pairs(x, y)
+    if pairs is not None or is_raw_data(x):
+        check_computed_inputs(loss_inputs)
     if pairs is not None:
         images, captions = pairs
         batches = image_text_batches(

@@ -1,5 +1,6 @@
 """Checks of the inputs of the model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -36,6 +37,17 @@ def loss_input_names(model: keras.Model) -> tuple[str, ...]:
     """Returns the names of the inputs that only the loss of the model reads."""
     loss = getattr(model, "loss", None)
     return loss.required_inputs if isinstance(loss, PairLoss) else ()
+
+
+def check_computed_inputs(names: Iterable[str]) -> None:
+    """Raises for inputs of the loss that can't be computed from raw pairs."""
+    missing = [name for name in names if name != "image_ids"]
+    if missing:
+        raise InputError(
+            f"The loss needs batches with {' and '.join(missing)}. Received: images "
+            "and captions. For DistillationLoss, pass align_keras.models."
+            "image_text_batches(…, teacher=align_keras.teacher_embeddings(…))."
+        )
 
 
 def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:

@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from align_keras.images.image_hash import image_hash
 from align_keras.models.align_preprocessor import ALIGNPreprocessor
-from align_keras.models.pair_sources import source_of_dataset, source_of_sequences
-from align_keras.models.raw_pairs import image_and_caption, plain_data, raw_pairs
+from align_keras.models.pair_sources import source_of_pairs, source_of_sequences
+from align_keras.models.raw_pairs import image_and_caption
+from align_keras.models.teacher_embeddings import TeacherEmbeddings
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
@@ -25,6 +26,7 @@ def image_text_batches(
     seed: int | None = None,
     drop_remainder: bool | None = None,
     with_image_ids: bool = False,
+    teacher: TeacherEmbeddings | None = None,
 ) -> tf.data.Dataset:
     """Returns batches of a model's inputs from images and captions.
 
@@ -52,11 +54,14 @@ def image_text_batches(
             it in training, unless it is the only batch.
         with_image_ids: bool, add `image_ids`, which are equal for equal images. A loss
             with `share_equal_images` needs them, and `fit` adds them for it.
+        teacher: `TeacherEmbeddings` of the images and captions, or None. They are added
+            to each batch for `DistillationLoss`.
 
     Returns:
         `tf.data.Dataset` of dicts, one pass over the pairs: `images` (n, image_size,
         image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32 (n,
-        sequence_length), and `image_ids` int64 (n,) if requested.
+        sequence_length), and if requested `image_ids` int64 (n,), and
+        `teacher_image_embeddings` and `teacher_text_embeddings` float32 (n, t).
 
     Raises:
         InputError: if an argument has the wrong type or value.
@@ -90,13 +95,7 @@ def image_text_batches(
     preprocessor.require_tokenizer()
     converter = preprocessor.image_converter
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
-    images, captions = plain_data(images), plain_data(captions)
-    if captions is None:
-        images, captions = raw_pairs(images) or (images, captions)
-    if isinstance(images, tf.data.Dataset):
-        source = source_of_dataset(images, captions)
-    else:
-        source = source_of_sequences(images, captions, converter.value_range)
+    source = source_of_pairs(images, captions, converter.value_range)
     rows = source.rows
     if training if shuffle is None else shuffle:
         buffer_size = source.pair_count if source.is_sequence else shuffle_buffer_size
@@ -104,11 +103,12 @@ def image_text_batches(
     if drop_remainder is None:
         drop_remainder = training and not 0 <= source.pair_count < batch_size
     rows = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+    needs_hashes = with_image_ids or teacher is not None
 
     @tf.autograph.experimental.do_not_convert
     def prepare_row(element: Any, number: tf.Tensor) -> tuple:
         image, caption = source.read_pair(element)
-        inputs = {"image_ids": image_hash(image)} if with_image_ids else {}
+        inputs = {"image_ids": image_hash(image)} if needs_hashes else {}
         row_seed = tf.stack([number, 0])
         if not training:
             caption = preprocessor.caption_at(caption, 0.0)
@@ -124,6 +124,8 @@ def image_text_batches(
         images, captions, inputs = batch
         if training and converter.augments_batches:
             images = converter.augment_batch(images, tf.stack([number, 1]))
+        if teacher is not None:
+            inputs = teacher.add_to(inputs, captions, with_image_ids)
         return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     rows = rows.map(prepare_row, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)

@@ -10,7 +10,12 @@ import tensorflow as tf
 
 from align_keras.images import image_path, uint8_pixels
 from align_keras.images.read import encoded_image, shape_remedy
-from align_keras.models.raw_pairs import image_and_caption, is_raw
+from align_keras.models.raw_pairs import (
+    image_and_caption,
+    is_raw,
+    plain_data,
+    raw_pairs,
+)
 from align_keras.utils.errors import InputError
 
 
@@ -31,6 +36,24 @@ class PairSource:
     read_pair: Callable[[Any], tuple]
     pair_count: int
     is_sequence: bool
+
+
+def source_of_pairs(
+    images: Any, captions: Any, value_range: tuple[float, float] | None = None
+) -> PairSource:
+    """Returns the pairs of any kind of data that `image_text_batches` accepts.
+
+    Args:
+        images: argument of `image_text_batches`.
+        captions: argument of `image_text_batches`.
+        value_range: two floats or None, black and white of float images.
+    """
+    images, captions = plain_data(images), plain_data(captions)
+    if captions is None:
+        images, captions = raw_pairs(images) or (images, captions)
+    if isinstance(images, tf.data.Dataset):
+        return source_of_dataset(images, captions)
+    return source_of_sequences(images, captions, value_range)
 
 
 def source_of_dataset(images: tf.data.Dataset, captions: Any) -> PairSource:

@@ -328,6 +328,8 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
         slots=optimizer_slots(config.trainer.optimizer_config),
         half_precision=config.runtime.mixed_precision_dtype != "float32",
         **_loss_sizes(config.task.loss),
+        distills_similarity=config.task.distillation.teacher is not None
+        and config.task.distillation.similarity_weight > 0,
     )
 
 

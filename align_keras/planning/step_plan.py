@@ -29,9 +29,11 @@ _HALF = 2
 _SECONDS_PER_DAY = 86_400
 # Numbers of copies of an array at the peak of memory, which
 # tests/planning/test_step_plan.py measures. The arrays are a tile of logits, all logits
-# of a loss without tiles, the embeddings of one device, and those of all devices.
+# of a loss without tiles, all similarities of a distillation, the embeddings of one
+# device, and those of all devices.
 _TILE_COPIES = 3
 _UNTILED_LOGIT_COPIES = {"contrastive": 13, "sigmoid": 4}
+_SIMILARITY_LOGIT_COPIES = 6
 _DEVICE_EMBEDDING_COPIES = 2
 _GATHERED_EMBEDDING_COPIES = 3
 
@@ -57,6 +59,8 @@ class RunSizes:
             `share_equal_captions` or `share_equal_images`, which gathers the image
             embeddings too.
         loss: str, `"contrastive"` or `"sigmoid"`.
+        distills_similarity: bool, True if the similarities are also compared with those
+            of a teacher (`DistillationLoss`).
 
     Example:
 
@@ -82,6 +86,7 @@ class RunSizes:
     negatives_fraction: float = 1.0
     shares_positives: bool = False
     loss: str = "contrastive"
+    distills_similarity: bool = False
 
     @property
     def towers(self) -> dict[str, TowerCost]:
@@ -268,7 +273,11 @@ def flops(sizes: RunSizes) -> dict[str, int]:
         # This loss computes the product again for the other direction.
         product *= 2
     is_computed_once = sizes.saves_logits or sizes.loss == "sigmoid"
-    return {**parts, "loss": product * (3 if is_computed_once else 4)}
+    loss = product * (3 if is_computed_once else 4)
+    if sizes.distills_similarity:
+        # Each direction has one product of the teacher and three of the student.
+        loss += 2 * 4 * 2 * sizes.projection_dim * pairs**2
+    return {**parts, "loss": loss}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
@@ -320,7 +329,7 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     )
     return {
         **parts,
-        "logits": _FLOAT32 * logits(sizes),
+        "logits": _FLOAT32 * (logits(sizes) + similarities(sizes)),
         "embeddings": _FLOAT32 * sizes.projection_dim * embedding_count,
     }
 
@@ -334,6 +343,13 @@ def logits(sizes: RunSizes) -> int:
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
     stored_logits = sizes.parts * rows * columns if sizes.saves_logits else 0
     return stored_logits + _TILE_COPIES * min(tile, rows) * min(tile, columns)
+
+
+def similarities(sizes: RunSizes) -> int:
+    """Returns the number of similarities of a distillation on a device at the peak."""
+    if not sizes.distills_similarity:
+        return 0
+    return _SIMILARITY_LOGIT_COPIES * sizes.rows * sizes.global_batch_size
 
 
 def traffic(sizes: RunSizes) -> dict[str, int]:

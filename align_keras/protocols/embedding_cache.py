@@ -137,6 +137,31 @@ class CachedEncoders:
             )
         return embeddings, rows
 
+    def images(self, images: Iterable[Image], count: int) -> np.ndarray:
+        """Embeds images, all of which must be decodable.
+
+        Args:
+            images: paths, encoded images or uint8 arrays. Only a chunk of them is in
+                memory.
+            count: int, number of images.
+
+        Returns:
+            Memory-mapped float32 array (count, d).
+
+        Raises:
+            InputError: if an image can't be decoded.
+        """
+        with progress_bar("embedding images", "images", count) as bar:
+            embeddings, rows = self._images.readable(
+                map(_by_content, images), bar.advance
+            )
+        if len(rows) < count:
+            raise InputError(
+                f"The model must be able to decode all {count} images. Received: "
+                f"{count - len(rows)} images that it can't decode. Remove them."
+            )
+        return embeddings
+
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds captions: float32 (n, d)."""
         with progress_bar("embedding texts", "texts", len(texts)) as bar:

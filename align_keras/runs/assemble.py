@@ -8,6 +8,7 @@ import keras
 
 from align_keras import losses
 from align_keras.config import (
+    DistillationConfig,
     ExperimentConfig,
     ImageEncoderConfig,
     LossConfig,
@@ -189,6 +190,17 @@ def build_loss(
     return losses.MatryoshkaLoss(loss, (*widths, projection_dim), (*weights, 1.0))
 
 
+def with_distillation(
+    loss: losses.PairLoss, distillation: DistillationConfig
+) -> losses.PairLoss:
+    """Returns the loss with the losses of distillation if there is a teacher."""
+    if distillation.teacher is None:
+        return loss
+    options = dataclasses.asdict(distillation)
+    del options["teacher"]
+    return losses.DistillationLoss(loss, **options)
+
+
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
     towers = config.task.model
@@ -199,11 +211,12 @@ def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
         for name in ("image_encoder", "text_encoder")
         if getattr(towers, name).learning_rate_multiplier != 1.0
     }
+    loss = build_loss(config.task.loss, model.image_encoder.output_shape[-1])
     model.compile(
         optimizer=build_optimizer(
             config.trainer.optimizer_config, config.trainer.train_steps, multipliers
         ),
-        loss=build_loss(config.task.loss, model.image_encoder.output_shape[-1]),
+        loss=with_distillation(loss, config.task.distillation),
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )

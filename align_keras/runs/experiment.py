@@ -132,9 +132,11 @@ def train_experiment(
         from align_keras.models.warm_start import check_weights_installed
         from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
+        from align_keras.runs.distillation import embed_training_pairs, open_teacher
         from align_keras.runs.results import write_results
         from align_keras.runs.run_corpora import open_corpora, report_notes
         from align_keras.runs.run_inputs import (
+            check_teacher_unchanged,
             check_training_pairs,
             check_vocabulary_unchanged,
         )
@@ -161,12 +163,22 @@ def train_experiment(
             start_trackers,
         )
 
+        # Open the teacher. An evaluation needs it to open the same training pairs.
+        teacher = None
+        if mode != "index":
+            teacher = open_teacher(task)
+
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
         check_weights_installed(
             task.model.image_encoder.weights, task.model.text_encoder.weights
         )
         image_size = with_preset(task.model).image_encoder.image_size
-        corpora = open_corpora(task.train_data, task.validation_data, image_size)
+        corpora = open_corpora(
+            task.train_data,
+            task.validation_data,
+            image_size,
+            0 if teacher is None else teacher.image_size,
+        )
         report_notes(corpora.notes)
         save_data_notes(directory, corpora.notes)
         validation_split = task.validation_data.tfds_split
@@ -186,6 +198,8 @@ def train_experiment(
 
         # Check that a resumed run reads the pairs that it began with.
         check_training_pairs(directory, corpora.train, task.train_data, is_read_only)
+        if teacher is not None:
+            check_teacher_unchanged(directory, teacher.fingerprint, is_read_only)
 
         # Load or learn the vocabulary.
         vocabulary = prepare_vocabulary(config, corpora.train, directory)
@@ -216,6 +230,12 @@ def train_experiment(
                 metrics = evaluate()
             return Run(config, directory, model, validation_pairs, metrics)
 
+        # Embed the training pairs by the teacher, or read its cached embeddings.
+        embeddings = None
+        if teacher is not None:
+            split = task.train_data.tfds_split
+            embeddings = embed_training_pairs(teacher, corpora.train, split)
+
         # Start the trackers. Only the chief logs.
         trackers = RunTrackers(directory)
         if is_chief(model.distribute_strategy):
@@ -241,7 +261,7 @@ def train_experiment(
                 doctor.add(find_shared_images(task, corpora, validation_pairs))
 
             # Train up to the last step with regular evaluations, and save the model.
-            batches = TrainingBatches(config, corpora.train, model)
+            batches = TrainingBatches(config, corpora.train, model, embeddings)
             train_model(
                 model,
                 batches.start_at,

@@ -7,6 +7,7 @@ import re
 
 from align_keras.config import ExperimentConfig
 from align_keras.corpus.pair_files import count_images
+from align_keras.embedders.locations import locate_model
 from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.remote import is_url
 
@@ -16,19 +17,28 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
     Args:
         config: `ExperimentConfig`.
-        has_checkpoint: bool, True if the run resumes. In this case the pairs are not
-            counted, because they are compared with the recorded pairs later.
+        has_checkpoint: bool, True if the run resumes. In this case the teacher and the
+            pairs are not checked, because they are compared with those of the start
+            later.
 
     Raises:
         InputError: if the package of a tracker or a corpus is missing, if the test
-            pairs would choose the best checkpoint, or if there are too few readable
-            pairs.
+            pairs would choose the best checkpoint, if the teacher doesn't exist, or if
+            there are too few readable pairs.
     """
     _check_trackers(config)
     _check_corpora(config)
     _check_selection(config)
     if not has_checkpoint:
+        _check_teacher(config)
         _check_pairs(config)
+
+
+def _check_teacher(config: ExperimentConfig) -> None:
+    """Raises if there is no teacher with the configured name."""
+    teacher = config.task.distillation.teacher
+    if teacher is not None:
+        locate_model(teacher)
 
 
 def _check_trackers(config: ExperimentConfig) -> None:

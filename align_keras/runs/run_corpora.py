@@ -31,7 +31,10 @@ class RunCorpora:
 
 
 def open_corpora(
-    train_data: DataConfig, validation_data: DataConfig, image_size: int
+    train_data: DataConfig,
+    validation_data: DataConfig,
+    image_size: int,
+    teacher_image_size: int = 0,
 ) -> RunCorpora:
     """Opens the training and the validation corpus, and builds them if necessary.
 
@@ -39,8 +42,10 @@ def open_corpora(
         train_data: `DataConfig` of the training pairs.
         validation_data: `DataConfig` of the validation pairs.
         image_size: int, pixels of the image encoder's input.
+        teacher_image_size: int, pixels of the input of a teacher, which embeds the
+            training images, or 0.
     """
-    train = prepare_corpus(train_data, image_size)
+    train = prepare_corpus(train_data, max(image_size, teacher_image_size))
     validation = prepare_corpus(validation_data, image_size)
     train_name = corpus_name(train_data)
     validation_name = corpus_name(validation_data)

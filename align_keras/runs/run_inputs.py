@@ -47,6 +47,13 @@ def check_training_pairs(
     check_batch_size(train.global_batch_size, builder, train.tfds_split)
 
 
+def check_teacher_unchanged(
+    directory: pathlib.Path, fingerprint: str, is_read_only: bool = False
+) -> None:
+    """Raises InputError if the teacher has changed since the start of the run."""
+    check_inputs(directory, {"teacher": fingerprint}, is_read_only)
+
+
 def check_vocabulary_unchanged(
     directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
 ) -> None:
@@ -70,8 +77,8 @@ def check_inputs(
 
     Args:
         directory: str or path of the run's folder.
-        inputs: dict of the fingerprints `train_pairs` and `vocabulary` and the number
-            `train_images`. Each of them is optional.
+        inputs: dict of the fingerprints `train_pairs`, `teacher` and `vocabulary` and
+            the number `train_images`. Each of them is optional.
         read_only: bool, True to record nothing.
 
     Raises:
@@ -92,6 +99,13 @@ def check_inputs(
             f"{find_vocabulary_file(directory)} must contain the vocabulary that the "
             "run started with, but it has changed. Restore the file, remove it so that "
             "the run creates it again, or use another --model_dir."
+        )
+    teacher = inputs.get("teacher")
+    if teacher is not None and recorded.get("teacher", teacher) != teacher:
+        raise InputError(
+            "task.distillation.teacher must be the model that the run started with. "
+            f"Received: the fingerprint {teacher} instead of {recorded['teacher']}. "
+            "Restore the model, or use another --model_dir."
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from align_keras.config import ExperimentConfig
 from align_keras.corpus.mined_pairs import negatives_by_image, read_mined_pairs
 from align_keras.data import batch_ids, training_batches
-from align_keras.models import ALIGN
+from align_keras.models import ALIGN, TeacherEmbeddings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +19,13 @@ class TrainingBatches:
         config: `ExperimentConfig`.
         builder: TFDS builder or `Mixture` of the training pairs.
         model: `ALIGN`, whose preprocessor is used.
+        teacher: `TeacherEmbeddings` of the training pairs, or None.
     """
 
     config: ExperimentConfig
     builder: Any
     model: ALIGN
+    teacher: TeacherEmbeddings | None = None
 
     @property
     def have_known_order(self) -> bool:
@@ -55,6 +57,7 @@ class TrainingBatches:
             ),
             data_service=train.data_service,
             start_step=start_step,
+            teacher=self.teacher,
             with_image_ids=self.config.task.loss.get().share_equal_images,
             caption_sources=train.caption_sources,
             hard_negatives=self.read_hard_negatives(),

@@ -13,6 +13,8 @@ from align_keras.data.order import shuffled_records
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size, read_captions
 from align_keras.datasets import open_sources
+from align_keras.embedders import load_model
+from align_keras.runs.distillation import embed_training_pairs
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import assert_equal, batches, build_noise
 from tests.helpers.source_files import (
@@ -64,6 +66,22 @@ def faulty(tmp_path_factory):
     # The last shard ends within its last image.
     os.truncate(last, size + 700)
     return folder
+
+
+@pytest.mark.ci
+def test_batches_have_the_embeddings_of_a_teacher(builder, cache):
+    teacher = load_model("align_small_en")
+    embeddings = embed_training_pairs(teacher, builder, "train", cache / "embeddings")
+    [batch] = batches(builder, 1, batch_size=24, teacher=embeddings)
+    images = [files["jpg"] for _, files in samples(0, 24)]
+    for name, expected in (
+        ("teacher_image_embeddings", teacher.encode_images(images)),
+        ("teacher_text_embeddings", teacher.encode_texts(ALL_CAPTIONS)),
+    ):
+        # The batch has all samples in another order.
+        actual = batch[name][np.argsort(batch[name][:, 0])]
+        expected = expected[np.argsort(expected[:, 0])]
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_epochs_contain_all_samples_once_in_different_orders(builder):

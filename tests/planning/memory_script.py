@@ -22,7 +22,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import numpy as np
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss, SigmoidLoss
+from align_keras.losses import ContrastiveLoss, DistillationLoss, SigmoidLoss
 
 
 def allocated_memory():
@@ -112,6 +112,18 @@ def measure_classifier(overrides, recipe):
     return {"step": peak_memory() - memory_before}
 
 
+def similarity_loss(images, texts, temperature):
+    """Returns the similarity loss of a distillation, with a teacher of equal width."""
+    loss = DistillationLoss(embedding_weight=0.0, contrastive_weight=0.0)
+    return loss(
+        images,
+        texts,
+        temperature,
+        teacher_image_embeddings=tf.stop_gradient(tf.reverse(images, [1])),
+        teacher_text_embeddings=tf.stop_gradient(texts),
+    )
+
+
 def measure_loss(rows, width, loss):
     @tf.function
     def gradients(images, texts, temperature):
@@ -147,6 +159,9 @@ if __name__ == "__main__":
         rows, width, form, name = arguments
         tile = int(form) if form.isdigit() else {"auto": "auto"}.get(form)
         losses = {"contrastive": ContrastiveLoss, "sigmoid": SigmoidLoss}
-        loss = losses[name](tile_size=tile)
+        if name == "similarity":
+            loss = similarity_loss
+        else:
+            loss = losses[name](tile_size=tile)
         measured = measure_loss(int(rows), int(width), loss)
     print(json.dumps(measured))

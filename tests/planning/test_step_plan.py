@@ -60,6 +60,8 @@ def test_operations_match_a_manual_calculation():
     for tile_size in (None, 4, "auto"):
         assert plan(tile_size=tile_size, loss="sigmoid").flops["loss"] == 3 * 65_536
     assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
+    # Four products of the similarities in each direction.
+    assert plan(distills_similarity=True).flops["loss"] == (3 + 8) * 65_536
 
 
 def test_recomputation_and_locked_towers_match_a_manual_calculation():
@@ -89,6 +91,8 @@ def test_memory_matches_a_manual_calculation():
     shared = plan(shares_positives=True).memory
     assert shared["embeddings"] == 4 * 8 * (2 * 16 + 4 * 64)
     assert plan(tile_size=4).memory["logits"] == 4 * 3 * 16
+    distilled = plan(distills_similarity=True).memory
+    assert distilled["logits"] == memory["logits"] + 6 * 4 * 16 * 64
     assert plan(slots=3).memory["optimizer"] == 12 * 2801
     small = plan(micro_batch_size=2).memory
     assert small["image activations"] == 4 * 2 * 500
@@ -374,4 +378,16 @@ def test_the_loss_takes_the_planned_memory(rows, width, form):
     name = str(form["tile_size"]).lower()
     loss = form.get("loss", "contrastive")
     actual = measure("loss", rows, width, name, loss)["loss"]
+    assert actual == pytest.approx(planned, rel=TOLERANCE)
+
+
+@pytest.mark.release
+def test_the_similarity_loss_takes_the_planned_memory():
+    rows, width = 4096, 64
+    sizes = dataclasses.replace(
+        SIZES, projection_dim=width, global_batch_size=rows, devices=1
+    )
+    distilled = dataclasses.replace(sizes, distills_similarity=True)
+    planned = plan_step(distilled).memory["logits"] - plan_step(sizes).memory["logits"]
+    actual = measure("loss", rows, width, "none", "similarity")["loss"]
     assert actual == pytest.approx(planned, rel=TOLERANCE)
