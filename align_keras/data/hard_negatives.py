@@ -42,9 +42,10 @@ class HardNegatives:
         size = sum(len(example["image"]) for example in examples)
         if size > MAX_IMAGE_BYTES_IN_MEMORY:
             raise InputError(
-                "hard_negatives requires images of at most "
-                f"{MAX_IMAGE_BYTES_IN_MEMORY >> 30} GiB, which are held in memory. Received: "
-                f"{size >> 30} GiB in {builder.name}[{split}]. Use a part of the split."
+                "hard_negatives requires encoded images of at most "
+                f"{MAX_IMAGE_BYTES_IN_MEMORY:,} bytes, which are held in memory. "
+                f"Received: {size:,} bytes in {builder.name}[{split}]. Use a part of "
+                "the split."
             )
         ids = [example["id"].decode() for example in examples]
         row_of_id = {id: row for row, id in enumerate(ids)}
