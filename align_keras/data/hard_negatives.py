@@ -13,7 +13,7 @@ from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
 
 # Bytes of encoded images that are held in memory, about 100,000 images of 346 pixels.
-MAX_HELD_BYTES = 4 << 30
+MAX_IMAGE_BYTES_IN_MEMORY = 4 << 30
 
 
 class HardNegatives:
@@ -40,11 +40,12 @@ class HardNegatives:
             )
         examples = list(tfds.as_numpy(stored_pairs(builder, split)))
         size = sum(len(example["image"]) for example in examples)
-        if size > MAX_HELD_BYTES:
+        if size > MAX_IMAGE_BYTES_IN_MEMORY:
             raise InputError(
-                "hard_negatives requires images of at most "
-                f"{MAX_HELD_BYTES >> 30} GiB, which are held in memory. Received: "
-                f"{size >> 30} GiB in {builder.name}[{split}]. Use a part of the split."
+                "hard_negatives requires encoded images of at most "
+                f"{MAX_IMAGE_BYTES_IN_MEMORY:,} bytes, which are held in memory. "
+                f"Received: {size:,} bytes in {builder.name}[{split}]. Use a part of "
+                "the split."
             )
         ids = [example["id"].decode() for example in examples]
         row_of_id = {id: row for row, id in enumerate(ids)}

@@ -73,7 +73,7 @@ def test_the_bound_of_the_sigmoid_loss_equals_its_minimum(share):
 
 
 @pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.ci), 0.1])
 def test_the_bound_with_shared_images_equals_the_minimum(share, smoothing):
     groups = np.stack([GROUPS, IMAGES], axis=1)
     loss = ContrastiveLoss(

@@ -70,6 +70,7 @@ def test_the_sigmoid_loss_equals_numpy(tile_size):
     np.testing.assert_allclose(d_images, expected_gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("loss_type", [ContrastiveLoss, SigmoidLoss])
 @pytest.mark.parametrize(
     "tile_size", [None, pytest.param(3, marks=pytest.mark.release)]

@@ -11,7 +11,9 @@ from tests.helpers.small import small_align, small_batch
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("share_equal_images", [False, True])
+@pytest.mark.parametrize(
+    "share_equal_images", [pytest.param(False, marks=pytest.mark.release), True]
+)
 def test_repeated_pairs_are_no_problem_if_images_are_shared(share_equal_images):
     model = small_align()
     model.compile(SGD(0.0), ContrastiveLoss(share_equal_images=share_equal_images))
