@@ -33,7 +33,7 @@ BATCH_SIZE = 20
 def build_model(**arguments):
     """Returns a small ALIGN with the same initial weights at each call."""
     keras.utils.set_random_seed(0)
-    image_encoder, _ = small_encoders(num_stages=1, batch_norm_momentum=0.9)
+    image_encoder, _ = small_encoders(num_stages=2, batch_norm_momentum=0.9)
     text_encoder = TextEncoder(
         vocabulary_size=len(WORDS),
         num_layers=1,
@@ -268,7 +268,7 @@ def test_a_wrong_value_range_makes_the_images_alike(contrastive):
     assert list(findings) == ["images_alike"]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_validation_images_in_the_training_pairs_are_reported(contrastive):
     images, captions = np.concatenate([IMAGES] * 2), CAPTIONS * 2
     findings = contrastive.fit(1, images, captions, validation_split=0.5)
