@@ -33,7 +33,7 @@ BATCH_SIZE = 20
 def build_model(**arguments):
     """Returns a small ALIGN with the same initial weights at each call."""
     keras.utils.set_random_seed(0)
-    image_encoder, _ = small_encoders(num_stages=2, batch_norm_momentum=0.9)
+    image_encoder, _ = small_encoders(num_stages=1, batch_norm_momentum=0.9)
     text_encoder = TextEncoder(
         vocabulary_size=len(WORDS),
         num_layers=1,
@@ -88,16 +88,15 @@ class Trainings:
     def batches(self, is_mixed=False):
         """Returns endless batches. Mixed captions are those of other images."""
         inputs = self.model.preprocessor(IMAGES, y=CAPTIONS)
-        images = tf.data.Dataset.from_tensor_slices(inputs.pop("images"))
+        pixels = tf.cast(inputs.pop("images"), "uint8")
+        images = tf.data.Dataset.from_tensor_slices(pixels).shuffle(40, seed=1)
         captions = tf.data.Dataset.from_tensor_slices(inputs)
-        if is_mixed:
-            images = images.shuffle(40, seed=1)
-        pairs = tf.data.Dataset.zip((images, captions)).shuffle(40, seed=2)
-        return (
-            pairs.map(lambda image, caption: {"images": image, **caption})
-            .repeat()
-            .batch(BATCH_SIZE, drop_remainder=True)
-        )
+        captions = captions.shuffle(40, seed=2 if is_mixed else 1)
+        # The batches have the dtypes and shapes of those of raw pairs, so that the step
+        # isn't traced again.
+        images = images.repeat().batch(BATCH_SIZE, drop_remainder=True)
+        pairs = tf.data.Dataset.zip((images, captions.repeat().batch(BATCH_SIZE)))
+        return pairs.map(lambda images, captions: {"images": images, **captions})
 
 
 def trainings(loss=None, model=None, **arguments):
@@ -138,7 +137,7 @@ def test_captions_of_other_images_leave_the_loss_at_chance(contrastive):
 
 @pytest.mark.ci
 def test_a_low_learning_rate_is_recognized_by_its_steady_decrease(contrastive):
-    contrastive.restart(1e-4)
+    contrastive.restart(1e-5)
     assert list(contrastive.fit()) == ["learning_rate_too_low"]
 
 
