@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import threading
 import time
 
 import keras
@@ -71,7 +72,7 @@ class Trainings:
     def set_learning_rate(self, learning_rate):
         self.model.optimizer.learning_rate = learning_rate
 
-    def fit(self, steps=110, x=None, y=None, **arguments):
+    def fit(self, steps=110, x=None, y=None, callbacks=(), **arguments):
         """Trains for some steps and returns the findings by name."""
         doctor = TrainingDoctor(verbose=0)
         self.model.fit(
@@ -80,7 +81,7 @@ class Trainings:
             batch_size=BATCH_SIZE,
             steps_per_epoch=steps,
             verbose=0,
-            callbacks=[doctor],
+            callbacks=[doctor, *callbacks],
             **arguments,
         )
         return {finding.name: finding for finding in doctor.findings}
@@ -278,14 +279,23 @@ def test_validation_images_in_the_training_pairs_are_reported(contrastive):
 
 @pytest.mark.ci
 def test_an_input_that_is_slower_than_the_step(contrastive):
+    ended_steps = threading.Semaphore(1)
+
     def slow_batches():
         for batch in contrastive.batches().take(10):
+            # A batch that was prefetched while the step is traced wouldn't be slow.
+            ended_steps.acquire()
             time.sleep(0.5)
             yield batch
 
+    class StepEnd(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            ended_steps.release()
+
     signature = contrastive.batches().element_spec
     slow = tf.data.Dataset.from_generator(slow_batches, output_signature=signature)
-    assert list(contrastive.fit(10, slow)) == ["slow_input"]
+    findings = contrastive.fit(10, slow, callbacks=[StepEnd()])
+    assert list(findings) == ["slow_input"]
 
 
 @pytest.mark.ci
