@@ -136,13 +136,13 @@ def test_captions_of_other_images_leave_the_loss_at_chance(contrastive):
     assert details["chance_loss"] == pytest.approx(2 * math.log(BATCH_SIZE))
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_low_learning_rate_is_recognized_by_its_steady_decrease(contrastive):
     contrastive.restart(1e-5)
     assert list(contrastive.fit()) == ["learning_rate_too_low"]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_temperature_that_limits_the_loss_is_reported(contrastive):
     contrastive.restart(1e-4, temperature=1.0)
     findings = contrastive.fit()
@@ -298,7 +298,7 @@ def test_an_input_that_is_slower_than_the_step(contrastive):
     assert list(findings) == ["slow_input"]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_fit_prints_findings_such_as_too_few_pairs(contrastive, capsys, monkeypatch):
     # The small model would need less than one pair for this finding.
     monkeypatch.setattr(pairs, "MAX_WEIGHTS_PER_PAIR", 100)
