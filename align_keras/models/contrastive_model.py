@@ -391,8 +391,10 @@ class ContrastiveModel(keras_hub.models.Task):
         }
         # `callbacks` is a callback, a list of callbacks or a `CallbackList` of Keras.
         # Keras flattens nested lists.
-        callbacks = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-        callbacks = with_doctor(callbacks, verbose, x, y, validation_data)
+        callback_list: list = keras.tree.flatten(
+            getattr(callbacks, "callbacks", callbacks) or []
+        )
+        callback_list = with_doctor(callback_list, verbose, x, y, validation_data)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
                 pairs = fit_arguments.as_x_and_y(validation_data)
@@ -419,7 +421,7 @@ class ContrastiveModel(keras_hub.models.Task):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=[StopAtNonFinite(), *callbacks],
+                callbacks=[StopAtNonFinite(), *callback_list],
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,

@@ -4,7 +4,10 @@ from align_keras.config import TaskConfig, is_same_table
 from align_keras.data.stored_pairs import RetrievalSet, read_image_keys, split_size
 from align_keras.runs.run_corpora import RunCorpora
 from align_keras.training.checks import Finding
-from align_keras.training.checks.pairs import MAX_COMPARED, check_shared_images
+from align_keras.training.checks.training_pairs import (
+    MAX_COMPARED,
+    check_shared_images,
+)
 from align_keras.utils.progress import say
 
 

@@ -15,7 +15,8 @@ from keras import ops
 from align_keras.models.fit_arguments import as_x_and_y
 from align_keras.models.on_replicas import on_replicas
 from align_keras.models.raw_pairs import plain_data, raw_pairs
-from align_keras.training.checks import inputs, learning, pairs
+from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.training.checks import inputs, learning, training_pairs
 from align_keras.training.checks.finding import Finding
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -34,8 +35,6 @@ BLOCK_STEPS = 10
 UNTIMED_STEPS = 3
 # Number of images and captions that are embedded in a check.
 SAMPLE_ROWS = 32
-# Tokens of every caption, which aren't words.
-SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 # Findings that explain why the loss or the embeddings are wrong.
 CAUSES = frozenset(
     ("images_alike", "unknown_tokens", "no_gradient", "temperature_at_bound")
@@ -165,11 +164,11 @@ class TrainingDoctor(keras.callbacks.Callback):
             self.pair_count = len(images)
         if validation_data is None:
             return
-        counts = pairs.count_shared_images(
+        counts = training_pairs.count_shared_images(
             images, _images_of(*as_x_and_y(validation_data))
         )
         if counts is not None:
-            self.add(pairs.check_shared_images(*counts))
+            self.add(training_pairs.check_shared_images(*counts))
 
     # === Methods of Keras ===
 
@@ -190,7 +189,7 @@ class TrainingDoctor(keras.callbacks.Callback):
                 int(np.prod(variable.shape))
                 for variable in self.model.trainable_variables
             )
-            self.add(pairs.check_pair_count(self.pair_count, weights))
+            self.add(training_pairs.check_pair_count(self.pair_count, weights))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._sums = self._read_sums()
@@ -238,7 +237,8 @@ class TrainingDoctor(keras.callbacks.Callback):
 
     def _read_sums(self) -> np.ndarray:
         """Returns the sums of `LossMetrics` since the start of the epoch."""
-        return self.model.loss_metrics[0].sums.numpy().astype("float64")
+        # The conversion of Keras takes a millisecond.
+        return self.model.loss_metrics[0].sums.value.numpy().astype("float64")
 
     def _read_rate(self) -> float:
         """Returns the current learning rate."""
@@ -307,10 +307,11 @@ class TrainingDoctor(keras.callbacks.Callback):
         self.add(inputs.check_images(sample.images, step))
         vocabulary = self.model.vocabulary
         if vocabulary is not None:
-            unknown = vocabulary.index("[UNK]")
-            special = tuple(vocabulary.index(token) for token in SPECIAL_TOKENS)
+            special = {token: vocabulary.index(token) for token in SPECIAL_TOKENS}
+            unknown = special.pop("[UNK]")
+            no_words = tuple(special.values())
             self.add(
-                inputs.check_unknown_tokens(sample.token_ids, unknown, special, step)
+                inputs.check_unknown_tokens(sample.token_ids, unknown, no_words, step)
             )
         captions = inputs.caption_numbers(sample.token_ids)
         groups = sample.groups_of(captions)
@@ -433,7 +434,7 @@ class TrainingDoctor(keras.callbacks.Callback):
                 return
         images, texts = self._embeddings(self._sample)
         has_negatives = bounds is not None
-        self.add(learning.check_embeddings(images, texts, has_negatives, step))
+        self.add(learning.check_collapse(images, texts, has_negatives, step))
 
     def _write(self) -> None:
         """Writes `findings.json`."""

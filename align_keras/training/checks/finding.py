@@ -13,7 +13,13 @@ class Finding:
         problem: str, one sentence, what is wrong.
         remedy: str, one sentence, what to change.
         step: int, number of updates after which the problem was detected.
-        details: dict of JSON values, the numbers behind the sentence.
+        details: dict of JSON values, the numbers that the sentence contains.
+
+    Example:
+
+    >>> finding = Finding("few_pairs", "There are 9 pairs.", "Add pairs.")
+    >>> print(finding)
+    There are 9 pairs. Add pairs.
     """
 
     name: str

@@ -200,7 +200,7 @@ def running_means(losses: Sequence[float]) -> np.ndarray:
     return np.convolve(losses, np.full(width, 1 / width), "valid")
 
 
-def check_embeddings(
+def check_collapse(
     images: np.ndarray, texts: np.ndarray, has_negatives: bool, steps: int
 ) -> Finding | None:
     """Checks that different inputs have different embeddings.
