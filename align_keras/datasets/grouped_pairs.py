@@ -28,7 +28,7 @@ class GroupedPairs(UserPairs, skip_registration=True):
     builder = align_keras.datasets.open_corpus(
         "pairs", pairs="pairs.csv", split_by="image_and_caption"
     )
-    sorted(builder.info.splits)  # ['test', 'train', 'validation']
+    isinstance(builder, GroupedPairs)  # True
     ```
     """
 

@@ -183,7 +183,7 @@ def finetune_experiment(
         from align_keras.runs.finetune_results import (
             choose_factor,
             interpolation_curve,
-            measure,
+            measure_recall,
             read_old_task,
             write_finetune_results,
         )
@@ -222,8 +222,8 @@ def finetune_experiment(
 
         # Measure the model before the training.
         say("measuring the model before the training")
-        before = measure(model, test)
-        old_before = None if old_task is None else measure(model, old_task.test)
+        before = measure_recall(model, test)
+        old_before = None if old_task is None else measure_recall(model, old_task.test)
 
         # Train the stages. The validation pairs choose the best epoch of each stage.
         def evaluate() -> dict[str, float]:
@@ -276,8 +276,8 @@ def finetune_experiment(
 
         # Measure the test pairs once, and write the index and the report.
         say("measuring the model after the training")
-        after = measure(tuned, test)
-        old_after = None if old_task is None else measure(tuned, old_task.test)
+        after = measure_recall(tuned, test)
+        old_after = None if old_task is None else measure_recall(tuned, old_task.test)
         run = Run(config, directory, tuned, test)
         write_finetune_results(
             run,

@@ -105,7 +105,7 @@ def read_old_task(
     return OldTask(name, *halves)
 
 
-def measure(model: ALIGN, pairs: RetrievalSet) -> RetrievalResult:
+def measure_recall(model: ALIGN, pairs: RetrievalSet) -> RetrievalResult:
     """Ranks the images and captions of pairs."""
     return rank_pairs(
         model.encode_images(pairs.images),
@@ -132,8 +132,8 @@ def interpolation_curve(
         interpolate_weights(model, start, end, factor)
         old_recall = None
         if old_validation is not None:
-            old_recall = _recall_at_10(measure(model, old_validation))
-        recall = mean_recall(measure(model, validation).metrics)
+            old_recall = _recall_at_10(measure_recall(model, old_validation))
+        recall = mean_recall(measure_recall(model, validation).metrics)
         curve.append(CurvePoint(factor, recall, old_recall))
     return curve
 
@@ -258,7 +258,7 @@ def write_finetune_results(
         worse=worse,
         findings=findings,
         data_notes=notes,
-        next_steps=next_commands(directory, example),
+        next_steps=finetune_commands(directory, example),
     )
 
 
@@ -280,7 +280,7 @@ def _write_metrics(
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def next_commands(directory: pathlib.Path, caption: str) -> list[str]:
+def finetune_commands(directory: pathlib.Path, caption: str) -> list[str]:
     """Returns commands that are useful after a fine-tuning.
 
     Args:

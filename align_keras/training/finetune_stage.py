@@ -20,9 +20,9 @@ from align_keras.training.metrics_log import MetricsLog
 # Metric of the validation pairs by which a stage chooses its best epoch.
 STAGE_METRIC = "mean_recall"
 # Decoupled weight decay of AdamW.
-WEIGHT_DECAY = 1e-4
+_WEIGHT_DECAY = 1e-4
 # Fraction of a stage in which the learning rate rises.
-WARMUP_FRACTION = 0.1
+_WARMUP_FRACTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +161,14 @@ def epochs_since_best(lines: list[dict]) -> int:
 
 def _build_optimizer(model: ALIGN, stage: FinetuneStage, steps: int) -> AdamW:
     """Returns AdamW with a warm-up, a cosine decay and lower rates in deep layers."""
-    warmup_steps = int(WARMUP_FRACTION * steps)
+    warmup_steps = int(_WARMUP_FRACTION * steps)
     cosine = keras.optimizers.schedules.CosineDecay(stage.rate, steps - warmup_steps)
     multipliers: dict[str, float] = {}
     for encoder in (model.image_encoder, model.text_encoder):
         multipliers |= depth_multipliers(encoder, stage.depth_decay)
     return AdamW(
         LinearWarmup(cosine, warmup_steps, stage.rate / (warmup_steps + 1)),
-        weight_decay=WEIGHT_DECAY,
+        weight_decay=_WEIGHT_DECAY,
         learning_rate_multipliers=multipliers,
     )
 

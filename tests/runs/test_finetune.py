@@ -77,7 +77,7 @@ def embeddings(folder):
 
 
 @pytest.mark.ci
-def test_a_folder_opens_everywhere_and_the_same_command_repeats_it(inputs, capsys):
+def test_a_fine_tuning_writes_a_folder_that_opens_everywhere(inputs, capsys):
     assert main(words(inputs, "run")) == 0
     printed = capsys.readouterr().out
     assert "Your test pairs" in printed and "Old task" in printed
@@ -117,13 +117,19 @@ def test_a_folder_opens_everywhere_and_the_same_command_repeats_it(inputs, capsy
     ):
         assert text in page
 
-    # A finished fine-tuning isn't trained again.
+
+@pytest.mark.release
+def test_a_finished_fine_tuning_is_not_trained_again(inputs, capsys):
+    assert main(words(inputs, "again")) == 0
+    folder = inputs / "again"
+    rows = embeddings(folder)
     stage = folder / "stages" / "2_last_blocks" / "metrics.jsonl"
     stage_lines = stage.read_bytes()
-    assert main(words(inputs, "run")) == 0
+    assert main(words(inputs, "again")) == 0
     assert stage.read_bytes() == stage_lines
     np.testing.assert_array_equal(embeddings(folder), rows)
-    assert main([*words(inputs, "run"), "--params_override=trainer.seed=1"]) == 1
+    capsys.readouterr()
+    assert main([*words(inputs, "again"), "--params_override=trainer.seed=1"]) == 1
     assert "trainer.seed was 0 and is now 1" in capsys.readouterr().err
 
 
