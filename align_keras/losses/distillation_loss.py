@@ -137,15 +137,23 @@ class DistillationLoss(PairLoss):
         text_embeddings: tf.Tensor,
         temperature: tf.Tensor,
         token_ids: tf.Tensor | None = None,
-        *,
-        teacher_image_embeddings: tf.Tensor,
-        teacher_text_embeddings: tf.Tensor,
         **inputs: Any,
     ) -> tuple[tf.Tensor, ...]:
         """Computes the parts of the loss of this replica.
 
-        The other `inputs` are those that `loss` requires.
+        The `inputs` are the embeddings of the teacher and those that `loss` requires.
+
+        Raises:
+            InputError: if the embeddings of the teacher are missing, or have another
+                width with an `embedding_weight` above 0.
         """
+        for name in TEACHER_INPUTS:
+            if name not in inputs:
+                raise InputError(
+                    f"{name} must be a tensor (n, t). Received: no {name}. Pass the "
+                    "embeddings of the teacher for the rows of the batch."
+                )
+        teacher_rows = [inputs.pop(name) for name in TEACHER_INPUTS]
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)
         losses: list[tf.Tensor] = []
@@ -157,8 +165,7 @@ class DistillationLoss(PairLoss):
             )
         dtype = tf.float32 if images.dtype.size < 4 else images.dtype
         images, texts = tf.cast(images, dtype), tf.cast(texts, dtype)
-        teacher_images = tf.cast(teacher_image_embeddings, dtype)
-        teacher_texts = tf.cast(teacher_text_embeddings, dtype)
+        teacher_images, teacher_texts = (tf.cast(rows, dtype) for rows in teacher_rows)
         if self.embedding_weight:
             losses.append(
                 _embedding_loss(images, teacher_images)

@@ -126,6 +126,8 @@ def test_a_teacher_of_another_width_is_compared_by_its_similarities():
     loss = loss_of(DistillationLoss(), [teacher, teacher])
     with pytest.raises(InputError, match="width 6, and 9 for the teacher"):
         loss(student, student)
+    with pytest.raises(InputError, match="Received: no teacher_image_embeddings"):
+        DistillationLoss()(student, student, 0.1)
 
 
 def test_training_reports_each_part_of_the_loss():
