@@ -91,15 +91,22 @@ def recall_changes(
                 {"before": first, "after": second, "change": second - first}
             )
             values = dict(sliced_metrics(statistics, ["all"] * len(first)))
-            triples = {
-                name: tuple(
-                    values[f"{name}[all]{end}"] for end in ("", "/low", "/high")
+            intervals = {
+                name: (
+                    values[f"{name}[all]"],
+                    values[f"{name}[all]/low"],
+                    values[f"{name}[all]/high"],
                 )
                 for name in statistics
             }
             rows.append(
                 RecallChange(
-                    direction, k, queries=int(values["before[all]/items"]), **triples
+                    direction,
+                    k,
+                    queries=int(values["before[all]/items"]),
+                    before=intervals["before"],
+                    after=intervals["after"],
+                    change=intervals["change"],
                 )
             )
     return rows

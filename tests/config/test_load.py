@@ -334,7 +334,12 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
     assert path.read_bytes() == first
     # PyYAML returns the same values. Sections have the order of the fields.
     assert yaml.safe_load(first) == as_dict(config)
-    assert list(yaml.safe_load(first)) == ["task", "trainer", "runtime"]
+    assert list(yaml.safe_load(first)) == [
+        "task",
+        "trainer",
+        "finetune",
+        "runtime",
+    ]
     assert [item.name for item in path.parent.iterdir()] == ["params.yaml"]
 
 

@@ -37,7 +37,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "export",
         "evaluation",
     ),
-    "training": ("losses", "models", "data", "optimizers", "config"),
+    "training": ("losses", "models", "data", "optimizers", "config", "text"),
     "evaluation": (),
     "export": ("text", "images"),
     # LiteRT and ONNX towers run without TensorFlow, and `corpus.image` decodes images
