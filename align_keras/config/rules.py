@@ -308,6 +308,9 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
 def _check_hard_negatives(config: ExperimentConfig, report: Report) -> None:
     negatives = f"{_DATA}.hard_negatives"
     weight = "task.loss.contrastive.hard_negative_weight"
+    validation = "task.validation_data.hard_negatives"
+    if report.get(validation) is not None:
+        report.refuse(validation, "null", f"Set {negatives}, or leave it out.")
     if report.get(negatives) is None:
         if config.task.loss.type == "contrastive" and report.get(weight) != 1:
             remedy = "Set the file of `align-keras mine`, or leave the weight out."

@@ -556,6 +556,7 @@ def test_hard_negatives_and_their_weight_are_set_together():
     "override, rule",
     [
         (f"{WEIGHT_KEY}=2", f"weight' must be 1 unless {NEGATIVES_KEY} is set"),
+        ("task.validation_data.hard_negatives=a", "hard_negatives' must be null"),
         (f"{WEIGHT_KEY}=0", "weight' must be >= 0.001 and <= 1000.0"),
         (f"{NEGATIVES_KEY}=a", f"share_equal_images' must be true if {NEGATIVES_KEY}"),
         (
