@@ -271,9 +271,6 @@ def test_a_wrong_value_range_makes_the_images_alike(contrastive):
     findings = contrastive.fit(1, scaled, CAPTIONS, value_range=(0.0, 255.0))
     assert list(findings) == ["images_alike"]
     assert not contrastive.fit(1, scaled, CAPTIONS, value_range=(0.0, 1.0))
-    # Pixels in [0, 255] are white if white is 1.
-    findings = contrastive.fit(1, scaled * 255, CAPTIONS, value_range=(0.0, 1.0))
-    assert list(findings) == ["images_alike"]
 
 
 @pytest.mark.release
