@@ -103,10 +103,10 @@ def test_the_run_folder_is_complete(undisturbed):
     steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == [2, 4, 6, 8]
     assert "pairs/s" in process.stderr or "done in" in process.stderr
-    report = (run / "report.html").read_text()
-    assert "data:image/" in report
-    assert (run / "findings.json").read_text() == "[]"
-    assert "The checks of the training found no problem." in report
+    assert "data:image/" in (run / "report.html").read_text()
+    findings = json.loads((run / "findings.json").read_text())
+    # On a busy machine, the input may be slower than the steps.
+    assert {finding["name"] for finding in findings} <= {"slow_input"}
 
 
 @pytest.mark.release

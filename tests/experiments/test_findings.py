@@ -8,6 +8,7 @@ import pytest
 import align_keras
 from align_keras.datasets.clipart import CLIPART_DIR
 from align_keras.datasets.stamps import STAMPS_DIR
+from align_keras.training.doctor import read_findings
 from tests.helpers.oracle_process import needs
 
 needs_drawings = pytest.mark.skipif(
@@ -68,4 +69,6 @@ def test_an_experiment_trains_without_findings(experiment, overrides, tmp_path):
     align_keras.train_experiment(
         experiment, folder, params_override=overrides, mode="train"
     )
-    assert (folder / "findings.json").read_text() == "[]"
+    names = {finding.name for finding in read_findings(folder / "findings.json")}
+    # On a busy machine, the input may be slower than the steps.
+    assert names <= {"slow_input"}
