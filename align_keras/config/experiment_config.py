@@ -952,7 +952,7 @@ class FinetuneConfig:
         (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), at_least=0, at_most=1
     )
     old_task: str | None = None
-    max_forgetting: float = number_field(0.01, at_least=0)
+    max_forgetting: float = number_field(0.015, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
