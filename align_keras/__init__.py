@@ -40,7 +40,7 @@ _PUBLIC = {
     "contrastive_loss": "align_keras.losses",
     "export_model": "align_keras.runs.model_export",
     "export_saved_model": "align_keras.export",
-    "finetune": "align_keras.runs.finetune",
+    "finetune": "align_keras.runs.finetune_run",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
     "mteb_model": "align_keras.embedders",

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
-    from align_keras.runs.finetune import finetune
+    from align_keras.runs.finetune_run import finetune
     from align_keras.utils.files import read_json
     from align_keras.utils.progress import say
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 # Number of pairs of an image and a caption that are compared at once.
-_COMPARED_AT_ONCE = 1 << 22
+COMPARED_AT_ONCE = 1 << 22
 
 
 def chance_cross_entropy(pairs: int) -> float:
@@ -229,7 +229,7 @@ def _matches(
         share_equal_captions: bool, equal captions are positives too.
     """
     captions, images = groups.T
-    step = max(1, _COMPARED_AT_ONCE // len(groups))
+    step = max(1, COMPARED_AT_ONCE // len(groups))
     for start in range(0, len(groups), step):
         rows = slice(start, start + step)
         matches = images[rows, None] == images

@@ -424,7 +424,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         Raises:
             InputError: as `align_keras.finetune`.
         """
-        from align_keras.runs.finetune import finetune
+        from align_keras.runs.finetune_run import finetune
 
         return finetune(self, pairs, out, **options)
 

@@ -108,7 +108,7 @@ def train_experiment(
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
     if config.finetune.model is not None:
-        from align_keras.runs.finetune import finetune_experiment
+        from align_keras.runs.finetune_run import finetune_experiment
 
         return finetune_experiment(config, directory, mode=mode, command=command)
     command = command or train_command(directory)

@@ -102,7 +102,7 @@ def test_the_bound_of_several_blocks_of_rows_equals_that_of_one(monkeypatch):
         SigmoidLoss(share_equal_images=True),
     )
     expected = [loss.lowest_loss(groups) for loss in losses]
-    monkeypatch.setattr("align_keras.losses.loss_bounds._COMPARED_AT_ONCE", 12)
+    monkeypatch.setattr("align_keras.losses.loss_bounds.COMPARED_AT_ONCE", 12)
     assert [loss.lowest_loss(groups) for loss in losses] == pytest.approx(expected)
 
 

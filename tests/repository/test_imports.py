@@ -100,7 +100,7 @@ LAZY_IMPORTS = {
     ("models/align.py", "align_keras.runs.hub_upload"): (
         "`model.push_to_hub()` writes the metrics and exports of a run"
     ),
-    ("models/align.py", "align_keras.runs.finetune"): (
+    ("models/align.py", "align_keras.runs.finetune_run"): (
         "`model.finetune()` writes the folder of a run"
     ),
     ("models/contrastive_model.py", "align_keras.training.doctor"): (
