@@ -265,9 +265,9 @@ class Index:
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             opened = load_model(model)
-            if opened.truncated_to is None:
-                # A model that the user names has the dimensions of the index.
-                dimensions = index.store.header["model"].get("dimensions")
+            # A model that the user names has the dimensions of the index.
+            dimensions = index.store.header["model"].get("dimensions")
+            if dimensions is not None and opened.truncated_to is None:
                 opened = load_model(opened, dimensions=dimensions)
             index._model = index._check_model(opened)
             remember_model(index._model)

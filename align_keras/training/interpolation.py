@@ -18,7 +18,7 @@ def read_weights(model: keras.Model) -> dict[str, np.ndarray]:
     >>> import align_keras
     >>> model = align_keras.ALIGN.from_preset("align_nano", vocabulary_size=100)
     >>> read_weights(model)["image_encoder/projection/kernel"].shape
-    (640, 256)
+    (160, 256)
     """
     return {
         variable.path: np.array(variable.numpy())

@@ -90,6 +90,7 @@ def test_each_command_has_a_help(capsys, name):
         "index": "--to",
         "push": "--exports",
         "embed": "--to",
+        "finetune": "--pairs",
         "mine": "--to",
         "serve": "--model",
     }
@@ -119,7 +120,7 @@ def test_version_is_printed(capsys):
 def test_usage_errors_name_the_mistake(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
     assert "Did you mean search?" in usage_error(capsys, "serach")
-    assert "The commands are quickstart, corpus, data, train, plan" in usage_error(
+    assert "The commands are quickstart, corpus, data, train, finetune" in usage_error(
         capsys, "xyzzy"
     )
     assert "required: --model_dir" in usage_error(capsys, "search")

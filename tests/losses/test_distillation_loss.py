@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy.special import log_softmax, rel_entr
 
 from align_keras.config import load_config
 from align_keras.losses import ContrastiveLoss, DistillationLoss, MatryoshkaLoss
@@ -14,6 +13,7 @@ from align_keras.losses.distillation_loss import TEACHER_INPUTS
 from align_keras.optimizers import SGD
 from align_keras.runs.assemble import build_loss, with_distillation
 from align_keras.utils.errors import InputError
+from tests.helpers.oracle_process import needs
 from tests.helpers.small import small_align, small_batch
 
 WEIGHTS = (0.5, 2.0, 0.25)
@@ -26,6 +26,8 @@ def unit_rows(seed, rows=8, width=6):
 
 def expected_parts(images, texts, teacher_images, teacher_texts, temperature=0.2):
     """Returns the embedding loss and the similarity loss by SciPy."""
+    from scipy.special import log_softmax, rel_entr
+
     embedding = sum(
         np.mean(2 - 2 * np.sum(rows * teacher_rows, axis=1))
         for rows, teacher_rows in ((images, teacher_images), (texts, teacher_texts))
@@ -47,6 +49,8 @@ def loss_of(loss, teacher_rows, temperature=0.1):
     return functools.partial(loss, temperature=temperature, **teacher)
 
 
+@pytest.mark.ci
+@needs("scipy")
 @pytest.mark.parametrize("contrastive_weight", [0.0, 0.25])
 def test_the_loss_equals_that_of_scipy(contrastive_weight):
     rows = [unit_rows(seed) for seed in range(4)]

@@ -4,15 +4,20 @@ import math
 
 import numpy as np
 import pytest
-import scipy.optimize
 import tensorflow as tf
 
 from align_keras.losses import ContrastiveLoss, MatryoshkaLoss, SigmoidLoss
+from tests.helpers.oracle_process import needs
 
 # Groups of one, two and three equal captions.
 GROUPS = np.array([0, 1, 1, 2, 2, 2])
 # Images of these pairs. Two captions of an image are equal, and two are not.
 IMAGES = np.array([0, 0, 1, 1, 1, 2])
+
+
+def needs_scipy(test):
+    """Moves a test to the ci tier, which has scipy."""
+    return pytest.mark.ci(needs("scipy")(test))
 
 
 def lowest_by_minimizing(loss, groups, image_ids=None):
@@ -21,6 +26,8 @@ def lowest_by_minimizing(loss, groups, image_ids=None):
     With embeddings (n, n) that are the logits and unit vectors, the cosines of the loss
     are free logits. The logits of equal captions are one variable.
     """
+    import scipy.optimize
+
     count = len(groups)
     _, columns = np.unique(groups, return_inverse=True)
     texts = tf.eye(count, dtype=tf.float64)
@@ -46,6 +53,7 @@ def lowest_by_minimizing(loss, groups, image_ids=None):
     return result.fun
 
 
+@needs_scipy
 @pytest.mark.parametrize(
     "smoothing, reduction, share",
     [
@@ -65,6 +73,7 @@ def test_the_bound_of_the_contrastive_loss_equals_its_minimum(
     assert loss.lowest_loss(GROUPS) <= expected + 1e-9
 
 
+@needs_scipy
 @pytest.mark.parametrize("share", [False, True])
 def test_the_bound_of_the_sigmoid_loss_equals_its_minimum(share):
     loss = SigmoidLoss(bias=0.0, share_equal_captions=share)
@@ -72,8 +81,9 @@ def test_the_bound_of_the_sigmoid_loss_equals_its_minimum(share):
     assert loss.lowest_loss(GROUPS) == pytest.approx(expected, abs=1e-3)
 
 
+@needs_scipy
 @pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.ci), 0.1])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_bound_with_shared_images_equals_the_minimum(share, smoothing):
     groups = np.stack([GROUPS, IMAGES], axis=1)
     loss = ContrastiveLoss(
@@ -87,6 +97,7 @@ def test_the_bound_with_shared_images_equals_the_minimum(share, smoothing):
     assert captions_only.lowest_loss(groups) == captions_only.lowest_loss(GROUPS)
 
 
+@needs_scipy
 @pytest.mark.parametrize("share", [False, True])
 def test_the_sigmoid_bound_with_shared_images_equals_the_minimum(share):
     groups = np.stack([GROUPS, IMAGES], axis=1)
@@ -106,8 +117,11 @@ def test_the_bound_of_several_blocks_of_rows_equals_that_of_one(monkeypatch):
     assert [loss.lowest_loss(groups) for loss in losses] == pytest.approx(expected)
 
 
+@needs_scipy
 @pytest.mark.parametrize("share", [False, True])
 def test_the_random_guess_of_the_sigmoid_loss_counts_all_positives(share):
+    import scipy.optimize
+
     groups = np.stack([GROUPS, IMAGES], axis=1)
     same = tf.ones((6, 1))
     tokens = tf.constant(GROUPS[:, None])
@@ -148,6 +162,8 @@ def test_each_part_of_a_batch_has_a_bound():
 
 def lowest_by_minimizing_embeddings(loss, temperature, count=4, width=4):
     """Returns the lowest loss over all unit vectors, from two starts."""
+    import scipy.optimize
+
     temperature = tf.constant(temperature, tf.float64)
 
     @tf.function
@@ -173,7 +189,7 @@ def lowest_by_minimizing_embeddings(loss, temperature, count=4, width=4):
 
 # The best embeddings are the corners of a simplex, except for the sigmoid loss at high
 # temperatures. At a temperature of 0.1, the smoothed targets limit the loss.
-@pytest.mark.ci
+@needs_scipy
 @pytest.mark.parametrize(
     "loss, temperature",
     [

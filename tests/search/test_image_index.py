@@ -512,7 +512,8 @@ def test_an_index_opens_a_known_model_with_its_runtime(
     assert header["model"]["runtime"] == "keras"
     opened = []
 
-    def record(name, runtime):
+    def record(name, runtime, dimensions):
+        assert dimensions is None
         opened.append((name, runtime))
         return keras_model
 
