@@ -16,6 +16,9 @@ REMEDY = (
     "or a dict or tf.data.Dataset of image and caption."
 )
 
+# Inputs of a loss that are one integer for each pair.
+_NUMBERS = {"image_ids", "negative_groups"}
+
 
 def check_data(model: keras.Model, data: Any) -> None:
     """Raises unless the batch of a step consists of valid inputs of the model."""
@@ -60,7 +63,7 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
             "options of the loss."
         )
     rows = tf.TensorShape(inputs["token_ids"].shape)[:1]
-    for name in loss.required_inputs:
+    for name in _NUMBERS & set(loss.required_inputs):
         numbers = inputs[name]
         is_integer = tf.as_dtype(numbers.dtype).is_integer
         if not is_integer or not rows.is_compatible_with(numbers.shape):
