@@ -313,8 +313,10 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         Example:
 
         ```python
-        model = align_keras.ALIGN.from_preset("align_small_en")
-        model.load_lora_weights("saved_models/mine/lora.lora.h5")
+        model = align_keras.ALIGN.from_preset("align_nano", vocabulary_size=100)
+        model.enable_lora(4)
+        model.save_lora_weights("factors.lora.h5")
+        model.load_lora_weights("factors.lora.h5")
         ```
         """
         self.backbone.load_lora_weights(filepath)

@@ -137,7 +137,7 @@ def test_small_characters_are_enlarged_and_blank_characters_are_none():
 
 
 @needs_fonts
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_tutorial_trains_on_icons(data_dir, tmp_path, capsys, monkeypatch):
     script = SITE / "tutorials/train_with_fit.py"
     monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=data_dir))

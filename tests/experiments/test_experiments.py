@@ -315,7 +315,14 @@ def test_the_model_of_an_experiment_computes_embeddings_and_a_loss(name):
         "padding_mask": np.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]),
     }
     outputs = model(batch)
-    shape = (2, config.task.model.projection_dim)
+    width = config.task.model.projection_dim
+    if config.task.distillation.teacher is not None:
+        teacher = np.eye(2, width, dtype="float32")
+        batch |= {
+            "teacher_image_embeddings": teacher,
+            "teacher_text_embeddings": teacher,
+        }
+    shape = (2, width)
     for embedding in ("image_embedding", "text_embedding"):
         assert outputs[embedding].shape == shape
         norms = np.linalg.norm(outputs[embedding], axis=1)

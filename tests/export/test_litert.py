@@ -201,6 +201,7 @@ def shapes_in(tensors):
     return {tensor["name"]: tuple(tensor["shape"]) for tensor in tensors}
 
 
+@pytest.mark.release
 def test_files_of_the_same_model_are_equal(lite):
     assert text_flatbuffer(lite, "weight-int8") == text_flatbuffer(lite, "weight-int8")
 

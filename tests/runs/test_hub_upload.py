@@ -311,7 +311,7 @@ def test_a_broken_upload_continues(hub_server, token, monkeypatch):
         assert files_of(hub_server)[path.name] == path.read_bytes()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_next_upload_sends_the_missing_files_only(hub_server, token, monkeypatch):
     image = (GOLDEN / "image.tflite").read_bytes()
     text = (GOLDEN / "text.tflite").read_bytes()

@@ -127,7 +127,7 @@ def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkey
     assert len(align_keras.open_run(run.directory).search("a red ring", k=3)) == 3
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     table = write_pairs(tmp_path / "pairs")
     data = {

@@ -98,7 +98,7 @@ def is_statistic(name):
     return "moving_" in name
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_stage_of_the_head_does_not_change_the_encoder():
     images, labels = stripes(30)
     encoder = small_encoder()
