@@ -56,7 +56,8 @@ def teacher_embeddings(
     Example:
 
     ```python
-    images, captions = ["cat.jpg", "dog.jpg"], ["a cat", "a dog"]
+    images = ["photos/china.jpg", "photos/flower.jpg"]
+    captions = ["a temple in China", "a red flower"]
     teacher = align_keras.teacher_embeddings("align_small_en", images, captions)
     student = align_keras.ALIGN.from_preset(
         "align_nano",

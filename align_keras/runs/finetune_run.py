@@ -97,11 +97,6 @@ def finetune(
 
     Example:
 
-    ```python
-    run = align_keras.finetune("align_small_en", "pairs.csv", "saved_models/mine")
-    run.model.encode_texts(["a flower"]).shape  # (1, 384)
-    ```
-
     >>> finetune("align_small_en", "no_such_table.csv")
     Traceback (most recent call last):
     ...

@@ -96,9 +96,12 @@ class TrainingDoctor(keras.callbacks.Callback):
     Example:
 
     ```python
-    doctor = align_keras.training.TrainingDoctor()
+    images = ["photos/china.jpg", "photos/flower.jpg"]
+    captions = ["a temple in China", "a red flower"]
+    vocabulary = align_keras.learn_vocabulary(captions, 100)
     model = align_keras.ALIGN.from_preset("align_nano", vocabulary=vocabulary)
     model.compile()
+    doctor = align_keras.training.TrainingDoctor()
     model.fit(images, captions, callbacks=[doctor], verbose=0)
     [finding.name for finding in doctor.findings]
     ```

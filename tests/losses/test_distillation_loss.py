@@ -69,6 +69,8 @@ def test_the_loss_equals_that_of_scipy(contrastive_weight):
     assert ("loss_i2t" in loss.parts) == bool(contrastive_weight)
 
 
+@pytest.mark.ci
+@needs("scipy")
 def test_the_gradient_equals_finite_differences():
     rows = [unit_rows(seed) for seed in range(4)]
     loss = DistillationLoss(contrastive_weight=0.0, temperature=0.2)

@@ -151,7 +151,7 @@ def test_a_wrong_result_in_a_block_is_detected():
         run_block("a = 3\na + 1  # 5", {})
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_code_blocks_of_the_reference_run(data_folder, api_tasks, public_api):
     import keras
     import tensorflow as tf
