@@ -69,6 +69,19 @@ def number_type(
 AT_LEAST_ONE = number_type("an integer >= 1", int, 1)
 
 
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that describe the table of `--pairs`."""
+    parser.add_argument(
+        "--image-column", metavar="C", help="column of image paths in --pairs"
+    )
+    parser.add_argument(
+        "--caption-column", metavar="C", help="column of captions in --pairs"
+    )
+    parser.add_argument(
+        "--encoding", metavar="E", help="text encoding of --pairs (default: utf-8)"
+    )
+
+
 def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     """Raises `InputError` if the path is a remote address.
 

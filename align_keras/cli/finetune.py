@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import time
 
-from align_keras.cli.common import print_json, print_table
+from align_keras.cli.common import add_table_options, print_json, print_table
 from align_keras.embedders.locations import DEFAULT_MODEL
 
 
@@ -31,15 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the fine-tuned model, its search index and the report "
         "(default: saved_models/finetuned_NAME for pairs in NAME.csv)",
     )
-    parser.add_argument(
-        "--image-column", metavar="C", help="column of image paths in --pairs"
-    )
-    parser.add_argument(
-        "--caption-column", metavar="C", help="column of captions in --pairs"
-    )
-    parser.add_argument(
-        "--encoding", metavar="E", help="text encoding of --pairs (default: utf-8)"
-    )
+    add_table_options(parser)
     parser.add_argument(
         "--old-task",
         metavar="PAIRS",

@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import Any
 
-from align_keras.cli.common import check_local_path
+from align_keras.cli.common import add_table_options, check_local_path
 from align_keras.cli.search import print_hits
 from align_keras.cli.train import (
     add_weights_arguments,
@@ -39,15 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with a column of image paths and a column of captions, which may be on s3://, "
         "gs://, hf:// or https://, or a folder of NAME.jpg|png|webp next to NAME.txt",
     )
-    parser.add_argument(
-        "--image-column", metavar="C", help="column of image paths in --pairs"
-    )
-    parser.add_argument(
-        "--caption-column", metavar="C", help="column of captions in --pairs"
-    )
-    parser.add_argument(
-        "--encoding", metavar="E", help="text encoding of --pairs (default: utf-8)"
-    )
+    add_table_options(parser)
     parser.add_argument(
         "--max-bad-fraction",
         type=float,

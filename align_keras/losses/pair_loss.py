@@ -130,7 +130,7 @@ class PairLoss:
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        """Names of the inputs of a batch that the loss needs besides `token_ids`.
+        """Names of the inputs that the loss needs in addition to `token_ids`.
 
         Training passes these inputs to `replica_losses` as keywords.
         """

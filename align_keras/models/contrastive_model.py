@@ -331,7 +331,7 @@ class ContrastiveModel(keras_hub.models.Task):
         `epochs`. If the length of the data is unknown and `steps_per_epoch` is None,
         the learning rate stays constant after the warm-up. Unless `verbose` is 0, one
         line reports these settings, and `align_keras.training.TrainingDoctor` prints
-        what is wrong with the training.
+        problems of the training.
 
         Args:
             x: one of the following. (1) Images, with their captions in `y`. (2) Pairs

@@ -398,32 +398,26 @@ def finetune_stages(config: ExperimentConfig, images: int) -> "list[FinetuneStag
     from align_keras.training.finetune_stage import FinetuneStage
 
     settings = config.finetune
-    stages = []
-    if settings.blocks_epochs:
-        stages.append(
-            FinetuneStage(
-                name="2_last_blocks",
-                mode="last_blocks",
-                blocks=settings.blocks,
-                epochs=settings.blocks_epochs,
-                rate=settings.blocks_rate,
-                depth_decay=settings.depth_decay,
-                patience=settings.patience,
-            )
-        )
-    if settings.full_epochs and images >= settings.full_min_images:
-        stages.append(
-            FinetuneStage(
-                name="3_all_layers",
-                mode="full",
-                blocks=settings.blocks,
-                epochs=settings.full_epochs,
-                rate=settings.full_rate,
-                depth_decay=settings.depth_decay,
-                patience=settings.patience,
-            )
-        )
-    return stages
+    last_blocks = FinetuneStage(
+        name="2_last_blocks",
+        mode="last_blocks",
+        blocks=settings.blocks,
+        epochs=settings.blocks_epochs,
+        rate=settings.blocks_rate,
+        depth_decay=settings.depth_decay,
+        patience=settings.patience,
+    )
+    all_layers = dataclasses.replace(
+        last_blocks,
+        name="3_all_layers",
+        mode="full",
+        epochs=settings.full_epochs,
+        rate=settings.full_rate,
+    )
+    stages = [last_blocks]
+    if images >= settings.full_min_images:
+        stages.append(all_layers)
+    return [stage for stage in stages if stage.epochs]
 
 
 def _has_checkpoint(folder: pathlib.Path, stages: "Sequence[FinetuneStage]") -> bool:

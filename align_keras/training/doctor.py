@@ -1,4 +1,4 @@
-"""Callback that checks a training and prints what is wrong."""
+"""Callback that checks a training and prints its problems."""
 
 import dataclasses
 import json

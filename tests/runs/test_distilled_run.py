@@ -78,7 +78,7 @@ def test_a_run_reports_the_losses_and_refuses_another_teacher(home, capsys):
 def test_a_run_with_a_teacher_resumes_with_the_same_weights(home):
     run_folder, resumed = home / "run", home / "resumed"
     train(run_folder, *SIMILARITIES_ONLY)
-    # As after a kill between step 4 and step 8.
+    # The state is that of a kill between step 4 and step 8.
     shutil.copytree(run_folder, resumed)
     for path in (resumed / "checkpoints").glob("ckpt-8*"):
         path.unlink()

@@ -71,7 +71,7 @@ def test_a_run_with_lora_resumes_and_exports_merged_weights(tmp_path):
         )
 
     trained = train(run_folder).model
-    # As after a kill between step 4 and step 8.
+    # The state is that of a kill between step 4 and step 8.
     shutil.copytree(run_folder, resumed)
     for path in resumed.iterdir():
         if path.name not in ("params.yaml", "checkpoints", "assets", "inputs.json"):

@@ -128,7 +128,7 @@ def test_a_training_that_works_has_no_findings_until_its_learning_rate_is_raised
 ):
     contrastive.restart(1e-2)
     assert not contrastive.fit()
-    # Larger steps destroy what the model has learned.
+    # Larger steps destroy the trained weights.
     contrastive.set_learning_rate(0.5)
     assert list(contrastive.fit()) == ["learning_rate_too_high"]
 

@@ -1,4 +1,4 @@
-"""Measures students with and without a teacher beside the teacher itself.
+"""Measures students with and without a teacher, and the teacher.
 
     python tools/benchmarks/bench_distillation.py --out saved_models/bench_distillation
 

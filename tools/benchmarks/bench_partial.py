@@ -1,4 +1,4 @@
-"""Measures memory, CPU time and recall of partial training beside full training.
+"""Measures memory, CPU time and recall of partial and full training.
 
     python tools/benchmarks/bench_partial.py --out saved_models/bench_partial
 

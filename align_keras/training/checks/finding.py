@@ -10,8 +10,8 @@ class Finding:
 
     Attributes:
         name: str, name of the problem in `findings.json`, such as `"equal_captions"`.
-        problem: str, one sentence, what is wrong.
-        remedy: str, one sentence, what to change.
+        problem: str, one sentence about the cause.
+        remedy: str, one sentence about the change that helps.
         step: int, number of updates after which the problem was detected.
         details: dict of JSON values, the numbers that the sentence contains.
 
