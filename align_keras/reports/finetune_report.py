@@ -147,26 +147,24 @@ def write_finetune_report(
         data_notes: as in `write_report`.
         next_steps: commands that the user may run next.
     """
-    series = [Series("your validation pairs", _points(curve, "recall"))]
+    # Labels of lines have room for seven characters, so the headings explain them.
+    heading = "Recall by the factor of the interpolation: validation pairs (new, mean)"
+    series = [Series("new", _points(curve, "recall"))]
     if curve[0].old_recall is not None:
-        series.append(Series("old task, recall at 10", _points(curve, "old_recall"), 2))
-    charts = [
-        (
-            "Recall by the factor of the interpolation",
-            _recall_chart(series, "Recall by factor", "factor"),
-        )
-    ]
+        heading += " and the old task (old, at 10)"
+        series.append(Series("old", _points(curve, "old_recall"), 2))
+    charts = [(heading, _recall_chart(series, "Recall by factor", "factor"))]
     stages = [
         Series(
-            name,
+            f"stage {number}",
             tuple(
                 (line["step"], line["mean_recall"])
                 for line in lines
                 if "mean_recall" in line
             ),
-            style,
+            number,
         )
-        for style, (name, lines) in enumerate(history.items(), start=1)
+        for number, lines in enumerate(history.values(), start=1)
     ]
     if any(line.points for line in stages):
         charts.append(
