@@ -147,7 +147,7 @@ def write_finetune_report(
         data_notes: as in `write_report`.
         next_steps: commands that the user may run next.
     """
-    # Labels of lines have room for seven characters, so the headings explain them.
+    # Labels of lines have room for six characters, so the headings explain them.
     heading = "Recall by the factor of the interpolation: validation pairs (new, mean)"
     series = [Series("new", _points(curve, "recall"))]
     if curve[0].old_recall is not None:
@@ -156,7 +156,7 @@ def write_finetune_report(
     charts = [(heading, _recall_chart(series, "Recall by factor", "factor"))]
     stages = [
         Series(
-            f"stage {number}",
+            f"no. {number}",
             tuple(
                 (line["step"], line["mean_recall"])
                 for line in lines
@@ -169,7 +169,7 @@ def write_finetune_report(
     if any(line.points for line in stages):
         charts.append(
             (
-                "Recall of the validation pairs in each stage",
+                "Recall of the validation pairs by the number of the stage",
                 _recall_chart(stages, "Recall by step", "step of the stage"),
             )
         )
