@@ -109,7 +109,10 @@ def open_teacher(task: TaskConfig) -> Embedder | None:
     distillation = task.distillation
     if distillation.teacher is None:
         return None
-    teacher = load_model(distillation.teacher)
+    try:
+        teacher = load_model(distillation.teacher)
+    except InputError as error:
+        raise InputError(f"task.distillation.teacher: {error}") from None
     width = with_preset(task.model).projection_dim
     if distillation.embedding_weight and width != teacher.dimension:
         raise InputError(
