@@ -338,8 +338,11 @@ def changed_queries(
         for result in (before, after)
     )
     # The change from rank 100 to rank 1 matters more than that from 300 to 200.
-    change = np.log1p(first_ranks) - np.log1p(second_ranks)
-    change[first_ranks < 0] = 0.0
+    # Repeated captions have the rank -1.
+    is_compared = first_ranks >= 0
+    change = np.zeros(len(first_ranks))
+    change[is_compared] = np.log1p(first_ranks[is_compared])
+    change[is_compared] -= np.log1p(second_ranks[is_compared])
     order = np.argsort(-change, kind="stable")
     improved_rows = [row for row in order[:count] if change[row] > 0]
     worse_rows = [row for row in order[::-1][:count] if change[row] < 0]

@@ -67,6 +67,12 @@ def test_changed_captions_are_found_with_their_ranks():
         assert second.rank > first.rank == 1
 
 
+def test_repeated_captions_are_compared_once():
+    captions = ["same", "same", *CAPTIONS[2:]]
+    improved, _ = changed_queries(BEFORE, AFTER, IMAGES, captions)
+    assert [query.caption for _, query in improved] == ["same"]
+
+
 @pytest.mark.parametrize("has_old_task", [True, False])
 def test_the_page_has_all_parts(tmp_path, has_old_task):
     improved, worse = changed_queries(BEFORE, AFTER, IMAGES, CAPTIONS)
