@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
+from align_keras.search import Index
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
@@ -72,6 +73,35 @@ def test_a_folder_is_indexed_and_searched(folder, capsys):
     assert first["path"] == str(folder / "red too.png")
     assert first["duplicates"] == [str(folder / "red.png")]
     assert first["columns"]["width"] == 30
+
+
+def test_an_index_has_the_chosen_number_of_dimensions(folder, tmp_path, capsys):
+    options = ["--model", str(GOLDEN), "--dimensions"]
+    assert main(["index", str(folder), *options, "2"]) == 0
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert header["model"]["dimensions"] == 2
+    # Later commands open the model with the dimensions of the index.
+    (folder / "new green.png").write_bytes(image_bytes("green", (30, 30)))
+    assert main(["index"]) == 0
+    capsys.readouterr()
+    assert main(["search", "green", "-k", "2", "--paths"]) == 0
+    names = [line.rsplit("/")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert names[0] in ("green.png", "new green.png")
+    index = Index.open(tmp_path / "index")
+    assert (len(index), index.dimension) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", str(GOLDEN), "--dimensions", "9"], "dimensions"),
+        (["--dimensions", "2"], "--dimensions must be used with --model"),
+    ],
+)
+def test_wrong_dimensions_are_explained(folder, capsys, options, message):
+    assert main(["index", str(folder), *options]) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
 
 
 def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from align_keras.models import TextEncoder
+from align_keras.models import ALIGNTokenizer, TextEncoder
+from align_keras.text.padding import trim_padding
+from tests.helpers.small import VOCABULARY
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -33,3 +35,18 @@ def test_padding_does_not_change_the_embedding(pooling):
     # Products of other lengths are summed in another order in float32.
     np.testing.assert_allclose(embedding(token_ids, 3), expected, rtol=1e-4, atol=1e-4)
     assert np.abs(embedding(token_ids, 8) - expected).max() > 0.1
+
+
+def test_trimmed_tokens_end_with_the_longest_caption():
+    tokenizer = ALIGNTokenizer(VOCABULARY, sequence_length=20)
+    short = tokenizer.tokenize(["a b", "c"])
+    trimmed = trim_padding(short)
+    assert trimmed["token_ids"].shape == trimmed["padding_mask"].shape == (2, 8)
+    for name, values in trimmed.items():
+        np.testing.assert_array_equal(values, short[name][:, :8])
+    # 6 words and the tokens of the start and of the end fill a length of 8.
+    assert trim_padding(tokenizer.tokenize(["a b c d e f"]))["token_ids"].shape[1] == 8
+    longer = trim_padding(tokenizer.tokenize(["a b c d e f g", "a"]))
+    assert longer["padding_mask"].shape[1] == 16
+    # 20 isn't a multiple of 8.
+    assert trim_padding(tokenizer.tokenize(["a " * 30]))["token_ids"].shape[1] == 20
