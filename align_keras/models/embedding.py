@@ -16,7 +16,11 @@ from align_keras.models.composed_query import encode_query
 from align_keras.models.image_function import image_function
 from align_keras.models.on_replicas import on_replicas
 from align_keras.models.raw_pairs import plain_data
+from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
+
+# Number of batches whose texts are tokenized and sorted by length at once.
+_SORTED_BATCHES = 16
 
 
 class EmbeddingMethods:
@@ -203,18 +207,59 @@ class EmbeddingMethods:
         finish: Callable[[tf.Tensor], tf.Tensor],
     ) -> np.ndarray:
         """Returns `finish(encoder(tokens))` of texts, computed in batches."""
-        texts = as_sequence("texts", texts)
-        preprocessor = self.require_preprocessor()
-        preprocessor.require_tokenizer()
         embed = on_replicas(
             self.distribute_strategy,
             lambda tokens: finish(encoder(tokens, training=False)),
         )
-        batches = [
-            embed(preprocessor.tokenize(list(texts[start : start + batch_size])))
-            for start in range(0, len(texts), batch_size)
-        ]
-        return _concatenate(batches, encoder.output_shape[-1])
+        return embed_texts(
+            texts,
+            embed,
+            self.require_preprocessor(),
+            encoder.output_shape[-1],
+            batch_size=batch_size,
+        )
+
+
+def embed_texts(
+    texts: Sequence[str],
+    embed_tokens: Callable[[dict[str, tf.Tensor]], np.ndarray],
+    preprocessor: ALIGNPreprocessor,
+    dimension: int,
+    *,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Tokenizes texts and embeds their tokens.
+
+    A batch has texts of similar lengths and almost no padding, because an encoder needs
+    as much time for padding as for tokens.
+
+    Args:
+        texts: list of str.
+        embed_tokens: function from `token_ids` and `padding_mask`, int32 (n, length),
+            to float32 array (n, dimension). The length is a multiple of 8, or the
+            sequence length of the tokenizer.
+        preprocessor: `ALIGNPreprocessor` with a tokenizer.
+        dimension: int, length of an embedding.
+        batch_size: int ≥ 1, number of texts embedded at once.
+
+    Returns:
+        float32 array (n, dimension).
+    """
+    texts = as_sequence("texts", texts)
+    preprocessor.require_tokenizer()
+    embeddings = np.zeros((len(texts), dimension), "float32")
+    window = _SORTED_BATCHES * batch_size
+    for window_start in range(0, len(texts), window):
+        tokens = preprocessor.tokenize(
+            list(texts[window_start : window_start + window])
+        )
+        lengths = tf.reduce_sum(tokens["padding_mask"], axis=1).numpy()
+        order = np.argsort(lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = {name: tf.gather(values, rows) for name, values in tokens.items()}
+            embeddings[window_start + rows] = embed_tokens(trim_padding(batch))
+    return embeddings
 
 
 def embed_images(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from align_keras.losses import PairLoss
 from align_keras.models import ALIGN
-from align_keras.models.embedding import embed_images
+from align_keras.models.embedding import embed_images, embed_texts
 from align_keras.optimizers import AdamW
 
 # Rows of features that are embedded or projected at once.
@@ -67,13 +67,6 @@ def compute_features(
 
     texts = [text for image_captions in captions for text in image_captions]
     image_rows = np.repeat(np.arange(len(captions)), [len(c) for c in captions])
-    tokens = preprocessor.tokenize(texts)
-    text_parts = [
-        text_features(
-            {name: part[start : start + _ROWS] for name, part in tokens.items()}
-        )
-        for start in range(0, len(texts), _ROWS)
-    ]
     _, image_ids = np.unique(np.asarray(image_keys), return_inverse=True)
     return PairFeatures(
         images=embed_images(
@@ -82,8 +75,14 @@ def compute_features(
             preprocessor.image_converter,
             image_body.output_shape[-1],
         ),
-        texts=np.concatenate(text_parts),
-        token_ids=np.asarray(tokens["token_ids"]),
+        texts=embed_texts(
+            texts,
+            lambda tokens: text_features(tokens).numpy(),
+            preprocessor,
+            text_body.output_shape[-1],
+            batch_size=_ROWS,
+        ),
+        token_ids=preprocessor.tokenize(texts)["token_ids"].numpy(),
         image_rows=image_rows,
         image_ids=image_ids.reshape(-1).astype("int64"),
     )

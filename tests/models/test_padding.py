@@ -1,11 +1,12 @@
 """Test that padding doesn't change the embedding of a caption."""
 
+import keras
 import numpy as np
 import pytest
 
-from align_keras.models import ALIGNTokenizer, TextEncoder
+from align_keras.models import ALIGN, ALIGNTokenizer, TextEncoder
 from align_keras.text.padding import trim_padding
-from tests.helpers.small import VOCABULARY
+from tests.helpers.small import VOCABULARY, small_encoders
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -50,3 +51,30 @@ def test_trimmed_tokens_end_with_the_longest_caption():
     assert longer["padding_mask"].shape[1] == 16
     # 20 isn't a multiple of 8.
     assert trim_padding(tokenizer.tokenize(["a " * 30]))["token_ids"].shape[1] == 20
+
+
+def test_texts_keep_their_order_in_batches_of_similar_lengths():
+    keras.utils.set_random_seed(0)
+    image_encoder, _ = small_encoders()
+    text_encoder = TextEncoder(
+        vocabulary_size=len(VOCABULARY),
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+        projection_dim=16,
+        sequence_length=40,
+    )
+    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    random = np.random.default_rng(0)
+    texts = [
+        " ".join(random.choice(list("abcdef"), size=length))
+        for length in random.integers(0, 38, 50)
+    ]
+    # A window has 16 batches, so there are two windows.
+    embeddings = model.encode_texts(texts, batch_size=2)
+    tokens = model.preprocessor.tokenize(texts)
+    padded = model.normalize_text(model.text_encoder(tokens, training=False))
+    # Products of other lengths are summed in another order in float32.
+    np.testing.assert_allclose(embeddings, padded, atol=1e-5)
+    assert model.encode_texts([]).shape == (0, 16)
