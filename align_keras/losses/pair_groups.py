@@ -14,9 +14,9 @@ from align_keras.utils.errors import InputError
 
 def row_hashes(rows: tf.Tensor) -> tf.Tensor:
     """Returns an int64 hash of the integers of each row, (n,)."""
-    length = rows.shape[1]
+    length = tf.shape(rows)[1]
     multipliers = tf.random.stateless_uniform(
-        (length,), (length, 64), None, None, tf.int64
+        [length], [length, 64], None, None, tf.int64
     )
     return tf.reduce_sum(tf.cast(rows, tf.int64) * multipliers, axis=1)
 

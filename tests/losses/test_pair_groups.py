@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.losses import ContrastiveLoss, SigmoidLoss
-from align_keras.losses.pair_groups import group_columns
+from align_keras.losses.pair_groups import group_columns, row_hashes
 from align_keras.models import image_text_batches
 from align_keras.optimizers import SGD
 from align_keras.utils.errors import InputError
@@ -180,3 +180,12 @@ def test_wrong_groups_and_missing_ids_are_refused():
         group_columns(tf.zeros((4, 3), tf.int64))
     with pytest.raises(InputError, match="image_ids must not be None"):
         SigmoidLoss(share_equal_images=True)(tf.eye(2), tf.eye(2), 1.0)
+
+
+def test_captions_of_an_unknown_length_have_the_same_hashes():
+    token_ids = np.random.default_rng(0).integers(0, 99, (6, 8)).astype("int32")
+    token_ids[3] = token_ids[1]
+    spec = tf.TensorSpec((None, None), tf.int32)
+    hashes = tf.function(row_hashes, input_signature=[spec])(token_ids).numpy()
+    np.testing.assert_array_equal(hashes, row_hashes(tf.constant(token_ids)))
+    assert hashes[1] == hashes[3] and len(set(hashes)) == 5
