@@ -126,6 +126,11 @@ def recalls_at_10(model, data):
     return [metrics[f"{direction}/recall_at_10"] for direction in ("t2i", "i2t")]
 
 
+def recalls_of_parts(model, parts):
+    """Returns a dict from the name of a table to `recalls_at_10`."""
+    return {part: recalls_at_10(model, data) for part, data in parts.items()}
+
+
 def run_cell(name, size, seed, arguments):
     """Fine-tunes with one size and seed, and prints a line of JSON."""
     folder = arguments.out
@@ -149,12 +154,15 @@ def run_cell(name, size, seed, arguments):
     other = {"old": old_task}
     if name == "icons":
         other["other"] = folder / "icons_other.jsonl"
-    measured = {}
-    for key, preset in (("before", "align_small_en"), ("after", run_folder)):
-        model = ALIGN.from_preset(preset)
-        measured[key] = {
-            part: recalls_at_10(model, data) for part, data in other.items()
-        }
+    # The recalls before the training are the same for all cells of a data set.
+    stored = folder / f"{name}_before.json"
+    if not stored.exists():
+        recalls = recalls_of_parts(ALIGN.from_preset("align_small_en"), other)
+        stored.write_text(json.dumps(recalls), encoding="utf-8")
+    measured = {
+        "before": json.loads(stored.read_text(encoding="utf-8")),
+        "after": recalls_of_parts(ALIGN.from_preset(run_folder), other),
+    }
     result = {
         "cell": [name, size, seed],
         "pairs": len(chosen),
