@@ -941,7 +941,7 @@ class FinetuneConfig:
 
     model: str | None = None
     projection_epochs: int = count_field(30, at_least=0)
-    projection_rate: float = number_field(1e-3, above=0)
+    projection_rate: float = number_field(3e-4, above=0)
     image_blocks: int = count_field(14)
     text_blocks: int = count_field(0, at_least=0)
     blocks_epochs: int = count_field(4, at_least=0)
