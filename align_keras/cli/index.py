@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import os
 import time
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from align_keras.cli.common import (
     read_model_options,
 )
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
+from align_keras.search.items import LeftOutFile
 from align_keras.utils.errors import InputError, needs
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
+from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -72,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--left-out",
         metavar="FILE",
-        help="write the files that cannot be read to FILE. Each line has the reason, a "
-        "tab and the path.",
+        help="write a table of the files that cannot be read, with the columns path, "
+        "reason and detail. FILE.csv has commas, and other names have tabs.",
     )
     parser.add_argument(
         "--check",
@@ -220,10 +222,8 @@ def _summary(changes: "Changes") -> str:
     names = ("added", "changed", "renamed", "removed", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
-        files = [
-            file for file_reason, file in changes.left_out if file_reason == reason
-        ]
-        examples = files[:_EXAMPLES]
+        files = [file for file in changes.left_out if file.reason == reason]
+        examples = [_example(file) for file in files[:_EXAMPLES]]
         line = f"{count:,} left out: {reason}"
         if files:
             unnamed = count - len(examples)
@@ -239,22 +239,39 @@ def _remedies() -> dict[str, str]:
 
     Some reasons, such as an empty file, have no remedy.
     """
-    from align_keras.search.image_files import NO_HEIF, UNSUPPORTED_FORMAT
+    from align_keras.search.image_files import (
+        NO_HEIF,
+        TOO_MANY_BYTES,
+        TOO_MANY_PIXELS,
+        UNSUPPORTED_FORMAT,
+    )
+    from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 
     return {
-        "oversized": f"Reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
-        f"and {MAX_FILE_BYTES:,} bytes",
+        TOO_MANY_PIXELS: "Reduce their width and height",
+        TOO_MANY_BYTES: "Convert them to JPEG",
         NO_HEIF: 'Run `pip install "align-keras[heic]"`',
+        NO_RAW: 'Run `pip install "align-keras[raw]"`',
+        NO_PREVIEW: "Develop them, and index the developed images",
         UNSUPPORTED_FORMAT: "Convert them to JPEG or PNG",
     }
 
 
+def _example(file: LeftOutFile) -> str:
+    """Returns the path of a file, and the size that exceeds a limit."""
+    from align_keras.search.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
+
+    if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
+        size, _, _ = file.detail.partition(" are more")
+        return f"{file.path}: {size}"
+    return file.path
+
+
 def _write_left_out(path: str, changes: "Changes") -> int:
-    """Writes one line for each file that cannot be read, and returns their number."""
+    """Writes a table of the files that cannot be read, and returns their number."""
+    delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:
-        for reason, name in sorted(changes.left_out):
-            # A path may contain line breaks and tabs, which separate the fields.
-            name = name.replace("\\", "\\\\").replace("\n", "\\n")
-            name = name.replace("\t", "\\t").replace("\r", "\\r")
-            file.write(f"{reason}\t{name}\n")
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(LeftOutFile._fields)
+        table.writerows(sorted(changes.left_out))
     return len(changes.left_out)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.corpus.drop_counter import printable
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import INDEX_COLUMNS
@@ -22,7 +23,13 @@ from align_keras.search.index_files import (
     run_index_command,
     stored_image_path,
 )
-from align_keras.search.items import NO_MODEL, ModelIdentity, is_item, split_item
+from align_keras.search.items import (
+    NO_MODEL,
+    LeftOutFile,
+    ModelIdentity,
+    is_item,
+    split_item,
+)
 from align_keras.search.known_models import (
     can_be_remembered,
     embedder_of_index,
@@ -448,6 +455,17 @@ class Index:
 
         with self.store.writing() as store:
             return remove(store, paths)
+
+    def left_out(self) -> list[LeftOutFile]:
+        """Returns the files of the sources that have no image in the index.
+
+        Returns:
+            list of `LeftOutFile`, as the last update found them, sorted by path.
+        """
+        return sorted(
+            LeftOutFile(printable(os.fsdecode(file)), record.reason, record.detail)
+            for file, record in self.store.unreadable().items()
+        )
 
     def check(self) -> int:
         """Compares every embedding with its stored checksum.

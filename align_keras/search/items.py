@@ -6,7 +6,7 @@ source files are absolute, so no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 # Entry of the table `roots` to which all images without a source file belong.
 ITEMS_ROOT = b"items:"
@@ -49,6 +49,20 @@ class ModelIdentity:
         if self.truncated_to is not None:
             reference["dimensions"] = self.truncated_to
         return reference
+
+
+class LeftOutFile(NamedTuple):
+    """File of a source without an image in the index.
+
+    Attributes:
+        path: str, path or address.
+        reason: str, reason, which many files can share.
+        detail: str, the problem of this file in detail, or "".
+    """
+
+    path: str
+    reason: str
+    detail: str
 
 
 def item_file(id: str, image_name: str = "") -> bytes:
