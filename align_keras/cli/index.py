@@ -83,6 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare all embeddings with their checksums and exit. Without the "
         "option, each run compares the next 100,000 embeddings.",
     )
+    parser.add_argument(
+        "--export",
+        metavar="FILE",
+        help="write the ids, columns and vectors of the index to FILE.parquet, for "
+        "vector databases and data frames. FILE.npy, or a missing pyarrow, writes "
+        "FILE.npy, FILE.csv and FILE.json. Without SOURCE, the index is not updated.",
+    )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
         "--remove",
@@ -107,16 +114,15 @@ def run(arguments: argparse.Namespace) -> int:
             "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
-        for name in ("sources", "rebuild", "watch"):
-            value = getattr(arguments, name)
-            if value:
-                raise InputError(
-                    "`check` cannot be used with `sources`, `rebuild` or `watch`. "
-                    f"Received: {name}={value!r}. Leave `check` or `{name}` out."
-                )
+        _refuse_together(arguments, "check", ("sources", "rebuild", "watch", "export"))
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
+    if arguments.export and not arguments.sources:
+        _refuse_together(arguments, "export", ("rebuild", "watch", "left_out"))
+        if not arguments.remove:
+            _export(Index.open(folder), arguments.export)
+            return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch
@@ -125,6 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         count = Index.open(folder, model).remove(arguments.remove)
         say(f"images removed from {shown_folder}: {count:,}")
         if not arguments.sources:
+            if arguments.export:
+                _export(Index.open(folder), arguments.export)
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
@@ -136,10 +144,34 @@ def run(arguments: argparse.Namespace) -> int:
         count = _write_left_out(arguments.left_out, changes)
         say(f"files left out: {count:,}, listed in {arguments.left_out}")
     say(f"{len(index):,} images in {shown_folder}")
+    if arguments.export:
+        _export(index, arguments.export)
     if arguments.watch:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(index, engine, watch)
     return 0
+
+
+def _refuse_together(
+    arguments: argparse.Namespace, option: str, excluded: tuple[str, ...]
+) -> None:
+    """Raises InputError if an option is used with one that it excludes."""
+    for name in excluded:
+        value = getattr(arguments, name)
+        if value:
+            names = [f"`{other}`" for other in excluded]
+            raise InputError(
+                f"`{option}` cannot be used with {', '.join(names[:-1])} or "
+                f"{names[-1]}. Received: {name}={value!r}. Leave `{option}` or "
+                f"`{name}` out."
+            )
+
+
+def _export(index: "Index", to: str) -> None:
+    """Writes the index to files and prints their sizes."""
+    for path in index.export(to):
+        size = path.stat().st_size / 1e6
+        print(f"{path}: {len(index):,} images, {size:,.1f} MB")
 
 
 def _watch(index: "Index", engine: str, watch: Callable) -> None:

@@ -467,6 +467,33 @@ class Index:
             for file, record in self.store.unreadable().items()
         )
 
+    def export(self, to: str | os.PathLike) -> list[pathlib.Path]:
+        """Writes the ids, columns and vectors of all images to files.
+
+        Vector databases and data frames read these files. The metadata of the Parquet
+        file have the model and its fingerprint under the key `align_keras`.
+
+        Args:
+            to: path of `FILE.parquet`, or of `FILE.npy`. Next to an NPY file,
+                `FILE.csv` has the columns and `FILE.json` the metadata. Without
+                pyarrow, these three files replace `FILE.parquet`.
+
+        Returns:
+            list of pathlib.Path, the written files.
+
+        Raises:
+            InputError: if `to` has another suffix, or an embedding is damaged.
+
+        Example:
+
+        ```python
+        index.export("photos.parquet")  # [PosixPath('photos.parquet')]
+        ```
+        """
+        from align_keras.search.vector_export import export_vectors
+
+        return export_vectors(self.store, to)
+
     def check(self) -> int:
         """Compares every embedding with its stored checksum.
 

@@ -16,6 +16,8 @@ from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
@@ -152,6 +154,14 @@ class ImageStore(TableRows):
         """Returns the last `count` indexed images that fulfill a condition."""
         where = f"{condition or '1 = 1'} ORDER BY id DESC LIMIT ?"
         return self._images(where, [*parameters, count])
+
+    def images_after(self, id: int, count: int) -> list[dict[str, Any]]:
+        """Returns the next `count` images after the one with this id, by their ids."""
+        return self._images("id > ? ORDER BY id LIMIT ?", [id, count])
+
+    @abc.abstractmethod
+    def vectors_of(self, rows: Sequence[int]) -> "np.ndarray":
+        """Returns the embeddings in these rows, float32 (n, d)."""
 
     def image(self, id: int) -> dict:
         """Returns all columns of an image, including `file`, `row` and `content`.

@@ -415,7 +415,7 @@ class Store(ImageStore):
             raise damage_error(self.folder, text) from error
 
     @contextlib.contextmanager
-    def _consistent_read(self) -> Iterator[None]:
+    def consistent_read(self) -> Iterator[None]:
         """Opens a transaction in which all statements read the same database state."""
         with self._use_connection():
             if self._connection.in_transaction:
@@ -740,6 +740,10 @@ class Store(ImageStore):
         """Returns the embedding in a row, float32 (d,)."""
         self.check_rows([row])
         return np.array(self.vectors()[row])
+
+    def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
+        self.check_rows(rows)
+        return np.array(self.vectors()[rows])
 
     def sample(self) -> np.ndarray:
         """Returns an even sample of the embeddings of the index, float32 (n, d)."""
