@@ -14,7 +14,6 @@ from align_keras.cli.common import (
     read_model_options,
 )
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
-from align_keras.search.items import LeftOutFile
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
@@ -23,9 +22,12 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.indexing import Changes
+    from align_keras.search.items import LeftOutFile
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3
+# Options that need an update of the index.
+_OPTIONS_OF_UPDATE = ("rebuild", "watch", "left_out", "vectors")
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
 
@@ -60,6 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     add_dimensions(parser)
+    parser.add_argument(
+        "--vectors",
+        metavar="TYPE",
+        help="float32, float16 or int8: numbers of the embeddings on disk. float16 and "
+        "int8 take half the space of float32, and a search reads a half or a quarter "
+        "of it. An existing index is converted (default: float32, or the numbers of "
+        "the index).",
+    )
     parser.add_argument(
         "--rebuild",
         action="store_true",
@@ -119,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
     if arguments.export and not arguments.sources:
-        _refuse_together(arguments, "export", ("rebuild", "watch", "left_out"))
+        _refuse_together(arguments, "export", _OPTIONS_OF_UPDATE)
         if not arguments.remove:
             _export(Index.open(folder), arguments.export)
             return 0
@@ -136,7 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
-    index = build(folder, arguments.sources, model, engine=engine)
+    index = build(
+        folder, arguments.sources, model, engine=engine, vectors=arguments.vectors
+    )
     # `changes` is None only for an index that was opened without an update.
     changes = cast("Changes", index.changes)
     print(_summary(changes))
@@ -289,7 +301,7 @@ def _remedies() -> dict[str, str]:
     }
 
 
-def _example(file: LeftOutFile) -> str:
+def _example(file: "LeftOutFile") -> str:
     """Returns the path of a file, and the size that exceeds a limit."""
     from align_keras.search.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
 
@@ -301,6 +313,8 @@ def _example(file: LeftOutFile) -> str:
 
 def _write_left_out(path: str, changes: "Changes") -> int:
     """Writes a table of the files that cannot be read, and returns their number."""
+    from align_keras.search.items import LeftOutFile
+
     delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")

@@ -528,10 +528,7 @@ def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
     """Decodes an image to an upright RGB image on white."""
     opened = photo.opened
     if opened is None or opened.format in IMAGE_FORMATS:
-        image, _ = normalize_image(photo.content, shorter_side=shorter_side)
-        if photo.preview is not None and opened is not None:
-            image = photo.preview.make_upright(image, opened)
-        return image
+        return normalize_image(photo.content, shorter_side=shorter_side)[0]
     from PIL import ImageOps
 
     try:

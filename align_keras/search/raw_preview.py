@@ -11,7 +11,7 @@ import io
 import struct
 from typing import Any, NamedTuple
 
-from PIL import Image
+import numpy as np
 
 from align_keras.corpus.drop_counter import ImageError
 from align_keras.embedders.pixels import as_png
@@ -61,55 +61,29 @@ _SIGNATURES = (
 # TIFF tags.
 _SUBFILE_TYPE = 254
 _PHOTOMETRIC = 262
-_ORIENTATION = 274
 _SUB_DIRECTORIES = 330
 _DNG_VERSION = 50706
 # Values of `_PHOTOMETRIC` for the data of a sensor: a color filter array, linear RAW.
 _SENSOR_DATA = (32803, 34892)
 # Entries in a directory. Larger directories are not searched.
 _MAX_ENTRIES = 1000
-# LibRaw's codes of rotations → operation that makes the preview upright.
-_UPRIGHT_OPERATIONS = {
-    3: Image.Transpose.ROTATE_180,
-    5: Image.Transpose.ROTATE_90,
-    6: Image.Transpose.ROTATE_270,
-}
+# LibRaw's codes of rotations → quarter turns, counterclockwise.
+_QUARTER_TURNS = {0: 0, 3: 2, 5: 1, 6: 3}
 
 
 class RawPreview(NamedTuple):
     """Preview image in a RAW file.
 
     Attributes:
-        content: bytes of an image file, the preview.
+        content: bytes of an image file, the preview. A JPEG has the orientation of the
+            photo in its EXIF metadata.
         width: int, width of the upright photo in pixels.
         height: int, height of the upright photo in pixels.
-        rotation: int, LibRaw's code of the rotation that makes the photo upright.
     """
 
     content: bytes
     width: int
     height: int
-    rotation: int
-
-    def make_upright(self, decoded: Image.Image, opened: Image.Image) -> Image.Image:
-        """Returns the preview in the orientation of the photo.
-
-        Args:
-            decoded: preview, rotated by its own EXIF orientation.
-            opened: preview before it was decoded.
-        """
-        # Some cameras write the orientation to the preview as well, and `decoded` is
-        # upright then.
-        if opened.format == "JPEG" and opened.getexif().get(_ORIENTATION, 1) != 1:
-            return decoded
-        # Some phones store an upright preview of a rotated photo.
-        is_portrait = decoded.height > decoded.width
-        has_shape_of_photo = is_portrait == (self.height > self.width)
-        is_quarter_turn = self.rotation in (5, 6)
-        if is_quarter_turn and self.width != self.height and has_shape_of_photo:
-            return decoded
-        operation = _UPRIGHT_OPERATIONS.get(self.rotation)
-        return decoded if operation is None else decoded.transpose(operation)
 
 
 @functools.cache
@@ -177,17 +151,19 @@ def read_preview(content: bytes) -> RawPreview:
         with rawpy.imread(io.BytesIO(content)) as raw:
             sizes = raw.sizes
             preview = raw.extract_thumb()
-        # A preview that is no JPEG is an array of pixels.
-        data: Any = preview.data
-        image = data if isinstance(data, bytes) else as_png(data)
+        quarter_turns = _QUARTER_TURNS.get(sizes.flip, 0)
+        # LibRaw adds the orientation to a JPEG. Other previews are arrays of pixels.
+        image: Any = preview.data
+        if not isinstance(image, bytes):
+            image = as_png(np.rot90(image, quarter_turns))
     except no_preview_errors as error:
         raise ImageError(NO_PREVIEW, _message(error)) from None
     except Exception as error:  # Damaged files cause many kinds of errors in LibRaw.
         raise ImageError("unreadable", f"RAW: {_message(error)}") from None
     width, height = sizes.width, sizes.height
-    if sizes.flip in (5, 6):
+    if quarter_turns % 2:
         width, height = height, width
-    return RawPreview(image, width, height, sizes.flip)
+    return RawPreview(image, width, height)
 
 
 def _message(error: Exception) -> str:

@@ -55,7 +55,7 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
             "another name."
         )
     is_parquet = suffix == ".parquet"
-    if is_parquet and not _has_pyarrow():
+    if is_parquet and importlib.util.find_spec("pyarrow") is None:
         is_parquet = False
         say(
             f"{path.name} needs pyarrow, which is not installed. The export writes "
@@ -64,10 +64,6 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
         )
     with store.consistent_read():
         return _write_parquet(store, path) if is_parquet else _write_npy(store, path)
-
-
-def _has_pyarrow() -> bool:
-    return importlib.util.find_spec("pyarrow") is not None
 
 
 def _write_parquet(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:

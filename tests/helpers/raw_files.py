@@ -25,18 +25,23 @@ _DNG_TAGS = [
 ]
 
 
-def raw_file(kind, preview, orientation=1):
+def raw_file(kind, preview, orientation=1, is_jpeg=True):
     """Returns the content of a RAW file with a preview.
 
     Args:
         kind: key of `CAMERAS`.
         preview: `PIL.Image.Image`.
         orientation: int, EXIF orientation.
+        is_jpeg: False to store the pixels of the preview in the first directory.
     """
+    if not is_jpeg:
+        return _with_sub_directories(kind, orientation, np.asarray(preview))
     jpeg = io.BytesIO()
     preview.save(jpeg, "JPEG", quality=95, subsampling=0)
-    write = _cr2 if kind == "cr2" else _with_sub_directories
-    return write(kind, jpeg.getvalue(), orientation)
+    if kind == "cr2":
+        return _cr2(kind, jpeg.getvalue(), orientation)
+    thumbnail = np.zeros((24, 32, 3), np.uint8)
+    return _with_sub_directories(kind, orientation, thumbnail, jpeg.getvalue())
 
 
 def dng_without_preview(path):
@@ -98,7 +103,7 @@ def _write_preview(writer, preview, **options):
     )
 
 
-def _with_sub_directories(kind, preview, orientation):
+def _with_sub_directories(kind, orientation, thumbnail, preview=None):
     """Layout of DNG, NEF and ARW: a thumbnail, and below it sensor data and preview."""
     import tifffile
 
@@ -106,12 +111,11 @@ def _with_sub_directories(kind, preview, orientation):
     plain = {"metadata": None, "software": False}
     content = io.BytesIO()
     with tifffile.TiffWriter(content) as writer:
-        thumbnail = np.zeros((24, 32, 3), np.uint8)
         writer.write(
             thumbnail,
             photometric="rgb",
             subfiletype=1,
-            subifds=2,
+            subifds=1 if preview is None else 2,
             extratags=tags,
             **plain,
         )
@@ -123,7 +127,8 @@ def _with_sub_directories(kind, preview, orientation):
             extratags=pattern,
             **plain,
         )
-        _write_preview(writer, preview, subfiletype=1)
+        if preview is not None:
+            _write_preview(writer, preview, subfiletype=1)
     return content.getvalue()
 
 

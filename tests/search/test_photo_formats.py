@@ -22,7 +22,7 @@ from align_keras.search.image_files import (
     read_query_image,
     read_upright,
 )
-from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW, RawPreview
+from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 from tests.helpers import image_files as samples
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.oracle_process import needs
@@ -138,38 +138,18 @@ def test_the_limit_of_pixels_holds_before_decoding(monkeypatch):
         assert caught.value.detail == "96 × 64 pixels are more than 6,143"
 
 
+@pytest.mark.ci
+@needs("tifffile")
 def test_the_limit_of_pixels_holds_for_tiles(monkeypatch):
     """A tile takes memory even if the image is smaller."""
-    tifffile = pytest.importorskip("tifffile")
+    import tifffile
+
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((16, 16), np.uint8), tile=(512, 512))
     assert decode_square(file.getvalue(), 8).width == 16
     monkeypatch.setattr(image_files, "MAX_PIXELS", 512 * 512 - 1)
     with pytest.raises(ImageError, match="a tile of 262,144 pixels"):
         decode_square(file.getvalue(), 8)
-
-
-def exif_rotation(orientation):
-    """Returns LibRaw's code of an orientation."""
-    return {1: 0, 3: 3, 6: 6, 8: 5}[orientation]
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_preview_is_rotated_unless_it_is_upright(orientation):
-    expected = samples.apply_orientation(np.asarray(RGB), orientation)
-    height, width = expected.shape[:2]
-    preview = RawPreview(b"", width, height, exif_rotation(orientation))
-    plain = Image.open(io.BytesIO(samples.encoded(RGB, "JPEG")))
-    assert_pixels(preview.make_upright(RGB, plain), expected)
-    # The camera wrote the orientation to the preview, which was applied already.
-    rotated = Image.fromarray(expected)
-    exif = samples.exif(orientation)
-    marked = Image.open(io.BytesIO(samples.encoded(RGB, "JPEG", exif=exif)))
-    if orientation > 1:
-        assert_pixels(preview.make_upright(rotated, marked), expected)
-    # The camera rotated the pixels of the preview.
-    if orientation in (6, 8):
-        assert_pixels(preview.make_upright(rotated, plain), expected)
 
 
 def test_tiff_files_are_not_taken_for_raw_files():
@@ -202,6 +182,9 @@ def test_the_preview_of_a_raw_file_is_read(kind):
         assert max(image.height, image.width) in (SENSOR[1], SENSOR[1] - 1)
         assert image.date == "2021-05-06 07:08:09"
         assert image.camera is not None and image.camera.endswith(CAMERAS[kind][1])
+        if kind != "cr2":  # The preview of old cameras is not compressed.
+            content = raw_file(kind, RGB, orientation, is_jpeg=False)
+            assert_pixels(read_upright(content), expected)
     square = np.asarray(RGB.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
     pixels = read_query_image(raw_file(kind, RGB), 32)
     assert np.abs(pixels - square).max() < 20

@@ -1,6 +1,7 @@
 """Export of an index to Parquet, NPY and CSV files."""
 
 import csv
+import importlib.util
 import json
 
 import faiss
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.search import Index, vector_export
+from align_keras.search import Index
 from align_keras.search.vector_export import METADATA_KEY
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
@@ -87,7 +88,12 @@ def test_a_parquet_file_has_the_fingerprint_and_typed_columns(folder, tmp_path):
 def test_without_pyarrow_npy_and_csv_files_are_written(
     folder, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(vector_export, "_has_pyarrow", lambda: False)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "pyarrow" else find_spec(name),
+    )
     paths = Index.open(folder / "index").export(tmp_path / "a.parquet")
     assert sorted(path.name for path in paths) == ["a.csv", "a.json", "a.npy"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
