@@ -539,7 +539,8 @@ def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
         raise
     except Exception as error:
         reason = "truncated" if "truncated" in str(error) else "unreadable"
-        raise ImageError(reason, " ".join(str(error).split())) from None
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(reason, detail) from None
 
 
 def _scale_samples(image: Any) -> Image.Image:

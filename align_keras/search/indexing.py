@@ -393,10 +393,11 @@ class _Update:
         if stored is not None and (stored.size, stored.mtime_ns) == stamp:
             self.changes.unchanged += 1
             return
-        unreadable = self.unreadable.get(image_file.file)
-        if unreadable is not None and unreadable.reason in _PERMANENT_REASONS:
-            if (unreadable.size, unreadable.mtime_ns) == stamp:
-                self._leave_out(image_file.file, unreadable)
+        record = self.unreadable.get(image_file.file)
+        if record is not None and (record.size, record.mtime_ns) == stamp:
+            # Records of earlier releases have no detail, so these files are read again.
+            if record.reason in _PERMANENT_REASONS and record.detail:
+                self._leave_out(image_file.file, record)
                 return
         id = None if stored is None else stored.id
         files.append(_File(image_file, root, root_file, id))
@@ -776,6 +777,7 @@ def _embed_files(
                 file.vector = vector
             else:
                 file.reason = "not finite"
+                file.detail = "the embedding contains NaN or infinity"
 
 
 def _split(values: list[_File], size: int) -> list[list[_File]]:

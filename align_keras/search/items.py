@@ -6,6 +6,7 @@ source files are absolute, so no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 # Entry of the table `roots` to which all images without a source file belong.
@@ -13,6 +14,8 @@ ITEMS_ROOT = b"items:"
 _PREFIX = b"item:"
 # Name and fingerprint of the model in an index that was made without a model.
 NO_MODEL = "none"
+# Number of files that `count_left_out` lists for each reason.
+_EXAMPLES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,29 @@ class LeftOutFile(NamedTuple):
     path: str
     reason: str
     detail: str
+
+
+def count_left_out(files: Iterable[LeftOutFile]) -> list[dict[str, Any]]:
+    """Returns the number of files for each reason, as JSON data.
+
+    >>> [counted] = count_left_out([LeftOutFile("a.jpg", "empty", "0 bytes")])
+    >>> counted["reason"], counted["count"], counted["examples"]
+    ('empty', 1, [{'path': 'a.jpg', 'detail': '0 bytes'}])
+    """
+    by_reason: dict[str, list[LeftOutFile]] = {}
+    for file in files:
+        by_reason.setdefault(file.reason, []).append(file)
+    return [
+        {
+            "reason": reason,
+            "count": len(by_reason[reason]),
+            "examples": [
+                {"path": file.path, "detail": file.detail}
+                for file in by_reason[reason][:_EXAMPLES]
+            ],
+        }
+        for reason in sorted(by_reason)
+    ]
 
 
 def item_file(id: str, image_name: str = "") -> bytes:

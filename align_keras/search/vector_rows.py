@@ -82,13 +82,13 @@ class EncodedRows(abc.ABC):
 
     @abc.abstractmethod
     def scan(self, query: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-        """Returns approximate float32 scores (n,).
+        """Returns approximate float32 scores (n,), or (n, q) for several queries.
 
         The error is at most that of `exact_scan.scan_error`, plus `deviation` times the
         norm of the query.
 
         Args:
-            query: float32 (d,).
+            query: float32 (d,), or (d, q) for several queries.
             rows: int64 (m,), rows to score, or None for all rows.
         """
 
@@ -139,23 +139,24 @@ class ByteRows(EncodedRows):
             return target
 
         scores = _scan_blocks(main["numbers"], fill, query, rows)
-        scores *= main["scale"] if rows is None else main["scale"][rows]
+        scales = main["scale"] if rows is None else main["scale"][rows]
+        scores *= scales.reshape(-1, *[1] * (query.ndim - 1))
         return scores
 
 
 def _scan_blocks(
     encoded: np.ndarray, fill: Any, query: np.ndarray, rows: np.ndarray | None
 ) -> np.ndarray:
-    """Returns the products of rows and a query, float32 (n,).
+    """Returns the products of rows and queries, float32 (n,) or (n, q).
 
     Args:
         encoded: array (n, d), encoded rows.
         fill: function that converts encoded rows to float32.
-        query: float32 (d,).
+        query: float32 (d,) or (d, q).
         rows: int64 (m,), rows to score, or None for all rows.
     """
     count = len(encoded) if rows is None else len(rows)
-    scores = np.empty(count, np.float32)
+    scores = np.empty((count, *query.shape[1:]), np.float32)
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
         block = encoded[start:stop] if rows is None else encoded[rows[start:stop]]

@@ -22,6 +22,7 @@ from align_keras.search.image_files import (
     read_query_image,
     read_upright,
 )
+from align_keras.search.items import count_left_out
 from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 from tests.helpers import image_files as samples
 from tests.helpers.color_towers import GOLDEN
@@ -268,6 +269,11 @@ def test_the_index_remembers_what_it_has_left_out(tmp_path, capsys):
         (f"{folder}/layers.psd", "format that is not read"),
     ]
     assert left_out[0].detail and left_out[1].detail == ".psd"
+    assert count_left_out(left_out)[1] == {
+        "reason": "truncated",
+        "count": 1,
+        "examples": [{"path": f"{folder}/cut.png", "detail": left_out[0].detail}],
+    }
     # The second run does not read the broken file, and reports the same.
     assert main(["index", "--to", str(tmp_path / "index")]) == 0
     assert Index.open(tmp_path / "index").left_out() == left_out

@@ -12,17 +12,16 @@ from align_keras.cli.main import main
 from align_keras.search import Index
 from align_keras.search.vector_export import METADATA_KEY
 from align_keras.utils.errors import InputError
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 from tests.helpers.oracle_process import needs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Returns a folder with an index of two folders and a table of three columns."""
+    """Returns a folder with images, a table and their index."""
     folder = tmp_path_factory.mktemp("export")
     photos = folder / "photos"
     photos.mkdir()
-    from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
-
     for color in COLORS:
         (photos / f"{color}.png").write_bytes(image_bytes(color))
     (folder / "pairs.csv").write_text(
@@ -100,6 +99,22 @@ def test_without_pyarrow_npy_and_csv_files_are_written(
         path.name for path in paths
     )
     assert 'pip install "align-keras[parquet]"' in capsys.readouterr().err
+
+
+@pytest.mark.ci
+def test_a_database_is_exported(folder, tmp_path, database, colors):
+    photos = folder / "photos"
+    (photos / "cut.png").write_bytes(colors.image_bytes("red")[:50])
+    index = Index.build(database, [photos], colors.GOLDEN)
+    [left_out] = index.left_out()
+    (photos / "cut.png").unlink()
+    assert left_out.path == f"{photos}/cut.png" and left_out.detail
+    vectors_path, table_path, _ = index.export(tmp_path / "a.npy")
+    with open(table_path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"{color}.png" for color in sorted(COLORS)]
+    for row, vector in zip(rows, np.load(vectors_path), strict=True):
+        np.testing.assert_array_equal(index.embedding(int(row["id"])), vector)
 
 
 def test_wrong_names_and_options_are_refused(folder, tmp_path, capsys):
