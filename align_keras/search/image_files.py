@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import errno
 import hashlib
+import math
 import os
 import stat
 import threading
@@ -110,8 +111,7 @@ _TIME_TAKEN = 0x9003
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
-_TILE_WIDTH = 322
-_TILE_HEIGHT = 323
+_TILE_SIZES = (322, 323)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 # Images with more pixels than this are decoded one at a time, because each may take a
 # gigabyte of memory.
@@ -500,7 +500,10 @@ def _check_pixels(opened: Any) -> None:
         raise ImageError(TOO_MANY_PIXELS, detail)
     if opened.format == "TIFF":
         # The memory for a tile does not depend on the size of the image.
-        tile = opened.tag_v2.get(_TILE_WIDTH, 0) * opened.tag_v2.get(_TILE_HEIGHT, 0)
+        try:
+            tile = math.prod(int(opened.tag_v2.get(tag, 0)) for tag in _TILE_SIZES)
+        except Exception as error:  # Damaged tags have values of any type.
+            raise ImageError("unreadable", f"damaged tags ({error})") from None
         if tile > MAX_PIXELS:
             detail = f"a tile of {tile:,} pixels is larger than {MAX_PIXELS:,}"
             raise ImageError(TOO_MANY_PIXELS, detail)

@@ -75,7 +75,7 @@ LOSSLESS = {
         GRAY,
     ),
     "PPM": (samples.encoded(RGB, "PPM"), np.asarray(RGB)),
-    "PGM, 16 bits": (samples.encoded(Image.fromarray(GRAY16), "PPM"), GRAY),
+    "PGM, 16 bits": (b"P5\n96 64\n65535\n" + GRAY16.astype(">u2").tobytes(), GRAY),
     "PBM, text": (b"P1\n2 1\n1 0\n", np.array([[[0] * 3, [255] * 3]])),
 }
 
