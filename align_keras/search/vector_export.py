@@ -46,13 +46,13 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
     Raises:
         InputError: if the path has another suffix, or the index is damaged.
     """
-    refuse_url(to, "`to`")
+    refuse_url(to, "the file of an export")
     path = pathlib.Path(to)
     suffix = path.suffix.lower()
     if suffix not in EXPORT_SUFFIXES:
         raise InputError(
-            f"`to` must end in {' or '.join(EXPORT_SUFFIXES)}. Received: {to}. Choose "
-            "another name."
+            f"The file of an export must end in {' or '.join(EXPORT_SUFFIXES)}. "
+            f"Received: {to}. Choose another name."
         )
     is_parquet = suffix == ".parquet"
     if is_parquet and importlib.util.find_spec("pyarrow") is None:
