@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import os
 import time
 from collections.abc import Callable
@@ -14,16 +15,19 @@ from align_keras.cli.common import (
 )
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
+from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.indexing import Changes
+    from align_keras.search.items import LeftOutFile
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3
+# Options that need an update of the index.
+_OPTIONS_OF_UPDATE = ("rebuild", "watch", "left_out", "vectors")
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
 
@@ -59,6 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     add_dimensions(parser)
     parser.add_argument(
+        "--vectors",
+        metavar="TYPE",
+        help="float32, float16 or int8: numbers of the embeddings on disk. float16 and "
+        "int8 take half the space of float32, and a search reads a half or a quarter "
+        "of it. An existing index is converted (default: float32, or the numbers of "
+        "the index).",
+    )
+    parser.add_argument(
         "--rebuild",
         action="store_true",
         help="embed all images again, for example with another --model. Searches use "
@@ -72,14 +84,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--left-out",
         metavar="FILE",
-        help="write the files that cannot be read to FILE. Each line has the reason, a "
-        "tab and the path.",
+        help="write a table of the files that cannot be read, with the columns path, "
+        "reason and detail. FILE.csv has commas, and other names have tabs.",
     )
     parser.add_argument(
         "--check",
         action="store_true",
         help="compare all embeddings with their checksums and exit. Without the "
         "option, each run compares the next 100,000 embeddings.",
+    )
+    parser.add_argument(
+        "--export",
+        metavar="FILE",
+        help="write the ids, columns and vectors of the index to FILE.parquet, for "
+        "vector databases and data frames. FILE.npy, or a missing pyarrow, writes "
+        "FILE.npy, FILE.csv and FILE.json. Without SOURCE, the index is not updated.",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
@@ -105,16 +124,15 @@ def run(arguments: argparse.Namespace) -> int:
             "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
-        for name in ("sources", "rebuild", "watch"):
-            value = getattr(arguments, name)
-            if value:
-                raise InputError(
-                    "`check` cannot be used with `sources`, `rebuild` or `watch`. "
-                    f"Received: {name}={value!r}. Leave `check` or `{name}` out."
-                )
+        _refuse_together(arguments, "check", ("sources", "rebuild", "watch", "export"))
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
+    if arguments.export and not arguments.sources:
+        _refuse_together(arguments, "export", _OPTIONS_OF_UPDATE)
+        if not arguments.remove:
+            _export(Index.open(folder), arguments.export)
+            return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch
@@ -123,10 +141,14 @@ def run(arguments: argparse.Namespace) -> int:
         count = Index.open(folder, model).remove(arguments.remove)
         say(f"images removed from {shown_folder}: {count:,}")
         if not arguments.sources:
+            if arguments.export:
+                _export(Index.open(folder), arguments.export)
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
-    index = build(folder, arguments.sources, model, engine=engine)
+    index = build(
+        folder, arguments.sources, model, engine=engine, vectors=arguments.vectors
+    )
     # `changes` is None only for an index that was opened without an update.
     changes = cast("Changes", index.changes)
     print(_summary(changes))
@@ -134,10 +156,34 @@ def run(arguments: argparse.Namespace) -> int:
         count = _write_left_out(arguments.left_out, changes)
         say(f"files left out: {count:,}, listed in {arguments.left_out}")
     say(f"{len(index):,} images in {shown_folder}")
+    if arguments.export:
+        _export(index, arguments.export)
     if arguments.watch:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(index, engine, watch)
     return 0
+
+
+def _refuse_together(
+    arguments: argparse.Namespace, option: str, excluded: tuple[str, ...]
+) -> None:
+    """Raises InputError if an option is used with one that it excludes."""
+    for name in excluded:
+        value = getattr(arguments, name)
+        if value:
+            names = [f"`{other}`" for other in excluded]
+            raise InputError(
+                f"`{option}` cannot be used with {', '.join(names[:-1])} or "
+                f"{names[-1]}. Received: {name}={value!r}. Leave `{option}` or "
+                f"`{name}` out."
+            )
+
+
+def _export(index: "Index", to: str) -> None:
+    """Writes the index to files and prints their sizes."""
+    for path in index.export(to):
+        size = path.stat().st_size / 1e6
+        print(f"{path}: {len(index):,} images, {size:,.1f} MB")
 
 
 def _watch(index: "Index", engine: str, watch: Callable) -> None:
@@ -220,10 +266,8 @@ def _summary(changes: "Changes") -> str:
     names = ("added", "changed", "renamed", "removed", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
-        files = [
-            file for file_reason, file in changes.left_out if file_reason == reason
-        ]
-        examples = files[:_EXAMPLES]
+        files = [file for file in changes.left_out if file.reason == reason]
+        examples = [_example(file) for file in files[:_EXAMPLES]]
         line = f"{count:,} left out: {reason}"
         if files:
             unnamed = count - len(examples)
@@ -239,22 +283,41 @@ def _remedies() -> dict[str, str]:
 
     Some reasons, such as an empty file, have no remedy.
     """
-    from align_keras.search.image_files import NO_HEIF, UNSUPPORTED_FORMAT
+    from align_keras.search.image_files import (
+        NO_HEIF,
+        TOO_MANY_BYTES,
+        TOO_MANY_PIXELS,
+        UNSUPPORTED_FORMAT,
+    )
+    from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 
     return {
-        "oversized": f"Reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
-        f"and {MAX_FILE_BYTES:,} bytes",
+        TOO_MANY_PIXELS: "Reduce their width and height",
+        TOO_MANY_BYTES: "Convert them to JPEG",
         NO_HEIF: 'Run `pip install "align-keras[heic]"`',
+        NO_RAW: 'Run `pip install "align-keras[raw]"`',
+        NO_PREVIEW: "Develop them, and index the developed images",
         UNSUPPORTED_FORMAT: "Convert them to JPEG or PNG",
     }
 
 
+def _example(file: "LeftOutFile") -> str:
+    """Returns the path of a file, and the size that exceeds a limit."""
+    from align_keras.search.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
+
+    if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
+        size, _, _ = file.detail.partition(" are more")
+        return f"{file.path}: {size}"
+    return file.path
+
+
 def _write_left_out(path: str, changes: "Changes") -> int:
-    """Writes one line for each file that cannot be read, and returns their number."""
+    """Writes a table of the files that cannot be read, and returns their number."""
+    from align_keras.search.items import LeftOutFile
+
+    delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:
-        for reason, name in sorted(changes.left_out):
-            # A path may contain line breaks and tabs, which separate the fields.
-            name = name.replace("\\", "\\\\").replace("\n", "\\n")
-            name = name.replace("\t", "\\t").replace("\r", "\\r")
-            file.write(f"{reason}\t{name}\n")
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(LeftOutFile._fields)
+        table.writerows(sorted(changes.left_out))
     return len(changes.left_out)

@@ -9,6 +9,7 @@ import os
 import struct
 import threading
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -178,13 +179,14 @@ def _read_svg(content: bytes) -> SvgDrawing | None:
     return drawing
 
 
-def open_image(content: bytes) -> Any:
+def open_image(content: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Any:
     """Opens an image with Pillow without decoding its pixels.
 
     The number of pixels is not limited.
 
     Args:
-        content: bytes of a file in one of `IMAGE_FORMATS`.
+        content: bytes of a file in one of `formats`.
+        formats: sequence of str, names of formats in Pillow.
 
     Returns:
         `PIL.Image.Image`.
@@ -195,7 +197,7 @@ def open_image(content: bytes) -> Any:
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+            image = Image.open(io.BytesIO(content), formats=formats)
         except Image.UnidentifiedImageError:
             if _has_zero_size(content):
                 raise ImageError("zero size", "the width or height is 0") from None

@@ -32,6 +32,7 @@ def write_embedding_index(
     captions: Sequence[str | Sequence[str]] | None,
     images: Sequence[bytes] | None,
     model: ModelIdentity,
+    encoding: str = "float32",
 ) -> None:
     """Writes an index to a temporary folder and moves it to `folder` once complete.
 
@@ -42,6 +43,7 @@ def write_embedding_index(
         captions: sequence of n entries, each a str or a sequence of str, or None.
         images: sequence of n bytes, the content of image files, or None.
         model: identity of the model that computed the embeddings.
+        encoding: encoding of the embeddings on disk, one of `index_files.ENCODINGS`.
 
     Raises:
         InputError: if the lengths differ, ids are equal, an image has an unsupported
@@ -58,7 +60,7 @@ def write_embedding_index(
             # Without the lock, another process could add images to the old folder.
             stack.enter_context(Store.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
-        Store.initialize(temporary, model)
+        Store.initialize(temporary, model, encoding)
         with Store.writer(temporary) as store:
             with store.transaction():
                 root = store.add_root(ITEMS_ROOT)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from align_keras.search.vector_rows import EncodedRows
+
 # Number of rows per float32 product, 100 MB for embeddings of width 384.
 _ROW_BLOCK = 65_536
 # Number of rows per float64 product. A block fits into the processor's cache.
@@ -18,9 +20,11 @@ _EXACT_BLOCK = 1024
 
 
 def scan(
-    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
+    vectors: np.ndarray | EncodedRows, embedding: np.ndarray, rows: np.ndarray | None
 ) -> np.ndarray:
     """Returns the float32 scores (n,) of all vectors, or of the given rows."""
+    if isinstance(vectors, EncodedRows):
+        return vectors.scan(embedding, rows)
     count = len(vectors) if rows is None else len(rows)
     scores = np.empty(count, np.float32)
     for start in range(0, count, _ROW_BLOCK):
@@ -48,7 +52,7 @@ def scan_error(dimension: int, limit: float) -> float:
 
 
 def exact_scores(
-    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray
+    vectors: np.ndarray | EncodedRows, embedding: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Returns float64 scores (n,), which do not depend on the position of a row."""
     query = embedding.astype(np.float64)

@@ -5,17 +5,24 @@ import dataclasses
 import datetime
 import errno
 import hashlib
-import io
+import math
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.image import ImageError, normalize_image, open_image, to_rgb
+from align_keras.corpus.image import (
+    IMAGE_FORMATS,
+    ImageError,
+    normalize_image,
+    open_image,
+    to_rgb,
+)
 from align_keras.embedders.pixels import as_png
 from align_keras.search.corpus_images import (
     ShardError,
@@ -24,41 +31,68 @@ from align_keras.search.corpus_images import (
     is_record,
     read_shard_record,
 )
+from align_keras.search.raw_preview import (
+    RAW_SUFFIXES,
+    RawPreview,
+    has_raw_reader,
+    is_raw_photo,
+    no_raw_error,
+    read_preview,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
+# Pillow warns about each damaged TIFF file. The index counts these files by reason.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+
+# Formats of `align_keras.corpus.image`, which training reads too.
 DECODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
-_SUFFIXES = tuple(os.fsencode(suffix) for suffix in DECODED_SUFFIXES + HEIF_SUFFIXES)
-# Photo formats that are not decoded. An index reports these files as unreadable.
-UNSUPPORTED_SUFFIXES = (
+# Formats that only an index reads: TIFF, JPEG 2000 and PNM.
+SCAN_SUFFIXES = (
     ".tif",
     ".tiff",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".crw",
-    ".nef",
-    ".nrw",
-    ".arw",
-    ".sr2",
-    ".srf",
-    ".orf",
-    ".rw2",
-    ".raf",
-    ".pef",
-    ".srw",
-    ".rwl",
-    ".3fr",
-    ".iiq",
-    ".x3f",
+    ".jp2",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpx",
+    ".jpf",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
 )
+# Image formats that are not decoded. An index reports these files as left out.
+UNSUPPORTED_SUFFIXES = (".jxl", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga")
+_IMAGE_SUFFIXES = DECODED_SUFFIXES + HEIF_SUFFIXES + SCAN_SUFFIXES + RAW_SUFFIXES
+_SUFFIXES = tuple(os.fsencode(suffix) for suffix in _IMAGE_SUFFIXES)
+_RAW_SUFFIXES = tuple(os.fsencode(suffix) for suffix in RAW_SUFFIXES)
 _UNSUPPORTED_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNSUPPORTED_SUFFIXES)
-UNSUPPORTED_FORMAT = "TIFF or a camera's RAW format"
+UNSUPPORTED_FORMAT = "format that is not read"
+# Names in Pillow of the formats that `_decode` reads without `normalize_image`.
+_SCAN_FORMATS = ("TIFF", "JPEG2000", "PPM")
+# Beginnings of files in these formats.
+_SCAN_SIGNATURES = (
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"P1",
+    b"P2",
+    b"P3",
+    b"P4",
+    b"P5",
+    b"P6",
+)
 # Brands of ISO base media files with a still image.
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
+TOO_MANY_BYTES = f"more than {MAX_FILE_BYTES:,} bytes"
+TOO_MANY_PIXELS = f"more than {MAX_PIXELS:,} pixels"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
 INCOMPLETE = "can't be read to its end"
@@ -73,6 +107,12 @@ _MODEL = 0x0110
 _TIME = 0x0132
 _EXIF = 0x8769
 _TIME_TAKEN = 0x9003
+# TIFF tags.
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+_TILE_SIZES = (322, 323)
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 # Images with more pixels than this are decoded one at a time, because each may take a
 # gigabyte of memory.
 _LARGE_PIXELS = MAX_PIXELS // 4
@@ -108,10 +148,12 @@ class SkippedFile(NamedTuple):
         file: bytes, path or address.
         reason: str, reason. For a folder or shard, it begins with "folder: " or
             "shard: ".
+        detail: str, the problem in detail, or "".
     """
 
     file: bytes
     reason: str
+    detail: str = ""
 
 
 @dataclasses.dataclass
@@ -193,7 +235,7 @@ def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | SkippedFile | None:
     """Returns the file of a directory entry, or None if it is not an image."""
     name = entry.name.lower()
     if name.endswith(_UNSUPPORTED_SUFFIXES):
-        return SkippedFile(entry.path, UNSUPPORTED_FORMAT)
+        return _unsupported_file(entry.path)
     if not name.endswith(_SUFFIXES):
         return None
     status = entry.stat()
@@ -203,6 +245,11 @@ def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | SkippedFile | None:
     if stat.S_ISDIR(status.st_mode):
         return None
     return SkippedFile(entry.path, "no regular file")
+
+
+def _unsupported_file(file: bytes) -> SkippedFile:
+    suffix = os.path.splitext(os.fsdecode(file))[1].lower()
+    return SkippedFile(file, UNSUPPORTED_FORMAT, suffix)
 
 
 def stat_file(file: bytes) -> ImageFile:
@@ -231,14 +278,14 @@ def _version_stamp(version: str) -> int:
 
 def _find_at_address(url: str) -> Iterator[ImageFile | SkippedFile]:
     try:
-        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNSUPPORTED_SUFFIXES)
+        objects = list_url(url, _IMAGE_SUFFIXES + UNSUPPORTED_SUFFIXES)
     except OSError as error:
         yield SkippedFile(os.fsencode(url), f"folder: {error.strerror}")
         return
     for name, size, version in objects:
         file = os.fsencode(f"{url.rstrip('/')}/{name}")
         if name.lower().endswith(UNSUPPORTED_SUFFIXES):
-            yield SkippedFile(file, UNSUPPORTED_FORMAT)
+            yield _unsupported_file(file)
         else:
             yield ImageFile(file, size, _version_stamp(version))
 
@@ -256,6 +303,9 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
         record = read_shard_record(file)
         source = ImageFile(file, record.size, record.mtime_ns, record.captions)
         return record.image, source
+    # RAW files are large, so their content is not read if it can't be decoded.
+    if file.lower().endswith(_RAW_SUFFIXES) and not has_raw_reader():
+        raise no_raw_error()
     try:
         return _read_at_address(file) if is_url(file) else _read_local(file)
     except FileNotFoundError:
@@ -316,7 +366,8 @@ def _read_local(file: bytes) -> tuple[bytes, ImageFile]:
 
 def _check_size(size: int) -> None:
     if size > MAX_FILE_BYTES:
-        raise ImageError("oversized", f"more than {MAX_FILE_BYTES:,} bytes")
+        detail = f"{size:,} bytes are more than {MAX_FILE_BYTES:,}"
+        raise ImageError(TOO_MANY_BYTES, detail)
 
 
 def content_hash(content: bytes) -> bytes:
@@ -334,18 +385,19 @@ def decode_square(content: bytes, resize_to: int) -> DecodedImage:
     Raises:
         ImageError: if the image cannot be decoded.
     """
-    opened = _open(content)
-    metadata = PhotoMetadata(None, None)
-    # Pillow cannot open vector drawings, which have no metadata.
-    if opened is not None:
-        metadata = read_photo_metadata(opened)
-    with _memory_lock(opened):
-        image = _decode(opened, content, 2 * resize_to)
+    photo = _open(content)
+    metadata = _read_metadata(photo)
+    with _memory_lock(photo.opened):
+        image = _decode(photo, 2 * resize_to)
         square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
-    width, height = image.size if opened is None else opened.size
-    # The header has the size before the rotation that makes the image upright.
-    if (image.width > image.height) != (width > height):
-        width, height = height, width
+    width, height = image.size
+    if photo.preview is not None:
+        width, height = photo.preview.width, photo.preview.height
+    elif photo.opened is not None:
+        width, height = photo.opened.size
+        # The header has the size before the rotation that makes the image upright.
+        if (image.width > image.height) != (width > height):
+            width, height = height, width
     return DecodedImage(
         np.asarray(square), width, height, metadata.date, metadata.camera
     )
@@ -386,9 +438,9 @@ def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image
         shorter_side: int, required length of the shorter side in pixels, or None. A
             larger JPEG is decoded at a reduced size, which is faster.
     """
-    opened = _open(content)
-    with _memory_lock(opened):
-        return _decode(opened, content, shorter_side)
+    photo = _open(content)
+    with _memory_lock(photo.opened):
+        return _decode(photo, shorter_side)
 
 
 def _memory_lock(
@@ -400,14 +452,61 @@ def _memory_lock(
     return contextlib.nullcontext()
 
 
-def _open(content: bytes) -> Image.Image | None:
-    """Opens an image, or returns None for a vector drawing or a broken image."""
+class _Photo(NamedTuple):
+    """Image file whose pixels are not decoded yet.
+
+    Attributes:
+        content: bytes of the file, or of the preview in a RAW file.
+        opened: `PIL.Image.Image`, or None for a vector drawing or a broken image.
+        file: bytes of the file.
+        preview: `RawPreview` of a RAW file, or None.
+    """
+
+    content: bytes
+    opened: Image.Image | None
+    file: bytes
+    preview: RawPreview | None = None
+
+
+def _open(content: bytes) -> _Photo:
+    """Opens an image and checks its number of pixels.
+
+    Raises:
+        ImageError: if the image has too many pixels, or needs a package that is not
+            installed.
+    """
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return _open_heif(content)
-    try:
-        return open_image(content)
-    except ImageError:  # `_decode` raises the error with the reason later.
-        return None
+        photo = _Photo(content, _open_heif(content), content)
+    elif is_raw_photo(content):
+        preview = read_preview(content)
+        opened = open_image(preview.content)
+        photo = _Photo(preview.content, opened, content, preview)
+    elif content.startswith(_SCAN_SIGNATURES):
+        photo = _Photo(content, open_image(content, _SCAN_FORMATS), content)
+    else:
+        try:
+            photo = _Photo(content, open_image(content), content)
+        except ImageError:  # `_decode` raises the error with the reason later.
+            return _Photo(content, None, content)
+    _check_pixels(photo.opened)
+    return photo
+
+
+def _check_pixels(opened: Any) -> None:
+    """Raises ImageError if the size in the header of an image exceeds the limit."""
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        detail = f"{width:,} × {height:,} pixels are more than {MAX_PIXELS:,}"
+        raise ImageError(TOO_MANY_PIXELS, detail)
+    if opened.format == "TIFF":
+        # The memory for a tile does not depend on the size of the image.
+        try:
+            tile = math.prod(int(opened.tag_v2.get(tag, 0)) for tag in _TILE_SIZES)
+        except Exception as error:  # Damaged tags have values of any type.
+            raise ImageError("unreadable", f"damaged tags ({error})") from None
+        if tile > MAX_PIXELS:
+            detail = f"a tile of {tile:,} pixels is larger than {MAX_PIXELS:,}"
+            raise ImageError(TOO_MANY_PIXELS, detail)
 
 
 def _open_heif(content: bytes) -> Image.Image:
@@ -425,36 +524,71 @@ def _open_heif(content: bytes) -> Image.Image:
     file_format = "AVIF" if is_avif and "AVIF" in Image.OPEN else "HEIF"
     if file_format not in Image.OPEN:
         raise ImageError(NO_HEIF, 'run `pip install "align-keras[heic]"` to read it')
-    try:
-        opened = Image.open(io.BytesIO(content), formats=[file_format])
-    except Exception as error:  # Decoders raise many kinds of errors for broken files.
-        raise ImageError("unreadable", str(error)) from None
-    if opened.width * opened.height > MAX_PIXELS:
-        detail = f"{opened.width} × {opened.height} pixels are more than {MAX_PIXELS:,}"
-        raise ImageError("oversized", detail)
-    return opened
+    return open_image(content, (file_format,))
 
 
-def _decode(
-    opened: Image.Image | None, content: bytes, shorter_side: int | None
-) -> Image.Image:
-    if opened is None or opened.format not in ("HEIF", "AVIF"):
-        return normalize_image(content, shorter_side=shorter_side)[0]
+def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
+    """Decodes an image to an upright RGB image on white."""
+    opened = photo.opened
+    if opened is None or opened.format in IMAGE_FORMATS:
+        return normalize_image(photo.content, shorter_side=shorter_side)[0]
     from PIL import ImageOps
 
     try:
-        return to_rgb(ImageOps.exif_transpose(opened))[0]
+        opened.load()
+        # Pillow rotates TIFF files while it loads them, and removes the orientation.
+        return to_rgb(ImageOps.exif_transpose(_scale_samples(opened)))[0]
+    except ImageError:
+        raise
     except Exception as error:
-        raise ImageError("unreadable", str(error)) from None
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(reason, detail) from None
+
+
+def _scale_samples(image: Any) -> Image.Image:
+    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black.
+
+    Raises:
+        ImageError: if the samples are numbers without a largest value.
+    """
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        detail = "samples of 32 bits, which have no level for white"
+        raise ImageError("unreadable", detail)
+    if image.format != "TIFF" or not image.mode.startswith("I;16"):
+        return image
+    bits = image.tag_v2[_BITS_PER_SAMPLE][0]
+    values = np.asarray(image).astype(np.uint16) << (16 - bits)
+    if image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_ZERO:
+        values = np.uint16(2**16 - 1) - values
+    return Image.fromarray(values)
+
+
+def _read_metadata(photo: _Photo) -> PhotoMetadata:
+    """Reads the metadata of a photo without decoding its pixels."""
+    metadata = PhotoMetadata(None, None)
+    # Pillow cannot open vector drawings, which have no metadata.
+    if photo.opened is not None:
+        metadata = read_photo_metadata(photo.opened)
+    if photo.file.startswith(_TIFF_SIGNATURES):
+        # The metadata of most RAW files are in the directories of a TIFF file.
+        in_file = _read_exif(photo.file)
+        return PhotoMetadata(
+            in_file.date or metadata.date, in_file.camera or metadata.camera
+        )
+    return metadata
 
 
 def read_photo_metadata(image: Image.Image) -> PhotoMetadata:
     """Reads the date and the camera of a photo without decoding its pixels."""
+    # `Image.getexif` would decode all pixels of a PNG.
     raw = image.info.get("exif")
-    if not raw:
-        return PhotoMetadata(None, None)
+    return _read_exif(raw) if raw else PhotoMetadata(None, None)
+
+
+def _read_exif(raw: bytes) -> PhotoMetadata:
+    """Reads metadata in the EXIF format, or in the directories of a TIFF file."""
     try:
-        # `Image.getexif` would decode all pixels of a PNG.
         exif = Image.Exif()
         exif.load(raw)
         time_taken = exif.get_ifd(_EXIF).get(_TIME_TAKEN) or exif.get(_TIME)

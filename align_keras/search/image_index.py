@@ -14,15 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.corpus.drop_counter import printable
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.index_files import (
+    ENCODINGS,
     damage_error,
     run_index_command,
     stored_image_path,
 )
-from align_keras.search.items import NO_MODEL, ModelIdentity, is_item, split_item
+from align_keras.search.items import (
+    NO_MODEL,
+    LeftOutFile,
+    ModelIdentity,
+    is_item,
+    split_item,
+)
 from align_keras.search.known_models import (
     can_be_remembered,
     embedder_of_index,
@@ -30,6 +38,7 @@ from align_keras.search.known_models import (
 )
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -123,6 +132,7 @@ class Index:
         model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
+        vectors: str | None = None,
     ) -> "Index":
         """Builds an index of folders and tables, or updates an existing index.
 
@@ -138,6 +148,9 @@ class Index:
             engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. On a
                 cluster, all machines must see the images and `folder` at the same
                 paths.
+            vectors: `"float32"`, `"float16"` or `"int8"`, encoding of the embeddings on
+                disk. An existing index is converted. The default is the encoding of the
+                index, and float32 for a new index.
 
         Returns:
             `Index`.
@@ -147,13 +160,18 @@ class Index:
                 index, or the index was built with another model.
         """
         is_cluster(engine)  # This call raises InputError for an unknown engine.
+        _check_encoding(folder, vectors)
         kind = _kind_of_store(folder)
         if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
-            kind.create(folder, _identity_of(opened))
+            options = {} if vectors is None else {"encoding": vectors}
+            kind.create(folder, _identity_of(opened), **options)
         index = cls._open(folder, opened)
+        if vectors is not None and index.store.encoding != vectors:
+            with index.store.writing() as store:
+                store.convert(vectors)
         index.changes = index.add(sources, engine)
         return index
 
@@ -167,6 +185,7 @@ class Index:
         images: Sequence[bytes] | None = None,
         folder: str | os.PathLike | None = None,
         model: str | os.PathLike | Embedder | ModelIdentity | None = None,
+        vectors: str = "float32",
     ) -> "Index":
         """Builds an index from embeddings that are already computed.
 
@@ -184,6 +203,7 @@ class Index:
             model: model that computed the embeddings, as in `align_keras.load_model`,
                 or a `ModelIdentity`. It embeds the texts and images of queries.
                 Without a model, each query must be an embedding.
+            vectors: encoding of the embeddings on disk, as in `build`.
 
         Returns:
             `Index`, whose images have the ids 1 to n in this order.
@@ -205,6 +225,13 @@ class Index:
         )
 
         embeddings = check_embeddings(embeddings)
+        check_choice("`vectors`", vectors, ENCODINGS)
+        largest = float(np.abs(embeddings).max())
+        if vectors == "float16" and largest > float(np.finfo(np.float16).max):
+            raise InputError(
+                "`embeddings` must have numbers of at most 65,504 for "
+                f"vectors='float16'. Received: {largest:g}. Scale them to unit length."
+            )
         opened = None
         if not isinstance(model, ModelIdentity | None):
             opened = load_model(model)
@@ -217,12 +244,16 @@ class Index:
                 f"Received: {embeddings.shape[1]}. Pass embeddings of this model."
             )
         if folder is not None:
-            write_embedding_index(folder, embeddings, ids, captions, images, identity)
+            write_embedding_index(
+                folder, embeddings, ids, captions, images, identity, vectors
+            )
             return cls.open(folder, opened)
         temporary = tempfile.mkdtemp(prefix="align_keras_index_")
         try:
             folder = os.path.join(temporary, "index")
-            write_embedding_index(folder, embeddings, ids, captions, images, identity)
+            write_embedding_index(
+                folder, embeddings, ids, captions, images, identity, vectors
+            )
             index = cls.open(folder, opened)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -383,6 +414,7 @@ class Index:
         model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
+        vectors: str | None = None,
     ) -> "Index":
         """Embeds all images again, for example with another model.
 
@@ -397,6 +429,7 @@ class Index:
             model: model name, path or `Embedder`, as in `build`. The default is the
                 model of the old index.
             engine: where the tasks run, as in `build`.
+            vectors: encoding of the embeddings on disk, as in `build`.
 
         Returns:
             `Index`, the new index.
@@ -410,6 +443,7 @@ class Index:
                 "`rebuild` must be called for an index in a folder. Received: a "
                 "database. Create another database for the other model."
             )
+        _check_encoding(folder, vectors)
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
         if old.store.has_items:
@@ -427,11 +461,12 @@ class Index:
             fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
             if fingerprint != opened.fingerprint:
                 shutil.rmtree(new_folder)
-        changes = cls.build(new_folder, sources, opened, engine=engine).changes
+        vectors = vectors or old.store.encoding
+        new = cls.build(new_folder, sources, opened, engine=engine, vectors=vectors)
         with Store.locked(folder):
             replace_folder(folder, new_folder)
         index = cls.open(folder, opened)
-        index.changes = changes
+        index.changes = new.changes
         return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
@@ -448,6 +483,44 @@ class Index:
 
         with self.store.writing() as store:
             return remove(store, paths)
+
+    def left_out(self) -> list[LeftOutFile]:
+        """Returns the files of the sources that have no image in the index.
+
+        Returns:
+            list of `LeftOutFile`, as the last update found them, sorted by path.
+        """
+        return sorted(
+            LeftOutFile(printable(os.fsdecode(file)), record.reason, record.detail)
+            for file, record in self.store.unreadable().items()
+        )
+
+    def export(self, to: str | os.PathLike) -> list[pathlib.Path]:
+        """Writes the ids, columns and vectors of all images to files.
+
+        Vector databases and data frames read these files. The metadata of the Parquet
+        file have the model and its fingerprint under the key `align_keras`.
+
+        Args:
+            to: path of `FILE.parquet`, or of `FILE.npy`. Next to an NPY file,
+                `FILE.csv` has the columns and `FILE.json` the metadata. Without
+                pyarrow, these three files replace `FILE.parquet`.
+
+        Returns:
+            list of pathlib.Path, the written files.
+
+        Raises:
+            InputError: if `to` has another suffix, or an embedding is damaged.
+
+        Example:
+
+        ```python
+        index.export("photos.parquet")  # [PosixPath('photos.parquet')]
+        ```
+        """
+        from align_keras.search.vector_export import export_vectors
+
+        return export_vectors(self.store, to)
 
     def check(self) -> int:
         """Compares every embedding with its stored checksum.
@@ -724,6 +797,18 @@ def _model_options(reference: dict[str, Any]) -> str:
     if "dimensions" in reference:
         options += f" --dimensions {shlex.quote(str(reference['dimensions']))}"
     return options
+
+
+def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
+    """Checks the encoding of the embeddings of an index."""
+    if vectors is None:
+        return
+    check_choice("`vectors`", vectors, ENCODINGS)
+    if is_database(folder):
+        raise InputError(
+            "`vectors` must be used with an index in a folder. Received: a database, "
+            "which stores 16 bits per number. Leave `vectors` out."
+        )
 
 
 def _kind_of_store(location: str | os.PathLike) -> Any:

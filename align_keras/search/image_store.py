@@ -10,14 +10,21 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from align_keras.search.columns import as_text
 from align_keras.search.items import ITEMS_ROOT
 from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
+
+# Separates the reason from the detail in the column `reason` of the table `unreadable`.
+# Reasons contain no tab. Indexes of earlier releases have no details.
+_DETAIL_SEPARATOR = "\t"
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,12 +53,14 @@ class UnreadableFile:
         size: int, bytes.
         mtime_ns: int, time of the last change in nanoseconds.
         reason: str, reason for which it cannot be read.
+        detail: str, the problem in detail, or "".
     """
 
     root: int
     size: int
     mtime_ns: int
     reason: str
+    detail: str
 
 
 class ImageStore(TableRows):
@@ -122,9 +131,11 @@ class ImageStore(TableRows):
     def unreadable(self) -> dict[bytes, UnreadableFile]:
         """Returns a dict from the path of each unreadable file to its record."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {
-            file: UnreadableFile(*fields) for file, *fields in self._fetch_rows(sql)
-        }
+        files = {}
+        for file, root, size, mtime_ns, text in self._fetch_rows(sql):
+            reason, _, detail = str(text).partition(_DETAIL_SEPARATOR)
+            files[file] = UnreadableFile(root, size, mtime_ns, reason, detail)
+        return files
 
     def ids_with_content(self, content: bytes) -> list[int]:
         """Returns the ids of the images whose content hash is `content`.
@@ -143,6 +154,14 @@ class ImageStore(TableRows):
         """Returns the last `count` indexed images that fulfill a condition."""
         where = f"{condition or '1 = 1'} ORDER BY id DESC LIMIT ?"
         return self._images(where, [*parameters, count])
+
+    def images_after(self, id: int, count: int) -> list[dict[str, Any]]:
+        """Returns the next `count` images after the one with this id, by their ids."""
+        return self._images("id > ? ORDER BY id LIMIT ?", [id, count])
+
+    @abc.abstractmethod
+    def vectors_of(self, rows: Sequence[int]) -> "np.ndarray":
+        """Returns the embeddings in these rows, float32 (n, d)."""
 
     def image(self, id: int) -> dict:
         """Returns all columns of an image, including `file`, `row` and `content`.
@@ -267,14 +286,15 @@ class ImageStore(TableRows):
         self.remove_rows(dropped)
         self._run_for_each("DELETE FROM images WHERE id = ?", dropped)
 
-    def record_unreadable(
-        self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
-    ) -> None:
-        """Records that a file cannot be read, so that the next run skips it."""
+    def record_unreadable(self, file: bytes, record: UnreadableFile) -> None:
+        """Records that a file cannot be read, and why."""
         self.remove_unreadable([file])
+        text = record.reason
+        if record.detail:
+            text += _DETAIL_SEPARATOR + record.detail
         self._run(
             "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
-            [file, root, size, mtime_ns, reason],
+            [file, record.root, record.size, record.mtime_ns, as_text(text)],
         )
 
     def remove_unreadable(self, files: Iterable[bytes]) -> None:

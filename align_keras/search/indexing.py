@@ -26,6 +26,8 @@ from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
     MISSING,
+    TOO_MANY_BYTES,
+    TOO_MANY_PIXELS,
     UNREACHABLE,
     ImageFile,
     SkippedFile,
@@ -37,7 +39,10 @@ from align_keras.search.image_files import (
     read_file,
     stat_file,
 )
+from align_keras.search.image_store import UnreadableFile
 from align_keras.search.index_files import TASKS
+from align_keras.search.items import LeftOutFile
+from align_keras.search.raw_preview import NO_PREVIEW
 from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
 from align_keras.utils.addresses import without_secrets
@@ -64,13 +69,15 @@ _PERMANENT_REASONS = (
     "empty",
     "unreadable",
     "truncated",
-    "oversized",
+    TOO_MANY_BYTES,
+    TOO_MANY_PIXELS,
+    NO_PREVIEW,
     "zero size",
     "not finite",
 )
 # Reasons for which an image is removed from the index. With any other reason, the file
 # may only be temporarily unreachable, and the image stays in the index.
-_REMOVAL_REASONS = (MISSING, *_PERMANENT_REASONS)
+_REMOVAL_REASONS = (MISSING, "oversized", *_PERMANENT_REASONS)
 
 
 @dataclasses.dataclass
@@ -85,7 +92,7 @@ class Changes:
         unchanged: int, number of images that did not change.
         unreadable: dict, reason → number of files that cannot be read.
         examples: dict, reason → name of the first such file.
-        left_out: list of (reason, name), the files that cannot be read.
+        left_out: list of `LeftOutFile`, the files that cannot be read.
         unavailable: list of str, folders and tables that are missing, empty or
             unreachable. Their images stay in the index.
     """
@@ -97,15 +104,15 @@ class Changes:
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
-    left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    left_out: list[LeftOutFile] = dataclasses.field(default_factory=list)
     unavailable: list[str] = dataclasses.field(default_factory=list)
 
-    def add_unreadable(self, reason: str, file: bytes) -> None:
+    def add_unreadable(self, file: bytes, reason: str, detail: str = "") -> None:
         """Records a file that cannot be read."""
         self.unreadable[reason] += 1
         name = printable(os.fsdecode(file))
         self.examples.setdefault(reason, name)
-        self.left_out.append((reason, name))
+        self.left_out.append(LeftOutFile(name, reason, printable(detail)))
 
 
 @dataclasses.dataclass
@@ -118,6 +125,7 @@ class _File:
         root_file: bytes, path of that folder or table.
         id: int, id of the image if the index has one for this file, or None.
         reason: str, reason for which the file cannot be embedded, or None.
+        detail: str, the problem in detail, or "".
         columns: dict, columns of the image.
         vector: float32 (d,), embedding, or None if the index already has an image with
             the same content.
@@ -129,6 +137,7 @@ class _File:
     root_file: bytes = b""
     id: int | None = None
     reason: str | None = None
+    detail: str = ""
     columns: dict = dataclasses.field(default_factory=dict)
     vector: np.ndarray | None = None
     renamed: bool = False
@@ -166,6 +175,8 @@ class _Update:
         self.changes = Changes()
         self.stored = store.stored_files()
         self.unreadable = store.unreadable()
+        # Path → record of each file that this run has left out.
+        self.left_out: dict[bytes, UnreadableFile] = {}
         # Id of a table → path of an image → record of the image in the table.
         self.table_records: dict[int, dict[bytes, PairRecord]] = {}
         # Ids of the requested sources that do not exist.
@@ -266,7 +277,7 @@ class _Update:
             seen: set that gets the paths of all files of the source.
             scanned_roots: set that gets `root` if the source was scanned completely.
         """
-        problems = []
+        problems: list[SkippedFile] = []
         count = 0
         has_images = any(stored.root == root for stored in self.stored.values())
         if not _exists(file):
@@ -289,17 +300,17 @@ class _Update:
                     self._plan_file(image, root, file, files)
             if not (count or has_images or problems):
                 raise InputError(
-                    "`sources` must contain JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF "
-                    f"files. Received: {os.fsdecode(file)}, which contains none. Check "
-                    "the path."
+                    "`sources` must contain image files, such as JPEG, PNG, WebP, "
+                    f"TIFF, HEIC or RAW. Received: {os.fsdecode(file)}, which contains "
+                    "none. Check the path."
                 )
         except InputError:
             if not has_images:
                 with self.store.transaction():
                     self.store.remove_root(file)
             raise
-        for path, reason in problems:
-            self.changes.add_unreadable(reason, path)
+        for path, reason, detail in problems:
+            self._leave_out(path, UnreadableFile(root, 0, 0, reason, detail))
             # Files that cannot be reached or listed may still exist. They count as
             # seen, so that they stay in the index.
             if reason == UNREACHABLE:
@@ -382,12 +393,19 @@ class _Update:
         if stored is not None and (stored.size, stored.mtime_ns) == stamp:
             self.changes.unchanged += 1
             return
-        unreadable = self.unreadable.get(image_file.file)
-        if unreadable is not None and (unreadable.size, unreadable.mtime_ns) == stamp:
-            self.changes.add_unreadable(unreadable.reason, image_file.file)
-            return
+        record = self.unreadable.get(image_file.file)
+        if record is not None and (record.size, record.mtime_ns) == stamp:
+            # Records of earlier releases have no detail, so these files are read again.
+            if record.reason in _PERMANENT_REASONS and record.detail:
+                self._leave_out(image_file.file, record)
+                return
         id = None if stored is None else stored.id
         files.append(_File(image_file, root, root_file, id))
+
+    def _leave_out(self, file: bytes, record: UnreadableFile) -> None:
+        """Counts a file that cannot be read."""
+        self.changes.add_unreadable(file, record.reason, record.detail)
+        self.left_out[file] = record
 
     def _embed(self, files: list[_File]) -> None:
         """Embeds files, writes the results to the index, and commits regularly."""
@@ -468,6 +486,7 @@ class _Update:
             path = file.image_file.file
             file.image_file = ImageFile(path, result.size, result.mtime_ns)
             file.reason = result.reason
+            file.detail = result.detail
             file.vector = None if result.reason else next(remaining_vectors)
             content = bytes.fromhex(result.content)
             file.columns = {**result.columns, "content": content}
@@ -549,33 +568,36 @@ class _Update:
     def _record_unreadable(self, file: _File, reason: str) -> None:
         """Records an unreadable file, and removes its image if necessary."""
         image_file = file.image_file
-        self.changes.add_unreadable(reason, image_file.file)
-        if reason not in _REMOVAL_REASONS:
+        size, mtime_ns = image_file.size, image_file.mtime_ns
+        record = UnreadableFile(file.root, size, mtime_ns, reason, file.detail)
+        self._leave_out(image_file.file, record)
+        if reason == CLAIMED_ELSEWHERE:
             return
-        if file.id is not None:
+        self.store.record_unreadable(image_file.file, record)
+        if reason in _REMOVAL_REASONS and file.id is not None:
             self.store.remove_images([file.id])
             self.changes.removed += 1
-        if reason in _PERMANENT_REASONS:
-            self.store.record_unreadable(
-                image_file.file,
-                file.root,
-                image_file.size,
-                image_file.mtime_ns,
-                reason,
-            )
 
     def _finish(self, seen: set[bytes], scanned_roots: set[int]) -> None:
         """Removes deleted images, and writes the captions and columns of tables."""
-        deleted_unreadable = [
+        readable = [
             file
             for file, record in self.unreadable.items()
-            if record.root in scanned_roots and file not in seen
+            if record.root in scanned_roots and file not in self.left_out
         ]
+        # Folders and files that were not opened have no record yet.
+        unopened = {
+            file: record
+            for file, record in self.left_out.items()
+            if not record.mtime_ns and self.unreadable.get(file) != record
+        }
         self.changes.removed += len(self.deleted)
-        if self.deleted or deleted_unreadable or self.table_records:
+        if self.deleted or readable or unopened or self.table_records:
             with self.store.transaction():
                 self.store.remove_images(self.deleted)
-                self.store.remove_unreadable(deleted_unreadable)
+                self.store.remove_unreadable(readable)
+                for file, record in unopened.items():
+                    self.store.record_unreadable(file, record)
                 self._write_table_rows(scanned_roots)
         self.store.compact()
 
@@ -646,6 +668,7 @@ class _TaskResult(NamedTuple):
         reason: str, reason for which it has no embedding, or None.
         columns: dict, columns of the image without the hash of the content.
         content: str, hash of the content in hexadecimal digits.
+        detail: str, the problem in detail, or "".
     """
 
     size: int
@@ -653,6 +676,7 @@ class _TaskResult(NamedTuple):
     reason: str | None
     columns: dict[str, Any]
     content: str
+    detail: str = ""
 
 
 def model_of_task(reference: dict[str, Any]) -> Embedder:
@@ -700,6 +724,7 @@ def embed_files(task: dict) -> list:
                 file.reason,
                 file.columns,
                 content,
+                file.detail,
             )
         )
     return results
@@ -731,6 +756,7 @@ def _embed_files(
             image = decode_square(content, model.resize_to)
         except ImageError as error:
             file.reason = error.reason
+            file.detail = error.detail
             errors.append(error)
             continue
         date = image.date
@@ -751,6 +777,7 @@ def _embed_files(
                 file.vector = vector
             else:
                 file.reason = "not finite"
+                file.detail = "the embedding contains NaN or infinity"
 
 
 def _split(values: list[_File], size: int) -> list[list[_File]]:

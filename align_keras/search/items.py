@@ -6,13 +6,16 @@ source files are absolute, so no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 # Entry of the table `roots` to which all images without a source file belong.
 ITEMS_ROOT = b"items:"
 _PREFIX = b"item:"
 # Name and fingerprint of the model in an index that was made without a model.
 NO_MODEL = "none"
+# Number of files that `count_left_out` lists for each reason.
+_EXAMPLES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,43 @@ class ModelIdentity:
         if self.truncated_to is not None:
             reference["dimensions"] = self.truncated_to
         return reference
+
+
+class LeftOutFile(NamedTuple):
+    """File of a source without an image in the index.
+
+    Attributes:
+        path: str, path or address.
+        reason: str, reason, which many files can share.
+        detail: str, the problem of this file in detail, or "".
+    """
+
+    path: str
+    reason: str
+    detail: str
+
+
+def count_left_out(files: Iterable[LeftOutFile]) -> list[dict[str, Any]]:
+    """Returns the number of files for each reason, as JSON data.
+
+    >>> [counted] = count_left_out([LeftOutFile("a.jpg", "empty", "0 bytes")])
+    >>> counted["reason"], counted["count"], counted["examples"]
+    ('empty', 1, [{'path': 'a.jpg', 'detail': '0 bytes'}])
+    """
+    by_reason: dict[str, list[LeftOutFile]] = {}
+    for file in files:
+        by_reason.setdefault(file.reason, []).append(file)
+    return [
+        {
+            "reason": reason,
+            "count": len(by_reason[reason]),
+            "examples": [
+                {"path": file.path, "detail": file.detail}
+                for file in by_reason[reason][:_EXAMPLES]
+            ],
+        }
+        for reason in sorted(by_reason)
+    ]
 
 
 def item_file(id: str, image_name: str = "") -> bytes:

@@ -165,7 +165,7 @@ class PostgresStore(ImageStore):
                 yield self._connection
 
     @contextlib.contextmanager
-    def _consistent_read(self) -> Iterator[None]:
+    def consistent_read(self) -> Iterator[None]:
         """Opens a transaction in which all statements read the same database state."""
         with self._lock:
             is_nested = self._connection.info.transaction_status.name == "INTRANS"
@@ -188,6 +188,11 @@ class PostgresStore(ImageStore):
         """Returns the embedding in a row, float32 (d,)."""
         sql = "SELECT vector::text FROM vectors WHERE row = ?"
         return _parse_vector(self._fetch_value(sql, [row]))
+
+    def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
+        sql = "SELECT row, vector::text FROM vectors WHERE row = ANY(?)"
+        texts = dict(self._fetch_rows(sql, [list(rows)]))
+        return np.stack([_parse_vector(texts[row]) for row in rows])
 
     def sample(self) -> np.ndarray:
         """Returns a random sample of the embeddings of the index, float32 (n, d)."""

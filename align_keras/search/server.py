@@ -31,7 +31,7 @@ from align_keras.search.image_files import (
     read_upright,
 )
 from align_keras.search.image_index import Index, default_index
-from align_keras.search.items import is_item, split_item
+from align_keras.search.items import count_left_out, is_item, split_item
 from align_keras.search.local_server import (
     AccessMiddleware,
     BodyReader,
@@ -220,7 +220,12 @@ class _Server:
     def _describe_index(self) -> dict[str, Any]:
         index = self._shared.get()
         model = index.store.header["model"]["name"]
-        return {"images": len(index), "model": model, "columns": index.store.columns}
+        return {
+            "images": len(index),
+            "model": model,
+            "columns": index.store.columns,
+            "left_out": count_left_out(index.left_out()),
+        }
 
     async def search(self, request: Request) -> Response:
         """Responds with the hits for words, an image or both."""

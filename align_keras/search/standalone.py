@@ -196,6 +196,11 @@ def _search_index(
     sql = "SELECT value FROM meta WHERE key = 'vectors'"
     (vectors_file,) = connection.execute(sql).fetchone()
     connection.close()
+    if not vectors_file.endswith(".f32"):
+        raise ValueError(
+            f"The index must have float32 vectors. Received: {vectors_file}. Run "
+            f"`align-keras index --to {index} --vectors float32`."
+        )
     vectors = np.fromfile(index / vectors_file, "<f4")
     vectors = vectors.reshape(-1, embeddings.shape[1])[[row for row, _, _ in images]]
     top = []

@@ -1,10 +1,10 @@
 """Image index in a folder: an SQLite database of the images and a file of embeddings.
 
-The vectors file has one float32 row per embedding. New rows are appended and flushed to
-disk before a transaction refers to them, and written rows never change. If the process
-is killed at any moment, no image refers to the rows after the last transaction, and the
-next run overwrites them. Searches that run at the same time keep reading the rows that
-they opened.
+The vectors file has one row per embedding, in an encoding of `vector_rows.py`. New rows
+are appended and flushed to disk before a transaction refers to them, and written rows
+never change. If the process is killed at any moment, no image refers to the rows after
+the last transaction, and the next run overwrites them. Searches that run at the same
+time keep reading the rows that they opened.
 """
 
 import contextlib
@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search import approximate, exact_scan, vector_checks
+from align_keras.search import approximate, exact_scan, vector_checks, vector_rows
 from align_keras.search.columns import INDEX_COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
 from align_keras.search.index_files import (
     DATABASE,
-    FIRST_VECTORS,
     HEADER,
     JOURNAL,
     LOCK,
@@ -37,12 +36,14 @@ from align_keras.search.index_files import (
     WAL,
     approximate_path,
     damage_error,
+    encoding_of,
     is_index_file,
     next_vectors_name,
     open_to_write,
     refuse_links,
     run_index_command,
-    vectors_path,
+    vectors_name,
+    vectors_paths,
 )
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query
@@ -134,7 +135,7 @@ class Store(ImageStore):
         self._snapshot: tuple | None = None
         self._connections = 0
         self._connect()
-        self._mapped: tuple[str, np.ndarray] | None = None
+        self._mapped: tuple[str, Any] | None = None
         self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
         # Vectors file and number of rows whose norms were checked, and the tolerance.
@@ -189,14 +190,18 @@ class Store(ImageStore):
         return self._fetch_value(sql) > 0
 
     @staticmethod
-    def create(folder: str | os.PathLike, model: ModelIdentity) -> None:
+    def create(
+        folder: str | os.PathLike, model: ModelIdentity, encoding: str = "float32"
+    ) -> None:
         """Creates an empty index in the folder unless it already holds an index."""
         with Store.locked(folder):
             if not Store.exists(folder):
-                Store.initialize(pathlib.Path(folder), model)
+                Store.initialize(pathlib.Path(folder), model, encoding)
 
     @staticmethod
-    def initialize(folder: pathlib.Path, model: ModelIdentity) -> None:
+    def initialize(
+        folder: pathlib.Path, model: ModelIdentity, encoding: str = "float32"
+    ) -> None:
         """Writes an empty index to the folder, and replaces an existing index.
 
         The caller holds the lock of the folder (`locked`).
@@ -214,7 +219,7 @@ class Store(ImageStore):
             connection.executescript(_SCHEMA)
             first_values = {
                 "rows": 0,
-                "vectors": FIRST_VECTORS,
+                "vectors": vectors_name(0, encoding),
                 "header": _header_text(header),
             }
             connection.executemany(
@@ -352,11 +357,11 @@ class Store(ImageStore):
         as rows whose transaction is missing.
         """
         with contextlib.suppress(OSError, InputError):
-            path = vectors_path(self.folder, self.vectors_file)
-            end = self._row_count() * self.dimension * 4
-            if path.exists() and path.stat().st_size > end:
-                with open_to_write(path) as file:
-                    file.truncate(end)
+            rows = self._row_count()
+            for path, size in self._vectors_files():
+                if path.exists() and path.stat().st_size > rows * size:
+                    with open_to_write(path) as file:
+                        file.truncate(rows * size)
         with contextlib.suppress(OSError, InputError), self._use_connection():
             # Closing this connection does not move the log while readers have open
             # connections.
@@ -415,7 +420,7 @@ class Store(ImageStore):
             raise damage_error(self.folder, text) from error
 
     @contextlib.contextmanager
-    def _consistent_read(self) -> Iterator[None]:
+    def consistent_read(self) -> Iterator[None]:
         """Opens a transaction in which all statements read the same database state."""
         with self._use_connection():
             if self._connection.in_transaction:
@@ -523,12 +528,13 @@ class Store(ImageStore):
         # The size is read before the number of rows. A writer appends to the file
         # first, so a concurrent writer cannot make the file appear too long.
         name = self.vectors_file
-        size = _size(vectors_path(self.folder, name))
+        path, row_bytes = self._vectors_files()[0]
+        size = _size(path)
         rows = self._row_count()
-        if size > rows * self.dimension * 4 and self.vectors_file == name:
+        if size > rows * row_bytes and self.vectors_file == name:
             raise InputError(
                 f"The index {self.folder} must have a row in {DATABASE} for each "
-                f"embedding. Received: {size // (4 * self.dimension):,} embeddings in "
+                f"embedding. Received: {size // row_bytes:,} embeddings in "
                 f"{name} and {rows:,} rows, as in a copy without {WAL}. Copy the whole "
                 f"folder, or run `align-keras index --to {self.folder}`, which embeds "
                 "the missing images."
@@ -552,6 +558,19 @@ class Store(ImageStore):
         """Name of the vectors file. Row numbers are stable while it does not change."""
         return self._get_meta("vectors")
 
+    @property
+    def encoding(self) -> str:
+        """Encoding of the vectors, one of `index_files.ENCODINGS`."""
+        return encoding_of(self.folder, self.vectors_file)
+
+    def _vectors_files(self) -> list[tuple[pathlib.Path, int]]:
+        """Returns the path of each file with vectors, and the bytes of its rows."""
+        name = self.vectors_file
+        paths = vectors_paths(self.folder, name)
+        encoding = encoding_of(self.folder, name)
+        sizes = vector_rows.row_bytes(encoding, self.dimension)
+        return list(zip(paths, sizes, strict=True))
+
     def _row_count(self) -> int:
         """Returns the number of rows that the database has recorded."""
         rows = self._get_meta("rows")
@@ -559,8 +578,8 @@ class Store(ImageStore):
             raise damage_error(self.folder, f"the number of rows is {rows!r:.60}")
         return rows
 
-    def vectors(self) -> np.ndarray:
-        """Returns all rows, float32 (rows, d), as a memory map.
+    def vectors(self) -> Any:
+        """Returns all rows, float32 (rows, d), as a memory map or `EncodedRows`.
 
         Rows of removed images are included.
         """
@@ -568,7 +587,9 @@ class Store(ImageStore):
             name, rows = self.vectors_file, self._row_count()
             mapped = self._mapped
             if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
-                return mapped[1][:rows]
+                if isinstance(mapped[1], np.ndarray):
+                    return mapped[1][:rows]
+                return mapped[1].first(rows)
             try:
                 self._mapped = name, self._map_vectors(name, rows)
             except InputError:
@@ -625,9 +646,7 @@ class Store(ImageStore):
         assert self._norms_checked is not None
         return self._norms_checked[2]
 
-    def _check_norms(
-        self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray
-    ) -> None:
+    def _check_norms(self, vectors: Any, rows: Sequence[int] | np.ndarray) -> None:
         """Raises InputError if the norm of an embedding is not 1 within the tolerance.
 
         Args:
@@ -741,6 +760,10 @@ class Store(ImageStore):
         self.check_rows([row])
         return np.array(self.vectors()[row])
 
+    def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
+        self.check_rows(rows)
+        return np.array(self.vectors()[rows])
+
     def sample(self) -> np.ndarray:
         """Returns an even sample of the embeddings of the index, float32 (n, d)."""
         vectors = self.vectors()
@@ -751,16 +774,28 @@ class Store(ImageStore):
         self._check_norms(sample, range(0, len(vectors), step))
         return sample
 
-    def _map_vectors(self, name: str, rows: int) -> np.ndarray:
+    def _map_vectors(self, name: str, rows: int) -> Any:
         """Maps a vectors file into memory."""
+        paths = vectors_paths(self.folder, name)
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
-        path = vectors_path(self.folder, name)
         self._refuse_rebuilt()
+        encoding = encoding_of(self.folder, name)
+        deviation = self._scan_deviation() if encoding == "int8" else 0.0
         try:
-            return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
+            return vector_rows.map_rows(
+                paths, encoding, rows, self.dimension, deviation
+            )
         except (OSError, ValueError) as error:
-            raise damage_error(self.folder, f"{path.name}: {error}") from None
+            raise damage_error(self.folder, f"{name}: {error}") from None
+
+    def _scan_deviation(self) -> float:
+        """Returns the largest norm of a remainder, which bounds the error of a scan."""
+        deviation = self._get_meta("scan_deviation")
+        if not (isinstance(deviation, int | float) and 0.0 <= deviation < np.inf):
+            reason = f"the deviation of its scan is {deviation!r:.60}"
+            raise damage_error(self.folder, reason)
+        return float(deviation)
 
     def _refuse_rebuilt(self) -> None:
         """Raises InputError if the database file was replaced after it was opened."""
@@ -851,7 +886,7 @@ class Store(ImageStore):
     def _ranked_blocks(
         self,
         embedding: np.ndarray,
-        vectors: np.ndarray,
+        vectors: Any,
         rows: np.ndarray | None,
         query: Query,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -881,7 +916,7 @@ class Store(ImageStore):
     def _by_rank(
         self,
         embedding: np.ndarray,
-        vectors: np.ndarray,
+        vectors: Any,
         rows: np.ndarray | None,
         size: int,
         limit: float,
@@ -902,12 +937,13 @@ class Store(ImageStore):
 
         scanned = self._scan(vectors, embedding, rows, limit)
         error = exact_scan.scan_error(vectors.shape[1], limit)
+        error += _scan_deviation(vectors, embedding)
         for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
             yield positions if rows is None else rows[positions], scores
 
     def _scan(
         self,
-        vectors: np.ndarray,
+        vectors: Any,
         embedding: np.ndarray,
         rows: np.ndarray | None,
         limit: float,
@@ -918,7 +954,8 @@ class Store(ImageStore):
             InputError: if a score is impossible, which means that the row is damaged.
         """
         scores = exact_scan.scan(vectors, embedding, rows)
-        position = vector_checks.first_invalid_score(scores, limit)
+        largest = limit + _scan_deviation(vectors, embedding)
+        position = vector_checks.first_invalid_score(scores, largest)
         if position is not None:
             row = position if rows is None else rows[position]
             raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
@@ -979,40 +1016,97 @@ class Store(ImageStore):
             Sequence of int, the new row numbers.
         """
         first = self._row_count()
-        with open_to_write(vectors_path(self.folder, self.vectors_file)) as file:
-            file.seek(first * self.dimension * 4)
-            file.truncate()
-            file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        self._write_checksums(first, vectors)
+        planes = vector_rows.encode(vectors, self.encoding)
+        for (path, size), plane in zip(self._vectors_files(), planes, strict=True):
+            with open_to_write(path) as file:
+                file.seek(first * size)
+                file.truncate()
+                file.write(plane.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        self._write_properties(first, planes, self.encoding)
         self._update_meta("rows", first + len(vectors))
         return range(first, first + len(vectors))
+
+    def _write_properties(
+        self, first: int, planes: Sequence[np.ndarray], encoding: str
+    ) -> None:
+        """Stores the checksums of new rows and the bounds of their errors.
+
+        Args:
+            first: int, number of the first row.
+            planes: content of the files, as `vector_rows.encode` returns it.
+            encoding: encoding of the rows.
+        """
+        # Checksums and norms are those of the decoded rows.
+        rows = vector_rows.open_rows(planes, encoding, self.dimension)
+        self._write_checksums(first, np.asarray(rows[:]))
+        if encoding == "int8":
+            deviation = vector_rows.scan_deviation(planes, encoding)
+            if deviation >= (self._get_meta("scan_deviation") or 0.0):
+                self._set_meta("scan_deviation", deviation)
 
     def compact(self) -> None:
         """Removes unused rows if there are many, and updates the approximate index."""
         rows, images = self._row_count(), len(self)
         unused = rows - images
         if rows >= VECTOR_ROWS_PER_BLOCK and unused >= _MAX_UNUSED_FRACTION * rows:
-            self._rewrite_vectors()
+            self._rewrite_vectors(self.encoding)
         approximate.build_or_update(self.folder, self.vectors_file, self.vectors())
 
-    def _rewrite_vectors(self) -> None:
-        """Writes the rows of all images to a new vectors file.
+    def convert(self, encoding: str) -> None:
+        """Writes the vectors in another encoding, and updates the approximate index.
 
-        One transaction renumbers the rows and switches to the new file.
+        Args:
+            encoding: one of `index_files.ENCODINGS`.
+        """
+        if encoding == self.encoding:
+            return
+        if self._row_count():
+            self._rewrite_vectors(encoding)
+        else:
+            with self.transaction():
+                name = next_vectors_name(self.vectors_file, encoding)
+                self._update_meta("vectors", name)
+        self.compact()
+
+    def _rewrite_vectors(self, encoding: str) -> None:
+        """Writes the rows of all images to new vectors files.
+
+        One transaction renumbers the rows and switches to the new files.
+
+        Args:
+            encoding: encoding of the new files. Rows that already have it are copied.
         """
         old = self.vectors_file
-        new = next_vectors_name(old)
+        new = next_vectors_name(old, encoding)
         used_rows = self.rows("1")
         vectors = self.vectors()
-        with open_to_write(vectors_path(self.folder, new), new=True) as file:
-            for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK):
-                block = used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
+        is_same = encoding == self.encoding
+        blocks = [
+            used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
+            for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK)
+        ]
+
+        def encoded(block: np.ndarray) -> list[np.ndarray]:
+            if not is_same:
+                return vector_rows.encode(vectors[block], encoding)
+            if isinstance(vectors, vector_rows.EncodedRows):
+                return [plane[block] for plane in vectors.planes]
+            return [vectors[block]]
+
+        with contextlib.ExitStack() as stack:
+            files = [
+                stack.enter_context(open_to_write(path, new=True))
+                for path in vectors_paths(self.folder, new)
+            ]
+            for block in blocks:
                 self.check_rows(block.tolist())
-                file.write(vectors[block].tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+                for file, plane in zip(files, encoded(block), strict=True):
+                    file.write(plane.tobytes())
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
         with self.transaction():
             # The column is UNIQUE. The rows first become negative numbers, which differ
             # from all old numbers.
@@ -1022,12 +1116,15 @@ class Store(ImageStore):
             )
             self._run("UPDATE images SET row = -1 - row")
             self._run("DELETE FROM checksums")
-            for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK):
-                block = used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
-                self._write_checksums(start, vectors[block])
+            self._run("DELETE FROM meta WHERE key = 'scan_deviation'")
+            start = 0
+            for block in blocks:
+                self._write_properties(start, encoded(block), encoding)
+                start += len(block)
             self._update_meta("vectors", new)
             self._update_meta("rows", len(used_rows))
-        vectors_path(self.folder, old).unlink(missing_ok=True)
+        for path in vectors_paths(self.folder, old):
+            path.unlink(missing_ok=True)
 
     def _to_stored(self, name: str, value: Any) -> Any:
         # SQLite stores integers of 64 bits. A longer integer is stored as text, which
@@ -1043,6 +1140,13 @@ class Store(ImageStore):
             "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             [key, value],
         )
+
+
+def _scan_deviation(vectors: Any, embedding: np.ndarray) -> float:
+    """Returns the largest error of a score because a scan ignores parts of rows."""
+    if not isinstance(vectors, vector_rows.EncodedRows):
+        return 0.0
+    return vectors.deviation * float(np.linalg.norm(embedding))
 
 
 def is_flat_index(folder: pathlib.Path) -> bool:

@@ -123,7 +123,7 @@ class TableRows(abc.ABC):
         """Returns an entry of the table `meta`, or None."""
 
     @abc.abstractmethod
-    def _consistent_read(self) -> contextlib.AbstractContextManager[None]:
+    def consistent_read(self) -> contextlib.AbstractContextManager[None]:
         """Context in which all statements read the same state of the database."""
 
     @abc.abstractmethod
@@ -273,7 +273,7 @@ class TableRows(abc.ABC):
         """Returns a dict from image id to the rows of the image, as dicts of values."""
         # Between two statements, another process may assign the number of a column to
         # another name.
-        with self._consistent_read():
+        with self.consistent_read():
             return self._rows_of(ids)
 
     def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:

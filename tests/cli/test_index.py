@@ -1,5 +1,6 @@
 """`align-keras index`: indexes folders, reports unreadable files and watches."""
 
+import csv
 import json
 import os
 import pathlib
@@ -105,8 +106,8 @@ def test_wrong_dimensions_are_explained(folder, capsys, options, message):
 
 
 def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
-    for name in ("scan.tif", "DSC1.CR2", "DSC2.NEF", "DSC3.dng"):
-        (folder / name).write_bytes(b"II*\0")
+    for name in ("a.psd", "b.JXL", "c.xcf", "d.exr"):
+        (folder / name).touch()
     # The header of a PNG declares 10,000 × 8,000 pixels.
     header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 8_000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
@@ -117,26 +118,32 @@ def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
     command = ["index", str(folder), "--model", str(GOLDEN)]
     assert main([*command, "--left-out", str(list_file)]) == 0
     out, err = capsys.readouterr()
-    raw_summary = "4 left out: TIFF or a camera's RAW format"
-    examples = ", ".join(f"{folder}/DSC{name}" for name in ("1.CR2", "2.NEF", "3.dng"))
-    assert f"{raw_summary} ({examples} and 1" in out
+    examples = ", ".join(f"{folder}/{name}" for name in ("a.psd", "b.JXL", "c.xcf"))
+    assert f"4 left out: format that is not read ({examples} and 1" in out
     assert "see --left-out). Convert them to JPEG or PNG." in out
-    assert f"1 left out: oversized ({folder}/vast.png). Reduce them to at most " in out
-    assert f"{MAX_PIXELS:,} pixels" in out
+    assert (
+        f"1 left out: more than {MAX_PIXELS:,} pixels ({folder}/vast.png: 10,000 × "
+        "8,000 pixels). Reduce their width and height."
+    ) in out
     assert "files left out: 7, listed in" in err
-    lines = [line.split("\t") for line in list_file.read_text().splitlines()]
-    assert [name.removeprefix(f"{folder}/") for _, name in lines] == [
-        "DSC1.CR2",
-        "DSC2.NEF",
-        "DSC3.dng",
-        "scan.tif",
+    with open(list_file, newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["path"].removeprefix(f"{folder}/") for row in rows] == [
+        "a.psd",
+        "b.JXL",
         "broken.png",
-        "new\\nline.png",
+        "c.xcf",
+        "d.exr",
+        "new\nline.png",
         "vast.png",
     ]
+    assert rows[2]["reason"] == "empty" and rows[2]["detail"] == "0 bytes"
+    size = f"10,000 × 8,000 pixels are more than {MAX_PIXELS:,}"
+    assert rows[-1]["detail"] == size
     # A second run reads none of the files again and still lists all of them.
     assert main(["index", "--left-out", str(list_file)]) == 0
-    assert len(list_file.read_text().splitlines()) == 7
+    with open(list_file, newline="") as file:
+        assert list(csv.DictReader(file, delimiter="\t")) == rows
 
 
 def test_the_summary_names_the_extra_for_heic(folder, capsys, monkeypatch):

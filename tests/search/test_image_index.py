@@ -205,7 +205,7 @@ def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, ca
     assert message in capsys.readouterr().err
     assert index.remove([photos]) == 3 and len(index) == 0
     assert index.query("red") == []
-    with pytest.raises(InputError, match="must contain JPEG, .*which contains none"):
+    with pytest.raises(InputError, match="image files, .*which contains none"):
         build(photos)
     with pytest.raises(InputError, match="contain a folder or a table"):
         build()

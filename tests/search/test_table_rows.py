@@ -11,6 +11,7 @@ import pytest
 
 from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
+from align_keras.search.image_store import UnreadableFile
 from align_keras.search.store import Store
 from align_keras.search.where import MAX_TESTS
 from align_keras.utils.errors import InputError
@@ -375,7 +376,8 @@ def test_addresses_that_differ_only_in_secrets_are_merged(
         ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
         roots = list(store.roots().values())
         with store.transaction():
-            store.record_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
+            record = UnreadableFile(roots[1], 1, 1, "no image", "")
+            store.record_unreadable(b"broken.jpg", record)
     index.store.close()
     with open_database(location) as execute:
         for number, root in enumerate(roots):
