@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
+# Maximum number of values in a list of SQL.
+VALUES_PER_LIST = 500
 
 
 @dataclasses.dataclass(slots=True)
@@ -156,6 +158,14 @@ class ImageStore(TableRows):
             f"`id` must be the id of an image in the index. Received: id={id!r}. Use "
             "the id of a hit."
         )
+
+    def images_of_rows(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Returns a dict from row to image columns, without rows that have no image."""
+        images = []
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
+            images += self._images(f"row IN ({','.join('?' * len(block))})", block)
+        return {image["row"]: image for image in images}
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         return self._fetch_dicts(f"SELECT * FROM images WHERE {where}", parameters)

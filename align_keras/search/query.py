@@ -5,7 +5,7 @@ import math
 import os
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -104,6 +104,20 @@ class Query:
             self.minus,
             text_weight=self.text_weight,
         )[0]
+
+
+class RankedRows(NamedTuple):
+    """Rows of an index in descending order of the score.
+
+    Attributes:
+        rows: int64 (n,), row numbers.
+        scores: float (n,), scores of the rows.
+        vectors: float32 (n, d), embeddings of the rows.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    vectors: np.ndarray
 
 
 def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from align_keras.search import approximate, exact_scan, vector_checks
 from align_keras.search.columns import INDEX_COLUMNS, fold_case
-from align_keras.search.image_store import ImageStore
+from align_keras.search.image_store import VALUES_PER_LIST, ImageStore
 from align_keras.search.index_files import (
     DATABASE,
     FIRST_VECTORS,
@@ -45,7 +45,7 @@ from align_keras.search.index_files import (
     vectors_path,
 )
 from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Query
+from align_keras.search.query import Query, RankedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -89,8 +89,6 @@ CREATE TABLE unreadable (
 _EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
 # Number of sampled rows. Their scores show which scores are high for a query.
 _SAMPLE = 4096
-# Parameters per statement. SQLite accepts a few thousand.
-_IN_BLOCK = 500
 # Number of images that one statement tests for a condition. It limits the length of the
 # result.
 CONDITION_IMAGES_PER_BLOCK = 1_000_000
@@ -644,8 +642,8 @@ class Store(ImageStore):
         if not self._has_checksums:
             return
         vectors = self.vectors()
-        for start in range(0, len(rows), _IN_BLOCK):
-            block = [int(row) for row in rows[start : start + _IN_BLOCK]]
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
             marks = ",".join("?" * len(block))
             stored = dict(
                 self._fetch_rows(
@@ -807,13 +805,15 @@ class Store(ImageStore):
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
-    def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-        """Returns a dict from row to image columns, without rows that have no image."""
-        images = []
-        for start in range(0, len(rows), _IN_BLOCK):
-            block = rows[start : start + _IN_BLOCK].tolist()
-            images += self._images(f"row IN ({','.join('?' * len(block))})", block)
-        return {image["row"]: image for image in images}
+    def _have_images(self, rows: np.ndarray) -> np.ndarray:
+        """Returns a bool array (n,), False for the rows of removed images."""
+        rows_of_images: set[int] = set()
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = rows[start : start + VALUES_PER_LIST].tolist()
+            marks = ",".join("?" * len(block))
+            sql = f"SELECT row FROM images WHERE row IN ({marks})"
+            rows_of_images.update(row for (row,) in self._fetch_rows(sql, block))
+        return np.array([row in rows_of_images for row in rows.tolist()], bool)
 
     def ranked(
         self,
@@ -821,8 +821,8 @@ class Store(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         query: Query,
-    ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
-        """Yields lists of (score, image, vector) in descending order of the score.
+    ) -> Iterator[RankedRows]:
+        """Yields blocks of rows that have an image, in descending order of the score.
 
         Args:
             embedding: float32 (d,), embedding of the query.
@@ -831,8 +831,7 @@ class Store(ImageStore):
             query: options of the search.
 
         Yields:
-            list of tuples: float score, dict of the image's columns, and float32 (d,)
-            vector.
+            `RankedRows`.
         """
         vectors = self.vectors()
         rows = self.rows(condition, parameters) if condition else None
@@ -840,13 +839,14 @@ class Store(ImageStore):
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._ranked_blocks(embedding, vectors, rows, query):
-            self._check_norms(vectors[best], best)
-            images = self._images_of_rows(best)
-            yield [
-                (float(np.float32(score)), images[row], vectors[row])
-                for row, score in zip(best, scores, strict=True)
-                if row in images
-            ]
+            embeddings = np.asarray(vectors[best])
+            self._check_norms(embeddings, best)
+            has_image = self._have_images(best)
+            yield RankedRows(
+                best[has_image],
+                scores[has_image].astype(np.float32),
+                embeddings[has_image],
+            )
 
     def _ranked_blocks(
         self,
