@@ -28,7 +28,7 @@ from align_keras.search.known_models import (
     embedder_of_index,
     remember_model,
 )
-from align_keras.search.query import Hit, Query, RankedRows, relevance
+from align_keras.search.query import Hit, Query, RankedRows, ScannedRows, relevance
 from align_keras.search.store import Store
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
@@ -527,13 +527,17 @@ class Index:
             lambda: self.store.vector(self.store.image(id)["row"])
         )
 
-    def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
+    def search(
+        self, embedding: np.ndarray, query: Query, scanned: ScannedRows | None = None
+    ) -> list[Hit]:
         """Searches with the embedding of a query.
 
         Args:
             embedding: float (d,), embedding of the query.
             query: `Query`, whose condition and options apply. Its texts and image are
                 ignored.
+            scanned: `ScannedRows` of the embedding from `store.scan_many`, which spares
+                a scan, or None.
 
         Returns:
             list of `Hit`, as `query` returns them.
@@ -545,7 +549,7 @@ class Index:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
 
         def ranked_images() -> list[tuple[float, dict[str, Any], list[Any]]]:
-            ranked = self.store.ranked(embedding, *condition, query)
+            ranked = self.store.ranked(embedding, *condition, query, scanned)
             results = merge_near_duplicates(ranked, query)
             self.store.check_rows([result.row for result in results])
             rows = [row for result in results for row in (result.row, *result.copies)]
@@ -650,8 +654,10 @@ class Index:
         return stored_image_path(self.folder, name) if name else None
 
     def _captions(self, image: dict[str, Any]) -> list[str]:
+        if image["captions"] in (None, "", "[]"):
+            return []
         try:
-            captions = json.loads(image["captions"] or "[]")
+            captions = json.loads(image["captions"])
         except (TypeError, ValueError):
             captions = None
         is_list = isinstance(captions, list)

@@ -10,7 +10,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from align_keras.search.items import ITEMS_ROOT
+from align_keras.search.query import ScannedRows
 from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
@@ -211,6 +214,10 @@ class ImageStore(TableRows):
                 continue
             if self.vectors_file == file:
                 return result
+
+    def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
+        """Returns None, because the store does not scan vectors in this process."""
+        return None
 
     def check_complete(self) -> None:
         """Raises InputError if the images of some embeddings are missing."""

@@ -25,7 +25,7 @@ import numpy as np
 from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import ImageStore
 from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Query, RankedRows
+from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
@@ -205,11 +205,12 @@ class PostgresStore(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         query: Query,
+        scanned: ScannedRows | None = None,
     ) -> Iterator[RankedRows]:
         """Yields blocks of rows in descending order of the score.
 
         Each block is longer than the previous one. The arguments are those of
-        `Store.ranked`.
+        `Store.ranked`. The database computes the scores, so `scanned` is ignored.
         """
         num_yielded = 0
         count = 4 * query.k + 64

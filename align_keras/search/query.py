@@ -81,9 +81,14 @@ class Query:
         return " ".join([text, *(f"− {words}" for words in self.minus)])
 
     @property
+    def all_texts(self) -> tuple[str, ...]:
+        """Texts to search for, to add and to subtract."""
+        return (*self.text, *self.plus, *self.minus)
+
+    @property
     def has_content(self) -> bool:
         """True if the query has a text or an image, and not only a condition."""
-        return self.image is not None or bool(self.text or self.plus or self.minus)
+        return self.image is not None or bool(self.all_texts)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
         """Returns the embedding of the query, float32 (d,), with unit length.
@@ -118,6 +123,18 @@ class RankedRows(NamedTuple):
     rows: np.ndarray
     scores: np.ndarray
     vectors: np.ndarray
+
+
+class ScannedRows(NamedTuple):
+    """Scores of all rows of an index for one query.
+
+    Attributes:
+        vectors_file: str, name of the vectors file of the scores.
+        scores: float32 (n,), scores of the rows.
+    """
+
+    vectors_file: str
+    scores: np.ndarray
 
 
 def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ from align_keras.search.index_files import (
     vectors_path,
 )
 from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Query, RankedRows
+from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -821,6 +821,7 @@ class Store(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         query: Query,
+        scanned: ScannedRows | None = None,
     ) -> Iterator[RankedRows]:
         """Yields blocks of rows that have an image, in descending order of the score.
 
@@ -829,6 +830,7 @@ class Store(ImageStore):
             condition: SQL of a condition, or "".
             parameters: values for the `?` marks in the SQL.
             query: options of the search.
+            scanned: scores of the query from `scan_many`, or None.
 
         Yields:
             `RankedRows`.
@@ -838,7 +840,14 @@ class Store(ImageStore):
         if rows is not None:
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
-        for best, scores in self._ranked_blocks(embedding, vectors, rows, query):
+        scores_of_all = None
+        if scanned is not None and rows is None:
+            is_current = scanned.vectors_file == self.vectors_file
+            if is_current and len(scanned.scores) == len(vectors):
+                scores_of_all = scanned.scores
+        for best, scores in self._ranked_blocks(
+            embedding, vectors, rows, query, scores_of_all
+        ):
             embeddings = np.asarray(vectors[best])
             self._check_norms(embeddings, best)
             has_image = self._have_images(best)
@@ -854,6 +863,7 @@ class Store(ImageStore):
         vectors: np.ndarray,
         rows: np.ndarray | None,
         query: Query,
+        scanned: np.ndarray | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and their exact scores in descending order.
 
@@ -871,10 +881,12 @@ class Store(ImageStore):
             candidates = approximate_index.find(embedding, size, vectors, rows)
         yielded = np.zeros(0, np.int64)
         if candidates is not None:
-            ranked = self._by_rank(embedding, vectors, candidates, size, limit)
+            ranked = self._by_rank(embedding, vectors, candidates, size, limit, None)
             for yielded, scores in itertools.islice(ranked, 1):
                 yield yielded, scores
-        for best, scores in self._by_rank(embedding, vectors, rows, size, limit):
+        for best, scores in self._by_rank(
+            embedding, vectors, rows, size, limit, scanned
+        ):
             is_new = ~np.isin(best, yielded)
             yield best[is_new], scores[is_new]
 
@@ -885,6 +897,7 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         size: int,
         limit: float,
+        scanned: np.ndarray | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields row numbers and their exact scores in descending order.
 
@@ -894,35 +907,49 @@ class Store(ImageStore):
             rows: int64 (m,), rows to rank, or None for all rows.
             size: int, minimum number of rows in the first block.
             limit: float, largest possible score.
+            scanned: float32 scores (n,) of all vectors, or None to compute them.
         """
 
         def exact(positions: np.ndarray) -> np.ndarray:
             row_numbers = positions if rows is None else rows[positions]
             return exact_scan.exact_scores(vectors, embedding, row_numbers)
 
-        scanned = self._scan(vectors, embedding, rows, limit)
+        if scanned is None:
+            scanned = exact_scan.scan(vectors, embedding, rows)
+        self._check_scores(scanned, rows, limit)
         error = exact_scan.scan_error(vectors.shape[1], limit)
         for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
             yield positions if rows is None else rows[positions], scores
 
-    def _scan(
-        self,
-        vectors: np.ndarray,
-        embedding: np.ndarray,
-        rows: np.ndarray | None,
-        limit: float,
-    ) -> np.ndarray:
-        """Returns the float32 scores of `exact_scan.scan`.
+    def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
+        """Returns the scores of all vectors for several queries, for `ranked`.
 
-        Raises:
-            InputError: if a score is impossible, which means that the row is damaged.
+        Args:
+            embeddings: float32 (q, d), embeddings of the queries.
+
+        Returns:
+            list of q `ScannedRows`, or None if searches use the approximate index.
         """
-        scores = exact_scan.scan(vectors, embedding, rows)
+        name, vectors = self.vectors_file, self.vectors()
+        if self._approximate_index(None, len(vectors)) is not None:
+            return None
+        scores = exact_scan.scan_many(vectors, embeddings)
+        return [ScannedRows(name, row) for row in scores]
+
+    def _check_scores(
+        self, scores: np.ndarray, rows: np.ndarray | None, limit: float
+    ) -> None:
+        """Raises InputError if a score is impossible, because its row is damaged.
+
+        Args:
+            scores: float32 scores of `rows`.
+            rows: int64 row numbers, or None for all rows.
+            limit: float, largest possible score.
+        """
         position = vector_checks.first_invalid_score(scores, limit)
         if position is not None:
             row = position if rows is None else rows[position]
             raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
-        return scores
 
     def _approximate_index(
         self, requested: bool | None, count: int
