@@ -7,6 +7,7 @@ id of an image in the index, and only if the content of the file is the indexed 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import math
@@ -25,7 +26,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+import align_keras
 from align_keras.corpus.image import ImageError
+from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
     content_hash,
     read_file,
@@ -69,17 +72,21 @@ MAX_HITS = 5_000
 MAX_WORDS = 32
 
 # Path → methods.
-_PATHS = {
+PATHS = {
     "/": ("GET",),
     "/static/{name}": ("GET",),
     "/health": ("GET",),
     "/api/health": ("GET",),
     "/metrics": ("GET",),
+    "/openapi.json": ("GET",),
     "/api/index": ("GET",),
     "/api/search": ("GET", "POST"),
     "/image/{id}": ("GET",),
     "/thumbnail/{id}": ("GET",),
+    "/v1/embeddings": ("POST",),
 }
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+_OPENAPI = pathlib.Path(__file__).parent / "openapi.yaml"
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
 # Name below /static → file and media type. The name of the page itself is "".
@@ -159,7 +166,7 @@ def make_app(
         token: str, token that requests must have, or None.
         access_log: function that is called with a line for each request, or None.
     """
-    metrics = ServerMetrics(_PATHS)
+    metrics = ServerMetrics(PATHS)
     shared = _Shared(folder, model, metrics)
     server = _Server(shared, threads or os.cpu_count() or 1, metrics)
     endpoints = {
@@ -168,14 +175,16 @@ def make_app(
         "/health": server.health,
         "/api/health": server.health,
         "/metrics": server.metrics,
+        "/openapi.json": server.openapi,
         "/api/index": server.index_info,
         "/api/search": server.search,
         "/image/{id}": server.image,
         "/thumbnail/{id}": server.thumbnail,
+        "/v1/embeddings": server.embeddings,
     }
     routes = [
         Route(path, endpoints[path], methods=list(methods))
-        for path, methods in _PATHS.items()
+        for path, methods in PATHS.items()
     ]
     app = AccessMiddleware(Router(routes, redirect_slashes=False), token)
     return MetricsMiddleware(app, metrics, access_log)
@@ -302,6 +311,23 @@ class _Server:
         with contextlib.suppress(InputError):
             self._metrics.images.set(len(self._shared.get().index))
         return self._metrics.render()
+
+    async def openapi(self, request: Request) -> Response:
+        """Responds with the OpenAPI document of the server."""
+        return json_response(await asyncio.to_thread(_openapi_document))
+
+    async def embeddings(self, request: Request) -> Response:
+        """Responds with the embeddings of texts and images."""
+        async with (
+            self._bodies.read(request) as body,
+            self._searches.slot(request) as run,
+        ):
+            return json_response(await run(self._embed, body))
+
+    def _embed(self, body: bytes) -> Any:
+        index = self._shared.get().index
+        name = index.store.header["model"]["name"]
+        return embeddings_response(body, index.model, name)
 
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
@@ -441,7 +467,7 @@ class _Server:
         """Returns the columns of the image with the id in the path of a request."""
         id = request.path_params["id"]
         # Ids in SQLite and PostgreSQL have 64 bits.
-        if not re.fullmatch("[0-9]{1,18}", id):
+        if not re.fullmatch("[1-9][0-9]{0,17}", id):
             raise RequestError(404, f"The index has no image {id!r:.40}.")
         current = self._shared.get()
         self._check_state(request.query_params.get("index"), current.state)
@@ -500,15 +526,15 @@ class _Server:
 
 # === Requests ===
 
-_PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
+SEARCH_PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
 
 
 def _read_search(parameters: QueryParams) -> _SearchRequest:
     """Checks the parameters of a search and returns them."""
-    unknown = set(parameters) - {*_PARAMETERS, "index", "k", "offset"}
+    unknown = set(parameters) - {*SEARCH_PARAMETERS, "index", "k", "offset"}
     if unknown:
         raise InputError(
-            f"The parameters of a search must be among {', '.join(_PARAMETERS)}, "
+            f"The parameters of a search must be among {', '.join(SEARCH_PARAMETERS)}, "
             f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
             "parameter out."
         )
@@ -564,7 +590,13 @@ def _read_float(name: str, text: str, low: float, high: float) -> float:
 
 def _read_flag(text: str | None) -> bool | None:
     """Returns a parameter as bool, or None if the request does not have it."""
-    return None if text is None else text not in ("0", "", "false")
+    if text is None:
+        return None
+    if text not in _FLAGS:
+        raise InputError(
+            f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
+        )
+    return _FLAGS[text]
 
 
 def _number_error(name: str, text: str, low: float, high: float) -> InputError:
@@ -575,6 +607,16 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 
 
 # === Answers ===
+
+
+@functools.cache
+def _openapi_document() -> dict[str, Any]:
+    """Returns the OpenAPI document with the version of the package."""
+    import yaml
+
+    document = yaml.safe_load(_OPENAPI.read_text(encoding="utf-8"))
+    document["info"]["version"] = align_keras.__version__
+    return document
 
 
 def _hits_as_json(

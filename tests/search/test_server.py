@@ -323,6 +323,7 @@ def test_the_page_refers_to_no_other_server(send):
         ({"text": "red", "text_weight": "nan"}, "text_weight must be"),
         ({"like": COUNT + 99}, "`id` must be the id of an image"),
         ({"like": "x"}, "like must be"),
+        ({"text": "red", "duplicates": "yes"}, "duplicates must be 0 or 1"),
         ({"minus": "red"}, "must have an `image` or words"),
         ({"text": "red", "minus": "red"}, "cancel out"),
         ({"text": ["red"] * 33}, "at most 32"),
