@@ -756,8 +756,8 @@ class _MergedRows:
         old_vectors = self._vectors[:num_old]
         if not num_old:
             old_vectors = part.vectors[:0]
-        is_near_old = part.vectors @ old_vectors.T >= NEAR_DUPLICATE_COSINE
-        has_near = is_near_old.any(axis=1)
+        is_near_old: np.ndarray = part.vectors @ old_vectors.T >= NEAR_DUPLICATE_COSINE
+        has_near: np.ndarray = is_near_old.any(axis=1)
         is_near_part = None
         if num_old < self._k:
             is_near_part = part.vectors @ part.vectors.T >= NEAR_DUPLICATE_COSINE

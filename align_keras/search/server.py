@@ -8,13 +8,11 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import io
 import math
 import os
 import pathlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,7 +24,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-import align_keras
 from align_keras.corpus.image import ImageError
 from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
@@ -35,7 +32,6 @@ from align_keras.search.image_files import (
     read_query_image,
     read_upright,
 )
-from align_keras.search.image_index import Index, default_index
 from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
     TOKEN_VARIABLE,
@@ -54,9 +50,11 @@ from align_keras.search.local_server import (
 )
 from align_keras.search.query import TEXT_WEIGHT, Hit, Query, ScannedRows
 from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
-from align_keras.search.text_batches import Batcher, TextCache
+from align_keras.search.shared_index import OpenIndex, SharedIndex
+from align_keras.search.text_batches import Batcher
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
+from align_keras.utils.version import package_version
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -166,8 +164,8 @@ def make_app(
         token: str, token that requests must have, or None.
         access_log: function that is called with a line for each request, or None.
     """
-    metrics = ServerMetrics(PATHS)
-    shared = _Shared(folder, model, metrics)
+    metrics = ServerMetrics(list(PATHS))
+    shared = SharedIndex(folder, model, metrics.record_texts)
     server = _Server(shared, threads or os.cpu_count() or 1, metrics)
     endpoints = {
         "/": server.static,
@@ -188,68 +186,6 @@ def make_app(
     ]
     app = AccessMiddleware(Router(routes, redirect_slashes=False), token)
     return MetricsMiddleware(app, metrics, access_log)
-
-
-# Inode and modification time of `index.json`, which change when the index is built
-# again, or None for a database.
-_Stamp = tuple[int, int] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _OpenIndex:
-    """Open index.
-
-    Attributes:
-        stamp: `_Stamp` of the folder before opening.
-        state: str, value that changes with each rebuild.
-        index: `Index`.
-        texts: `TextCache` of the index's model.
-    """
-
-    stamp: _Stamp
-    state: str
-    index: Index
-    texts: TextCache
-
-
-class _Shared:
-    """Index that all threads share. After a rebuild, it is opened again."""
-
-    def __init__(
-        self,
-        folder: str | os.PathLike | None,
-        model: str | os.PathLike | None,
-        metrics: ServerMetrics,
-    ) -> None:
-        self._folder = default_index() if folder is None else folder
-        self._model = model
-        self._metrics = metrics
-        self._lock = threading.Lock()
-        self._open: _OpenIndex | None = None
-        self.get()
-
-    def get(self) -> _OpenIndex:
-        """Returns the index after a first search, which loads the large files."""
-        with self._lock:
-            stamp = self._stamp()
-            if self._open is None or self._open.stamp != stamp:
-                index = Index.open(self._folder, self._model)
-                index.query("a", k=1)
-                digest = hashlib.blake2b(repr(stamp).encode(), digest_size=6)
-                texts = TextCache(
-                    index.model.encode_texts, on_texts=self._metrics.record_texts
-                )
-                self._open = _OpenIndex(stamp, digest.hexdigest(), index, texts)
-            return self._open
-
-    def _stamp(self) -> _Stamp:
-        try:
-            status = os.stat(os.path.join(self._folder, "index.json"))
-        except OSError:
-            # The index is in a database, or it is missing and `Index.open` raises an
-            # error.
-            return None
-        return status.st_ino, status.st_mtime_ns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +211,9 @@ class _SearchRequest:
 class _Server:
     """Endpoints of the application."""
 
-    def __init__(self, shared: _Shared, threads: int, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, shared: SharedIndex, threads: int, metrics: ServerMetrics
+    ) -> None:
         self._shared = shared
         self._metrics = metrics
         self._searches = WorkerPool(threads)
@@ -413,7 +351,7 @@ class _Server:
         return results
 
     def _prepare(
-        self, current: _OpenIndex, search: _SearchRequest
+        self, current: OpenIndex, search: _SearchRequest
     ) -> np.ndarray | Exception | None:
         """Returns the embedding of a query, None without a query, or an exception."""
         query = search.query
@@ -430,7 +368,7 @@ class _Server:
 
     def _find_hits(
         self,
-        current: _OpenIndex,
+        current: OpenIndex,
         search: _SearchRequest,
         embedding: np.ndarray | None,
         scanned: ScannedRows | None = None,
@@ -526,7 +464,15 @@ class _Server:
 
 # === Requests ===
 
-SEARCH_PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
+SEARCH_PARAMETERS = (
+    "text",
+    "plus",
+    "minus",
+    "like",
+    "where",
+    "duplicates",
+    "text_weight",
+)
 
 
 def _read_search(parameters: QueryParams) -> _SearchRequest:
@@ -615,7 +561,7 @@ def _openapi_document() -> dict[str, Any]:
     import yaml
 
     document = yaml.safe_load(_OPENAPI.read_text(encoding="utf-8"))
-    document["info"]["version"] = align_keras.__version__
+    document["info"]["version"] = package_version()
     return document
 
 
@@ -643,22 +589,12 @@ def _hits_as_json(
 
 
 def _hit_as_dict(hit: Hit, state: str) -> dict[str, Any]:
-    """Returns a hit as a dict for JSON. Infinite numbers become None."""
-    columns = hit.columns
-    if any(isinstance(value, float) for value in columns.values()):
-        columns = {name: _finite_or_none(value) for name, value in columns.items()}
-    # `dataclasses.asdict` would copy all values, which takes longer than the search.
+    """Returns a hit as a dict for JSON, with the addresses of its image."""
     return {
-        **vars(hit),
-        "columns": columns,
+        **hit.as_json(),
         "image": f"/image/{hit.id}?index={state}",
         "thumbnail": f"/thumbnail/{hit.id}?index={state}",
     }
-
-
-def _finite_or_none(value: Any) -> Any:
-    is_infinite = isinstance(value, float) and not math.isfinite(value)
-    return None if is_infinite else value
 
 
 def _is_cached(request: Request, image: Mapping[str, Any]) -> bool:

@@ -25,8 +25,8 @@ _MAX_CACHED_LENGTH = 1_000
 # exact search take 64 bytes per image.
 MAX_BATCH = 16
 
-T = TypeVar("T")
-R = TypeVar("R")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class TextCache:
@@ -94,15 +94,15 @@ class TextCache:
 
 
 @dataclasses.dataclass
-class _Waiting(Generic[T, R]):
+class _Waiting(Generic[_Item, _Result]):
     """Call that waits for its batch."""
 
     request: Request
-    item: T
-    result: "asyncio.Future[R]"
+    item: _Item
+    result: "asyncio.Future[_Result]"
 
 
-class Batcher(Generic[T, R]):
+class Batcher(Generic[_Item, _Result]):
     """Runs concurrent calls together.
 
     A call never waits for others to arrive. While all threads are busy, calls are
@@ -117,19 +117,19 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        process: Callable[[list[T]], Sequence[R | Exception]],
+        process: Callable[[list[_Item]], Sequence[_Result | Exception]],
         pool: WorkerPool,
         threads: int,
     ) -> None:
         self._process = process
         self._pool = pool
         self._threads = threads
-        self._waiting: collections.deque[_Waiting[T, R]] = collections.deque()
+        self._waiting: collections.deque[_Waiting[_Item, _Result]] = collections.deque()
         self._running = 0
         # The event loop only keeps weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, request: Request, item: T) -> R:
+    async def run(self, request: Request, item: _Item) -> _Result:
         """Returns the result of an item, or raises its exception.
 
         Raises:
@@ -138,7 +138,7 @@ class Batcher(Generic[T, R]):
         """
         if len(self._waiting) >= MAX_WAITING:
             raise busy_error()
-        result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(request, item, result))
         if self._running < self._threads:
             self._running += 1
@@ -163,10 +163,10 @@ class Batcher(Generic[T, R]):
             self._running -= 1
 
     async def _run_batch(
-        self, batch: list[_Waiting[T, R]], run: Callable[..., Awaitable[Any]]
+        self, batch: list[_Waiting[_Item, _Result]], run: Callable[..., Awaitable[Any]]
     ) -> None:
         items = [waiting.item for waiting in batch]
-        results: Sequence[R | Exception]
+        results: Sequence[_Result | Exception]
         try:
             results = await run(self._process, items)
         except Exception as error:
@@ -179,9 +179,9 @@ class Batcher(Generic[T, R]):
             else:
                 waiting.result.set_result(result)
 
-    async def _next_batch(self) -> list[_Waiting[T, R]]:
+    async def _next_batch(self) -> list[_Waiting[_Item, _Result]]:
         """Returns up to `MAX_BATCH` calls whose clients are connected."""
-        batch: list[_Waiting[T, R]] = []
+        batch: list[_Waiting[_Item, _Result]] = []
         while self._waiting and len(batch) < MAX_BATCH:
             waiting = self._waiting.popleft()
             # While a user is typing, the page cancels all searches except the last.

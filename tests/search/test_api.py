@@ -59,7 +59,10 @@ def test_the_document_has_all_paths_and_limits(document):
     parameters = document["components"]["parameters"]
     assert {entry["name"] for entry in parameters.values()} == {
         *server_module.SEARCH_PARAMETERS,
-        *("index", "k", "offset", "id"),
+        "index",
+        "k",
+        "offset",
+        "id",
     }
     k, offset = parameters["k"]["schema"], parameters["offset"]["schema"]
     assert k["maximum"] == server_module.MAX_PAGE_HITS
