@@ -568,7 +568,11 @@ class Index:
         images = self.store.with_stable_rows(ranked_images)
         scores = np.array([score for score, _, _ in images])
         sample, count = self._get_sample()
-        ratings = relevance(scores, sample @ embedding, count)
+        if scanned is None:
+            sample_scores = sample @ embedding
+        else:
+            sample_scores = self.store.sample_scores(scanned)
+        ratings = relevance(scores, sample_scores, count)
         all_rows = self.store.rows_of([image["id"] for _, image, _ in images])
         hits: list[Hit] = []
         for (score, image, copies), rating in zip(images, ratings, strict=True):

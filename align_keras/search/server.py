@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import gc
 import io
 import math
 import os
@@ -66,11 +67,17 @@ THUMBNAIL_SIDE = 320
 PAGE_HITS = 48
 MAX_PAGE_HITS = 200
 MAX_HITS = 5_000
+# Number of images from which batches of searches run in several threads.
+_PARALLEL_IMAGES = 50_000
 # Maximum number of texts in a query.
 MAX_WORDS = 32
 
 # Path → methods.
 PATHS = {
+    # The router compares a path with the routes in this order.
+    "/api/search": ("GET", "POST"),
+    "/image/{id}": ("GET",),
+    "/thumbnail/{id}": ("GET",),
     "/": ("GET",),
     "/static/{name}": ("GET",),
     "/health": ("GET",),
@@ -78,9 +85,6 @@ PATHS = {
     "/metrics": ("GET",),
     "/openapi.json": ("GET",),
     "/api/index": ("GET",),
-    "/api/search": ("GET", "POST"),
-    "/image/{id}": ("GET",),
-    "/thumbnail/{id}": ("GET",),
     "/v1/embeddings": ("POST",),
 }
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
@@ -142,6 +146,8 @@ def serve(
             "for example of `openssl rand -hex 32`."
         )
     app = make_app(folder, model=model, token=token, access_log=access_log)
+    # The garbage collector need not visit the objects of the modules again.
+    gc.freeze()
     with open_port(port, host) as listening, stopping_gracefully():
         on_ready(page_address(listening))
         make_server(app).run([listening])
@@ -217,7 +223,11 @@ class _Server:
         self._shared = shared
         self._metrics = metrics
         self._searches = WorkerPool(threads)
-        self._batches = Batcher(self._search_together, self._searches, threads)
+        # Searches in a small index mostly run Python code, of which one thread runs at
+        # a time. A second thread would slow down the first one.
+        is_large = len(shared.get().index) >= _PARALLEL_IMAGES
+        num_batches = threads if is_large else 1
+        self._batches = Batcher(self._search_together, self._searches, num_batches)
         self._images = WorkerPool(threads)
         self._bodies = BodyReader()
         self._static = {

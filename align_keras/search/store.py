@@ -624,15 +624,21 @@ class Store(ImageStore):
         return self._norms_checked[2]
 
     def _check_norms(
-        self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray
+        self,
+        vectors: np.ndarray,
+        rows: Sequence[int] | np.ndarray,
+        tolerance: float | None = None,
     ) -> None:
         """Raises InputError if the norm of an embedding is not 1 within the tolerance.
 
         Args:
             vectors: float32 (n, d), the embeddings.
             rows: row numbers (n,) of the embeddings, for the error message.
+            tolerance: float, result of `_tolerance` if it is already known.
         """
-        position = vector_checks.first_invalid_norm(vectors, self._tolerance())
+        if tolerance is None:
+            tolerance = self._tolerance()
+        position = vector_checks.first_invalid_norm(vectors, tolerance)
         if position is not None:
             norm = float(np.linalg.norm(vectors[position].astype(float)))
             raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
@@ -742,12 +748,14 @@ class Store(ImageStore):
     def sample(self) -> np.ndarray:
         """Returns an even sample of the embeddings of the index, float32 (n, d)."""
         vectors = self.vectors()
-        # The sample has a fixed step, because importing a random number generator takes
-        # a twentieth of the time of a search.
-        step = max(1, len(vectors) // _SAMPLE)
+        step = _sample_step(len(vectors))
         sample = np.array(vectors[::step])
         self._check_norms(sample, range(0, len(vectors), step))
         return sample
+
+    def sample_scores(self, scanned: ScannedRows) -> np.ndarray:
+        """Returns the scores of the rows of `sample` among the scores of all rows."""
+        return scanned.scores[:: _sample_step(len(scanned.scores))]
 
     def _map_vectors(self, name: str, rows: int) -> np.ndarray:
         """Maps a vectors file into memory."""
@@ -807,13 +815,16 @@ class Store(ImageStore):
 
     def _have_images(self, rows: np.ndarray) -> np.ndarray:
         """Returns a bool array (n,), False for the rows of removed images."""
-        rows_of_images: set[int] = set()
+        # SQLite concatenates the rows to one text. For each row of a result, Python
+        # would give way to other threads, which takes longer than the statement.
+        parts = [np.zeros(0, np.int64)]
         for start in range(0, len(rows), VALUES_PER_LIST):
             block = rows[start : start + VALUES_PER_LIST].tolist()
             marks = ",".join("?" * len(block))
-            sql = f"SELECT row FROM images WHERE row IN ({marks})"
-            rows_of_images.update(row for (row,) in self._fetch_rows(sql, block))
-        return np.array([row in rows_of_images for row in rows.tolist()], bool)
+            sql = f"SELECT group_concat(row) FROM images WHERE row IN ({marks})"
+            text = self._fetch_value(sql, block)
+            parts.append(np.fromstring(text or "", np.int64, sep=","))
+        return np.isin(rows, np.concatenate(parts))
 
     def ranked(
         self,
@@ -840,16 +851,19 @@ class Store(ImageStore):
         if rows is not None:
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
+        tolerance = self._tolerance()
         scores_of_all = None
         if scanned is not None and rows is None:
             is_current = scanned.vectors_file == self.vectors_file
             if is_current and len(scanned.scores) == len(vectors):
                 scores_of_all = scanned.scores
+        # The largest possible score is the product of both norms.
+        limit = float(np.linalg.norm(embedding)) * (1.0 + tolerance)
         for best, scores in self._ranked_blocks(
-            embedding, vectors, rows, query, scores_of_all
+            embedding, vectors, rows, query, limit, scores_of_all
         ):
             embeddings = np.asarray(vectors[best])
-            self._check_norms(embeddings, best)
+            self._check_norms(embeddings, best, tolerance)
             has_image = self._have_images(best)
             yield RankedRows(
                 best[has_image],
@@ -863,6 +877,7 @@ class Store(ImageStore):
         vectors: np.ndarray,
         rows: np.ndarray | None,
         query: Query,
+        limit: float,
         scanned: np.ndarray | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and their exact scores in descending order.
@@ -872,8 +887,6 @@ class Store(ImageStore):
         further blocks come from an exact scan.
         """
         size = 4 * query.k + 64
-        # The largest possible score is the product of both norms.
-        limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             approximate_index = self._approximate_index(query.approximate, len(vectors))
@@ -1070,6 +1083,15 @@ class Store(ImageStore):
             "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
             [key, value],
         )
+
+
+def _sample_step(rows: int) -> int:
+    """Returns the distance between two rows of the sample.
+
+    It is fixed, because importing a random number generator takes a twentieth of the
+    time of a search.
+    """
+    return max(1, rows // _SAMPLE)
 
 
 def is_flat_index(folder: pathlib.Path) -> bool:
