@@ -73,6 +73,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_ENCODED_HEADERS = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
 # Size in bytes of the chunks of a response.
 _CHUNK = 262_144
 
@@ -283,8 +284,8 @@ class AccessMiddleware:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *added]}
+                headers = [*message["headers"], *_ENCODED_HEADERS]
+                message = {**message, "headers": headers}
             await send(message)
 
         try:

@@ -326,8 +326,8 @@ class _Server:
 
     def _search_together(
         self, searches: list[_SearchRequest]
-    ) -> list[str] | list[str | Exception]:
-        """Returns the JSON of the hits, or an exception, for each of several searches.
+    ) -> Iterator[str | Exception]:
+        """Yields the JSON of the hits, or an exception, for each of several searches.
 
         The text encoder embeds the texts of all searches in one batch, and their scores
         are computed together.
@@ -345,20 +345,18 @@ class _Server:
         if len(embeddings) > 1:
             rows = current.index.store.scan_many(np.stack(embeddings))
             scanned = None if rows is None else iter(rows)
-        results: list[str | Exception] = []
         for search, embedding in zip(searches, prepared, strict=True):
             if isinstance(embedding, Exception):
-                results.append(embedding)
+                yield embedding
                 continue
             scores = None
             if scanned is not None and embedding is not None:
                 scores = next(scanned)
             try:
                 hits = self._find_hits(current, search, embedding, scores)
-                results.append(_hits_as_json(hits, search, current.state, started))
+                yield _hits_as_json(hits, search, current.state, started)
             except Exception as error:
-                results.append(error)
-        return results
+                yield error
 
     def _prepare(
         self, current: OpenIndex, search: _SearchRequest

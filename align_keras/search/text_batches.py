@@ -4,8 +4,8 @@ import asyncio
 import collections
 import dataclasses
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -109,15 +109,16 @@ class Batcher(Generic[_Item, _Result]):
     collected, and the next free thread runs up to `MAX_BATCH` of them.
 
     Args:
-        process: function from a list of items to a list with a result or an exception
-            for each item. It is called in a thread of `pool`.
+        process: function from a list of items to an iterable with a result or an
+            exception for each item. It is called in a thread of `pool`. Each result is
+            returned to its caller before the next one is computed.
         pool: `WorkerPool`.
         threads: int, number of batches that run at the same time.
     """
 
     def __init__(
         self,
-        process: Callable[[list[_Item]], Sequence[_Result | Exception]],
+        process: Callable[[list[_Item]], Iterable[_Result | Exception]],
         pool: WorkerPool,
         threads: int,
     ) -> None:
@@ -158,26 +159,27 @@ class Batcher(Generic[_Item, _Result]):
                 async with self._pool.thread() as run:
                     batch = await self._next_batch()
                     if batch:
-                        await self._run_batch(batch, run)
+                        loop = asyncio.get_running_loop()
+                        await run(self._run_batch, batch, loop)
         finally:
             self._running -= 1
 
-    async def _run_batch(
-        self, batch: list[_Waiting[_Item, _Result]], run: Callable[..., Awaitable[Any]]
+    def _run_batch(
+        self,
+        batch: list[_Waiting[_Item, _Result]],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        items = [waiting.item for waiting in batch]
-        results: Sequence[_Result | Exception]
+        """Computes the results of a batch in a thread."""
+        results: Iterable[_Result | Exception]
+        num_done = 0
         try:
-            results = await run(self._process, items)
+            results = self._process([waiting.item for waiting in batch])
+            for waiting, result in zip(batch, results, strict=True):
+                loop.call_soon_threadsafe(_return_result, waiting, result)
+                num_done += 1
         except Exception as error:
-            results = [error] * len(batch)
-        for waiting, result in zip(batch, results, strict=True):
-            if waiting.result.done():
-                continue
-            if isinstance(result, Exception):
-                waiting.result.set_exception(result)
-            else:
-                waiting.result.set_result(result)
+            for waiting in batch[num_done:]:
+                loop.call_soon_threadsafe(_return_result, waiting, error)
 
     async def _next_batch(self) -> list[_Waiting[_Item, _Result]]:
         """Returns up to `MAX_BATCH` calls whose clients are connected."""
@@ -191,3 +193,15 @@ class Batcher(Generic[_Item, _Result]):
             else:
                 batch.append(waiting)
         return batch
+
+
+def _return_result(
+    waiting: _Waiting[_Item, _Result], result: _Result | Exception
+) -> None:
+    """Ends the waiting of a call, unless its client has gone."""
+    if waiting.result.done():
+        return
+    if isinstance(result, Exception):
+        waiting.result.set_exception(result)
+    else:
+        waiting.result.set_result(result)

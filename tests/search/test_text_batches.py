@@ -95,6 +95,24 @@ def test_an_error_belongs_to_one_call():
     assert [type(result) for result in results] == [RuntimeError] * 2
 
 
+def test_results_are_returned_before_the_batch_ends():
+    release = threading.Event()
+
+    def process(items):
+        yield "first"
+        release.wait(10)
+        raise RuntimeError("broken")
+
+    async def run_all():
+        batcher = Batcher(process, WorkerPool(1), 1)
+        calls = [asyncio.create_task(batcher.run(Client(), n)) for n in range(3)]
+        assert await asyncio.wait_for(calls[0], 5) == "first"
+        release.set()
+        return await asyncio.gather(*calls[1:], return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(run_all())] == [RuntimeError] * 2
+
+
 def test_calls_of_disconnected_clients_do_not_run():
     processed = []
 
