@@ -251,7 +251,10 @@ def test_the_command_refuses_other_hosts_without_a_token(
 ):
     monkeypatch.setenv("ALIGN_KERAS_TOKEN", "")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    assert main(["serve", str(index.folder), "--port", "0", *options]) == 1
+    # The port is in use, so that a server that does not refuse the options ends too.
+    with socket.create_server(("", 0)) as used:
+        port = str(used.getsockname()[1])
+        assert main(["serve", str(index.folder), "--port", port, *options]) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
 
