@@ -45,7 +45,7 @@ NEAR_DUPLICATE_COSINE = 0.95
 # Number of rows that are compared with each other at a time, and maximum number of
 # similarities that are in memory at a time.
 _ROWS_PER_PART = 64
-_SCORES_PER_PART = 1_000_000
+SCORES_PER_PART = 1_000_000
 # Matches connection strings of libpq such as `host=db password=…`, which would
 # otherwise be treated as paths of folders.
 _KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
@@ -751,7 +751,7 @@ class _MergedRows:
             num_results = len(self.results)
             if num_results >= self._k:
                 # No row becomes a result, so the rows are not compared with each other.
-                stop = start + max(_ROWS_PER_PART, _SCORES_PER_PART // num_results)
+                stop = start + max(_ROWS_PER_PART, SCORES_PER_PART // num_results)
             self._merge_part(RankedRows(*(values[start:stop] for values in block)))
             start = stop
 

@@ -42,7 +42,7 @@ def merge_one_by_one(blocks, k):
 @pytest.mark.parametrize("k", [1, 10, 64, 100, 500])
 @pytest.mark.parametrize("scores_per_part", [1_000_000, 1_000])
 def test_near_duplicates_are_merged_as_one_by_one(monkeypatch, k, scores_per_part):
-    monkeypatch.setattr(image_index, "_SCORES_PER_PART", scores_per_part)
+    monkeypatch.setattr(image_index, "SCORES_PER_PART", scores_per_part)
     vectors = clustered_vectors(400)
     rows = np.random.default_rng(1).permutation(400)
     blocks = [
