@@ -17,7 +17,7 @@ def clustered_vectors(count, seed=0):
     random = np.random.default_rng(seed)
     centers = random.normal(size=(count // 3, 16))
     vectors = centers[random.integers(0, len(centers), count)]
-    vectors = vectors + random.normal(scale=0.12, size=vectors.shape)
+    vectors = vectors + random.normal(scale=0.22, size=vectors.shape)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors.astype(np.float32)
 

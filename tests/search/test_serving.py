@@ -206,6 +206,7 @@ def test_concurrent_searches_return_the_hits_of_single_searches(index):
     queries[11] = {"text": "red", "minus": "red"}
     queries[13] = {"like": 5}
     queries[17] = {}
+    queries[19] = {"text": "red", "minus": "blue"}
     with running_app(index.folder) as port:
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             answers = list(
@@ -218,7 +219,7 @@ def test_concurrent_searches_return_the_hits_of_single_searches(index):
     assert values[f"{batches}_sum",] == len(queries) > values[f"{batches}_count",]
     assert [number for number, answer in enumerate(answers) if answer[0] != 200] == [11]
     assert "cancel out" in answers[11][2]["error"]
-    for number in (0, 7, 13, 17, 39):
+    for number in (0, 7, 13, 17, 19, 39):
         options = {
             "image" if name == "like" else name: value
             for name, value in queries[number].items()
