@@ -44,6 +44,7 @@ COMMANDS = {
     "embed": "write embeddings of images or captions to Parquet or NumPy files",
     "serve": "serve a web page on this machine that searches an index",
     "search": "search images by text, by image, or by both",
+    "mcp": "let agents search an index over the Model Context Protocol (MCP)",
     "push": "upload a model to the Hugging Face Hub",
     "convert": "convert an ALIGN model between Hugging Face and Keras formats",
 }
@@ -52,7 +53,7 @@ COMMANDS = {
 WRITE_ARGUMENTS = ("model_dir", "out", "to", "html", "cache", "results")
 READ_ARGUMENTS = ("model", "index", "data_root")
 # Commands that only read their arguments, including those in `WRITE_ARGUMENTS`.
-READ_ONLY_COMMANDS = ("search", "serve")
+READ_ONLY_COMMANDS = ("search", "serve", "mcp")
 # Arguments that are texts. An address in a text is neither read nor written.
 _TEXT_ARGUMENTS = ("text", "plus", "minus", "where")
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"

@@ -1,6 +1,7 @@
 """`align-keras serve`: serves a web page on this machine that searches an index."""
 
 import argparse
+import os
 
 from align_keras.cli.common import number_type, read_model_options
 from align_keras.embedders.locations import RUNTIME_HELP
@@ -23,11 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host",
-        # `HOSTS` of align_keras/search/local_server.py.
-        choices=("127.0.0.1", "0.0.0.0"),
+        metavar="ADDRESS",
         default="127.0.0.1",
-        help="127.0.0.1 accepts connections from this machine only (default). 0.0.0.0 "
-        "accepts all connections, for a container that publishes the port",
+        help="address of this machine that accepts connections (default: %(default)s, "
+        "from this machine only). 0.0.0.0 accepts all connections. Any other address "
+        "than a loopback address needs a token",
+    )
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with a token that requests must have, as `Authorization: Bearer "
+        "TOKEN` or as the password in a browser (default: the token in "
+        "$ALIGN_KERAS_TOKEN)",
+    )
+    parser.add_argument(
+        "--access-log",
+        action="store_true",
+        help="print a line for each request, without the query",
     )
     parser.add_argument(
         "--model",
@@ -41,7 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Searches run in parallel, one per core. Matrix products with several threads would
+    # wait for each other. NumPy reads the variable when it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from align_keras.search.local_server import read_token
     from align_keras.search.server import serve
+
+    token = read_token(arguments.token_file)
 
     def on_ready(address: str) -> None:
         print(f"Open {address} in a browser. Press Ctrl+C to stop.", flush=True)
@@ -55,6 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
         model=read_model_options(arguments),
         port=arguments.port,
         host=arguments.host,
+        token=token,
+        access_log=_print_line if arguments.access_log else None,
         on_ready=on_ready,
     )
     return 0
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)

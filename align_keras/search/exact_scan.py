@@ -37,6 +37,26 @@ def scan(
     return scores
 
 
+def scan_many(vectors: np.ndarray | EncodedRows, embeddings: np.ndarray) -> np.ndarray:
+    """Returns the float32 scores (q, n) of all vectors for several queries.
+
+    The vectors are read once for all queries. A score differs from that of `scan` by
+    rounding errors.
+
+    Args:
+        vectors: float32 (n, d), or encoded rows.
+        embeddings: float32 (q, d).
+    """
+    if isinstance(vectors, EncodedRows):
+        return np.ascontiguousarray(vectors.scan(embeddings.T, None).T)
+    scores = np.empty((len(embeddings), len(vectors)), np.float32)
+    for start in range(0, len(vectors), _ROW_BLOCK):
+        stop = start + _ROW_BLOCK
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores[:, start:stop] = embeddings @ vectors[start:stop].T
+    return scores
+
+
 def scan_error(dimension: int, limit: float) -> float:
     """Returns an upper bound for the rounding error of a score of `scan`.
 

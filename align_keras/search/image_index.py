@@ -36,7 +36,7 @@ from align_keras.search.known_models import (
     embedder_of_index,
     remember_model,
 )
-from align_keras.search.query import Hit, Query, relevance
+from align_keras.search.query import Hit, Query, RankedRows, ScannedRows, relevance
 from align_keras.search.store import Store
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 # with 2% cropped on each side, and 65% at JPEG quality 50. Among 962 stamp images it
 # detects 24 pairs, which are mirrored or nearly the same.
 NEAR_DUPLICATE_COSINE = 0.95
+# Number of rows that are compared with each other at a time, and maximum number of
+# similarities that are in memory at a time.
+_ROWS_PER_PART = 64
+SCORES_PER_PART = 1_000_000
 # Matches connection strings of libpq such as `host=db password=…`, which would
 # otherwise be treated as paths of folders.
 _KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
@@ -596,13 +600,17 @@ class Index:
             lambda: self.store.vector(self.store.image(id)["row"])
         )
 
-    def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
+    def search(
+        self, embedding: np.ndarray, query: Query, scanned: ScannedRows | None = None
+    ) -> list[Hit]:
         """Searches with the embedding of a query.
 
         Args:
             embedding: float (d,), embedding of the query.
             query: `Query`, whose condition and options apply. Its texts and image are
                 ignored.
+            scanned: `ScannedRows` of the embedding from `store.scan_many`, which spares
+                a scan, or None.
 
         Returns:
             list of `Hit`, as `query` returns them.
@@ -614,15 +622,30 @@ class Index:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
 
         def ranked_images() -> list[tuple[float, dict[str, Any], list[Any]]]:
-            ranked = self.store.ranked(embedding, *condition, query)
-            images = merge_near_duplicates(ranked, query)
-            self.store.check_rows([image["row"] for _, image, _ in images])
-            return images
+            ranked = self.store.ranked(embedding, *condition, query, scanned)
+            results = merge_near_duplicates(ranked, query)
+            self.store.check_rows([result.row for result in results])
+            rows = [row for result in results for row in (result.row, *result.copies)]
+            images = self.store.images_of_rows(rows)
+            return [
+                (
+                    result.score,
+                    images[result.row],
+                    [images[row] for row in result.copies if row in images],
+                )
+                for result in results
+                # Another process may have removed an image since `ranked` read it.
+                if result.row in images
+            ]
 
         images = self.store.with_stable_rows(ranked_images)
         scores = np.array([score for score, _, _ in images])
         sample, count = self._get_sample()
-        ratings = relevance(scores, sample @ embedding, count)
+        if scanned is None:
+            sample_scores = sample @ embedding
+        else:
+            sample_scores = self.store.sample_scores(scanned)
+        ratings = relevance(scores, sample_scores, count)
         all_rows = self.store.rows_of([image["id"] for _, image, _ in images])
         hits: list[Hit] = []
         for (score, image, copies), rating in zip(images, ratings, strict=True):
@@ -708,8 +731,10 @@ class Index:
         return stored_image_path(self.folder, name) if name else None
 
     def _captions(self, image: dict[str, Any]) -> list[str]:
+        if image["captions"] in (None, "", "[]"):
+            return []
         try:
-            captions = json.loads(image["captions"] or "[]")
+            captions = json.loads(image["captions"])
         except (TypeError, ValueError):
             captions = None
         is_list = isinstance(captions, list)
@@ -738,37 +763,108 @@ class Index:
         return self.store.condition(where)
 
 
+@dataclasses.dataclass(slots=True)
+class RankedRow:
+    """Row in the result of a search, with the rows of its near-duplicates."""
+
+    score: float
+    row: int
+    copies: list[int] = dataclasses.field(default_factory=list)
+
+
 def merge_near_duplicates(
-    ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
-) -> list[tuple[float, dict, list[dict]]]:
+    ranked: Iterable[RankedRows], query: Query
+) -> list[RankedRow]:
     """Merges near-duplicates into the best image among them.
 
     Args:
-        ranked: blocks of (score, image, vector) in descending order of the score.
+        ranked: blocks of rows in descending order of the score.
         query: `Query`, whose `k` and `duplicates` apply.
 
     Returns:
-        list of the `k` best (score, image, copies). The copies are the near-duplicates
-        that were merged into the image.
+        list of the `k` best `RankedRow`. The copies are the near-duplicates that were
+        merged into the row.
     """
-    results: list[tuple[float, dict, list[dict]]] = []
-    # Vectors of the results. The size of the array is doubled when it is full.
-    vectors = np.zeros((64, 0), np.float32)
+    merged = _MergedRows(query.k)
     for block in ranked:
-        for score, image, vector in block:
-            if not vectors.shape[1]:
-                vectors = np.zeros((64, len(vector)), np.float32)
-            is_near = vectors[: len(results)] @ vector >= NEAR_DUPLICATE_COSINE
-            if is_near.any() and not query.duplicates:
-                results[int(np.argmax(is_near))][2].append(image)
-            elif len(results) < query.k:
-                if len(results) == len(vectors):
-                    vectors = np.concatenate([vectors, np.zeros_like(vectors)])
-                vectors[len(results)] = vector
-                results.append((score, image, []))
-        if len(results) >= query.k:
+        if query.duplicates:
+            merged.append_all(block)
+        else:
+            merged.merge(block)
+        if len(merged.results) >= query.k:
             break
-    return results
+    return merged.results
+
+
+class _MergedRows:
+    """Results of `merge_near_duplicates`, and their vectors.
+
+    Args:
+        k: int, maximum number of results.
+    """
+
+    def __init__(self, k: int) -> None:
+        self.results: list[RankedRow] = []
+        self._k = k
+        # The size of the array is doubled when it is full.
+        self._vectors = np.zeros((64, 0), np.float32)
+
+    def append_all(self, block: RankedRows) -> None:
+        """Adds the rows of a block to the results without merging them."""
+        count = self._k - len(self.results)
+        self.results += map(
+            RankedRow, block.scores[:count].tolist(), block.rows[:count].tolist()
+        )
+
+    def merge(self, block: RankedRows) -> None:
+        """Adds each row of a block to the results or to the copies of a result."""
+        start = 0
+        while start < len(block.rows):
+            stop = start + _ROWS_PER_PART
+            num_results = len(self.results)
+            if num_results >= self._k:
+                # No row becomes a result, so the rows are not compared with each other.
+                stop = start + max(_ROWS_PER_PART, SCORES_PER_PART // num_results)
+            self._merge_part(RankedRows(*(values[start:stop] for values in block)))
+            start = stop
+
+    def _merge_part(self, part: RankedRows) -> None:
+        num_old = len(self.results)
+        old_vectors = self._vectors[:num_old]
+        if not num_old:
+            old_vectors = part.vectors[:0]
+        is_near_old: np.ndarray = part.vectors @ old_vectors.T >= NEAR_DUPLICATE_COSINE
+        has_near: np.ndarray = is_near_old.any(axis=1)
+        is_near_part = None
+        if num_old < self._k:
+            is_near_part = part.vectors @ part.vectors.T >= NEAR_DUPLICATE_COSINE
+            has_near |= np.tril(is_near_part, -1).any(axis=1)
+        rows, scores = part.rows.tolist(), part.scores.tolist()
+        # Positions in the part that become results.
+        added: list[int] = []
+        for position, may_be_copy in enumerate(has_near.tolist()):
+            if may_be_copy:
+                is_near = is_near_old[position]
+                if is_near_part is not None:
+                    is_near = np.append(is_near, is_near_part[position, added])
+                if is_near.any():
+                    best = int(np.argmax(is_near))
+                    self.results[best].copies.append(rows[position])
+                    continue
+            if len(self.results) < self._k:
+                self.results.append(RankedRow(scores[position], rows[position]))
+                added.append(position)
+        self._append_vectors(num_old, part.vectors[added])
+
+    def _append_vectors(self, start: int, vectors: np.ndarray) -> None:
+        """Writes vectors after the first `start` vectors."""
+        stop = start + len(vectors)
+        if not start:
+            self._vectors = np.zeros((len(self._vectors), vectors.shape[1]), np.float32)
+        while stop > len(self._vectors):
+            unused = np.zeros_like(self._vectors)
+            self._vectors = np.concatenate([self._vectors, unused])
+        self._vectors[start:stop] = vectors
 
 
 def _path_of_image(image: dict[str, Any]) -> str:

@@ -10,8 +10,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from align_keras.search.columns import as_text
 from align_keras.search.items import ITEMS_ROOT
+from align_keras.search.query import ScannedRows
 from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
+# Maximum number of values in a list of SQL.
+VALUES_PER_LIST = 500
 
 # Separates the reason from the detail in the column `reason` of the table `unreadable`.
 # Reasons contain no tab. Indexes of earlier releases have no details.
@@ -176,6 +181,14 @@ class ImageStore(TableRows):
             "the id of a hit."
         )
 
+    def images_of_rows(self, rows: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Returns a dict from row to image columns, without rows that have no image."""
+        images = []
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
+            images += self._images(f"row IN ({','.join('?' * len(block))})", block)
+        return {image["row"]: image for image in images}
+
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         return self._fetch_dicts(f"SELECT * FROM images WHERE {where}", parameters)
 
@@ -220,6 +233,10 @@ class ImageStore(TableRows):
                 continue
             if self.vectors_file == file:
                 return result
+
+    def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
+        """Returns None, because the store does not scan vectors in this process."""
+        return None
 
     def check_complete(self) -> None:
         """Raises InputError if the images of some embeddings are missing."""

@@ -1,17 +1,25 @@
-"""HTTP server for a page on this machine: access checks, limits, threads and errors.
+"""HTTP server of the search page: access checks, limits, threads and errors.
 
-The host of a request must be this machine. Requests from pages of other origins are
-refused. Each request waits for a free thread. Error responses are JSON.
+Without a token, the host of a request must be this machine. With a token, every request
+except the health check must have it. Requests from pages of other origins are refused.
+Each request waits for a free thread. Error responses are JSON.
 """
 
 import asyncio
+import base64
+import binascii
 import concurrent.futures
 import contextlib
 import functools
+import hmac
+import ipaddress
 import json
+import os
 import re
+import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, cast
 
 import h11
@@ -24,7 +32,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from align_keras.corpus.image import ImageError
-from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -45,11 +52,15 @@ MAX_CONNECTIONS = 1_000
 # Maximum number of connections. If it is reached, a new connection closes the oldest
 # idle connection.
 _CLOSE_IDLE_ABOVE = MAX_CONNECTIONS * 9 // 10
+# Time in seconds for running requests to finish after SIGTERM. Docker waits 10 seconds,
+# and Kubernetes 30 seconds.
+STOP_SECONDS = 30
+# Environment variable with the token.
+TOKEN_VARIABLE = "ALIGN_KERAS_TOKEN"
+# Paths that need no token, because monitors of containers cannot send one.
+HEALTH_PATHS = ("/health", "/api/health")
 
-# Addresses on which a server can listen: this machine, and all network interfaces. In a
-# container, the published ports decide who can connect to the second address.
-HOSTS = ("127.0.0.1", "0.0.0.0")
-
+_TOKEN = re.compile("[!-~]{16,1000}")
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
     "Content-Security-Policy": (
@@ -62,20 +73,114 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_ENCODED_HEADERS = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
 # Size in bytes of the chunks of a response.
 _CHUNK = 262_144
 
 
-def open_port(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """Opens a listening socket on one of `HOSTS`. Port 0 selects any free port."""
-    check_choice("host", host, HOSTS, "Use 0.0.0.0 in a container only.")
+def read_token(file: str | os.PathLike | None = None) -> str | None:
+    """Returns the token in a file or in `$ALIGN_KERAS_TOKEN`, or None without both.
+
+    Args:
+        file: path of a file with the token in its first line, or None.
+
+    Raises:
+        InputError: if the file is not readable, or the token is not 16 to 1,000
+            printable ASCII characters without spaces.
+    """
+    token = os.environ.get(TOKEN_VARIABLE)
+    source = f"${TOKEN_VARIABLE}"
+    if file is not None:
+        source = f"`token_file` {os.fspath(file)}"
+        try:
+            with open(file, encoding="ascii", errors="replace") as lines:
+                token = lines.readline(2_000).strip()
+        except OSError as error:
+            raise InputError(
+                f"`token_file` must be a readable file. Received: {os.fspath(file)} "
+                f"({error.strerror}). Write a token to it, for example with `openssl "
+                "rand -hex 32`."
+            ) from None
+    elif not token:
+        return None
+    # The message does not contain the token.
+    if not _TOKEN.fullmatch(token or ""):
+        raise InputError(
+            "The token must have 16 to 1,000 printable ASCII characters without "
+            f"spaces. Received: {len(token or '')} characters in {source}. Create a "
+            "token with `openssl rand -hex 32`."
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Returns True if a host name or address belongs to this machine only.
+
+    Raises:
+        InputError: if the host is unknown.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    addresses = {str(entry[4][0]) for entry in _resolve(host, 0)}
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _resolve(host: str, port: int) -> list[tuple[Any, ...]]:
+    """Returns the addresses of a host as `socket.getaddrinfo` does."""
     try:
-        return socket.create_server((host, port), backlog=MAX_CONNECTIONS)
+        return list(socket.getaddrinfo(host or "?", port, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            "`host` must be an address or a name of this machine. Received: "
+            f"host={host!r} ({error}). Use 127.0.0.1 for this machine only, or "
+            "0.0.0.0 for all network interfaces."
+        ) from None
+
+
+def open_port(port: int, host: str = "127.0.0.1") -> socket.socket:
+    """Opens a listening socket on an address. Port 0 selects any free port."""
+    family, _, _, _, address = _resolve(host, 0)[0]
+    try:
+        return socket.create_server(
+            (address[0], port), family=family, backlog=MAX_CONNECTIONS
+        )
     except (OSError, OverflowError) as error:
         raise InputError(
             f"`port` must be a free port. Received: port={port} ({error}). Choose "
             "another port, or 0 for any free port."
         ) from None
+
+
+def page_address(listening: socket.socket) -> str:
+    """Returns the address of the page on a listening socket."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+@contextlib.contextmanager
+def stopping_gracefully() -> Iterator[None]:
+    """Context in which SIGTERM and SIGINT stop a server without an error.
+
+    uvicorn finishes the running requests, and then raises the signal again for the
+    previous handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, _ignore) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Handler of a signal that uvicorn has already handled."""
 
 
 def make_server(app: Any) -> "uvicorn.Server":
@@ -90,9 +195,11 @@ def make_server(app: Any) -> "uvicorn.Server":
             log_level="error",
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            # The access log has the client's address from a proxy on this machine.
+            proxy_headers=True,
+            forwarded_allow_ips="127.0.0.1,::1",
             limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=STOP_SECONDS,
         )
     )
 
@@ -159,10 +266,16 @@ class RequestError(Exception):
 
 
 class AccessMiddleware:
-    """ASGI middleware for access checks, security headers and error responses."""
+    """ASGI middleware for access checks, security headers and error responses.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: ASGI application.
+        token: str, token that requests must have, or None.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None = None) -> None:
         self.app = app
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
@@ -171,12 +284,15 @@ class AccessMiddleware:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *added]}
+                headers = [*message["headers"], *_ENCODED_HEADERS]
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
-            _check_sender(scope["path"], Headers(scope=scope))
+            headers = Headers(scope=scope)
+            _check_sender(scope["path"], headers, has_token=self._token is not None)
+            if self._token is not None and scope["path"] not in HEALTH_PATHS:
+                _check_token(headers, self._token)
             # If the scope has an "app", the router raises HTTPException for an unknown
             # path instead of sending a plain-text response.
             await self.app({**scope, "app": self}, receive, send_with_headers)
@@ -185,13 +301,45 @@ class AccessMiddleware:
         except Exception as error:
             if has_started:
                 raise
-            await _error_response(error)(scope, receive, send_with_headers)
+            response = _error_response(error, scope["path"])
+            await response(scope, receive, send_with_headers)
 
 
-def _check_sender(path: str, headers: Headers) -> None:
-    """Raises RequestError if a request comes from another host or another origin."""
+def _check_token(headers: Headers, token: str) -> None:
+    """Raises RequestError if a request does not have the token.
+
+    Programs send it as `Authorization: Bearer TOKEN`. Browsers ask for a password and
+    send it as `Authorization: Basic`, with any user name.
+    """
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    received = credentials.strip()
+    if scheme.lower() == "basic":
+        try:
+            pair = base64.b64decode(received, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            pair = ""
+        received = pair.partition(":")[2]
+    elif scheme.lower() != "bearer":
+        received = ""
+    if not hmac.compare_digest(received.encode(), token.encode()):
+        raise RequestError(
+            401,
+            "The request must have the token of the server. Send the header "
+            "`Authorization: Bearer TOKEN`, or enter the token as the password in your "
+            "browser.",
+            **{"WWW-Authenticate": 'Basic realm="align-keras", charset="UTF-8"'},
+        )
+
+
+def _check_sender(path: str, headers: Headers, has_token: bool) -> None:
+    """Raises RequestError if a request comes from another host or another origin.
+
+    With a token, the host may have any name. Another website that resolves its name to
+    this machine does not have the token.
+    """
     hosts = headers.getlist("host")
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+    is_allowed = len(hosts) == 1 and (has_token or _HOST.fullmatch(hosts[0]))
+    if not is_allowed:
         raise RequestError(
             403,
             f"The host must be 127.0.0.1 or localhost. Received: {hosts!r:.200}. Open "
@@ -209,30 +357,45 @@ def _check_sender(path: str, headers: Headers) -> None:
         )
 
 
-def _error_response(error: Exception) -> Response:
-    """Returns the response for an error."""
+def _error_response(error: Exception, path: str) -> Response:
+    """Returns the response for an error. Paths below /v1 have OpenAI's form."""
+    message, status = _describe(error)
+    headers = dict(getattr(error, "headers", None) or {})
+    content: Any = message
+    if path.startswith("/v1/"):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        content = {"message": message, "type": kind, "param": None, "code": None}
+    return json_response({"error": content}, status, headers)
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """Returns the message and the status of the response for an error."""
     if isinstance(error, RequestError):
-        return json_response({"error": str(error)}, error.status, error.headers)
+        return str(error), error.status
     if isinstance(error, InputError):
-        return json_response({"error": str(error)}, 400)
+        return str(error), 400
     if isinstance(error, ImageError):
-        return json_response({"error": f"The image can't be read ({error})."}, 400)
+        return f"The image can't be read ({error}).", 400
     if isinstance(error, HTTPException):
-        return json_response({"error": f"{error.detail}."}, error.status_code)
+        return f"{error.detail}.", error.status_code
     text = " ".join(str(error).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
     say(message)
-    return json_response({"error": message}, 500)
+    return message, 500
 
 
 def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Returns a JSON response that is not cached."""
-    # ASCII escapes also represent the bytes of file names that are not UTF-8.
-    body = json.dumps(content, ensure_ascii=True, allow_nan=False, default=str)
     headers = {"Cache-Control": "no-store", **(headers or {})}
-    return Response(body, status, headers, "application/json")
+    return Response(encode_json(content), status, headers, "application/json")
+
+
+def encode_json(content: Any) -> str:
+    """Returns JSON in ASCII."""
+    # ASCII escapes also represent the bytes of file names that are not UTF-8.
+    return json.dumps(content, ensure_ascii=True, allow_nan=False, default=str)
 
 
 # === Threads and memory ===
@@ -257,23 +420,31 @@ class WorkerPool:
         in memory.
         """
         if self._waiting >= MAX_WAITING:
-            raise _busy_error()
+            raise busy_error()
         self._waiting += 1
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            raise _busy_error() from None
+            raise busy_error() from None
         finally:
             self._waiting -= 1
         try:
-            # While a user is typing, the page cancels all searches except the last one.
             if request.method != "POST" and await request.is_disconnected():
                 raise ClientDisconnect
-            loop = asyncio.get_running_loop()
-            yield functools.partial(loop.run_in_executor, self._pool)
+            yield self._run_in_thread()
         finally:
             self._free.release()
+
+    @contextlib.asynccontextmanager
+    async def thread(self) -> "AsyncIterator[Callable[..., Awaitable[Any]]]":
+        """Waits without a limit for a free thread, and yields a function as `slot`."""
+        async with self._free:
+            yield self._run_in_thread()
+
+    def _run_in_thread(self) -> Callable[..., Awaitable[Any]]:
+        loop = asyncio.get_running_loop()
+        return functools.partial(loop.run_in_executor, self._pool)
 
 
 class SlotHoldingResponse(StreamingResponse):
@@ -330,13 +501,13 @@ class BodyReader:
                     self._bytes += len(chunk)
                     body += chunk
                     if self._bytes > MAX_BODIES_BYTES:
-                        raise _busy_error()
+                        raise busy_error()
                     if len(body) > MAX_BODY_BYTES:
                         raise _too_large_error()
             if not body:
                 raise InputError(
-                    "The body must contain an image. Received: an empty body. Send an "
-                    "image file."
+                    "The body must not be empty. Received: an empty body. Send an "
+                    "image file, or JSON if the path starts with /v1."
                 )
             yield bytes(body)
         except TimeoutError:
@@ -363,6 +534,7 @@ def _too_large_error() -> RequestError:
     )
 
 
-def _busy_error() -> RequestError:
+def busy_error() -> RequestError:
+    """Returns the error for a request that the server has no capacity for."""
     retry = {"Retry-After": "1"}
     return RequestError(503, "Too many requests at the same time. Try again.", **retry)

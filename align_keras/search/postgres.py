@@ -25,7 +25,7 @@ import numpy as np
 from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import ImageStore
 from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Query
+from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
@@ -210,20 +210,21 @@ class PostgresStore(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         query: Query,
-    ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
-        """Yields lists of (score, image, vector) in descending order of the score.
+        scanned: ScannedRows | None = None,
+    ) -> Iterator[RankedRows]:
+        """Yields blocks of rows in descending order of the score.
 
-        Each list is longer than the previous one. The arguments are those of
-        `Store.ranked`.
+        Each block is longer than the previous one. The arguments are those of
+        `Store.ranked`. The database computes the scores, so `scanned` is ignored.
         """
         num_yielded = 0
         count = 4 * query.k + 64
         while True:
             nearest = self._find_nearest(embedding, condition, parameters, count)
-            yield nearest[num_yielded:]
-            if len(nearest) < count:
+            yield RankedRows(*(values[num_yielded:] for values in nearest))
+            if len(nearest.rows) < count:
                 return
-            num_yielded = len(nearest)
+            num_yielded = len(nearest.rows)
             count *= 4
 
     def _find_nearest(
@@ -232,30 +233,30 @@ class PostgresStore(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         count: int,
-    ) -> list[tuple[float, dict[str, Any], np.ndarray]]:
+    ) -> RankedRows:
         """Returns the `count` nearest images, or all that fulfill the condition."""
         query = _format_vector(embedding)
         sql = (
-            "SELECT -(vector <#> ?::halfvec) AS score, vector::text AS vector, "
-            "images.* FROM vectors JOIN images USING (row) "
+            "SELECT -(vector <#> ?::halfvec) AS score, images.id, row, "
+            "vector::text AS vector FROM vectors JOIN images USING (row) "
             f"WHERE {condition or '1 = 1'} ORDER BY vector <#> ?::halfvec LIMIT ?"
         )
         values = [query, *parameters, query, count]
         with self._use_connection() as connection:
             connection.execute(f"SET LOCAL ivfflat.probes = {_PROBES}")
-            images = self._fetch_dicts(sql, values)
-            if len(images) < count:
+            nearest = self._fetch_rows(sql, values)
+            if len(nearest) < count:
                 # The nearest lists contain too few images that fulfill the condition,
                 # so all images are scanned.
                 connection.execute("SET LOCAL enable_indexscan = off")
-                images = self._fetch_dicts(sql, values)
-        images.sort(key=lambda image: (-image["score"], image["id"]))
-        nearest = []
-        for image in images:
-            score = float(image.pop("score"))
-            vector = _parse_vector(image.pop("vector"))
-            nearest.append((score, image, vector))
-        return nearest
+                nearest = self._fetch_rows(sql, values)
+        nearest.sort(key=lambda image: (-image[0], image[1]))
+        vectors = [_parse_vector(vector) for _, _, _, vector in nearest]
+        return RankedRows(
+            np.array([row for _, _, row, _ in nearest], np.int64),
+            np.array([score for score, _, _, _ in nearest], np.float64),
+            np.array(vectors, np.float32).reshape(-1, self.dimension),
+        )
 
     # === Writing ===
 

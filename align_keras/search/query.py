@@ -5,7 +5,7 @@ import math
 import os
 import types
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,9 +81,14 @@ class Query:
         return " ".join([text, *(f"− {words}" for words in self.minus)])
 
     @property
+    def all_texts(self) -> tuple[str, ...]:
+        """Texts to search for, to add and to subtract."""
+        return (*self.text, *self.plus, *self.minus)
+
+    @property
     def has_content(self) -> bool:
         """True if the query has a text or an image, and not only a condition."""
-        return self.image is not None or bool(self.text or self.plus or self.minus)
+        return self.image is not None or bool(self.all_texts)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
         """Returns the embedding of the query, float32 (d,), with unit length.
@@ -104,6 +109,32 @@ class Query:
             self.minus,
             text_weight=self.text_weight,
         )[0]
+
+
+class RankedRows(NamedTuple):
+    """Rows of an index in descending order of the score.
+
+    Attributes:
+        rows: int64 (n,), row numbers.
+        scores: float (n,), scores of the rows.
+        vectors: float32 (n, d), embeddings of the rows.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    vectors: np.ndarray
+
+
+class ScannedRows(NamedTuple):
+    """Scores of all rows of an index for one query.
+
+    Attributes:
+        vectors_file: str, name of the vectors file of the scores.
+        scores: float32 (n,), scores of the rows.
+    """
+
+    vectors_file: str
+    scores: np.ndarray
 
 
 def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:
@@ -191,6 +222,19 @@ class Hit:
     def file(self) -> str:
         """Path of the image file to open."""
         return self.stored_image or self.path
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the attributes for JSON. Infinite numbers become None."""
+        columns = self.columns
+        if any(isinstance(value, float) for value in columns.values()):
+            columns = {name: _finite_or_none(value) for name, value in columns.items()}
+        # `dataclasses.asdict` would copy all values, which takes longer than a search.
+        return {**vars(self), "columns": columns}
+
+
+def _finite_or_none(value: Any) -> Any:
+    is_infinite = isinstance(value, float) and not math.isfinite(value)
+    return None if is_infinite else value
 
 
 def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list[str]:

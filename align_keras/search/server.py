@@ -4,19 +4,21 @@ docs/pages/guides/serve.md documents the requests. The server sends a file only 
 id of an image in the index, and only if the content of the file is the indexed content.
 """
 
+import asyncio
 import contextlib
 import dataclasses
-import hashlib
+import functools
+import gc
 import io
 import math
 import os
 import pathlib
 import re
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,27 +26,36 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.corpus.image import ImageError
+from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
     content_hash,
     read_file,
     read_query_image,
     read_upright,
 )
-from align_keras.search.image_index import Index, default_index
 from align_keras.search.items import count_left_out, is_item, split_item
 from align_keras.search.local_server import (
+    TOKEN_VARIABLE,
     AccessMiddleware,
     BodyReader,
     RequestError,
     SlotHoldingResponse,
     WorkerPool,
+    encode_json,
+    is_loopback,
     json_response,
     make_server,
     open_port,
+    page_address,
+    stopping_gracefully,
 )
-from align_keras.search.query import TEXT_WEIGHT, Hit, Query
+from align_keras.search.query import TEXT_WEIGHT, Hit, Query, ScannedRows
+from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
+from align_keras.search.shared_index import OpenIndex, SharedIndex
+from align_keras.search.text_batches import Batcher
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
+from align_keras.utils.version import package_version
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,9 +67,28 @@ THUMBNAIL_SIDE = 320
 PAGE_HITS = 48
 MAX_PAGE_HITS = 200
 MAX_HITS = 5_000
+# Number of images from which batches of searches run in several threads.
+_PARALLEL_IMAGES = 50_000
 # Maximum number of texts in a query.
 MAX_WORDS = 32
 
+# Path → methods.
+PATHS = {
+    # The router compares a path with the routes in this order.
+    "/api/search": ("GET", "POST"),
+    "/image/{id}": ("GET",),
+    "/thumbnail/{id}": ("GET",),
+    "/": ("GET",),
+    "/static/{name}": ("GET",),
+    "/health": ("GET",),
+    "/api/health": ("GET",),
+    "/metrics": ("GET",),
+    "/openapi.json": ("GET",),
+    "/api/index": ("GET",),
+    "/v1/embeddings": ("POST",),
+}
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+_OPENAPI = pathlib.Path(__file__).parent / "openapi.yaml"
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
 # Name below /static → file and media type. The name of the page itself is "".
@@ -85,24 +115,42 @@ def serve(
     model: str | os.PathLike | None = None,
     port: int = PORT,
     host: str = "127.0.0.1",
+    token: str | None = None,
+    access_log: Callable[[str], object] | None = None,
     on_ready: Callable[[str], object] = say,
 ) -> None:
-    """Serves the page and the API of an index until an interrupt.
+    """Serves the page and the API of an index until an interrupt or SIGTERM.
+
+    Running requests are finished before the function returns.
 
     Args:
         folder: path or address of the index, by default `default_index()`.
         model: name or path of the model, by default the model of the index.
         port: int, port number, or 0 for any free port.
-        host: str, `"127.0.0.1"` to accept connections from this machine only, or
-            `"0.0.0.0"` in a container. Requests must name 127.0.0.1 or localhost as
-            their host in both cases.
+        host: str, `"127.0.0.1"` to accept connections from this machine only, another
+            address of this machine, or `"0.0.0.0"` for all of them.
+        token: str, token that requests must have. Without a token, `host` must be a
+            loopback address, and requests must name 127.0.0.1 or localhost as their
+            host.
+        access_log: function that is called with a line for each request, or None.
         on_ready: function that is called with the address of the page.
+
+    Raises:
+        InputError: if `host` is not a loopback address and there is no token, or the
+            port is not free.
     """
-    app = make_app(folder, model=model)
-    with open_port(port, host) as listening:
-        on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
-        with contextlib.suppress(KeyboardInterrupt):
-            make_server(app).run([listening])
+    if token is None and not is_loopback(host):
+        raise InputError(
+            "`host` must be a loopback address if the server has no token. Received: "
+            f"host={host}. Set the environment variable {TOKEN_VARIABLE} to a token, "
+            "for example of `openssl rand -hex 32`."
+        )
+    app = make_app(folder, model=model, token=token, access_log=access_log)
+    # The garbage collector need not visit the objects of the modules again.
+    gc.freeze()
+    with open_port(port, host) as listening, stopping_gracefully():
+        on_ready(page_address(listening))
+        make_server(app).run([listening])
 
 
 def make_app(
@@ -110,6 +158,8 @@ def make_app(
     *,
     model: str | os.PathLike | None = None,
     threads: int | None = None,
+    token: str | None = None,
+    access_log: Callable[[str], object] | None = None,
 ) -> Any:
     """Creates the ASGI application of an index.
 
@@ -117,81 +167,67 @@ def make_app(
         folder: path or address of the index, by default `default_index()`.
         model: name or path of the model, by default the model of the index.
         threads: int, number of concurrent searches, by default one per processor.
+        token: str, token that requests must have, or None.
+        access_log: function that is called with a line for each request, or None.
     """
-    server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
+    metrics = ServerMetrics(list(PATHS))
+    shared = SharedIndex(folder, model, metrics.record_texts)
+    server = _Server(shared, threads or os.cpu_count() or 1, metrics)
+    endpoints = {
+        "/": server.static,
+        "/static/{name}": server.static,
+        "/health": server.health,
+        "/api/health": server.health,
+        "/metrics": server.metrics,
+        "/openapi.json": server.openapi,
+        "/api/index": server.index_info,
+        "/api/search": server.search,
+        "/image/{id}": server.image,
+        "/thumbnail/{id}": server.thumbnail,
+        "/v1/embeddings": server.embeddings,
+    }
     routes = [
-        Route("/", server.static),
-        Route("/static/{name}", server.static),
-        Route("/api/index", server.index_info),
-        Route("/api/search", server.search, methods=["GET", "POST"]),
-        Route("/api/health", server.health),
-        Route("/image/{id}", server.image),
-        Route("/thumbnail/{id}", server.thumbnail),
+        Route(path, endpoints[path], methods=list(methods))
+        for path, methods in PATHS.items()
     ]
-    return AccessMiddleware(Router(routes, redirect_slashes=False))
-
-
-# Inode and modification time of `index.json`, which change when the index is built
-# again, or None for a database.
-_Stamp = tuple[int, int] | None
+    app = AccessMiddleware(Router(routes, redirect_slashes=False), token)
+    return MetricsMiddleware(app, metrics, access_log)
 
 
 @dataclasses.dataclass(frozen=True)
-class _OpenIndex:
-    """Open index, and the stamp of its folder before opening."""
+class _SearchRequest:
+    """Parameters of a search.
 
-    stamp: _Stamp
-    index: Index
+    Attributes:
+        query: `Query`, whose `k` is the number of hits in the response.
+        offset: int, number of hits to skip.
+        state: str, state of the index in an earlier response, or None.
+    """
 
+    query: Query
+    offset: int
+    state: str | None
 
-class _Shared:
-    """Index that all threads share. After a rebuild, it is opened again."""
-
-    def __init__(
-        self, folder: str | os.PathLike | None, model: str | os.PathLike | None
-    ) -> None:
-        self._folder = default_index() if folder is None else folder
-        self._model = model
-        self._lock = threading.Lock()
-        self._open: _OpenIndex | None = None
-        self.get()
-
-    def get(self) -> Index:
-        """Returns the index after a first search, which loads the large files."""
-        return self._get().index
-
-    def get_with_state(self) -> tuple[Index, str]:
-        """Returns the index and its state, a text that changes with each rebuild."""
-        current = self._get()
-        text = repr(current.stamp)
-        state = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        return current.index, state
-
-    def _get(self) -> _OpenIndex:
-        with self._lock:
-            stamp = self._stamp()
-            if self._open is None or self._open.stamp != stamp:
-                index = Index.open(self._folder, self._model)
-                index.query("a", k=1)
-                self._open = _OpenIndex(stamp, index)
-            return self._open
-
-    def _stamp(self) -> _Stamp:
-        try:
-            status = os.stat(os.path.join(self._folder, "index.json"))
-        except OSError:
-            # The index is in a database, or it is missing and `Index.open` raises an
-            # error.
-            return None
-        return status.st_ino, status.st_mtime_ns
+    @property
+    def last(self) -> int:
+        """Rank of the last hit in the response."""
+        return min(self.offset + self.query.k, MAX_HITS)
 
 
 class _Server:
     """Endpoints of the application."""
 
-    def __init__(self, shared: _Shared, threads: int) -> None:
+    def __init__(
+        self, shared: SharedIndex, threads: int, metrics: ServerMetrics
+    ) -> None:
         self._shared = shared
+        self._metrics = metrics
         self._searches = WorkerPool(threads)
+        # Searches in a small index mostly run Python code, of which one thread runs at
+        # a time. A second thread would slow down the first one.
+        is_large = len(shared.get().index) >= _PARALLEL_IMAGES
+        num_batches = threads if is_large else 1
+        self._batches = Batcher(self._search_together, self._searches, num_batches)
         self._images = WorkerPool(threads)
         self._bodies = BodyReader()
         self._static = {
@@ -212,13 +248,42 @@ class _Server:
         """Responds immediately, to show that the server is running."""
         return json_response({"status": "ok"})
 
+    async def metrics(self, request: Request) -> Response:
+        """Responds with the metrics of the server for Prometheus."""
+        content = await asyncio.to_thread(self._render_metrics)
+        headers = {"Cache-Control": "no-store"}
+        return Response(content, headers=headers, media_type=ServerMetrics.content_type)
+
+    def _render_metrics(self) -> bytes:
+        # Monitors need the other metrics most when the index cannot be read.
+        with contextlib.suppress(InputError):
+            self._metrics.images.set(len(self._shared.get().index))
+        return self._metrics.render()
+
+    async def openapi(self, request: Request) -> Response:
+        """Responds with the OpenAPI document of the server."""
+        return json_response(await asyncio.to_thread(_openapi_document))
+
+    async def embeddings(self, request: Request) -> Response:
+        """Responds with the embeddings of texts and images."""
+        async with (
+            self._bodies.read(request) as body,
+            self._searches.slot(request) as run,
+        ):
+            return json_response(await run(self._embed, body))
+
+    def _embed(self, body: bytes) -> Any:
+        index = self._shared.get().index
+        name = index.store.header["model"]["name"]
+        return embeddings_response(body, index.model, name)
+
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
         async with self._searches.slot(request) as run:
             return json_response(await run(self._describe_index))
 
     def _describe_index(self) -> dict[str, Any]:
-        index = self._shared.get()
+        index = self._shared.get().index
         model = index.store.header["model"]["name"]
         return {
             "images": len(index),
@@ -229,14 +294,17 @@ class _Server:
 
     async def search(self, request: Request) -> Response:
         """Responds with the hits for words, an image or both."""
-        query, offset = _read_query(request.query_params)
-        async with contextlib.AsyncExitStack() as stack:
-            content = None
-            if request.method == "POST":
-                content = await stack.enter_async_context(self._bodies.read(request))
-            run = await stack.enter_async_context(self._searches.slot(request))
-            state = request.query_params.get("index")
-            return json_response(await run(self._search, query, content, offset, state))
+        search = _read_search(request.query_params)
+        if request.method != "POST":
+            content = await self._batches.run(request, search)
+        else:
+            async with (
+                self._bodies.read(request) as image,
+                self._searches.slot(request) as run,
+            ):
+                content = await run(self._search_image, search, image)
+        headers = {"Cache-Control": "no-store"}
+        return Response(content, headers=headers, media_type="application/json")
 
     def _check_state(self, requested_state: str | None, state: str) -> None:
         """Raises RequestError if a request has ids from before the index was rebuilt.
@@ -249,26 +317,80 @@ class _Server:
                 "The index was built again, and its images have new ids. Search again.",
             )
 
-    def _search(
-        self,
-        query: Query,
-        content: bytes | None,
-        offset: int,
-        requested_state: str | None,
-    ) -> dict[str, Any]:
+    def _search_image(self, search: _SearchRequest, image: bytes) -> str:
+        """Returns the JSON of the hits for an image file, and for texts with it."""
         started = time.perf_counter()
-        last = min(offset + query.k, MAX_HITS)
-        # The search returns one extra hit, which shows that more hits exist.
-        longer_query = dataclasses.replace(query, k=last + 1)
-        index, state = self._shared.get_with_state()
-        self._check_state(requested_state, state)
-        hits = _find_hits(index, longer_query, content)
-        return {
-            "index": state,
-            "hits": [_hit_as_json(hit, state) for hit in hits[offset:last]],
-            "has_more": len(hits) > last and last < MAX_HITS,
-            "seconds": round(time.perf_counter() - started, 4),
-        }
+        current = self._shared.get()
+        self._check_state(search.state, current.state)
+        model = current.index.model
+        pixels = read_query_image(image, model.resize_to)
+        stored = model.encode_resized([pixels])[0]
+        query = dataclasses.replace(search.query, image=image)
+        hits = self._find_hits(current, search, query.encode(current.texts, stored))
+        return _hits_as_json(hits, search, current.state, started)
+
+    def _search_together(
+        self, searches: list[_SearchRequest]
+    ) -> Iterator[str | Exception]:
+        """Yields the JSON of the hits, or an exception, for each of several searches.
+
+        The text encoder embeds the texts of all searches in one batch, and their scores
+        are computed together.
+        """
+        started = time.perf_counter()
+        self._metrics.batch_sizes.observe(len(searches))
+        current = self._shared.get()
+        texts = [text for search in searches for text in search.query.all_texts]
+        if len(searches) > 1 and texts:
+            # Later calls find the embeddings in the cache.
+            current.texts.encode_texts(texts)
+        prepared = [self._prepare(current, search) for search in searches]
+        embeddings = [array for array in prepared if isinstance(array, np.ndarray)]
+        scanned: Iterator[ScannedRows] | None = None
+        if len(embeddings) > 1:
+            rows = current.index.store.scan_many(np.stack(embeddings))
+            scanned = None if rows is None else iter(rows)
+        for search, embedding in zip(searches, prepared, strict=True):
+            if isinstance(embedding, Exception):
+                yield embedding
+                continue
+            scores = None
+            if scanned is not None and embedding is not None:
+                scores = next(scanned)
+            try:
+                hits = self._find_hits(current, search, embedding, scores)
+                yield _hits_as_json(hits, search, current.state, started)
+            except Exception as error:
+                yield error
+
+    def _prepare(
+        self, current: OpenIndex, search: _SearchRequest
+    ) -> np.ndarray | Exception | None:
+        """Returns the embedding of a query, None without a query, or an exception."""
+        query = search.query
+        try:
+            self._check_state(search.state, current.state)
+            if not query.has_content:
+                return None
+            stored = None
+            if query.image is not None:
+                stored = current.index.embedding(query.image)
+            return query.encode(current.texts, stored)
+        except Exception as error:
+            return error
+
+    def _find_hits(
+        self,
+        current: OpenIndex,
+        search: _SearchRequest,
+        embedding: np.ndarray | None,
+        scanned: ScannedRows | None = None,
+    ) -> list[Hit]:
+        """Returns the hits of a search, and one more hit if it exists."""
+        query = dataclasses.replace(search.query, k=search.last + 1)
+        if embedding is None:
+            return current.index.latest(query.where, query.k)
+        return current.index.search(embedding, query, scanned)
 
     async def image(self, request: Request) -> Response:
         """Responds with the file of an image, and holds one slot until it is sent."""
@@ -296,12 +418,12 @@ class _Server:
         """Returns the columns of the image with the id in the path of a request."""
         id = request.path_params["id"]
         # Ids in SQLite and PostgreSQL have 64 bits.
-        if not re.fullmatch("[0-9]{1,18}", id):
+        if not re.fullmatch("[1-9][0-9]{0,17}", id):
             raise RequestError(404, f"The index has no image {id!r:.40}.")
-        index, state = self._shared.get_with_state()
-        self._check_state(request.query_params.get("index"), state)
+        current = self._shared.get()
+        self._check_state(request.query_params.get("index"), current.state)
         try:
-            return index.store.image(int(id))
+            return current.index.store.image(int(id))
         except InputError:
             raise RequestError(404, f"The index has no image {id!r:.40}.") from None
 
@@ -330,7 +452,7 @@ class _Server:
         """
         file = image["file"]
         if is_item(file):
-            stored = self._shared.get().stored_image(image)
+            stored = self._shared.get().index.stored_image(image)
             if stored is None:
                 id, _ = split_item(file)
                 raise RequestError(
@@ -355,15 +477,23 @@ class _Server:
 
 # === Requests ===
 
-_PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
+SEARCH_PARAMETERS = (
+    "text",
+    "plus",
+    "minus",
+    "like",
+    "where",
+    "duplicates",
+    "text_weight",
+)
 
 
-def _read_query(parameters: QueryParams) -> tuple[Query, int]:
-    """Checks the parameters of a request and returns its query and offset."""
-    unknown = set(parameters) - {*_PARAMETERS, "index", "k", "offset"}
+def _read_search(parameters: QueryParams) -> _SearchRequest:
+    """Checks the parameters of a search and returns them."""
+    unknown = set(parameters) - {*SEARCH_PARAMETERS, "index", "k", "offset"}
     if unknown:
         raise InputError(
-            f"The parameters of a search must be among {', '.join(_PARAMETERS)}, "
+            f"The parameters of a search must be among {', '.join(SEARCH_PARAMETERS)}, "
             f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
             "parameter out."
         )
@@ -389,7 +519,7 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
         text_weight=_read_float("text_weight", weight, 1e-6, 1e6),
     )
     offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
-    return query, offset
+    return _SearchRequest(query, offset, parameters.get("index"))
 
 
 def _read_texts(parameters: QueryParams, name: str) -> list[str]:
@@ -419,7 +549,13 @@ def _read_float(name: str, text: str, low: float, high: float) -> float:
 
 def _read_flag(text: str | None) -> bool | None:
     """Returns a parameter as bool, or None if the request does not have it."""
-    return None if text is None else text not in ("0", "", "false")
+    if text is None:
+        return None
+    if text not in _FLAGS:
+        raise InputError(
+            f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
+        )
+    return _FLAGS[text]
 
 
 def _number_error(name: str, text: str, low: float, high: float) -> InputError:
@@ -432,31 +568,43 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 # === Answers ===
 
 
-def _find_hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
-    """Returns the hits of a query.
+@functools.cache
+def _openapi_document() -> dict[str, Any]:
+    """Returns the OpenAPI document with the version of the package."""
+    import yaml
+
+    document = yaml.safe_load(_OPENAPI.read_text(encoding="utf-8"))
+    document["info"]["version"] = package_version()
+    return document
+
+
+def _hits_as_json(
+    hits: list[Hit], search: _SearchRequest, state: str, started: float
+) -> str:
+    """Returns the JSON of a response.
 
     Args:
-        index: `Index`.
-        query: `Query`.
-        content: bytes of an image file in the body of the request, or None.
+        hits: list of `Hit`, with one more hit than the response if it exists.
+        search: `_SearchRequest`.
+        state: str, state of the index.
+        started: float, `time.perf_counter()` at the start of the search.
     """
-    if content is not None:
-        pixels = read_query_image(content, index.model.resize_to)
-        embedding = index.model.encode_resized([pixels])[0]
-        query = dataclasses.replace(query, image=content)
-        return index.search(query.encode(index.model, embedding), query)
-    return index.query(query)
+    return encode_json(
+        {
+            "index": state,
+            "hits": [
+                _hit_as_dict(hit, state) for hit in hits[search.offset : search.last]
+            ],
+            "has_more": len(hits) > search.last and search.last < MAX_HITS,
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+    )
 
 
-def _hit_as_json(hit: Hit, state: str) -> dict[str, Any]:
-    """Returns a hit as a dict for JSON. Infinite numbers become None."""
-    columns = dict(hit.columns)
-    for name, value in columns.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            columns[name] = None
+def _hit_as_dict(hit: Hit, state: str) -> dict[str, Any]:
+    """Returns a hit as a dict for JSON, with the addresses of its image."""
     return {
-        **dataclasses.asdict(hit),
-        "columns": columns,
+        **hit.as_json(),
         "image": f"/image/{hit.id}?index={state}",
         "thumbnail": f"/thumbnail/{hit.id}?index={state}",
     }

@@ -25,7 +25,7 @@ import numpy as np
 
 from align_keras.search import approximate, exact_scan, vector_checks, vector_rows
 from align_keras.search.columns import INDEX_COLUMNS, fold_case
-from align_keras.search.image_store import ImageStore
+from align_keras.search.image_store import VALUES_PER_LIST, ImageStore
 from align_keras.search.index_files import (
     DATABASE,
     HEADER,
@@ -46,7 +46,7 @@ from align_keras.search.index_files import (
     vectors_paths,
 )
 from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Query
+from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -90,8 +90,6 @@ CREATE TABLE unreadable (
 _EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
 # Number of sampled rows. Their scores show which scores are high for a query.
 _SAMPLE = 4096
-# Parameters per statement. SQLite accepts a few thousand.
-_IN_BLOCK = 500
 # Number of images that one statement tests for a condition. It limits the length of the
 # result.
 CONDITION_IMAGES_PER_BLOCK = 1_000_000
@@ -646,14 +644,22 @@ class Store(ImageStore):
         assert self._norms_checked is not None
         return self._norms_checked[2]
 
-    def _check_norms(self, vectors: Any, rows: Sequence[int] | np.ndarray) -> None:
+    def _check_norms(
+        self,
+        vectors: Any,
+        rows: Sequence[int] | np.ndarray,
+        tolerance: float | None = None,
+    ) -> None:
         """Raises InputError if the norm of an embedding is not 1 within the tolerance.
 
         Args:
             vectors: float32 (n, d), the embeddings.
             rows: row numbers (n,) of the embeddings, for the error message.
+            tolerance: float, result of `_tolerance` if it is already known.
         """
-        position = vector_checks.first_invalid_norm(vectors, self._tolerance())
+        if tolerance is None:
+            tolerance = self._tolerance()
+        position = vector_checks.first_invalid_norm(vectors, tolerance)
         if position is not None:
             norm = float(np.linalg.norm(vectors[position].astype(float)))
             raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
@@ -663,8 +669,8 @@ class Store(ImageStore):
         if not self._has_checksums:
             return
         vectors = self.vectors()
-        for start in range(0, len(rows), _IN_BLOCK):
-            block = [int(row) for row in rows[start : start + _IN_BLOCK]]
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
             marks = ",".join("?" * len(block))
             stored = dict(
                 self._fetch_rows(
@@ -767,12 +773,14 @@ class Store(ImageStore):
     def sample(self) -> np.ndarray:
         """Returns an even sample of the embeddings of the index, float32 (n, d)."""
         vectors = self.vectors()
-        # The sample has a fixed step, because importing a random number generator takes
-        # a twentieth of the time of a search.
-        step = max(1, len(vectors) // _SAMPLE)
+        step = _sample_step(len(vectors))
         sample = np.array(vectors[::step])
         self._check_norms(sample, range(0, len(vectors), step))
         return sample
+
+    def sample_scores(self, scanned: ScannedRows) -> np.ndarray:
+        """Returns the scores of the rows of `sample` among the scores of all rows."""
+        return scanned.scores[:: _sample_step(len(scanned.scores))]
 
     def _map_vectors(self, name: str, rows: int) -> Any:
         """Maps a vectors file into memory."""
@@ -842,13 +850,18 @@ class Store(ImageStore):
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
-    def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-        """Returns a dict from row to image columns, without rows that have no image."""
-        images = []
-        for start in range(0, len(rows), _IN_BLOCK):
-            block = rows[start : start + _IN_BLOCK].tolist()
-            images += self._images(f"row IN ({','.join('?' * len(block))})", block)
-        return {image["row"]: image for image in images}
+    def _have_images(self, rows: np.ndarray) -> np.ndarray:
+        """Returns a bool array (n,), False for the rows of removed images."""
+        # SQLite concatenates the rows to one text. For each row of a result, Python
+        # would give way to other threads, which takes longer than the statement.
+        parts = [np.zeros(0, np.int64)]
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = rows[start : start + VALUES_PER_LIST].tolist()
+            marks = ",".join("?" * len(block))
+            sql = f"SELECT group_concat(row) FROM images WHERE row IN ({marks})"
+            text = self._fetch_value(sql, block)
+            parts.append(np.fromstring(text or "", np.int64, sep=","))
+        return np.isin(rows, np.concatenate(parts))
 
     def ranked(
         self,
@@ -856,32 +869,44 @@ class Store(ImageStore):
         condition: str,
         parameters: Sequence[Any],
         query: Query,
-    ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
-        """Yields lists of (score, image, vector) in descending order of the score.
+        scanned: ScannedRows | None = None,
+    ) -> Iterator[RankedRows]:
+        """Yields blocks of rows that have an image, in descending order of the score.
 
         Args:
             embedding: float32 (d,), embedding of the query.
             condition: SQL of a condition, or "".
             parameters: values for the `?` marks in the SQL.
             query: options of the search.
+            scanned: scores of the query from `scan_many`, or None.
 
         Yields:
-            list of tuples: float score, dict of the image's columns, and float32 (d,)
-            vector.
+            `RankedRows`.
         """
         vectors = self.vectors()
         rows = self.rows(condition, parameters) if condition else None
         if rows is not None:
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
-        for best, scores in self._ranked_blocks(embedding, vectors, rows, query):
-            self._check_norms(vectors[best], best)
-            images = self._images_of_rows(best)
-            yield [
-                (float(np.float32(score)), images[row], vectors[row])
-                for row, score in zip(best, scores, strict=True)
-                if row in images
-            ]
+        tolerance = self._tolerance()
+        scores_of_all = None
+        if scanned is not None and rows is None:
+            is_current = scanned.vectors_file == self.vectors_file
+            if is_current and len(scanned.scores) == len(vectors):
+                scores_of_all = scanned.scores
+        # The largest possible score is the product of both norms.
+        limit = float(np.linalg.norm(embedding)) * (1.0 + tolerance)
+        for best, scores in self._ranked_blocks(
+            embedding, vectors, rows, query, limit, scores_of_all
+        ):
+            embeddings = np.asarray(vectors[best])
+            self._check_norms(embeddings, best, tolerance)
+            has_image = self._have_images(best)
+            yield RankedRows(
+                best[has_image],
+                scores[has_image].astype(np.float32),
+                embeddings[has_image],
+            )
 
     def _ranked_blocks(
         self,
@@ -889,6 +914,8 @@ class Store(ImageStore):
         vectors: Any,
         rows: np.ndarray | None,
         query: Query,
+        limit: float,
+        scanned: np.ndarray | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and their exact scores in descending order.
 
@@ -897,8 +924,6 @@ class Store(ImageStore):
         further blocks come from an exact scan.
         """
         size = 4 * query.k + 64
-        # The largest possible score is the product of both norms.
-        limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             approximate_index = self._approximate_index(query.approximate, len(vectors))
@@ -906,10 +931,12 @@ class Store(ImageStore):
             candidates = approximate_index.find(embedding, size, vectors, rows)
         yielded = np.zeros(0, np.int64)
         if candidates is not None:
-            ranked = self._by_rank(embedding, vectors, candidates, size, limit)
+            ranked = self._by_rank(embedding, vectors, candidates, size, limit, None)
             for yielded, scores in itertools.islice(ranked, 1):
                 yield yielded, scores
-        for best, scores in self._by_rank(embedding, vectors, rows, size, limit):
+        for best, scores in self._by_rank(
+            embedding, vectors, rows, size, limit, scanned
+        ):
             is_new = ~np.isin(best, yielded)
             yield best[is_new], scores[is_new]
 
@@ -920,6 +947,7 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         size: int,
         limit: float,
+        scanned: np.ndarray | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields row numbers and their exact scores in descending order.
 
@@ -929,37 +957,50 @@ class Store(ImageStore):
             rows: int64 (m,), rows to rank, or None for all rows.
             size: int, minimum number of rows in the first block.
             limit: float, largest possible score.
+            scanned: float32 scores (n,) of all vectors, or None to compute them.
         """
 
         def exact(positions: np.ndarray) -> np.ndarray:
             row_numbers = positions if rows is None else rows[positions]
             return exact_scan.exact_scores(vectors, embedding, row_numbers)
 
-        scanned = self._scan(vectors, embedding, rows, limit)
-        error = exact_scan.scan_error(vectors.shape[1], limit)
-        error += _scan_deviation(vectors, embedding)
+        if scanned is None:
+            scanned = exact_scan.scan(vectors, embedding, rows)
+        deviation = _scan_deviation(vectors, embedding)
+        self._check_scores(scanned, rows, limit + deviation)
+        error = exact_scan.scan_error(vectors.shape[1], limit) + deviation
         for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
             yield positions if rows is None else rows[positions], scores
 
-    def _scan(
-        self,
-        vectors: Any,
-        embedding: np.ndarray,
-        rows: np.ndarray | None,
-        limit: float,
-    ) -> np.ndarray:
-        """Returns the float32 scores of `exact_scan.scan`.
+    def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
+        """Returns the scores of all vectors for several queries, for `ranked`.
 
-        Raises:
-            InputError: if a score is impossible, which means that the row is damaged.
+        Args:
+            embeddings: float32 (q, d), embeddings of the queries.
+
+        Returns:
+            list of q `ScannedRows`, or None if searches use the approximate index.
         """
-        scores = exact_scan.scan(vectors, embedding, rows)
-        largest = limit + _scan_deviation(vectors, embedding)
-        position = vector_checks.first_invalid_score(scores, largest)
+        name, vectors = self.vectors_file, self.vectors()
+        if self._approximate_index(None, len(vectors)) is not None:
+            return None
+        scores = exact_scan.scan_many(vectors, embeddings)
+        return [ScannedRows(name, row) for row in scores]
+
+    def _check_scores(
+        self, scores: np.ndarray, rows: np.ndarray | None, limit: float
+    ) -> None:
+        """Raises InputError if a score is impossible, because its row is damaged.
+
+        Args:
+            scores: float32 scores of `rows`.
+            rows: int64 row numbers, or None for all rows.
+            limit: float, largest possible score.
+        """
+        position = vector_checks.first_invalid_score(scores, limit)
         if position is not None:
             row = position if rows is None else rows[position]
             raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
-        return scores
 
     def _approximate_index(
         self, requested: bool | None, count: int
@@ -1147,6 +1188,15 @@ def _scan_deviation(vectors: Any, embedding: np.ndarray) -> float:
     if not isinstance(vectors, vector_rows.EncodedRows):
         return 0.0
     return vectors.deviation * float(np.linalg.norm(embedding))
+
+
+def _sample_step(rows: int) -> int:
+    """Returns the distance between two rows of the sample.
+
+    It is fixed, because importing a random number generator takes a twentieth of the
+    time of a search.
+    """
+    return max(1, rows // _SAMPLE)
 
 
 def is_flat_index(folder: pathlib.Path) -> bool:

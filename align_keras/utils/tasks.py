@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
 from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
+from align_keras.utils.version import package_version
 
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
@@ -367,12 +368,7 @@ def _connection_error(engine: str, reason: str | Exception) -> InputError:
 def _versions() -> dict[str, str]:
     """Returns the versions that must be the same on all machines."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"align-keras": _version(), "Python": python}
-
-
-def _version() -> str:
-    # `import align_keras` is not allowed here, since it imports all packages.
-    return sys.modules[__name__.partition(".")[0]].__version__
+    return {"align-keras": package_version(), "Python": python}
 
 
 def _work(call: _Call) -> Exception | None:
@@ -488,8 +484,8 @@ def _worker_error(engine: str, error: Exception) -> Exception:
     """Returns the error to raise for a worker that could not start a task."""
     if isinstance(error, ImportError):
         return InputError(
-            f"engine must have workers with align-keras {_version()}. A worker of "
-            f"{engine} doesn't have it ({error}). Install it there."
+            f"engine must have workers with align-keras {package_version()}. A worker "
+            f"of {engine} doesn't have it ({error}). Install it there."
         )
     return error
 

@@ -93,6 +93,7 @@ def test_each_command_has_a_help(capsys, name):
         "finetune": "--pairs",
         "mine": "--to",
         "serve": "--model",
+        "mcp": "--model",
     }
     expected = expected_options.get(name, "--model_dir")
     assert f"{expected} " in capsys.readouterr().out

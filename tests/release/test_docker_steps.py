@@ -131,6 +131,8 @@ def test_the_image_indexes_and_serves_images(debian, tmp_path):
     assert output == "None\n"
 
     arguments = json.loads(stage.settings["CMD"])
+    token = "a-token-of-the-container"
+    stage.environment["ALIGN_KERAS_TOKEN"] = token
     server = subprocess.Popen(stage.command(*program, *arguments))
     try:
         health = json.loads(stage.settings["HEALTHCHECK"].partition("CMD ")[2])
@@ -140,7 +142,9 @@ def test_the_image_indexes_and_serves_images(debian, tmp_path):
                 break
             time.sleep(1)
         address = "http://127.0.0.1:8765/api/search?text=red&k=2"
-        with urllib.request.urlopen(address, timeout=60) as response:
+        headers = {"Authorization": f"Bearer {token}"}
+        search = urllib.request.Request(address, headers=headers)
+        with urllib.request.urlopen(search, timeout=60) as response:
             hits = json.load(response)["hits"]
         assert {hit["path"] for hit in hits} == {"/images/255.png", "/images/0.png"}
     finally:

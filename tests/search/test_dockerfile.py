@@ -5,6 +5,7 @@ Docker is not available. A release test runs the steps of the file in an empty D
 
 import http.client
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -59,18 +60,23 @@ def test_the_command_of_the_image_serves_its_volume(last_stage, index):
     assert arguments[:2] == ["serve", last_stage["VOLUME"]]
     arguments[1] = index.folder
     command = [sys.executable, "-m", "align_keras.cli.main", *arguments, "--port", "0"]
+    token = "a-token-of-the-container"
     process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, text=True
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "ALIGN_KERAS_TOKEN": token},
     )
     try:
         line = process.stdout.readline()
         port = int(re.search(r"127\.0\.0\.1:(\d+)/", line)[1])
         check_health = health_check(last_stage, port)
         assert subprocess.run(check_health, timeout=60).returncode == 0
-        # The address of a container isn't 127.0.0.1, but the host of a request is.
-        for host, status in ((f"localhost:{port}", 200), (f"127.0.0.2:{port}", 403)):
+        # The address of a container isn't 127.0.0.1.
+        for credentials, status in ((f"Bearer {token}", 200), ("", 401)):
             connection = http.client.HTTPConnection("127.0.0.2", port, timeout=60)
-            connection.request("GET", "/api/search?text=red", headers={"Host": host})
+            headers = {"Authorization": credentials}
+            connection.request("GET", "/api/search?text=red", headers=headers)
             assert connection.getresponse().status == status
             connection.close()
     finally:

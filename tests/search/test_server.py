@@ -1,9 +1,7 @@
 """Runs `align-keras serve` as a process and tests its responses and limits."""
 
 import contextlib
-import http.client
 import io
-import json
 import pathlib
 import re
 import socket
@@ -11,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import urllib.parse
 import zlib
 
 import pytest
@@ -23,6 +20,7 @@ from align_keras.search.local_server import MAX_BODY_BYTES
 from align_keras.search.query import Query
 from align_keras.search.server import MAX_HITS
 from tests.helpers.color_towers import GOLDEN, image_bytes
+from tests.helpers.serving import request
 
 pytestmark = pytest.mark.ci
 
@@ -77,26 +75,6 @@ def send(server):
         return request(server[1], *arguments, **options)
 
     return send_to_server
-
-
-def request(port, path, body=None, headers=(), method=None, timeout=120, **parameters):
-    """Sends a request, and returns status, headers and content of the response.
-
-    JSON content is parsed.
-    """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    if parameters:
-        path += "?" + urllib.parse.urlencode(parameters, doseq=True)
-    method = method or ("GET" if body is None else "POST")
-    try:
-        connection.request(method, path, body, dict(headers))
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    if response.headers["content-type"] == "application/json":
-        content = json.loads(content)
-    return response.status, response.headers, content
 
 
 def ids(hits):
@@ -345,6 +323,7 @@ def test_the_page_refers_to_no_other_server(send):
         ({"text": "red", "text_weight": "nan"}, "text_weight must be"),
         ({"like": COUNT + 99}, "`id` must be the id of an image"),
         ({"like": "x"}, "like must be"),
+        ({"text": "red", "duplicates": "yes"}, "duplicates must be 0 or 1"),
         ({"minus": "red"}, "must have an `image` or words"),
         ({"text": "red", "minus": "red"}, "cancel out"),
         ({"text": ["red"] * 33}, "at most 32"),

@@ -424,7 +424,7 @@ def bench_postgres(arguments):
             candidates = next(store.ranked(query, "", [], Query(k=10)))
             seconds.append(time.perf_counter() - start)
             exact = np.argpartition(-(vectors @ query), 10)[:10]
-            hits += len({image["row"] for _, image, _ in candidates[:10]} & {*exact})
+            hits += len({*candidates.rows[:10].tolist()} & {*exact.tolist()})
         seconds.sort()
         median = statistics.median(seconds)
         percentile_99 = seconds[int(0.99 * len(seconds))]
