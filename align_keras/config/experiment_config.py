@@ -908,9 +908,7 @@ class FinetuneConfig:
         projection_epochs: Epochs of the first stage, which trains the projections on
             features that are computed once. 0 skips the stage.
         projection_rate: Learning rate of the first stage.
-        image_blocks: Last blocks of the image encoder that the second stage trains.
-        text_blocks: Last blocks of the text encoder that the second stage trains. 0
-            freezes the text encoder.
+        blocks: Blocks of each encoder that the second stage trains.
         blocks_epochs: Epochs of the second stage. 0 skips the stage.
         blocks_rate: Learning rate of the second stage.
         full_epochs: Epochs of the third stage, which trains all layers. 0 skips the
@@ -941,15 +939,14 @@ class FinetuneConfig:
 
     model: str | None = None
     projection_epochs: int = count_field(30, at_least=0)
-    projection_rate: float = number_field(3e-4, above=0)
-    image_blocks: int = count_field(14)
-    text_blocks: int = count_field(0, at_least=0)
-    blocks_epochs: int = count_field(4, at_least=0)
+    projection_rate: float = number_field(1e-3, above=0)
+    blocks: int = count_field(2)
+    blocks_epochs: int = count_field(8, at_least=0)
     blocks_rate: float = number_field(2e-4, above=0)
     full_epochs: int = count_field(4, at_least=0)
     full_rate: float = number_field(5e-5, above=0)
     full_min_images: int = count_field(2_000)
-    depth_decay: float = number_field(0.9, above=0, at_most=1)
+    depth_decay: float = number_field(0.7, above=0, at_most=1)
     patience: int = count_field(2)
     factors: tuple[float, ...] = number_field(
         (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), at_least=0, at_most=1

@@ -402,10 +402,8 @@ def finetune_stages(config: ExperimentConfig, images: int) -> "list[FinetuneStag
     settings = config.finetune
     last_blocks = FinetuneStage(
         name="2_last_blocks",
-        image_mode="last_blocks",
-        image_blocks=settings.image_blocks,
-        text_mode="last_blocks" if settings.text_blocks else "frozen",
-        text_blocks=settings.text_blocks,
+        mode="last_blocks",
+        blocks=settings.blocks,
         epochs=settings.blocks_epochs,
         rate=settings.blocks_rate,
         depth_decay=settings.depth_decay,
@@ -414,8 +412,7 @@ def finetune_stages(config: ExperimentConfig, images: int) -> "list[FinetuneStag
     all_layers = dataclasses.replace(
         last_blocks,
         name="3_all_layers",
-        image_mode="full",
-        text_mode="full",
+        mode="full",
         epochs=settings.full_epochs,
         rate=settings.full_rate,
     )

@@ -31,10 +31,8 @@ class FinetuneStage:
 
     Attributes:
         name: str, name of the folder of the stage.
-        image_mode: mode of `ImageEncoder.set_training`.
-        image_blocks: int, number of blocks for the mode `"last_blocks"`.
-        text_mode: mode of `TextEncoder.set_training`.
-        text_blocks: int, number of blocks for the mode `"last_blocks"`.
+        mode: `"last_blocks"` or `"full"`, as in `ImageEncoder.set_training`.
+        blocks: int, number of blocks for `"last_blocks"`.
         epochs: int, largest number of epochs.
         rate: float, highest learning rate of the projections.
         depth_decay: float, factor of the learning rate from a block to the block before
@@ -44,18 +42,13 @@ class FinetuneStage:
 
     Example:
 
-    >>> stage = FinetuneStage(
-    ...     "2_blocks", "last_blocks", 14, "frozen", 0, 8, 2e-4, 0.9, 2
-    ... )
-    >>> stage.description
-    'the last 14 blocks of the image encoder'
+    >>> FinetuneStage("2_blocks", "last_blocks", 2, 8, 2e-4, 0.7, 2).patience
+    2
     """
 
     name: str
-    image_mode: str
-    image_blocks: int
-    text_mode: str
-    text_blocks: int
+    mode: str
+    blocks: int
     epochs: int
     rate: float
     depth_decay: float
@@ -64,12 +57,9 @@ class FinetuneStage:
     @property
     def description(self) -> str:
         """Layers that the stage trains, for messages."""
-        if self.image_mode == "full":
+        if self.mode == "full":
             return "all layers"
-        parts = [f"the last {self.image_blocks} blocks of the image encoder"]
-        if self.text_mode == "last_blocks":
-            parts.append(f"the last {self.text_blocks} blocks of the text encoder")
-        return " and ".join(parts)
+        return f"the last {self.blocks} blocks of each encoder"
 
 
 def train_stage(
@@ -106,11 +96,9 @@ def train_stage(
     Returns:
         list of the lines of `metrics.jsonl` of the stage.
     """
-    for encoder, mode, blocks in (
-        (model.image_encoder, stage.image_mode, stage.image_blocks),
-        (model.text_encoder, stage.text_mode, stage.text_blocks),
-    ):
-        encoder.set_training(mode, blocks=max(1, min(blocks, len(encoder.blocks))))
+    for encoder in (model.image_encoder, model.text_encoder):
+        blocks = min(stage.blocks, len(encoder.blocks))
+        encoder.set_training(stage.mode, blocks=blocks)
     steps_per_epoch = max(1, image_count // batch_size)
     steps = stage.epochs * steps_per_epoch
     trainer = TrainerConfig(

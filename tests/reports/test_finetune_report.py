@@ -85,7 +85,7 @@ def test_the_page_has_all_parts(tmp_path, has_old_task):
     write_finetune_report(
         path,
         command="align-keras finetune --pairs <p>.csv",
-        parameters={"finetune": {"image_blocks": 2}},
+        parameters={"finetune": {"blocks": 2}},
         sizes={"training": (70, 140), "validation": (15, 30), "test": (6, 6)},
         changes=changes,
         old_task="stamps" if has_old_task else None,
@@ -106,7 +106,7 @@ def test_the_page_has_all_parts(tmp_path, has_old_task):
         "A remedy.",
         "caption 3",
         "Recall by the factor of the interpolation",
-        "finetune.image_blocks",
+        "finetune.blocks",
     ):
         assert text in page
     assert ("The old task was not measured" in page) == (not has_old_task)
