@@ -834,11 +834,11 @@ class _MergedRows:
         if not num_old:
             old_vectors = part.vectors[:0]
         is_near_old: np.ndarray = part.vectors @ old_vectors.T >= NEAR_DUPLICATE_COSINE
-        has_near: np.ndarray = is_near_old.any(axis=1)
+        has_near = np.asarray(is_near_old.any(axis=1))
         is_near_part = None
         if num_old < self._k:
             is_near_part = part.vectors @ part.vectors.T >= NEAR_DUPLICATE_COSINE
-            has_near |= np.tril(is_near_part, -1).any(axis=1)
+            has_near = has_near | np.tril(is_near_part, -1).any(axis=1)
         rows, scores = part.rows.tolist(), part.scores.tolist()
         # Positions in the part that become results.
         added: list[int] = []
