@@ -197,7 +197,7 @@ def open_image(content: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Any:
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+            image = Image.open(io.BytesIO(content), formats=tuple(formats))
         except Image.UnidentifiedImageError:
             if _has_zero_size(content):
                 raise ImageError("zero size", "the width or height is 0") from None
