@@ -44,6 +44,7 @@ COMMANDS = {
     "embed": "write embeddings of images or captions to Parquet or NumPy files",
     "serve": "serve a web page on this machine that searches an index",
     "search": "search images by text, by image, or by both",
+    "tag": "give images the labels that fit them, or none of them",
     "mcp": "let agents search an index over the Model Context Protocol (MCP)",
     "push": "upload a model to the Hugging Face Hub",
     "convert": "convert an ALIGN model between Hugging Face and Keras formats",

@@ -41,14 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='text to search for, in quotes if it has several words: "red bicycle". '
         "Several texts are separate searches. With --image, the texts are added to the "
-        "image, as with --plus.",
+        'image, as with --plus. A text may end in ^ and its weight: "red car^2".',
     )
     parser.add_argument(
         "--image",
         action="append",
         metavar="FILE",
-        help="image (JPEG, PNG, GIF, BMP or WebP) to find similar images for. Repeat "
-        "the option for several searches.",
+        help="path or address of an image to find similar images for. Repeat the "
+        "option for several searches.",
+    )
+    parser.add_argument(
+        "--plus-image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="path or address of another image for the search with --image, which then "
+        "finds images that are similar to all of them. The option can be repeated.",
     )
     for option, change in (("--plus", "add to"), ("--minus", "subtract from")):
         parser.add_argument(
@@ -63,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-weight",
         type=number_type("a number > 0", float, sys.float_info.min),
         metavar="W",
-        help="weight of each text, relative to the weight 1 of an image. The paper "
-        "uses 2 with its large models (default: 0.5).",
+        help="weight of each text, relative to the weight 1 of an image (default: the "
+        "weight of the model, 0.5 for align_small_en)",
     )
     parser.add_argument(
         "--where",
@@ -177,19 +185,25 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     Each image is a query. Without images, each text is a query. Without both, the
     condition of `--where` is the only query.
     """
-    from align_keras.search.query import TEXT_WEIGHT, Query, check_words
+    from align_keras.search.query import Query, check_words
 
     texts = arguments.text
     images = arguments.image or []
     words = [*arguments.plus, *arguments.minus]
+    if arguments.plus_image and not images:
+        raise InputError(
+            "`plus_image` must be used with `image`. Received: "
+            f"plus_image={arguments.plus_image} without an image. Set `image` for the "
+            "first image."
+        )
     is_condition = bool(arguments.where) and not (texts or images or words)
     if not is_condition or arguments.text_weight:
         check_words(texts, images, words, arguments.text_weight)
-    names = ("plus", "minus", "where", "k", "duplicates", "approximate")
+    names = ("plus", "minus", "where", "k", "duplicates", "approximate", "text_weight")
     options = {name: getattr(arguments, name) for name in names}
-    options["text_weight"] = arguments.text_weight or TEXT_WEIGHT
     if images:
-        return [Query(texts, image, **options) for image in images]
+        added = arguments.plus_image
+        return [Query(texts, [image, *added], **options) for image in images]
     if is_condition:
         return [Query(**options)]
     return [Query(text, **options) for text in texts]
@@ -201,7 +215,8 @@ def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
         "text": list(query.text),
         "plus": list(query.plus),
         "minus": list(query.minus),
-        "image": query.image,
+        "image": query.images[0] if query.images else None,
+        "plus_images": query.images[1:],
         "where": query.where,
         "hits": [dataclasses.asdict(hit) for hit in hits],
     }

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.models.composed_query import encode_query
+from align_keras.models.label_thresholds import LabelThresholds, check_labels
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
+
+# Weight of each text relative to an image for models without `search.json`. The paper
+# uses 2 for its large models.
+DEFAULT_TEXT_WEIGHT = 0.5
 
 
 class Embedder(abc.ABC):
@@ -41,6 +46,10 @@ class Embedder(abc.ABC):
         align: `ALIGN` that computes the embeddings, or None for exported models.
         truncated_to: int, argument `dimensions` with which `load_model` opens the model
             again, or None for complete embeddings.
+        text_weight: float, default weight of each text relative to an image, which has
+            weight 1, in a query of both.
+        label_threshold: float, default cosine similarity at which an image gets a
+            label, or None if it is unknown.
 
     Example:
 
@@ -62,6 +71,8 @@ class Embedder(abc.ABC):
     text_fingerprint: str
     align: "ALIGN | None" = None
     truncated_to: int | None = None
+    text_weight: float = DEFAULT_TEXT_WEIGHT
+    label_threshold: float | None = None
 
     @abc.abstractmethod
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
@@ -124,6 +135,71 @@ class Embedder(abc.ABC):
         )
 
     encode_query = encode_query
+
+    def classify(
+        self,
+        images: Sequence[Any],
+        class_names: Sequence[str],
+        thresholds: LabelThresholds | float | None = None,
+    ) -> list[list[str]]:
+        """Chooses the labels of images by their similarity (zero-shot).
+
+        Args:
+            images: as in `encode_images`.
+            class_names: sequence of str, the labels.
+            thresholds: `LabelThresholds`, or float, the minimum cosine similarity of an
+                image and a label. The default is `label_threshold`.
+
+        Returns:
+            list with a list of labels for each image, in descending order of the
+            similarity. It is empty if none of the labels fits.
+
+        Raises:
+            InputError: if there is no label, a label is blank or repeated, or there is
+                no threshold for this model.
+
+        Example:
+
+        >>> import align_keras
+        >>> model = align_keras.load_model("align_small_en")
+        >>> red = np.full((32, 32, 3), [255, 0, 0], np.uint8)
+        >>> model.classify([red], ["red", "a cat"], thresholds=0.15)
+        [['red']]
+        """
+        labels = check_labels(class_names)
+        chosen = self.label_thresholds(thresholds)
+        scores = self.encode_images(images) @ self.encode_texts(labels).T
+        return chosen.choose(scores, labels)
+
+    def label_thresholds(
+        self, thresholds: LabelThresholds | float | None = None
+    ) -> LabelThresholds:
+        """Returns the thresholds that `classify` uses.
+
+        Args:
+            thresholds: as in `classify`.
+
+        Raises:
+            InputError: if the thresholds belong to another model, or the model has no
+                default threshold.
+        """
+        if thresholds is None:
+            if self.label_threshold is None:
+                raise InputError(
+                    f"`thresholds` must be set for the model {self.name}, which has no "
+                    "default threshold. Received: no thresholds. Calibrate them with "
+                    "`align-keras tag --calibrate`."
+                )
+            return LabelThresholds(self.label_threshold)
+        if not isinstance(thresholds, LabelThresholds):
+            return LabelThresholds(thresholds)
+        if thresholds.model not in ("", self.fingerprint):
+            raise InputError(
+                f"`thresholds` must be calibrated with the model {self.name} "
+                f"({self.fingerprint}). Received: thresholds of another model "
+                f"({thresholds.model}). Calibrate again."
+            )
+        return thresholds
 
     def reference(self) -> dict[str, Any]:
         """Returns the name, fingerprint and options of the model.

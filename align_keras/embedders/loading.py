@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
 from align_keras.embedders.embedder import Embedder
@@ -12,10 +13,16 @@ from align_keras.embedders.locations import (
     is_image_runtime,
     locate_model,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_json
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
+
+# Optional file of a model with default values for search, `text_weight` and
+# `label_threshold`.
+SEARCH_FILE = "search.json"
 
 
 def load_model(
@@ -155,7 +162,19 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
         embedder = _keras_embedder(align, location.name, chosen)
     if chosen != location.runtimes[0]:
         embedder.runtime_option = chosen
+    _read_search_settings(embedder, location.folder)
     return embedder
+
+
+def _read_search_settings(embedder: Embedder, folder: pathlib.Path) -> None:
+    """Sets the properties of a model that its file `search.json` contains."""
+    settings = read_json(folder / SEARCH_FILE)
+    bounds = {"text_weight": (1e-6, 1e6), "label_threshold": (-1, 1)}
+    for name, (least, most) in bounds.items():
+        if name in settings:
+            subject = f"{name} in {folder / SEARCH_FILE}"
+            check_number(subject, settings[name], least, most)
+            setattr(embedder, name, float(settings[name]))
 
 
 def _keras_embedder(align: "ALIGN", name: str | None, runtime: str) -> Embedder:

@@ -41,6 +41,7 @@ class TruncatedEmbedder(Embedder):
         self.image_size = embedder.image_size
         self.resize_to = embedder.resize_to
         self.align = embedder.align
+        self.text_weight = embedder.text_weight
         self.fingerprint = self._digest(embedder.fingerprint)
         self.image_fingerprint = self._digest(embedder.image_fingerprint)
         self.text_fingerprint = self._digest(embedder.text_fingerprint)

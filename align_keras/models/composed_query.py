@@ -1,12 +1,19 @@
 """Search queries that combine an image with words to add or to subtract."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
+
+# A text may end in `^` and its weight, as in the query syntax of Lucene.
+_WEIGHTED = re.compile(
+    r"(?P<text>.*)\^(?P<weight>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))\s*", re.DOTALL
+)
+MAX_WEIGHT = 1e6
 
 
 def encode_query(
@@ -20,13 +27,16 @@ def encode_query(
 ) -> np.ndarray:
     """Returns the embedding of a query made of an image, words, or both.
 
-    The query is `image_weight` · image + `text_weight` · (sum of plus − sum of
-    minus), computed from embeddings of unit length and normalized to unit length.
+    The query is `image_weight` · (mean of the images) + `text_weight` · (sum of plus −
+    sum of minus), computed from embeddings of unit length and normalized to unit
+    length. A text that ends in `^` and a number, such as `"snow^2"`, is multiplied by
+    this weight.
 
     Args:
         model: `ALIGN`, `Embedder`, or another object with `encode_images` and
             `encode_texts`.
-        image: one image that `encode_images` accepts, or None.
+        image: one image that `encode_images` accepts, a list or tuple of such images,
+            or None.
         plus: str or sequence of str, texts to add.
         minus: str or sequence of str, texts to subtract.
         text_weight: float > 0, the weight of each text.
@@ -38,7 +48,7 @@ def encode_query(
     Raises:
         InputError: if there is neither an image nor a text in `plus`, if a text is
             blank, if a weight isn't positive, or if the image and the texts cancel
-            out.
+            out, or if a weight after `^` isn't a number > 0.
 
     References:
         Jia et al. 2021, section 7 and figure 5. The default weights 2 and 1 gave the
@@ -46,6 +56,9 @@ def encode_query(
     """
     plus = _texts("plus", plus)
     minus = _texts("minus", minus)
+    images = list(image) if isinstance(image, list | tuple) else [image]
+    if image is not None and not images:
+        image = None
     if image is None and not plus:
         raise InputError(
             "A query must have an `image` or words in `plus`. Received: neither. Pass "
@@ -60,12 +73,13 @@ def encode_query(
     # The scalar broadcasts to the width of the embeddings.
     query = np.zeros(())
     if image is not None:
-        embedding = np.asarray(model.encode_images([image]), float)[0]
-        query = query + image_weight * embedding
+        embeddings = np.asarray(model.encode_images(images), float)
+        query = query + image_weight * embeddings.mean(axis=0)
     if plus or minus:
-        texts = np.asarray(model.encode_texts([*plus, *minus]), float)
+        texts, weights = zip(*map(split_weight, [*plus, *minus]), strict=True)
+        embeddings = np.asarray(model.encode_texts(list(texts)), float)
         signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])
-        query = query + text_weight * signs @ texts
+        query = query + text_weight * (signs * weights) @ embeddings
     length = np.linalg.norm(query)
     # Equal embeddings differ by rounding errors of float32, so the threshold isn't 0.
     if not length > 1e-6 * (image_weight + text_weight):
@@ -74,6 +88,33 @@ def encode_query(
             f"plus={plus}, minus={minus}. Remove the words that are in both."
         )
     return (query / length).astype("float32")[None]
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """Splits a text of a query into its words and its weight, by default 1.
+
+    Only the last `^` counts, so `"x^2^1"` is the text `"x^2"` with weight 1.
+
+    Raises:
+        InputError: if the weight isn't a number > 0 and of at most 1e6, or there are no
+            words before it.
+
+    Example:
+
+    >>> split_weight("red car^2"), split_weight("a red car"), split_weight("x^2^1")
+    (('red car', 2.0), ('a red car', 1.0), ('x^2', 1.0))
+    """
+    match = _WEIGHTED.fullmatch(text)
+    if match is None:
+        return text, 1.0
+    weight = float(match["weight"])
+    if not match["text"].strip() or not 0 < weight <= MAX_WEIGHT:
+        raise InputError(
+            f"A text with a weight must be words, ^ and a number > 0. Received: "
+            f"{text!r:.80}. Write, for example, 'red car^2'. To subtract words, use "
+            "`minus`."
+        )
+    return match["text"], weight
 
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:

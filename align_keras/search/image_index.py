@@ -582,17 +582,20 @@ class Index:
 
     def encode(self, query: Query) -> np.ndarray:
         """Returns a query's embedding, float32 (d,), of unit length."""
-        stored = None
-        if isinstance(query.image, int | np.integer):
-            stored = self.embedding(int(query.image))
-        elif query.image is not None:
-            # The import of the decoders takes as long as a query by words, which does
-            # not need them.
-            from align_keras.search.image_files import read_query_image
-
-            pixels = read_query_image(query.image, self.model.resize_to)
-            [stored] = self.model.encode_resized([pixels])
+        stored = [self._embed_query_image(image) for image in query.images]
         return query.encode(self.model, stored)
+
+    def _embed_query_image(self, image: Any) -> np.ndarray:
+        """Returns the embedding of an image of a query, float32 (d,)."""
+        if isinstance(image, int | np.integer):
+            return self.embedding(int(image))
+        # The import of the decoders takes as long as a query by words, which does not
+        # need them.
+        from align_keras.search.image_files import read_query_image
+
+        pixels = read_query_image(image, self.model.resize_to)
+        embedding: np.ndarray = self.model.encode_resized([pixels])[0]
+        return embedding
 
     def embedding(self, id: int) -> np.ndarray:
         """Returns the embedding of an image of the index, float32 (d,)."""

@@ -105,7 +105,7 @@ class _Tools:
         check_words([text], [], [*plus, *minus], None)
         query = Query(text, plus=plus, minus=minus, where=where, k=_check_k(k))
         current = self._shared.get()
-        embedding = query.encode(current.texts)
+        embedding = query.encode(current.index.model, texts=current.texts)
         return _hits_as_json(current.index.search(embedding, query))
 
     def similar(
@@ -134,7 +134,7 @@ class _Tools:
     def tag(
         self, labels: list[str], id: int | None = None, path: str | None = None
     ) -> dict[str, Any]:
-        """Ranks labels by their similarity to an image.
+        """Chooses the labels that fit an image, and ranks all labels.
 
         Args:
             labels: Labels to choose from, such as "a cat" or "an invoice".
@@ -142,13 +142,19 @@ class _Tools:
             path: Path of an image file, instead of an id.
 
         Returns:
-            Labels in descending order of the cosine similarity. The best label can be
-            wrong if no label fits.
+            tags has the labels that fit. It is empty if none of them fits, and null if
+            the model has no threshold. labels has all labels in descending order of the
+            cosine similarity.
         """
         embedding = self._embed_image(id, path)
-        return {
-            "labels": rank_labels(self._shared.get().index.model, embedding, labels)
-        }
+        model = self._shared.get().index.model
+        ranked = rank_labels(model, embedding, labels)
+        tags = None
+        if model.label_threshold is not None:
+            names = [str(label["label"]) for label in ranked]
+            scores = np.array([[label["score"] for label in ranked]])
+            [tags] = model.label_thresholds().choose(scores, names)
+        return {"tags": tags, "labels": ranked}
 
     def describe_index(self) -> dict[str, Any]:
         """Returns the size, the model, the columns and the folders of the index."""

@@ -3,20 +3,15 @@
 import dataclasses
 import math
 import os
-import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.models.composed_query import encode_query
+from align_keras.models.composed_query import encode_query, split_weight
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Weight of each text relative to an image, which has weight 1. The paper uses 2 for its
-# large models. With align_small_en, a weight of 2 has a lower recall than the image
-# alone, and 0.5 has a higher one (docs/pages/guides/search.md).
-TEXT_WEIGHT = 0.5
 # Thresholds of `relevance`. The unit is the expected height of the best random score.
 _STRONG, _GOOD = 1.5, 1.1
 MAX_K = 100_000
@@ -27,10 +22,12 @@ class Query:
     """Search request: texts, an image, a condition and options.
 
     Args:
-        text: str or sequence of str, texts to search for.
+        text: str or sequence of str, texts to search for. Each text of `text`, `plus`
+            and `minus` may end in `^` and a weight, as in `"red car^2"`. The default
+            weight is 1.
         image: path or address of an image, bytes of an image file, uint8 array
             (height, width, 3), or int, the id of an image in the index ("more like
-            this").
+            this"). A list of images searches for the mean of their embeddings.
         plus: str or sequence of str, texts whose embeddings are added to the query.
         minus: str or sequence of str, texts whose embeddings are subtracted.
         where: str, condition on the columns of the images, such as
@@ -40,7 +37,7 @@ class Query:
             and True returns them as separate hits. By default they are merged, unless
             the index was made from embeddings.
         text_weight: float > 0, weight of each text relative to the image, which has
-            weight 1.
+            weight 1. The default is `Embedder.text_weight` of the model.
         approximate: bool, True to use the approximate index, False to scan all
             images. By default, the number of images determines the choice.
 
@@ -57,7 +54,7 @@ class Query:
     where: str | None = None
     k: int = 10
     duplicates: bool | None = None
-    text_weight: float = TEXT_WEIGHT
+    text_weight: float | None = None
     approximate: bool | None = None
 
     def __post_init__(self) -> None:
@@ -70,45 +67,89 @@ class Query:
     @property
     def title(self) -> str:
         """The query as a line of text."""
-        parts = [str(name) for name in self.text]
-        if isinstance(self.image, int):
-            parts.insert(0, f"image {self.image}")
-        elif isinstance(self.image, str | os.PathLike):
-            parts.insert(0, os.path.basename(os.fspath(self.image)))
-        elif self.image is not None:
-            parts.insert(0, "an image")
+        parts = [_title_of(image) for image in self.images]
+        parts += [str(name) for name in self.text]
         text = " + ".join([*parts, *self.plus])
         return " ".join([text, *(f"− {words}" for words in self.minus)])
 
     @property
+    def images(self) -> list[Any]:
+        """Images of the query."""
+        if self.image is None:
+            return []
+        return (
+            list(self.image) if isinstance(self.image, list | tuple) else [self.image]
+        )
+
+    @property
     def all_texts(self) -> tuple[str, ...]:
-        """Texts to search for, to add and to subtract."""
+        """Texts to search for, to add and to subtract, with their weights."""
         return (*self.text, *self.plus, *self.minus)
+
+    @property
+    def words(self) -> list[str]:
+        """Texts to search for, to add and to subtract, without their weights."""
+        return [split_weight(text)[0] for text in self.all_texts]
 
     @property
     def has_content(self) -> bool:
         """True if the query has a text or an image, and not only a condition."""
-        return self.image is not None or bool(self.all_texts)
+        return bool(self.images or self.all_texts)
 
-    def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
+    def encode(
+        self,
+        model: Any,
+        stored: Sequence[np.ndarray] | None = None,
+        texts: Any = None,
+    ) -> np.ndarray:
         """Returns the embedding of the query, float32 (d,), with unit length.
 
         Args:
             model: `Embedder` of the index.
-            stored: float32 (d,), embedding of `image` if it is already computed.
+            stored: sequence of float32 (d,), embeddings of the images if they are
+                already computed.
+            texts: object with `encode_texts` to use instead of the model, or None.
         """
-        if stored is not None:
-            model = types.SimpleNamespace(
-                encode_images=lambda images: stored[None],
-                encode_texts=model.encode_texts,
-            )
+        weight = self.text_weight
         return encode_query(
-            model,
-            self.image,
+            _Encoders(model, stored, texts),
+            self.images,
             [*self.text, *self.plus],
             self.minus,
-            text_weight=self.text_weight,
+            text_weight=model.text_weight if weight is None else weight,
         )[0]
+
+
+class _Encoders:
+    """Encoders of a model, or embeddings and a text encoder that replace them.
+
+    The arguments are those of `Query.encode`.
+    """
+
+    def __init__(
+        self, model: Any, stored: Sequence[np.ndarray] | None, texts: Any
+    ) -> None:
+        self._model = model
+        self._stored = stored
+        self._texts = model if texts is None else texts
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        if self._stored is not None:
+            return np.stack(self._stored)
+        embeddings: np.ndarray = self._model.encode_images(images)
+        return embeddings
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        embeddings: np.ndarray = self._texts.encode_texts(texts)
+        return embeddings
+
+
+def _title_of(image: Any) -> str:
+    if isinstance(image, int):
+        return f"image {image}"
+    if isinstance(image, str | os.PathLike):
+        return os.path.basename(os.fspath(image))
+    return "an image"
 
 
 class RankedRows(NamedTuple):

@@ -49,7 +49,7 @@ from align_keras.search.local_server import (
     page_address,
     stopping_gracefully,
 )
-from align_keras.search.query import TEXT_WEIGHT, Hit, Query, ScannedRows
+from align_keras.search.query import Hit, Query, ScannedRows
 from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
 from align_keras.search.shared_index import OpenIndex, SharedIndex
 from align_keras.search.text_batches import Batcher
@@ -326,7 +326,8 @@ class _Server:
         pixels = read_query_image(image, model.resize_to)
         stored = model.encode_resized([pixels])[0]
         query = dataclasses.replace(search.query, image=image)
-        hits = self._find_hits(current, search, query.encode(current.texts, stored))
+        embedding = query.encode(model, [stored], current.texts)
+        hits = self._find_hits(current, search, embedding)
         return _hits_as_json(hits, search, current.state, started)
 
     def _search_together(
@@ -340,7 +341,7 @@ class _Server:
         started = time.perf_counter()
         self._metrics.batch_sizes.observe(len(searches))
         current = self._shared.get()
-        texts = [text for search in searches for text in search.query.all_texts]
+        texts = [text for search in searches for text in search.query.words]
         if len(searches) > 1 and texts:
             # Later calls find the embeddings in the cache.
             current.texts.encode_texts(texts)
@@ -372,10 +373,8 @@ class _Server:
             self._check_state(search.state, current.state)
             if not query.has_content:
                 return None
-            stored = None
-            if query.image is not None:
-                stored = current.index.embedding(query.image)
-            return query.encode(current.texts, stored)
+            stored = [current.index.embedding(image) for image in query.images]
+            return query.encode(current.index.model, stored, current.texts)
         except Exception as error:
             return error
 
@@ -503,21 +502,30 @@ def _read_search(parameters: QueryParams) -> _SearchRequest:
             f"text, plus and minus must have at most {MAX_WORDS} values in total. "
             f"Received: {num_texts} values. Leave some out."
         )
-    image = None
-    if "like" in parameters:
-        image = _read_integer("like", parameters["like"], 1, 2**63 - 1)
-    weight = parameters.get("text_weight", str(TEXT_WEIGHT))
+    likes = parameters.getlist("like")
+    if len(likes) > MAX_WORDS:
+        raise InputError(
+            f"like must have at most {MAX_WORDS} values. Received: {len(likes)} "
+            "values. Leave some out."
+        )
+    images = [_read_integer("like", text, 1, 2**63 - 1) for text in likes]
+    weight = None
+    if "text_weight" in parameters:
+        text = parameters["text_weight"]
+        weight = _read_float("text_weight", text, 1e-6, 1e6)
     k = parameters.get("k", str(PAGE_HITS))
     query = Query(
         text=_read_texts(parameters, "text"),
-        image=image,
+        image=images or None,
         plus=_read_texts(parameters, "plus"),
         minus=_read_texts(parameters, "minus"),
         where=parameters.get("where"),
         k=_read_integer("k", k, 1, MAX_PAGE_HITS),
         duplicates=_read_flag(parameters.get("duplicates")),
-        text_weight=_read_float("text_weight", weight, 1e-6, 1e6),
+        text_weight=weight,
     )
+    # Raises InputError for a wrong weight of a text before the search joins a batch.
+    _ = query.words
     offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
     return _SearchRequest(query, offset, parameters.get("index"))
 

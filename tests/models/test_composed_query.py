@@ -72,3 +72,20 @@ def test_search_and_evaluation_return_the_same_ranks(sign):
 def test_invalid_queries_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         encode_query(MODEL, **arguments)
+
+
+def test_weights_of_texts_and_several_images():
+    vectors = np.eye(4)
+    mean = vectors[:2].mean(axis=0)
+    model = SimpleNamespace(
+        encode_images=lambda images: vectors[list(images)],
+        encode_texts=lambda texts: vectors[
+            [["snow", "red car"].index(t) + 2 for t in texts]
+        ],
+    )
+    query = encode_query(model, [0, 1], "snow^3", "red car^.5", text_weight=2)
+    expected = mean + 6 * vectors[2] - vectors[3]
+    np.testing.assert_allclose(query[0], expected / np.linalg.norm(expected), rtol=1e-6)
+    for text in ("snow^0", "snow^-1", "^2"):
+        with pytest.raises(ValueError, match="must be words, \\^ and a number"):
+            encode_query(model, plus=text)

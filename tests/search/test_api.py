@@ -69,7 +69,7 @@ def test_the_document_has_all_paths_and_limits(document):
     assert k["default"] == server_module.PAGE_HITS
     assert offset["maximum"] == server_module.MAX_HITS
     assert parameters["text"]["schema"]["maxItems"] == server_module.MAX_WORDS
-    assert parameters["textWeight"]["schema"]["default"] == server_module.TEXT_WEIGHT
+    assert parameters["like"]["schema"]["maxItems"] == server_module.MAX_WORDS
     inputs = document["components"]["schemas"]["EmbeddingRequest"]["properties"]
     assert inputs["input"]["oneOf"][1]["maxItems"] == MAX_INPUTS
 

@@ -1,0 +1,166 @@
+"""`align-keras tag`: gives images the labels that fit them."""
+
+import argparse
+import collections
+import contextlib
+import os
+import tempfile
+from typing import TYPE_CHECKING
+
+from align_keras.cli.common import name_addresses, print_table, read_model_options
+from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+if TYPE_CHECKING:
+    from align_keras.models.label_thresholds import LabelThresholds
+    from align_keras.search.image_index import Index
+    from align_keras.search.tagging import TaggedImage
+
+_NONE = "none of these"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="folder or table of images. With --index, the index is updated with it. "
+        "Without a folder, the images of --index are tagged.",
+    )
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="FILE",
+        help="text file with one label per line",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="table to write: .csv, .tsv, .jsonl or .parquet, with the columns image, "
+        "tags and scores",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="INDEX",
+        help="index whose column `tags` gets the tags of all its images",
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="TABLE",
+        help="table (.csv, .tsv, .jsonl) with the columns image and labels, from which "
+        "thresholds are chosen. They are written to the file --thresholds.",
+    )
+    parser.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help="JSON file of thresholds that --calibrate writes (default: the threshold "
+        "of the model for all labels)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help=f"{MODEL_HELP} (default: the model of the index, else align_small_en)",
+    )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from align_keras.models.label_thresholds import LabelThresholds
+    from align_keras.search.tagging import (
+        check_table_name,
+        read_labels,
+        tag_images,
+        write_tags_column,
+        write_tags_table,
+    )
+
+    _check_arguments(arguments)
+    labels = read_labels(arguments.labels)
+    if arguments.out:
+        check_table_name(arguments.out)
+    thresholds = None
+    if arguments.calibrate:
+        thresholds = _calibrate(arguments, labels)
+        if not (arguments.folder or arguments.index):
+            return 0
+    elif arguments.thresholds:
+        thresholds = LabelThresholds.read(arguments.thresholds)
+    with contextlib.ExitStack() as stack:
+        index = _open_index(arguments, stack)
+        images = tag_images(index, labels, thresholds)
+        if arguments.index:
+            write_tags_column(index, images)
+            say(f"tags written to the column `tags` of {arguments.index}")
+    if arguments.out:
+        write_tags_table(images, arguments.out)
+        say(f"tags written to {name_addresses(arguments.out, arguments)}")
+    _print_counts(images, labels)
+    return 0
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises InputError for options that cannot be used together."""
+    if not (arguments.folder or arguments.index or arguments.calibrate):
+        raise InputError(
+            "The images must be named by `folder` or `index`. Received: neither. Add a "
+            "folder of images."
+        )
+    if arguments.calibrate and not arguments.thresholds:
+        raise InputError(
+            "`calibrate` must be used with `thresholds`, the file to write. Received: "
+            f"calibrate={arguments.calibrate} without it. Add `thresholds`."
+        )
+    if arguments.index in arguments.addresses:
+        raise InputError(
+            "`index` must be a folder on this machine or a database. Received: "
+            f"{arguments.addresses[arguments.index]}. Copy the index, and tag the copy."
+        )
+
+
+def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresholds":
+    """Chooses thresholds, writes their file and prints them."""
+    from align_keras.embedders import load_model
+    from align_keras.search.image_index import Index
+    from align_keras.search.store import Store
+    from align_keras.search.tagging import calibrate
+
+    model = read_model_options(arguments)
+    if model is None and arguments.index and Store.exists(arguments.index):
+        model = Index.open(arguments.index).model
+    thresholds = calibrate(
+        load_model(model or "align_small_en"), arguments.calibrate, labels
+    )
+    thresholds.write(arguments.thresholds)
+    print(
+        f"{arguments.thresholds}: threshold {thresholds.default:.3f}, and "
+        f"{len(thresholds.by_label):,} of {len(labels):,} labels with their own"
+    )
+    return thresholds
+
+
+def _open_index(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> "Index":
+    """Returns the index of the command, or a temporary index of the folder."""
+    from align_keras.search.image_index import Index
+
+    model = read_model_options(arguments)
+    folder = arguments.index
+    if folder and not arguments.folder:
+        return Index.open(folder, model)
+    if not folder:
+        temporary = tempfile.TemporaryDirectory(prefix="align_keras_tag_")
+        folder = os.path.join(stack.enter_context(temporary), "index")
+    index = Index.build(folder, [arguments.folder], model)
+    if index.changes is not None:
+        for reason, count in sorted(index.changes.unreadable.items()):
+            say(f"{count:,} left out: {reason}")
+    return index
+
+
+def _print_counts(images: "list[TaggedImage]", labels: list[str]) -> None:
+    """Prints a table with the number of images of each label."""
+    counts = collections.Counter(tag for image in images for tag in image.tags)
+    rows = [(label, f"{counts[label]:,}") for label in labels if counts[label]]
+    num_untagged = sum(not image.tags for image in images)
+    rows.append((_NONE, f"{num_untagged:,}"))
+    print_table(f"tags of {len(images):,} images", ("label", "images"), rows)
