@@ -24,7 +24,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "images": (),
     "datasets": ("corpus",),
     # The `ALIGNPreprocessor` of `models` converts stored pairs to batches.
-    "data": ("images", "datasets", "models"),
+    "data": ("images", "datasets", "models", "text"),
     "layers": (),
     "losses": ("config",),
     "optimizers": (),
