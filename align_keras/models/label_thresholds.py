@@ -107,10 +107,10 @@ def calibrate_thresholds(
     """Chooses thresholds on labeled images.
 
     F1 is computed over all pairs of an image and a label. The default threshold is the
-    single threshold with the highest F1. A label with at least `MIN_LABEL_IMAGES` images gets
-    its own threshold, with which F1 of all labels together is highest. A label whose
-    scores do not separate its images then gets few images or none. The highest F1 of
-    each label alone would give such a label to almost every image.
+    single threshold with the highest F1. A label with at least `MIN_LABEL_IMAGES`
+    images gets its own threshold, with which F1 of all labels together is highest. A
+    label whose scores do not separate its images then gets few images or none. The
+    highest F1 of each label alone would give such a label to almost every image.
 
     Args:
         scores: float (images, labels), cosine similarities.
