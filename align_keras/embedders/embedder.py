@@ -163,8 +163,8 @@ class Embedder(abc.ABC):
         >>> import align_keras
         >>> model = align_keras.load_model("align_small_en")
         >>> red = np.full((32, 32, 3), [255, 0, 0], np.uint8)
-        >>> model.classify([red], ["red", "a cat"], thresholds=0.15)
-        [['red']]
+        >>> model.classify([red], ["a red square", "a cat"], thresholds=0.1)
+        [['a red square']]
         """
         labels = check_labels(class_names)
         chosen = self.label_thresholds(thresholds)

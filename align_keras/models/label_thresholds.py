@@ -15,7 +15,7 @@ from align_keras.utils.files import atomic_write, read_json
 
 # Minimum number of calibration images with a label for which the label gets its own
 # threshold.
-MIN_IMAGES = 5
+MIN_LABEL_IMAGES = 5
 # Maximum number of times that the thresholds of the labels are adapted to each other.
 _ROUNDS = 10
 
@@ -107,10 +107,10 @@ def calibrate_thresholds(
     """Chooses thresholds on labeled images.
 
     F1 is computed over all pairs of an image and a label. The default threshold is the
-    single threshold with the highest F1. A label with at least `MIN_IMAGES` images gets
-    its own threshold, with which F1 of all labels together is highest. A label whose
-    scores do not separate its images then gets few images or none. The highest F1 of
-    each label alone would give such a label to almost every image.
+    single threshold with the highest F1. A label with at least `MIN_LABEL_IMAGES`
+    images gets its own threshold, with which F1 of all labels together is highest. A
+    label whose scores do not separate its images then gets few images or none. The
+    highest F1 of each label alone would give such a label to almost every image.
 
     Args:
         scores: float (images, labels), cosine similarities.
@@ -141,7 +141,9 @@ def calibrate_thresholds(
         )
     default, f1 = _best_single_threshold(scores, is_correct)
     counts = is_correct.sum(axis=0)
-    columns = [column for column in range(len(labels)) if counts[column] >= MIN_IMAGES]
+    columns = [
+        column for column in range(len(labels)) if counts[column] >= MIN_LABEL_IMAGES
+    ]
     thresholds = np.full(len(labels), default)
     for _ in range(_ROUNDS):
         # F1 grows with each added pair whose probability to be correct is above F1 / 2.

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 TAGS_COLUMN = "tags"
 # Text between the tags of an image in a cell.
 SEPARATOR = "; "
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-MAX_LABELS = 10_000
+TAG_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+MAX_TAG_LABELS = 10_000
 # Source of the rows with tags in the database of an index. The ids of folders and
 # tables start at 1.
 _TAGS_ROOT = 0
@@ -68,7 +68,7 @@ def tag_images(
 
     Args:
         index: `Index`.
-        labels: sequence of at most `MAX_LABELS` str.
+        labels: sequence of at most `MAX_TAG_LABELS` str.
         thresholds: as in `Embedder.classify`.
 
     Returns:
@@ -131,10 +131,10 @@ def check_table_name(path: str | os.PathLike) -> None:
     """
     refuse_url(path, "the table of tags")
     suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in TABLE_SUFFIXES:
+    if suffix not in TAG_TABLE_SUFFIXES:
         raise InputError(
-            f"The table of tags must end in {', '.join(TABLE_SUFFIXES[:-1])} or "
-            f"{TABLE_SUFFIXES[-1]}. Received: {path}. Choose another name."
+            f"The table of tags must end in {', '.join(TAG_TABLE_SUFFIXES[:-1])} or "
+            f"{TAG_TABLE_SUFFIXES[-1]}. Received: {path}. Choose another name."
         )
     if suffix == ".parquet":
         from align_keras.corpus.parquet_tables import arrow
@@ -150,7 +150,7 @@ def write_tags_table(images: Sequence[TaggedImage], path: str | os.PathLike) -> 
 
     Args:
         images: sequence of `TaggedImage`.
-        path: path of the table, which ends in one of `TABLE_SUFFIXES`.
+        path: path of the table, which ends in one of `TAG_TABLE_SUFFIXES`.
     """
     check_table_name(path)
     suffix = pathlib.Path(path).suffix.lower()
@@ -232,12 +232,12 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 def _check_names(labels: Sequence[str]) -> list[str]:
     names = check_labels(labels)
     separator = SEPARATOR.strip()
-    if len(names) > MAX_LABELS or any(separator in name for name in names):
+    if len(names) > MAX_TAG_LABELS or any(separator in name for name in names):
         received = f"{len(names):,} labels"
-        if len(names) <= MAX_LABELS:
+        if len(names) <= MAX_TAG_LABELS:
             received = repr(next(name for name in names if separator in name))
         raise InputError(
-            f"`labels` must be at most {MAX_LABELS:,} texts without {separator!r}. "
+            f"`labels` must be at most {MAX_TAG_LABELS:,} texts without {separator!r}. "
             f"Received: {received:.80}. Correct `labels`."
         )
     return names

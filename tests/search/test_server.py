@@ -92,6 +92,7 @@ def ids(hits):
         {"text": ["red", "blue"], "duplicates": 1},
         {"text": "green", "where": "folder like '%Italy' and width > 50"},
         {"like": 7},
+        {"like": [7, 30], "plus": "blue^2"},
         {"like": 7, "plus": "blue", "text_weight": 0.5},
     ],
 )

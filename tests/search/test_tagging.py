@@ -42,14 +42,14 @@ def test_calibration_finds_the_highest_f1():
 
     best = max(f1(limit) for limit in scores.ravel())
     assert f1(chosen.default) == pytest.approx(best)
-    own = np.array([chosen.by_label[label] for label in labels])
-    assert f1(own) > best
+    by_label = np.array([chosen.by_label[label] for label in labels])
+    assert f1(by_label) > best
     # No other threshold of a single label is better.
     for column in range(3):
         for limit in scores[:, column]:
-            changed = own.copy()
+            changed = by_label.copy()
             changed[column] = limit
-            assert f1(changed) <= f1(own) + 1e-9
+            assert f1(changed) <= f1(by_label) + 1e-9
 
 
 def test_rare_labels_have_the_default_threshold():
