@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.corpus.image import ImageError
+from align_keras.search.column_values import count_values
 from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
     content_hash,
@@ -289,6 +290,8 @@ class _Server:
             "images": len(index),
             "model": model,
             "columns": index.store.columns,
+            "values": count_values(index.store),
+            "text_weight": index.model.text_weight,
             "left_out": count_left_out(index.left_out()),
         }
 

@@ -276,6 +276,38 @@ class TableRows(abc.ABC):
         with self.consistent_read():
             return self._rows_of(ids)
 
+    def count_cells(self, column: str, limit: int) -> dict[str, int]:
+        """Returns the number of images for each different text in a column.
+
+        Args:
+            column: str, name of a text column in conditions.
+            limit: int, maximum number of different texts. The result is empty if the
+                column has more of them.
+        """
+        with self.consistent_read():
+            table = "images"
+            cell = f'"{column}"'
+            count = "count(*)"
+            if column not in INDEX_COLUMNS:
+                columns, _ = self.user_columns()
+                by_name = {entry.condition_name: entry for entry in columns}
+                if column not in by_name:
+                    return {}
+                table = f"table_rows_{by_name[column].table}"
+                cell = f"c{by_name[column].number}"
+                count = "count(DISTINCT image)"
+            # Grouping a large column takes a second, so a sample is counted first.
+            sample = f"SELECT {cell} AS cell FROM {table} LIMIT {10 * limit}"
+            sql = f"SELECT count(DISTINCT cell) FROM ({sample}) AS sample"
+            if self._fetch_value(sql) > limit:
+                return {}
+            sql = (
+                f"SELECT {cell}, {count} FROM {table} WHERE {cell} IS NOT NULL "
+                f"GROUP BY {cell} LIMIT {limit + 1}"
+            )
+            counts = {str(text): count for text, count in self._fetch_rows(sql)}
+            return counts if len(counts) <= limit else {}
+
     def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         columns, _ = self.user_columns()
         if not columns:

@@ -5,6 +5,8 @@
 const PAGE_HITS = 48;
 // Delay in milliseconds between the last key press and the search.
 const TYPING_DELAY_MS = 300;
+// Time in milliseconds after which the page reports that a search is slow.
+const SLOW_MS = 4000;
 // Bytes. The limit equals `MAX_BODY_BYTES` in local_server.py.
 const MAX_UPLOAD_BYTES = 64e6;
 
@@ -16,40 +18,73 @@ const createElement = (name, properties = {}, ...children) => {
 };
 
 // `like` is an image of the index ({id, name, index}). `file` is an uploaded image.
-const query = { text: "", plus: [], minus: [], where: "", duplicates: false, like: null, file: null };
+// `filters` are the conditions of the values that the user has chosen from the menus.
+// `textWeight` is null for the default of the index.
+const query = { text: "", plus: [], minus: [], where: "", filters: [], textWeight: null, duplicates: false, like: null, file: null };
 // `openHit` is the position of the hit in the viewer. `fileThumbnail` is {file, url}.
-const state = { hits: [], index: "", hasMore: false, openHit: -1, request: null, timer: 0, fileThumbnail: null };
+// `info` is the response to `/api/index`, and `failedOffset` the offset to request again.
+const state = { hits: [], index: "", hasMore: false, openHit: -1, request: null, timer: 0, fileThumbnail: null, info: null, failedOffset: 0 };
 
 // === Requests ===
 
-/** Returns the parameters of the query for the API. An uploaded file is sent in the body. */
-function queryParameters(offset) {
+/** Returns the parameters of the query without its conditions. */
+function queryParameters() {
   const parameters = new URLSearchParams();
   if (query.text.trim()) parameters.set("text", query.text.trim());
   for (const words of query.plus) parameters.append("plus", words);
   for (const words of query.minus) parameters.append("minus", words);
-  if (query.where.trim()) parameters.set("where", query.where.trim());
+  if (query.textWeight !== null && isComposed()) parameters.set("text_weight", query.textWeight);
   if (query.duplicates) parameters.set("duplicates", "1");
   if (query.like) parameters.set("like", query.like.id);
   if (query.like?.index) parameters.set("index", query.like.index);
-  if (offset !== undefined) {
-    parameters.set("k", PAGE_HITS);
-    parameters.set("offset", offset);
-  }
   return parameters;
 }
 
-/** Returns the JSON content of a response, or throws an Error with the server's message. */
+/** Returns the part of the page's address with the query, or "". */
+function queryAddress() {
+  const parameters = queryParameters();
+  if (query.where.trim()) parameters.set("where", query.where.trim());
+  for (const condition of query.filters) parameters.append("filter", condition);
+  return parameters.size ? `?${parameters}` : "";
+}
+
+/** Returns the parameters of a request. An uploaded file is sent in the body. */
+function requestParameters(offset) {
+  const parameters = queryParameters();
+  const conditions = [query.where.trim(), ...query.filters].filter(Boolean);
+  const where = conditions.length > 1 ? conditions.map((condition) => `(${condition})`).join(" and ") : conditions[0];
+  if (where) parameters.set("where", where);
+  parameters.set("k", PAGE_HITS);
+  parameters.set("offset", offset);
+  return parameters;
+}
+
+/** Returns true for a query with an image and words. */
+function isComposed() {
+  const hasWords = query.text.trim() || query.plus.length || query.minus.length;
+  return Boolean((query.like || query.file) && hasWords);
+}
+
+/**
+ * Returns the JSON content of a response, or throws an Error with the server's message.
+ * The error has `isTemporary` if the same request can succeed later.
+ */
 async function fetchJson(path, options) {
   let response;
   try {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server is not responding. Start it again with “align-keras serve”.");
+    throw Object.assign(new Error("The server is not responding. Start it again with “align-keras serve”."), { isTemporary: true });
   }
-  const content = await response.json().catch(() => ({ error: `The server returned status ${response.status}.` }));
-  if (!response.ok) throw new Error(content.error);
+  const content = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return {};
+  });
+  if (!response.ok) {
+    const message = content.error || `The server returned status ${response.status}.`;
+    throw Object.assign(new Error(message), { isTemporary: response.status >= 500 || response.status === 408 });
+  }
   return content;
 }
 
@@ -57,9 +92,9 @@ async function fetchJson(path, options) {
 async function search({ addToHistory = true } = {}) {
   clearTimeout(state.timer);
   showQueryChips();
+  showTextWeight();
   if (addToHistory) {
-    const parameters = queryParameters().toString();
-    const address = parameters && `?${parameters}`;
+    const address = queryAddress();
     if (!query.file && location.search !== address) history.pushState(null, "", address || "/");
   }
   document.title = query.text.trim() ? `${query.text.trim()} – Find images` : "Find images";
@@ -74,21 +109,21 @@ async function loadHits(offset) {
   if (query.file) Object.assign(options, { method: "POST", body: query.file });
   element("hits").setAttribute("aria-busy", "true");
   if (!offset) showStatus("Searching…");
+  const slowTimer = setTimeout(() => {
+    if (request === state.request) showStatus("Still searching. The server is slow or busy…");
+  }, SLOW_MS);
   try {
-    const result = await fetchJson(`/api/search?${queryParameters(offset)}`, options);
+    const result = await fetchJson(`/api/search?${requestParameters(offset)}`, options);
     // A later search has replaced this one.
     if (request !== state.request) return;
     element("error").hidden = true;
     showHits(result, offset);
+    loadIndexInfo();
   } catch (error) {
     if (error.name === "AbortError" || request !== state.request) return;
-    showStatus("");
-    state.hasMore = false;
-    element("load-more").hidden = true;
-    if (!offset) clearHits();
-    element("error").textContent = error.message;
-    element("error").hidden = false;
+    showError(error, offset);
   } finally {
+    clearTimeout(slowTimer);
     if (request === state.request) {
       state.request = null;
       element("hits").setAttribute("aria-busy", "false");
@@ -100,6 +135,20 @@ async function loadHits(offset) {
 
 function showStatus(text) {
   element("status").textContent = text;
+}
+
+/** Shows the error of a search. The hits of an earlier query are removed. */
+function showError(error, offset) {
+  showStatus("");
+  state.hasMore = false;
+  state.failedOffset = offset;
+  element("load-more").hidden = true;
+  if (!offset) clearHits();
+  element("error-message").textContent = error.message;
+  element("retry").hidden = !error.isTemporary;
+  element("error").hidden = false;
+  // On a phone, the error can be below the visible part of the page.
+  element("error").scrollIntoView({ block: "nearest" });
 }
 
 const nameOf = (hit) => hit.columns.name || hit.path.split(/[\\/]/).pop();
@@ -120,7 +169,11 @@ function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
   list.append(...hits.map((hit, position) => hitItem(hit, offset + position)));
   element("load-more").hidden = !hasMore;
   element("no-hits").hidden = state.hits.length > 0;
-  element("no-hits").textContent = query.where.trim() ? "No image fulfills the filter." : "The index contains no images.";
+  const hasFilter = Boolean(query.where.trim() || query.filters.length);
+  element("no-hits-message").textContent = hasFilter
+    ? "No image fulfills the filter."
+    : "The index contains no images. Add some with “align-keras index FOLDER”.";
+  element("remove-filter").hidden = !hasFilter;
   const count = `${hasMore ? "first " : ""}${state.hits.length.toLocaleString("en")} image${state.hits.length === 1 ? "" : "s"}`;
   const isRanked = state.hits.some((hit) => hit.score !== null);
   showStatus(isRanked ? `Best matches first: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
@@ -172,6 +225,10 @@ function showQueryChips() {
       const remove = () => (query[kind] = query[kind].filter((other) => other !== words));
       chips.push(createChip(`${sign} ${words}`, kind, searchWithout(remove)));
     }
+  }
+  for (const condition of query.filters) {
+    const remove = () => setFilters(query.filters.filter((other) => other !== condition));
+    chips.push(createChip(labelOfFilter(condition), "filter", searchWithout(remove)));
   }
   if (query.where.trim() && element("filter").hidden) {
     chips.push(createChip(query.where.trim(), "where", searchWithout(() => setWhere(""))));
@@ -256,8 +313,9 @@ function searchFile(files) {
   const file = [...files].find(isImage) ?? files[0];
   if (!file) return;
   if (file.size > MAX_UPLOAD_BYTES) {
-    element("error").textContent = `An image must be at most ${MAX_UPLOAD_BYTES / 1e6} MB. ${file.name} is larger. Choose a smaller image.`;
-    element("error").hidden = false;
+    clearTimeout(state.timer);
+    state.request?.abort();
+    showError(new Error(`An image must be at most ${MAX_UPLOAD_BYTES / 1e6} MB. ${file.name} is larger. Choose a smaller image.`), 0);
     return;
   }
   // An image starts a new search. The user can add words to it afterwards.
@@ -279,6 +337,36 @@ function setWhere(text) {
   query.where = element("where").value = text;
 }
 
+/** Sets the conditions of the menus, and shows their values in the menus. */
+function setFilters(conditions) {
+  query.filters = conditions;
+  for (const menu of document.querySelectorAll("#values select")) {
+    menu.value = conditions.find((condition) => optionOf(menu, condition)) ?? "";
+  }
+}
+
+const optionOf = (menu, condition) => [...menu.options].find((option) => option.value === condition);
+
+/** Returns "column: value" for a condition of a menu, or the condition itself. */
+function labelOfFilter(condition) {
+  for (const menu of document.querySelectorAll("#values select")) {
+    const option = optionOf(menu, condition);
+    if (option) return `${menu.name}: ${option.title}`;
+  }
+  return condition;
+}
+
+/** Shows the weight of the words if the query has an image and words. */
+function showTextWeight() {
+  element("weight").hidden = !isComposed();
+  const weight = query.textWeight ?? state.info?.text_weight;
+  if (weight === undefined) return;
+  element("text-weight").value = Math.log2(weight);
+  const text = Number(weight.toPrecision(2)).toString();
+  element("weight-value").textContent = text;
+  element("text-weight").setAttribute("aria-valuetext", text);
+}
+
 function showFilter(isVisible) {
   element("filter").hidden = !isVisible;
   element("toggle-filter").setAttribute("aria-expanded", isVisible);
@@ -294,6 +382,7 @@ function readAddress() {
     text: parameters.get("text") ?? "",
     plus: parameters.getAll("plus"),
     minus: parameters.getAll("minus"),
+    textWeight: Number(parameters.get("text_weight")) || null,
     duplicates: parameters.get("duplicates") === "1",
     like: id ? { id, name, index: parameters.get("index") } : null,
     file: null,
@@ -301,13 +390,14 @@ function readAddress() {
   element("query").value = query.text;
   element("duplicates").checked = query.duplicates;
   setWhere(parameters.get("where") ?? "");
+  setFilters(parameters.getAll("filter"));
 }
 
 // === Keys ===
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const isTyping = event.target.matches("input:not([type=checkbox])");
+  const isTyping = event.target.matches("input:not([type=checkbox], [type=range])");
   if (element("viewer").open) {
     if (event.key === "ArrowLeft") moveViewer(-1);
     else if (event.key === "ArrowRight") moveViewer(1);
@@ -371,6 +461,19 @@ function addListeners() {
     showFilter(element("filter").hidden);
     if (!element("filter").hidden) element("where").focus();
   });
+  element("text-weight").addEventListener("input", (event) => {
+    query.textWeight = 2 ** event.target.value;
+    showTextWeight();
+    clearTimeout(state.timer);
+    state.timer = setTimeout(search, TYPING_DELAY_MS);
+  });
+  element("retry").addEventListener("click", () => loadHits(state.failedOffset));
+  element("remove-filter").addEventListener("click", () => {
+    setWhere("");
+    setFilters([]);
+    search();
+    element("query").focus();
+  });
   element("duplicates").addEventListener("change", (event) => {
     query.duplicates = event.target.checked;
     search();
@@ -420,25 +523,72 @@ function addViewerListeners() {
   element("viewer").addEventListener("close", () => hitFrames()[state.openHit]?.focus());
 }
 
-/** Shows the size of the index, and a button for each column that a filter can use. */
-async function showIndexInfo() {
-  const info = await fetchJson("/api/index");
-  const count = `${info.images.toLocaleString("en")} image${info.images === 1 ? "" : "s"}`;
-  element("index-info").textContent = `Searches ${count} on this computer.`;
-  for (const name of Object.keys(info.columns)) {
-    const button = createElement("button", { type: "button", textContent: name, title: `Insert this ${info.columns[name]} column` });
-    button.addEventListener("click", () => {
-      const field = element("where");
-      field.setRangeText(/^\w+$/.test(name) ? `${name} ` : `"${name.replaceAll('"', '""')}" `, field.selectionStart, field.selectionEnd, "end");
-      field.focus();
-    });
-    element("columns").append(button);
+/** Requests the description of the index and shows it, unless that has been done. */
+async function loadIndexInfo() {
+  if (state.info) return;
+  state.info = {};
+  try {
+    state.info = await fetchJson("/api/index");
+  } catch {
+    // The search reports the error. The next search that succeeds requests it again.
+    state.info = null;
+    return;
   }
+  const { images, columns, values, left_out: leftOut } = state.info;
+  element("index-info").textContent = `Searches ${counted(images, "image")}.`;
+  showLeftOut(leftOut);
+  element("columns").append(...Object.entries(columns).map(([name, kind]) => columnButton(name, kind)));
+  element("values").replaceChildren(...Object.entries(values).map(([name, entries]) => valuesMenu(name, entries)));
+  element("values").hidden = !element("values").children.length;
+  setFilters(query.filters);
+  showQueryChips();
+  showTextWeight();
+}
+
+const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+
+/** Shows the number of files without an image in the index, and examples by reason. */
+function showLeftOut(reasons) {
+  const total = reasons.reduce((sum, { count }) => sum + count, 0);
+  element("left-out").hidden = !total;
+  element("left-out-count").textContent = `${counted(total, "file")} left out`;
+  const entries = reasons.flatMap(({ reason, count, examples }) => {
+    const paths = examples.map(({ path, detail }) => createElement("dd", { textContent: detail ? `${path} (${detail})` : path, dir: "auto" }));
+    if (count > examples.length) paths.push(createElement("dd", { textContent: `and ${(count - examples.length).toLocaleString("en")} more` }));
+    return [createElement("dt", { textContent: `${reason}: ${counted(count, "file")}` }), ...paths];
+  });
+  element("left-out-reasons").replaceChildren(...entries);
+}
+
+/** Returns a button that inserts the name of a column into the condition. */
+function columnButton(name, kind) {
+  const button = createElement("button", { type: "button", textContent: name, title: `Insert this ${kind} column` });
+  button.addEventListener("click", () => {
+    const field = element("where");
+    field.setRangeText(/^\w+$/.test(name) ? `${name} ` : `"${name.replaceAll('"', '""')}" `, field.selectionStart, field.selectionEnd, "end");
+    field.focus();
+  });
+  return button;
+}
+
+/** Returns a labeled menu of the values of a column. */
+function valuesMenu(name, entries) {
+  const menu = createElement("select", { name }, createElement("option", { value: "", textContent: "any" }));
+  for (const { value, count, where } of entries) {
+    menu.append(createElement("option", { value: where, title: value, textContent: `${value} (${count.toLocaleString("en")})` }));
+  }
+  menu.addEventListener("change", () => {
+    const conditions = query.filters.filter((condition) => !optionOf(menu, condition));
+    if (menu.value) conditions.push(menu.value);
+    setFilters(conditions);
+    search();
+  });
+  return createElement("label", { className: "menu" }, createElement("span", { textContent: name }), menu);
 }
 
 addListeners();
 readAddress();
 // On a phone, the focus would open the on-screen keyboard.
 if (matchMedia("(hover: hover)").matches) element("query").focus();
-showIndexInfo().catch((error) => showStatus(error.message));
+loadIndexInfo();
 search({ addToHistory: false });

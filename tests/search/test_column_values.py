@@ -1,0 +1,62 @@
+"""The conditions of values select the images whose cells contain the values."""
+
+import pytest
+
+from align_keras.search.column_values import MAX_VALUES, count_values
+from align_keras.search.image_index import Index
+from tests.helpers.color_towers import GOLDEN, image_bytes
+
+TAGS = ["cat; dog", "cat", "Cat%; it's", "wildcat; dog_1", "dog", ""]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    lines = ["image,caption,tags,kind,number"]
+    for number, tags in enumerate(TAGS):
+        name = f"{number}.png"
+        (root / name).write_bytes(image_bytes((number * 40, 0, 0)))
+        lines.append(f"{name},a color,{tags},clip art,{number}")
+    # Two rows of one image.
+    lines.append("1.png,a color,cat,clip art,1")
+    table = root / "table.csv"
+    table.write_text("\n".join(lines))
+    return Index.build(root / "index", [table], str(GOLDEN))
+
+
+def test_cells_are_split_into_values(index):
+    values = count_values(index.store)
+    assert set(values) == {"folder", "caption", "tags", "kind"}
+    counts = {entry["value"]: entry["count"] for entry in values["tags"]}
+    assert counts == {
+        "cat": 2,
+        "Cat%": 1,
+        "dog": 2,
+        "dog_1": 1,
+        "it's": 1,
+        "wildcat": 1,
+    }
+
+
+def test_a_condition_selects_the_images_of_its_value(index):
+    for column, entries in count_values(index.store).items():
+        for entry in entries:
+            hits = index.latest(entry["where"], 10)
+            assert len(hits) == entry["count"]
+            for hit in hits:
+                assert entry["value"] in hit.columns[column].split("; ")
+
+
+def test_columns_with_many_values_are_left_out(tmp_path):
+    lines = ["image,caption,tags,few"]
+    for number in range(2 * MAX_VALUES + 2):
+        name = f"{number % 2}.png"
+        lines.append(f"{name},a color,tag {number // 2},few {number // 4}")
+    for number in range(2):
+        content = image_bytes((number * 200, 0, 0))
+        (tmp_path / f"{number}.png").write_bytes(content)
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines))
+    index = Index.build(tmp_path / "index", [table], str(GOLDEN))
+    values = count_values(index.store)
+    assert "tags" not in values and len(values["few"]) == MAX_VALUES // 2 + 1
