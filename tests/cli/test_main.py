@@ -94,6 +94,7 @@ def test_each_command_has_a_help(capsys, name):
         "mine": "--to",
         "serve": "--model",
         "mcp": "--model",
+        "tag": "--labels",
     }
     expected = expected_options.get(name, "--model_dir")
     assert f"{expected} " in capsys.readouterr().out
