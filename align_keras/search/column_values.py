@@ -7,7 +7,7 @@ from align_keras.search.columns import TEXT
 from align_keras.search.table_rows import TableRows
 
 # Maximum number of columns, and of values per column. A longer menu is hard to read.
-MAX_COLUMNS = 20
+_MAX_COLUMNS = 20
 MAX_VALUES = 100
 # Maximum number of different cells of a column. A cell can have several values.
 _MAX_CELLS = 1_000
@@ -33,7 +33,7 @@ def count_values(store: TableRows) -> dict[str, list[dict[str, Any]]]:
     """
     columns: dict[str, list[dict[str, Any]]] = {}
     for name, column in store.named_columns().items():
-        if len(columns) == MAX_COLUMNS:
+        if len(columns) == _MAX_COLUMNS:
             break
         if column.kind != TEXT or name in _COLUMNS_OF_IMAGES:
             continue
