@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
@@ -67,6 +68,27 @@ def number_type(
 
 
 AT_LEAST_ONE = number_type("an integer >= 1", int, 1)
+
+
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument INDEX of a command that serves an index."""
+    parser.add_argument(
+        "index",
+        nargs="?",
+        metavar="INDEX",
+        help="folder or database of the index (default: the default index of "
+        "`align-keras index`)",
+    )
+
+
+def add_moved_model(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model` and `--runtime` of a command that reads an index."""
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="new location of the model that built the index, if it was moved",
+    )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

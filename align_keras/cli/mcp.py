@@ -2,24 +2,12 @@
 
 import argparse
 
-from align_keras.cli.common import read_model_options
-from align_keras.embedders.locations import RUNTIME_HELP
+from align_keras.cli.common import add_index, add_moved_model, read_model_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "index",
-        nargs="?",
-        metavar="INDEX",
-        help="folder or database of the index (default: the default index of "
-        "`align-keras index`)",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="M",
-        help="new location of the model that built the index, if it was moved",
-    )
-    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
+    add_index(parser)
+    add_moved_model(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from align_keras.cli.common import (
     AT_LEAST_ONE,
+    add_moved_model,
     number_type,
     plain_text,
     print_json,
     print_table,
     read_model_options,
 )
-from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,12 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="list near-duplicates separately, or group them under the best match "
         "(default: grouped in an index of files, separate in the index of a run)",
     )
-    parser.add_argument(
-        "--model",
-        metavar="M",
-        help="new location of the model that built the index, if it was moved",
-    )
-    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
+    add_moved_model(parser)
     search_methods = parser.add_mutually_exclusive_group()
     for option, method_help in (
         ("--exact", "compare with every image (default: below 200,000 images)"),

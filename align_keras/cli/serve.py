@@ -3,18 +3,16 @@
 import argparse
 import os
 
-from align_keras.cli.common import number_type, read_model_options
-from align_keras.embedders.locations import RUNTIME_HELP
+from align_keras.cli.common import (
+    add_index,
+    add_moved_model,
+    number_type,
+    read_model_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "index",
-        nargs="?",
-        metavar="INDEX",
-        help="folder or database of the index (default: the default index of "
-        "`align-keras index`)",
-    )
+    add_index(parser)
     parser.add_argument(
         "--port",
         type=number_type("from 0 to 65535", int, 0, 65535),
@@ -42,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print a line for each request, without the query",
     )
-    parser.add_argument(
-        "--model",
-        metavar="M",
-        help="new location of the model that built the index, if it was moved",
-    )
-    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
+    add_moved_model(parser)
     parser.add_argument(
         "--open", action="store_true", help="open the page in the browser"
     )

@@ -56,10 +56,11 @@ def encode_query(
     """
     plus = _texts("plus", plus)
     minus = _texts("minus", minus)
-    images = list(image) if isinstance(image, list | tuple) else [image]
-    if image is not None and not images:
-        image = None
-    if image is None and not plus:
+    if image is None:
+        images = []
+    else:
+        images = list(image) if isinstance(image, list | tuple) else [image]
+    if not images and not plus:
         raise InputError(
             "A query must have an `image` or words in `plus`. Received: neither. Pass "
             "one of them. Words in `minus` are subtracted from it."
@@ -72,7 +73,7 @@ def encode_query(
             )
     # The scalar broadcasts to the width of the embeddings.
     query = np.zeros(())
-    if image is not None:
+    if images:
         embeddings = np.asarray(model.encode_images(images), float)
         query = query + image_weight * embeddings.mean(axis=0)
     if plus or minus:

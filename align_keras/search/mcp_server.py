@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.corpus.image import ImageError
-from align_keras.embedders import Embedder
+from align_keras.models.label_thresholds import check_labels
 from align_keras.search.image_files import read_query_image
 from align_keras.search.query import Hit, Query, check_words
 from align_keras.search.shared_index import SharedIndex
@@ -146,14 +146,22 @@ class _Tools:
             the model has no threshold. labels has all labels in descending order of the
             cosine similarity.
         """
+        names = check_labels(labels)
+        if len(names) > MAX_LABELS:
+            raise InputError(
+                f"`labels` must be at most {MAX_LABELS:,} texts. Received: "
+                f"{len(names):,} labels. Leave some out."
+            )
         embedding = self._embed_image(id, path)
         model = self._shared.get().index.model
-        ranked = rank_labels(model, embedding, labels)
+        scores = model.encode_texts(names) @ embedding
         tags = None
         if model.label_threshold is not None:
-            names = [str(label["label"]) for label in ranked]
-            scores = np.array([[label["score"] for label in ranked]])
-            [tags] = model.label_thresholds().choose(scores, names)
+            [tags] = model.label_thresholds().choose(scores[None], names)
+        ranked = [
+            {"label": names[row], "score": round(float(scores[row]), 6)}
+            for row in np.argsort(-scores, kind="stable")
+        ]
         return {"tags": tags, "labels": ranked}
 
     def describe_index(self) -> dict[str, Any]:
@@ -186,34 +194,6 @@ class _Tools:
         pixels = read_query_image(path, index.model.resize_to)
         embedding: np.ndarray = index.model.encode_resized([pixels])[0]
         return embedding
-
-
-def rank_labels(
-    model: Embedder, embedding: np.ndarray, labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Ranks labels by their cosine similarity to an image.
-
-    Args:
-        model: `Embedder`.
-        embedding: float32 (d,), embedding of the image.
-        labels: sequence of 1 to `MAX_LABELS` str.
-
-    Returns:
-        list of dict with `label` and `score`, the best label first.
-
-    Raises:
-        InputError: if there are no labels or too many, or a label is blank.
-    """
-    if not 1 <= len(labels) <= MAX_LABELS or not all(map(str.strip, labels)):
-        raise InputError(
-            f"`labels` must be 1 to {MAX_LABELS:,} texts that are not blank. Received: "
-            f"{len(labels)} labels. Correct `labels`."
-        )
-    scores = model.encode_texts(labels) @ embedding
-    order = np.argsort(-scores, kind="stable")
-    return [
-        {"label": labels[row], "score": round(float(scores[row]), 6)} for row in order
-    ]
 
 
 def _check_k(k: int) -> int:

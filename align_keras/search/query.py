@@ -61,6 +61,8 @@ class Query:
         self.text, self.plus, self.minus = map(
             _as_tuple, (self.text, self.plus, self.minus)
         )
+        for text in self.all_texts:
+            split_weight(text)  # This call raises InputError for a wrong weight.
         remedy = "Pass the number of hits."
         check_number("`k`", self.k, 1, MAX_K, whole=True, remedy=remedy)
 

@@ -527,8 +527,6 @@ def _read_search(parameters: QueryParams) -> _SearchRequest:
         duplicates=_read_flag(parameters.get("duplicates")),
         text_weight=weight,
     )
-    # Raises InputError for a wrong weight of a text before the search joins a batch.
-    _ = query.words
     offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
     return _SearchRequest(query, offset, parameters.get("index"))
 

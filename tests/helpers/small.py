@@ -9,7 +9,13 @@ VOCABULARY = (
 )
 
 
-def small_encoders(image_size=32, projection_dim=16, num_stages=3, **image_arguments):
+def small_encoders(
+    image_size=32,
+    projection_dim=16,
+    num_stages=3,
+    sequence_length=8,
+    **image_arguments,
+):
     """Returns a small image encoder and a small text encoder."""
     from align_keras.models import ImageEncoder, TextEncoder
 
@@ -28,7 +34,7 @@ def small_encoders(image_size=32, projection_dim=16, num_stages=3, **image_argum
         num_heads=2,
         intermediate_dim=32,
         projection_dim=projection_dim,
-        sequence_length=8,
+        sequence_length=sequence_length,
     )
     return image_encoder, text_encoder
 

@@ -55,18 +55,12 @@ def test_trimmed_tokens_end_with_the_longest_caption():
 
 def test_texts_keep_their_order_in_batches_of_similar_lengths():
     keras.utils.set_random_seed(0)
-    image_encoder, _ = small_encoders()
-    text_encoder = TextEncoder(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=1,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=32,
-        projection_dim=16,
-        sequence_length=40,
-    )
-    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    image_encoder, text_encoder = small_encoders(sequence_length=40)
     random = np.random.default_rng(0)
+    # With the initial weights, the embeddings of all texts would be almost equal.
+    for weight in text_encoder.weights:
+        weight.assign(random.normal(size=weight.shape))
+    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
     texts = [
         " ".join(random.choice(list("abcdef"), size=length))
         for length in random.integers(0, 38, 50)
@@ -77,4 +71,6 @@ def test_texts_keep_their_order_in_batches_of_similar_lengths():
     padded = model.normalize_text(model.text_encoder(tokens, training=False))
     # Products of other lengths are summed in another order in float32.
     np.testing.assert_allclose(embeddings, padded, atol=1e-5)
+    # Texts in another order would differ by more than this tolerance.
+    assert np.abs(embeddings[1:] - embeddings[:-1]).max(axis=1).min() > 5e-5
     assert model.encode_texts([]).shape == (0, 16)

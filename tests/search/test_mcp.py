@@ -57,8 +57,10 @@ MISTAKES = [
     ("similar", {"id": 99}, "must be the id of an image"),
     ("similar", {"path": "none.png"}, "`image` must be readable"),
     ("similar", {"path": "http://127.0.0.1/a.png"}, "must be the path of a file"),
-    ("tag", {"id": 1, "labels": []}, "`labels` must be 1 to 1,000 texts"),
-    ("tag", {"id": 1, "labels": ["red", ""]}, "`labels` must be 1 to 1,000 texts"),
+    ("tag", {"id": 1, "labels": []}, "`labels` must be one or more different texts"),
+    ("tag", {"id": 1, "labels": ["red", ""]}, "`labels` must be texts that are not"),
+    ("tag", {"id": 1, "labels": ["red", "red"]}, "Received: 'red' twice"),
+    ("tag", {"id": 1, "labels": [*map(str, range(1001))]}, "at most 1,000 texts"),
     ("tag", {"id": 1}, "labels"),
 ]
 
