@@ -111,6 +111,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             "`calibrate` must be used with `thresholds`, the file to write. Received: "
             f"calibrate={arguments.calibrate} without it. Add `thresholds`."
         )
+    if arguments.calibrate and not os.path.isfile(arguments.calibrate):
+        raise InputError(
+            "`calibrate` must be an existing table. Received: "
+            f"calibrate={arguments.calibrate}. Check the path."
+        )
     if arguments.index in arguments.addresses:
         raise InputError(
             "`index` must be a folder on this machine or a database. Received: "

@@ -119,6 +119,10 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
         (["X", "--out", "tags.txt"], "must end in .csv, .tsv, .jsonl or .parquet"),
         (["X", "--labels", "none.txt"], "No such file"),
         (["--calibrate", "X"], "--calibrate must be used with --thresholds"),
+        (
+            ["--calibrate", "no.csv", "--thresholds", "t.json"],
+            "--calibrate must be an existing table. Received: --calibrate=no.csv",
+        ),
         (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
         (["X", "--labels", "twice.txt"], "'a' twice"),
     ],
