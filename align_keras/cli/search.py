@@ -188,8 +188,8 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     if arguments.plus_image and not images:
         raise InputError(
             "`plus_image` must be used with `image`. Received: "
-            f"plus_image={arguments.plus_image[0]} without an image. Set `image` for the "
-            "first image."
+            f"plus_image={arguments.plus_image[0]} without an image. Set `image` for "
+            "the first image."
         )
     is_condition = bool(arguments.where) and not (texts or images or words)
     if not is_condition or arguments.text_weight:

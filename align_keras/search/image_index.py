@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.corpus.drop_counter import printable
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import INDEX_COLUMNS
@@ -494,6 +493,9 @@ class Index:
         Returns:
             list of `LeftOutFile`, as the last update found them, sorted by path.
         """
+        # The import of `corpus` takes a third of the time of a search.
+        from align_keras.corpus.drop_counter import printable
+
         return sorted(
             LeftOutFile(printable(os.fsdecode(file)), record.reason, record.detail)
             for file, record in self.store.unreadable().items()

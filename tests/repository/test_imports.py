@@ -153,6 +153,7 @@ LIGHT = (
     "models/__init__.py",
     "models/composed_query.py",
     "models/hub.py",
+    "models/label_thresholds.py",
     "models/preset_table.py",
     "models/tower_costs.py",
     "models/variants.py",
@@ -443,6 +444,17 @@ for name in sys.argv[1:]:
     )
     assert process.returncode == 0, process.stderr
     assert f"{ALIGN_KERAS}.cli.main" in light_modules()
+
+
+def test_a_search_does_not_load_the_corpus():
+    # Its import takes a third of the time of a search.
+    script = """
+import sys
+import align_keras.cli.search, align_keras.search.image_index
+print("align_keras.corpus" in sys.modules)
+"""
+    command = [sys.executable, "-c", script]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == "False\n"
 
 
 def test_no_test_file_imports_another_test_file():
