@@ -41,6 +41,20 @@ count_tests() { # LOG
   }' "$1"
 }
 
+# The mutations take about an hour and rarely use more than a core. They run next to the
+# other stages, and their own stage waits for them.
+start_mutations() {
+  python tools/mutate.py >"$work/mutations" 2>&1 </dev/null &
+  mutations=$!
+}
+
+finish_mutations() {
+  local code=0
+  wait "$mutations" || code=$?
+  cat "$work/mutations"
+  return "$code"
+}
+
 check_code() {
   python -m ruff check . && python -m ruff format --check . && python -m mypy &&
     NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict -q -f docs/mkdocs.yml \
@@ -82,7 +96,7 @@ install_engines() {
 
 work=$(mktemp -d)
 export ALIGN_KERAS_CLUSTER_SCHEMAS=$work/schemas
-trap 'rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
 
 case "${1:-}" in
   --changed)
@@ -98,6 +112,7 @@ case "${1:-}" in
     [ -z "$tests" ] || stage "ci and release tests" run_separately "ci or release" $tests
     ;;
   "")
+    start_mutations
     stage "lint, types and documentation" check_code
     stage "default tests" python -m pytest
     stage "CxC" download_ratings
@@ -105,7 +120,7 @@ case "${1:-}" in
     stage "engines" install_engines
     # These include the tests of the distributions and of all Python versions.
     stage "release tests" run_separately release tests/*/ tests/test_*.py
-    stage "mutations" python tools/mutate.py
+    stage "mutations" finish_mutations
     ;;
   *)
     echo "usage: tools/check_release.sh [--changed [REV]]" >&2
