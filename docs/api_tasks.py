@@ -7,7 +7,7 @@ TASKS = (
     (
         "Embed images and texts",
         "You open a trained model with `load_model` and get embeddings of unit length.",
-        {"": ("load_model",), "embedders": ("Embedder",)},
+        {"": ("load_model",), "embedders": ("Embedder", "LabelThresholds")},
     ),
     (
         "Search images",

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs all checks that must pass before a version is tagged. With --changed, runs only the
-# ci and release tests of the files that changed since REV. Continues after a failure, and
-# prints a table of the stages at the end.
+# Runs the checks that must pass before a version is tagged and that `.ci/run` omits: the
+# release tests and the mutations. With --changed, runs only the ci and release tests of the
+# files that changed since REV. Continues after a failure, and prints a table of the stages
+# at the end. The whole run takes hours. If it is interrupted, the next run of the same
+# commit skips the stages that have passed.
 # usage: tools/check_release.sh [--changed [REV]]
 #   REV: A revision. The default is the merge base with main, or the previous commit if
 #   the current commit is on main.
@@ -10,18 +12,31 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 failed=() summary=()
-stage() {
+
+# Runs a command as a stage, and adds its result to the summary.
+stage() { # NAME COMMAND...
   local name=$1 start=$SECONDS code=0 line
   shift
   echo "=== $name"
   # A pipe would run functions in a subshell, which can't export variables.
   "$@" </dev/null > >(tee "$work/log") 2>&1 || code=$?
   wait $!
-  printf -v line '%-32s exit %d  %6d s  %s' "$name" "$code" "$((SECONDS - start))" \
+  printf -v line '%-36s exit %d  %6d s  %s' "$name" "$code" "$((SECONDS - start))" \
     "$(count_tests "$work/log")"
   echo "--- $line"
   summary+=("$line")
   [ "$code" = 0 ] || failed+=("$name")
+  return "$code"
+}
+
+# Runs a stage that has not passed on this commit yet.
+stage_once() { # NAME COMMAND...
+  local file=$passed/${1//[^a-zA-Z0-9]/_}
+  if [ -e "$file" ]; then
+    summary+=("$(cat "$file"), earlier")
+  elif stage "$@"; then
+    echo "${summary[-1]}" >"$file"
+  fi
 }
 
 # Adds up the numbers in the last lines of pytest, such as "180 passed, 4 skipped in 60s".
@@ -41,10 +56,11 @@ count_tests() { # LOG
   }' "$1"
 }
 
-# The mutations take about an hour and rarely use more than a core. They run next to the
-# other stages, and their own stage waits for them.
+# The mutations take more than an hour and rarely use more than a core. They run next to
+# the other stages, and their own stage waits for them.
 start_mutations() {
-  python tools/mutate.py >"$work/mutations" 2>&1 </dev/null &
+  python tools/mutate.py --results "$passed/mutations.jsonl" >"$work/mutations" 2>&1 \
+    </dev/null &
   mutations=$!
 }
 
@@ -55,24 +71,12 @@ finish_mutations() {
   return "$code"
 }
 
-check_code() {
-  python -m ruff check . && python -m ruff format --check . && python -m mypy &&
-    NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict -q -f docs/mkdocs.yml \
-      -d "$work/site"
-}
-
-# Runs the tests with a marker in a separate process for each folder or file, because the
+# Runs the tests with a marker. Each folder and file has a process of its own, because the
 # largest models fill the memory. Pytest's exit code 5 means that a path has no such test.
-run_separately() { # MARKER PATH...
-  local marker=$1 path code result=0
-  shift
-  for path in "$@"; do
-    code=0
-    python -m pytest -n 0 -q -rs -m "$marker" -o timeout=3600 --durations=5 "$path" ||
-      code=$?
-    [ "$code" = 0 ] || [ "$code" = 5 ] || result=1
-  done
-  return "$result"
+run_tests() { # MARKER PATH
+  local code=0
+  python -m pytest -n 0 -q -rs -m "$1" -o timeout=3600 --durations=5 "$2" || code=$?
+  [ "$code" = 0 ] || [ "$code" = 5 ]
 }
 
 # Downloads the published ratings of CxC, which a release test counts.
@@ -97,6 +101,10 @@ install_engines() {
 work=$(mktemp -d)
 export ALIGN_KERAS_CLUSTER_SCHEMAS=$work/schemas
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
+passed=build/release/$(git rev-parse HEAD)
+# A changed checkout is not the commit, so its results are not kept.
+[ -z "$(git status --porcelain)" ] || passed=$work/passed
+mkdir -p "$passed"
 
 case "${1:-}" in
   --changed)
@@ -108,18 +116,18 @@ case "${1:-}" in
     tests=$(python tools/tests_of.py "$revision") || exit 1
     echo "changed since $revision: $(echo "$tests" | tr '\n' ' ')"
     case "$tests" in tests | *tests/utils* | *tests/runs*) stage "engines" install_engines ;; esac
-    # shellcheck disable=SC2086
-    [ -z "$tests" ] || stage "ci and release tests" run_separately "ci or release" $tests
+    for path in $tests; do
+      stage "ci and release $path" run_tests "ci or release" "$path"
+    done
     ;;
   "")
-    start_mutations
-    stage "lint, types and documentation" check_code
-    stage "default tests" python -m pytest
     stage "CxC" download_ratings
-    stage "ci tests" python -m pytest -m "ci and not release"
     stage "engines" install_engines
+    start_mutations
     # These include the tests of the distributions and of all Python versions.
-    stage "release tests" run_separately release tests/*/ tests/test_*.py
+    for path in tests/*/ tests/test_*.py; do
+      stage_once "release ${path%/}" run_tests release "$path"
+    done
     stage "mutations" finish_mutations
     ;;
   *)

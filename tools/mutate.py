@@ -7,13 +7,16 @@ script prints a table of bug, tier, first failing test and seconds.
     python tools/mutate.py
     python tools/mutate.py --only flip_never_applied --tier default
     python tools/mutate.py --whole-tier --jobs 4
+    python tools/mutate.py --results build/mutations.jsonl
 
-The exit code is 1 if the tests detect less than the fraction `--least` of the bugs.
+With `--results`, an interrupted run continues. The exit code is 1 if the tests detect
+less than the fraction `--least` of the bugs.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import json
 import os
 import pathlib
 import queue
@@ -175,12 +178,31 @@ def copy_repository(folder):
     return copy
 
 
+def read_results(path):
+    """Reads a file of `--results`. Returns a dict from name to `Outcome`."""
+    if path is None or not path.exists():
+        return {}
+    outcomes = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        name = values.pop("name")
+        outcomes[name] = Outcome(**values)
+    return outcomes
+
+
 def main(arguments=None):
     """Runs the script. Returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="NAME", default=[])
     parser.add_argument("--tier", choices=TIERS, help="run a single tier")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--results",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="add each outcome to a file of JSON lines, and skip the bugs in it. The "
+        "code and the other options must be those of the previous run",
+    )
     parser.add_argument(
         "--whole-tier", action="store_true", help="run all tests of a tier"
     )
@@ -199,6 +221,7 @@ def main(arguments=None):
     if options.only:
         mutations = {name: mutations[name] for name in options.only}
     tiers = [options.tier] if options.tier else list(TIERS)
+    earlier = read_results(options.results)
     num_detected = 0
     with tempfile.TemporaryDirectory() as folder:
         copies = queue.SimpleQueue()
@@ -206,6 +229,8 @@ def main(arguments=None):
             copies.put(copy_repository(folder))
 
         def run_in_copy(mutation):
+            if mutation.name in earlier:
+                return earlier[mutation.name]
             copy = copies.get()
             try:
                 return check_mutation(mutation, copy, tiers, options.whole_tier)
@@ -220,6 +245,10 @@ def main(arguments=None):
                 seconds = f"{outcome.seconds:.0f}"
                 print(f"| {name} | {outcome.tier} | {outcome.test} | {seconds} |")
                 sys.stdout.flush()
+                if options.results and name not in earlier:
+                    with open(options.results, "a", encoding="utf-8") as file:
+                        line = {"name": name, **dataclasses.asdict(outcome)}
+                        file.write(json.dumps(line) + "\n")
     percentage = 100 * num_detected / len(mutations)
     print(f"{num_detected} of {len(mutations)} bugs are detected ({percentage:.0f}%).")
     return 0 if num_detected >= options.least * len(mutations) else 1

@@ -10,6 +10,7 @@ from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
+    "LabelThresholds": "align_keras.models.label_thresholds",
     "load_model": "align_keras.embedders.loading",
     "MTEBEncoder": "align_keras.embedders.mteb_encoder",
     "mteb_model": "align_keras.embedders.mteb_encoder",

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import logging
 import os
 import pathlib
 import pickle
@@ -528,7 +529,7 @@ def _connect_to_ray(address: str) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _connection_error(f"ray:{address}", error) from None
 
@@ -571,7 +572,9 @@ def _run_on_spark(calls: list[_Call], address: str) -> list[_Outcome]:
     config = pyspark.SparkConf().setMaster(address).setAppName("align-keras")
     try:
         # The context is used again for the next tasks. It ends with this process.
-        context = pyspark.SparkContext.getOrCreate(config.setAll(settings.items()))
+        context = pyspark.SparkContext.getOrCreate(
+            config.setAll(list(settings.items()))
+        )
     except pyspark.errors.PySparkRuntimeError as error:
         raise InputError(
             f"engine {engine} needs Java. Spark reported: {error}. Install a JRE of "
@@ -580,7 +583,7 @@ def _run_on_spark(calls: list[_Call], address: str) -> list[_Outcome]:
     except Exception as error:
         raise _connection_error(engine, error) from None
     try:
-        return context.parallelize(calls, len(calls)).map(_work).collect()
+        return list(context.parallelize(calls, len(calls)).map(_work).collect())
     except Exception as error:  # Py4J raises an error with the Python error as text.
         text = str(error)
         failure = re.search(r"Task (\d+) in stage \S+ failed \d+ times", text)

@@ -71,3 +71,18 @@ def test_the_first_failing_tier_is_reported(repository, new, tier, test):
     outcome = mutate.check_mutation(bug, repository, ["default", "ci"])
     assert (outcome.tier, outcome.test) == (tier, test)
     assert (repository / "half.py").read_text() == "def half(n):\n    return n // 2\n"
+
+
+@CI
+def test_an_interrupted_run_continues(repository, monkeypatch, capsys):
+    bug = mutate.Mutation("bug", "half.py", "n // 2", "n", ("test_half.py",))
+    monkeypatch.setattr(mutate, "read_mutations", lambda: [bug])
+    monkeypatch.setattr(mutate, "copy_repository", lambda _: repository)
+    arguments = ["--tier", "default", "--results", str(repository / "results.jsonl")]
+    assert mutate.main(arguments) == 0
+    first = capsys.readouterr().out
+    assert "| bug | default | test_half.py::test_four |" in first
+    # The tests can no longer run, so the second outcome comes from the file.
+    (repository / "half.py").unlink()
+    assert mutate.main(arguments) == 0
+    assert capsys.readouterr().out == first
