@@ -105,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "`align-keras index --model` (default: align_small_en)",
     )
     parser.add_argument(
+        "--vectors",
+        metavar="TYPE",
+        help="with --index: float32, float16 or int8, as in `align-keras index "
+        "--vectors` (default: float32)",
+    )
+    parser.add_argument(
         "--utilization",
         type=float,
         default=UTILIZATION,
@@ -162,7 +168,7 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
         if getattr(arguments, name) is not None
     }
     # Argument → argument that it requires.
-    required_arguments = {"model": "index"}
+    required_arguments = {"model": "index", "vectors": "index"}
     if not arguments.protocol:
         required_arguments = (
             dict.fromkeys(recipe_sizes, "protocol") | required_arguments
@@ -204,7 +210,8 @@ def _plan_index(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Ta
     # The name of the option differs from that of the argument of `plan_index`.
     check_number("`index`", arguments.index, 1, MAX_ITEMS, whole=True)
     dimension = _dimension(arguments.model)
-    estimates = plan_index(arguments.index, dimension)
+    vectors = arguments.vectors or "float32"
+    estimates = plan_index(arguments.index, dimension, vectors=vectors)
     disk = estimates["disk"]
     exact_disk = disk["vectors"] + disk["facts"]
     approximate_disk = disk["codes"] and exact_disk + disk["codes"]
@@ -213,7 +220,7 @@ def _plan_index(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Ta
         _index_row("memory read by a query, GB", estimates["memory"].values(), 1e9),
         _index_row("query on one core, s", estimates["query_seconds"].values(), 1),
     ]
-    title = f"{arguments.index:,} images, embeddings of {dimension} numbers"
+    title = f"{arguments.index:,} images, embeddings of {dimension} {vectors} numbers"
     columns = ("", "exact", "approximate")
     return estimates, [_Table(title, columns, rows, [estimates["source"]])]
 

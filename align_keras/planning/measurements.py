@@ -81,6 +81,13 @@ RANKING = Measurement(1.7e-3, "s per query", _BENCH_SEARCH, "2026-11-28")
 RANKING_ROWS = Measurement(
     2_500_000, "rows up to which a thousand are ranked", _BENCH_SEARCH, "2026-11-28"
 )
+# Time of an exact search in numbers of fewer bits. They are converted to float32 first.
+_BENCH_VECTORS = (
+    "python tools/benchmarks/bench_vectors.py --images /usr/share/tuxpaint/stamps "
+    "--rows 1000000"
+)
+FLOAT16_TIME = Measurement(1.36, "times float32", _BENCH_VECTORS, "2026-11-29")
+INT8_TIME = Measurement(0.8, "times float32", _BENCH_VECTORS, "2026-11-29")
 ENTRY_SIZE = Measurement(
     320,
     "bytes per image",
@@ -107,6 +114,8 @@ INDEX_MEASUREMENTS = (
     CODE_BYTES,
     RANKING,
     RANKING_ROWS,
+    FLOAT16_TIME,
+    INT8_TIME,
     ENTRY_SIZE,
 )
 

@@ -5,12 +5,18 @@ from typing import Any
 
 from align_keras.planning import measurements
 from align_keras.search.approximate import LEAST_ROWS
-from align_keras.utils.arguments import check_number
+from align_keras.search.index_files import ENCODINGS
+from align_keras.search.vector_rows import row_bytes
+from align_keras.utils.arguments import check_choice, check_number
 
-# Bytes per number of an embedding. An exact search reads float32 numbers, and an
-# approximate search reads codes of two bits.
+# Bytes per number of an embedding that an approximate search reads, codes of two bits.
 _CODE_SIZE = 0.25
-_VECTOR_SIZE = 4
+# Time of an exact search in an encoding, relative to float32.
+_EXACT_TIMES = {
+    "float32": 1.0,
+    "float16": measurements.FLOAT16_TIME.value,
+    "int8": measurements.INT8_TIME.value,
+}
 # Largest number of pairs or images of a plan.
 MAX_ITEMS = 1e15
 
@@ -96,7 +102,9 @@ def plan_corpus(
     }
 
 
-def plan_index(images: int, dimension: int) -> dict[str, Any]:
+def plan_index(
+    images: int, dimension: int, *, vectors: str = "float32"
+) -> dict[str, Any]:
     """Estimates the disk and memory of an index and the time of a query.
 
     The estimate is based on `align_keras.planning.measurements` of searches in a
@@ -106,11 +114,13 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     Args:
         images: int >= 1, number of images.
         dimension: int >= 1, length of an embedding.
+        vectors: `"float32"`, `"float16"` or `"int8"`, encoding of the embeddings on
+            disk, as in `Index.create`.
 
     Returns:
         dict that can be stored as JSON, with the keys
 
-        - `images` and `dimension`: the arguments.
+        - `images`, `dimension` and `vectors`: the arguments.
         - `disk`: bytes of `vectors`, `codes` (for approximate searches) and `facts`
           (the SQLite file).
         - `memory`: bytes that an `exact` and an `approximate` search read.
@@ -121,7 +131,7 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
         `codes` is 0.
 
     Raises:
-        InputError: if a number is below 1.
+        InputError: if a number is below 1, or `vectors` is unknown.
 
     References:
         Jia et al. 2021, section 7 (160 million images).
@@ -134,13 +144,15 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     """
     check_number("`images`", images, 1, MAX_ITEMS, whole=True)
     check_number("`dimension`", dimension, 1, MAX_ITEMS, whole=True)
+    check_choice("`vectors`", vectors, ENCODINGS)
     numbers = images * dimension
-    vectors = _VECTOR_SIZE * numbers
+    file_sizes = [images * size for size in row_bytes(vectors, dimension)]
     codes = int(_CODE_SIZE * numbers)
     if images < LEAST_ROWS:
         codes = 0
-    exact_seconds = (
-        vectors / measurements.EXACT_BYTES.value
+    float32_bytes = images * sum(row_bytes("float32", dimension))
+    exact_seconds = _EXACT_TIMES[vectors] * (
+        float32_bytes / measurements.EXACT_BYTES.value
         + images / measurements.EXACT_ROWS.value
     )
     approximate_seconds = None
@@ -153,12 +165,14 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     return {
         "images": images,
         "dimension": dimension,
+        "vectors": vectors,
         "disk": {
-            "vectors": vectors,
+            "vectors": sum(file_sizes),
             "codes": codes,
             "facts": int(measurements.ENTRY_SIZE.value) * images,
         },
-        "memory": {"exact": vectors, "approximate": codes or None},
+        # An exact search reads the first file, and few rows of the others.
+        "memory": {"exact": file_sizes[0], "approximate": codes or None},
         "query_seconds": {"exact": exact_seconds, "approximate": approximate_seconds},
         "source": measurements.describe_measurements(measurements.INDEX_MEASUREMENTS),
     }

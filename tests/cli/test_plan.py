@@ -428,8 +428,23 @@ def test_an_index_of_the_size_of_the_paper_is_planned(capsys):
     assert main(arguments) == 0
     output = capsys.readouterr().out
     assert (
-        "160,000,000 images, embeddings of 640 numbers" in output and "25.60" in output
+        "160,000,000 images, embeddings of 640 float32 numbers" in output
+        and "25.60" in output
     )
+
+
+@pytest.mark.parametrize(
+    "vectors, disk, read",
+    # An int8 row has a scale of 4 bytes and 640 numbers. Its remainders are in another
+    # file, which a search reads only for the best rows.
+    [("float16", 640 * 2, 640 * 2), ("int8", 4 + 640 * 2, 4 + 640)],
+)
+def test_an_index_of_fewer_bits_is_planned(capsys, vectors, disk, read):
+    arguments = ["plan", "--index=1000000", "--model=align_b7_base", "--json"]
+    assert main([*arguments, f"--vectors={vectors}"]) == 0
+    estimates = json.loads(capsys.readouterr().out)
+    assert estimates["disk"]["vectors"] == 1_000_000 * disk
+    assert estimates["memory"]["exact"] == 1_000_000 * read
 
 
 @pytest.mark.parametrize(
@@ -480,6 +495,14 @@ def test_a_corpus_of_the_size_of_the_paper_is_planned(capsys):
         (
             ["--device-kind=h100", "--model=align_b7_base"],
             "--model must be used with --index",
+        ),
+        (
+            ["--device-kind=h100", "--vectors=int8"],
+            "--vectors must be used with --index",
+        ),
+        (
+            ["--index=5", "--vectors=int4"],
+            "--vectors must be one of float32, float16, int8. Received: --vectors=",
         ),
     ],
 )
