@@ -14,7 +14,6 @@ from align_keras.data.order import ordered_pairs
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
 from align_keras.images.image_hash import image_hash
-from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ def training_batches(
     caption_sources: Mapping[str, float] | None = None,
     hard_negatives: Mapping[str, Sequence[str]] | None = None,
     teacher: "TeacherEmbeddings | None" = None,
-    trim_captions: bool = False,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
@@ -94,18 +92,15 @@ def training_batches(
             so use a loss with `share_equal_images`.
         teacher: `TeacherEmbeddings` of the images and captions of the split, or None.
             They are added to each batch for `DistillationLoss`.
-        trim_captions: bool, shorten the tokens of a batch to its longest caption, as
-            `trim_padding` does. It must be False with several input pipelines.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
-        `padding_mask` int32 (rows, sequence_length), which is shorter with
-        `trim_captions`, and if requested `image_ids` int64 (rows,),
-        `teacher_image_embeddings` and `teacher_text_embeddings` float32 (rows, t), and
-        with `hard_negatives` `negative_groups` int64 (rows,), which are equal for a
-        pair and its mined negative.
+        `padding_mask` int32 (rows, sequence_length), and if requested `image_ids`
+        int64 (rows,), `teacher_image_embeddings` and `teacher_text_embeddings` float32
+        (rows, t), and with `hard_negatives` `negative_groups` int64 (rows,), which are
+        equal for a pair and its mined negative.
 
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
@@ -143,12 +138,6 @@ def training_batches(
                 f"holds the negatives. Received: data_service={data_service!r}. Leave "
                 "one of them out."
             )
-    if trim_captions and num_input_pipelines > 1:
-        raise InputError(
-            "trim_captions must be False with several input pipelines, because their "
-            "batches must have equal lengths. Received: num_input_pipelines="
-            f"{num_input_pipelines}. Leave trim_captions out."
-        )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
     needs_hashes = with_image_ids or teacher is not None
@@ -198,10 +187,7 @@ def training_batches(
     ) -> dict[str, tf.Tensor]:
         if teacher is not None:
             inputs = teacher.add_to(inputs, captions, with_image_ids)
-        tokens = preprocessor.tokenize(captions)
-        if trim_captions:
-            tokens = trim_padding(tokens)
-        return {"images": images, **tokens, **inputs}
+        return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
     pairs = _ordered_rows(
         builder,

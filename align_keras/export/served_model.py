@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from align_keras.text.padding import trim_padding
+
 # Number of captions and of images in a chunk. Larger requests are embedded chunk by
 # chunk, so that activations take the memory of one chunk only. Larger chunks are not
 # faster. The activations of BERT-large take about 5 MB per caption, and those of
@@ -184,7 +186,7 @@ class ServedModel(tf.Module):
     def _embed_captions_in_chunks(self, captions: tf.Tensor) -> tf.Tensor:
         def embed(captions: tf.Tensor) -> tf.Tensor:
             tokens = self._untracked.model.tokenizer.tokenize(captions)
-            return self._untracked.embed_tokens(**tokens)
+            return self._untracked.embed_tokens(**trim_padding(tokens))
 
         return apply_in_chunks(embed, CAPTIONS_PER_CHUNK, captions)
 

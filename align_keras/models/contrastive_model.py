@@ -590,7 +590,7 @@ class ContrastiveModel(keras_hub.models.Task):
         input_checks.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         input_checks.check_loss_inputs(self.loss, inputs)
-        outputs = self(input_checks.model_inputs(inputs), training=False)
+        outputs = self(input_checks.model_inputs(self, inputs), training=False)
         losses = self.loss.batch_losses(
             outputs["image_embedding"],
             outputs["text_embedding"],
@@ -602,7 +602,8 @@ class ContrastiveModel(keras_hub.models.Task):
 
     def predict_step(self, data: dict) -> dict:
         input_checks.check_data(self, data)
-        return super().predict_step(data)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        return self(input_checks.model_inputs(self, inputs), training=False)
 
     def make_train_function(self, force: bool = False) -> None:
         """Creates the training function, which also measures the wait for input."""

@@ -23,7 +23,7 @@ def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
     The gradients of the batch are the sum of the gradients over replicas.
     """
     with tf.GradientTape() as tape:
-        outputs = model(model_inputs(inputs), training=True)
+        outputs = model(model_inputs(model, inputs), training=True)
         losses, loss = scaled_loss(
             model, outputs["image_embedding"], outputs["text_embedding"], inputs
         )
@@ -70,7 +70,7 @@ def cached_loss_gradients(
         Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
         Limited Setup".
     """
-    parts = split_inputs(model_inputs(inputs), micro_batch_size)
+    parts = split_inputs(model_inputs(model, inputs), micro_batch_size)
     state = model.forward_state
     statistics, seeds = state.read()
     (images, texts), new_statistics = embed_parts(model, parts, statistics)
@@ -147,10 +147,14 @@ def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
             f"{rows or 'an unknown number of'} rows. Change one of them, and create "
             "the batches with drop_remainder=True."
         )
-    return {
-        name: tf.reshape(value, (-1, micro_batch_size, *value.shape[1:]))
-        for name, value in inputs.items()
-    }
+    parts = {}
+    for name, value in inputs.items():
+        # The length of captions without common padding is unknown.
+        shape = tf.concat([[-1, micro_batch_size], tf.shape(value)[1:]], axis=0)
+        part = tf.reshape(value, shape)
+        part.set_shape((rows // micro_batch_size, micro_batch_size, *value.shape[1:]))
+        parts[name] = part
+    return parts
 
 
 def _loop(

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss
+from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
@@ -31,9 +32,19 @@ def check_data(model: keras.Model, data: Any) -> None:
     check_model_inputs(model, inputs)
 
 
-def model_inputs(inputs: dict) -> dict:
-    """Returns the entries of a batch that the model reads."""
-    return {name: inputs[name] for name in INPUTS}
+def model_inputs(model: keras.Model, inputs: dict) -> dict:
+    """Returns the entries of a batch that the model reads, without common padding.
+
+    The captions of a batch are shortened to the longest one, which does not change
+    embeddings. XLA, which compiles every step on TPUs, needs a known length, so they
+    keep their padding there.
+    """
+    chosen = {name: inputs[name] for name in INPUTS}
+    is_tpu = isinstance(model.distribute_strategy, tf.distribute.TPUStrategy)
+    if is_tpu or model.jit_compile:
+        return chosen
+    tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
+    return {**chosen, **trim_padding(tokens)}
 
 
 def loss_input_names(model: keras.Model) -> tuple[str, ...]:

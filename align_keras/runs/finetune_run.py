@@ -227,9 +227,7 @@ def finetune_experiment(
         loss = build_loss(task.loss, model.image_encoder.output_shape[-1])
         config_of_batches = _with_smaller_batches(config, len(train))
         batch_size = config_of_batches.task.train_data.global_batch_size
-        batches = TrainingBatches(
-            config_of_batches, corpora.train, model, trim_captions=True
-        )
+        batches = TrainingBatches(config_of_batches, corpora.train, model)
         folder = directory / STAGES_FOLDER
         stages = finetune_stages(config, len(train))
         if settings.projection_epochs and not _has_checkpoint(folder, stages[:1]):

@@ -20,14 +20,12 @@ class TrainingBatches:
         builder: TFDS builder or `Mixture` of the training pairs.
         model: `ALIGN`, whose preprocessor is used.
         teacher: `TeacherEmbeddings` of the training pairs, or None.
-        trim_captions: bool, as in `training_batches`.
     """
 
     config: ExperimentConfig
     builder: Any
     model: ALIGN
     teacher: TeacherEmbeddings | None = None
-    trim_captions: bool = False
 
     @property
     def have_known_order(self) -> bool:
@@ -63,7 +61,6 @@ class TrainingBatches:
             with_image_ids=self.config.task.loss.get().share_equal_images,
             caption_sources=train.caption_sources,
             hard_negatives=self.read_hard_negatives(),
-            trim_captions=self.trim_captions,
             **order_arguments(self.config),
             **pipeline,
         )

@@ -15,11 +15,11 @@ def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     with a mask returns the same embeddings, and needs less time.
 
     Args:
-        tokens: dict of `token_ids` and `padding_mask`, int32 (n, sequence_length), as
-            `ALIGNTokenizer` returns them.
+        tokens: dict of `token_ids`, int (n, sequence_length), and `padding_mask`, bool
+            or int (n, sequence_length), true for tokens and false for padding.
 
     Returns:
-        dict of the same tensors, int32 (n, length) with length ≤ sequence_length.
+        dict of the same tensors (n, length) with 1 ≤ length ≤ sequence_length.
 
     Example:
 
@@ -29,6 +29,9 @@ def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     >>> trim_padding({"token_ids": token_ids, "padding_mask": mask})["token_ids"].shape
     TensorShape([1, 8])
     """
-    longest = tf.reduce_max(tf.reduce_sum(tokens["padding_mask"], axis=1))
+    has_token = tf.reduce_any(tf.cast(tokens["padding_mask"], tf.bool), axis=0)
+    # A mask may also have padding before tokens, so tokens are not counted.
+    ends = tf.range(1, tf.size(has_token) + 1)
+    longest = tf.reduce_max(tf.where(has_token, ends, 1))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     return {name: values[:, :length] for name, values in tokens.items()}

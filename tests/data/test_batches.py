@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.data import read_retrieval_set, training_batches
+from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import read_captions, split_size
 from align_keras.datasets.mixture import Mixture
-from align_keras.models import ALIGNImageConverter, ALIGNPreprocessor, ALIGNTokenizer
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise, kinds
 from tests.helpers.small import VOCABULARY
@@ -178,10 +177,6 @@ def test_pipelines_with_separate_files_resume_at_any_step(sharded):
         ),
         ({"num_input_pipelines": 0}, "Received: num_input_pipelines=0"),
         ({"input_pipeline_id": 1}, r"input_pipeline_id must be .* from 0 to 0"),
-        (
-            {"trim_captions": True, "num_input_pipelines": 2},
-            "trim_captions must be False .* Received: num_input_pipelines=2",
-        ),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
         ({"input_pipeline_id": -1}, "input_pipeline_id must be .* Received: .*=-1"),
     ],
@@ -253,26 +248,6 @@ def test_batches_have_the_expected_shapes_and_dtypes(builder):
     assert batch["images"].dtype == np.float32
     assert batch["token_ids"].shape == batch["padding_mask"].shape == (8, 6)
     assert 0 <= batch["images"].min() < batch["images"].max() <= 255
-
-
-def test_trimmed_batches_contain_the_same_pairs(builder):
-    tokenizer = ALIGNTokenizer(VOCABULARY, sequence_length=40)
-    tall = ALIGNPreprocessor(tokenizer, ALIGNImageConverter(32))
-    padded, trimmed = (
-        next(
-            iter(
-                training_batches(
-                    builder, "train", tall, batch_size=8, trim_captions=trim_captions
-                )
-            )
-        )
-        for trim_captions in (False, True)
-    )
-    assert padded["token_ids"].shape == (8, 40)
-    assert trimmed["token_ids"].shape == trimmed["padding_mask"].shape == (8, 8)
-    np.testing.assert_array_equal(trimmed["token_ids"], padded["token_ids"][:, :8])
-    np.testing.assert_array_equal(trimmed["images"], padded["images"])
-    assert padded["padding_mask"].numpy().sum() == trimmed["padding_mask"].numpy().sum()
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(builder):

@@ -3,10 +3,18 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from align_keras.models import ALIGN, ALIGNTokenizer, TextEncoder
+from align_keras.models.gradients import (
+    cached_loss_gradients,
+    loss_gradients,
+    scaled_loss,
+)
+from align_keras.models.input_checks import model_inputs
+from align_keras.optimizers import SGD
 from align_keras.text.padding import trim_padding
-from tests.helpers.small import VOCABULARY, small_encoders
+from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -51,6 +59,83 @@ def test_trimmed_tokens_end_with_the_longest_caption():
     assert longer["padding_mask"].shape[1] == 16
     # 20 isn't a multiple of 8.
     assert trim_padding(tokenizer.tokenize(["a " * 30]))["token_ids"].shape[1] == 20
+
+
+def test_padding_before_tokens_is_kept():
+    mask = np.zeros((2, 20), bool)
+    mask[0, 9:11] = mask[1, :3] = True
+    tokens = {"token_ids": np.arange(40).reshape(2, 20), "padding_mask": mask}
+    trimmed = trim_padding(tokens)
+    np.testing.assert_array_equal(trimmed["token_ids"], tokens["token_ids"][:, :16])
+    # The encoders need at least one token.
+    empty = {**tokens, "padding_mask": np.zeros((2, 20), bool)}
+    assert trim_padding(empty)["token_ids"].shape == (2, 8)
+
+
+def batch_with_padding(model, length):
+    """Returns a batch whose captions have at most 6 tokens of `length`."""
+    tokens = model.preprocessor.tokenize(["a b", "c", "a b c d", "e f", "b"])
+    missing = [(0, 0), (0, length - tokens["token_ids"].shape[1])]
+    random = np.random.default_rng(0)
+    images = random.uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    return {
+        "images": tf.constant(images),
+        **{name: tf.pad(values, missing) for name, values in tokens.items()},
+    }
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_a_step_does_not_compute_common_padding(micro_batch_size):
+    keras.utils.set_random_seed(0)
+    image_encoder, _ = small_encoders(drop_connect_rate=0.0)
+    # Dropout masks of different lengths are different.
+    text_encoder = TextEncoder(
+        vocabulary_size=len(VOCABULARY),
+        num_layers=2,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+        projection_dim=16,
+        dropout=0.0,
+        sequence_length=40,
+    )
+    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    model.compile(SGD(0.1), micro_batch_size=micro_batch_size)
+    padded = batch_with_padding(model, 40)
+    assert model_inputs(model, padded)["token_ids"].shape == (5, 8)
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        outputs = model(padded, training=True)
+        expected, loss = scaled_loss(
+            model, outputs["image_embedding"], outputs["text_embedding"], padded
+        )
+    expected_gradients = tape.gradient(loss, variables)
+    if micro_batch_size is None:
+        losses, gradients = tf.function(loss_gradients)(model, padded)
+    else:
+        losses, gradients = tf.function(cached_loss_gradients)(model, padded, 5)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for variable, gradient, expected_gradient in zip(
+        model.trainable_variables, gradients, expected_gradients, strict=True
+    ):
+        expected_gradient = tf.convert_to_tensor(expected_gradient)
+        scale = np.abs(expected_gradient).max()
+        # Products of other lengths are summed in another order in float32. The
+        # gradients of a shift before a batch normalization are only rounding errors.
+        np.testing.assert_allclose(
+            gradient,
+            expected_gradient,
+            atol=1e-4 * scale + 1e-6,
+            err_msg=variable.path,
+        )
+
+
+def test_a_step_that_xla_compiles_keeps_its_length():
+    model = small_align()
+    model.compile(SGD(0.1), jit_compile=True)
+    assert (
+        model_inputs(model, batch_with_padding(model, 40))["token_ids"].shape[1] == 40
+    )
 
 
 def test_texts_keep_their_order_in_batches_of_similar_lengths():
