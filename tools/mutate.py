@@ -1,8 +1,9 @@
 """Inserts known bugs into a copy of the repository, and reports the tests that fail.
 
 Each bug of `mutations.toml` is an edit of a single file, with the tests that should
-detect it. The default tests run first. The ci tests run if the default tests pass. The
-script prints a table of bug, tier, first failing test and seconds.
+detect it. The default tests run first. The ci tests run if the default tests pass, and
+then the release tests. The script prints a table of bug, tier, first failing test and
+seconds.
 
     python tools/mutate.py
     python tools/mutate.py --only flip_never_applied --tier default
@@ -31,7 +32,11 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = pathlib.Path(__file__).with_name("mutations.toml")
 COPIED = ("align_keras", "experiments", "tests", "tools", "setup.cfg", "pyproject.toml")
-TIERS = {"default": "not ci and not release", "ci": "ci and not release"}
+TIERS = {
+    "default": "not ci and not release",
+    "ci": "ci and not release",
+    "release": "release",
+}
 # Seconds. Tests that take longer count as failed.
 TIMEOUT = 1800
 
