@@ -261,11 +261,39 @@ def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
 
     The singular values of the result are between 0.7 and 1.2.
     """
-    a, b, c = _COEFFICIENTS
-    wide = matrix.shape[0] <= matrix.shape[1]
-    matrix = matrix if wide else tf.transpose(matrix)
+    is_wide = matrix.shape[0] <= matrix.shape[1]
+    matrix = matrix if is_wide else tf.transpose(matrix)
     matrix /= tf.norm(matrix) + 1e-7
+    rows, columns = matrix.shape
+    if columns >= 2 * rows:
+        matrix = _newton_schulz_of_gram_matrix(matrix)
+    else:
+        matrix = _newton_schulz(matrix)
+    return matrix if is_wide else tf.transpose(matrix)
+
+
+def _newton_schulz(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns X after the steps X ← (a + b X Xᵀ + c (X Xᵀ)²) X."""
+    a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):
         square = tf.matmul(matrix, matrix, transpose_b=True)
         matrix = a * matrix + (b * square + c * square @ square) @ matrix
-    return matrix if wide else tf.transpose(matrix)
+    return matrix
+
+
+def _newton_schulz_of_gram_matrix(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns the result of `_newton_schulz` with fewer operations for wide matrices.
+
+    The steps multiply X by the polynomials P of G = X Xᵀ. These commute, so G changes
+    to P² G, and only the product of all P is multiplied by X.
+    """
+    a, b, c = _COEFFICIENTS
+    gram = tf.matmul(matrix, matrix, transpose_b=True)
+    identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)
+    product = identity
+    for step in range(_STEPS):
+        polynomial = a * identity + b * gram + c * gram @ gram
+        product = polynomial if step == 0 else polynomial @ product
+        if step < _STEPS - 1:
+            gram = polynomial @ (polynomial @ gram)
+    return product @ matrix

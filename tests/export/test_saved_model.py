@@ -22,7 +22,7 @@ from tests.export.export_inputs import (
     sample_image_files,
 )
 from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable_files, source
-from tests.helpers.tensorflow_text import needs_tensorflow_text
+from tests.helpers.tensorflow_text_marks import needs_tensorflow_text
 
 # Program that embeds with an export without Keras and this package. The test runs it
 # with a locale in which ICU converts "I" to "ı".

@@ -31,7 +31,7 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
     """
     import tensorflow as tf
 
-    from tests.helpers.tensorflow_text import tensorflow_text
+    from tests.helpers.tensorflow_text_marks import tensorflow_text
 
     class TinyModel(tf.Module):
         def __init__(self):

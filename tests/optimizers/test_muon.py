@@ -85,6 +85,25 @@ def test_adam_updates_depthwise_kernels_biases_and_selected_matrices():
     np.testing.assert_array_equal(train(by_adam, starts, paths)[1], expected[1])
 
 
+@pytest.mark.parametrize("condition", [1e1, 1e3, 1e6])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 47), (24, 48), (300, 24)])
+def test_orthogonalized_matrices_equal_the_polynomials_of_the_singular_values(
+    shape, condition
+):
+    random = np.random.default_rng(0)
+    rank = min(shape)
+    u, _ = np.linalg.qr(random.normal(size=(shape[0], rank)))
+    v, _ = np.linalg.qr(random.normal(size=(shape[1], rank)))
+    singular_values = np.geomspace(1.0, 1.0 / condition, rank)
+    matrix = (u * singular_values) @ v.T
+    expected = singular_values / np.linalg.norm(matrix)
+    for _ in range(5):
+        expected = 3.4445 * expected - 4.775 * expected**3 + 2.0315 * expected**5
+    actual = orthogonalized(tf.constant(matrix, "float32")).numpy()
+    # The steps increase rounding errors of float32 by up to 3.4⁵ = 485.
+    np.testing.assert_allclose(actual, (u * expected) @ v.T, atol=5e-4)
+
+
 def test_orthogonalized_matrices_are_nearly_orthogonal():
     for shape in ((8, 20), (20, 8), (5, 5)):
         (matrix,) = random_arrays(shape)

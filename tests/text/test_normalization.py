@@ -12,7 +12,7 @@ from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 from tests.helpers.hard_captions import NEW_LETTERS
-from tests.helpers.tensorflow_text import needs_tensorflow_text
+from tests.helpers.tensorflow_text_marks import needs_tensorflow_text
 
 # The normalization of `"bert_uncased"` needs it.
 pytestmark = needs_tensorflow_text

@@ -17,7 +17,7 @@ from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 from tests.helpers.hard_captions import HARD_CASES, VOCABULARY, random_captions
 from tests.helpers.oracle_process import call_oracle, needs
-from tests.helpers.tensorflow_text import needs_tensorflow_text, tensorflow_text
+from tests.helpers.tensorflow_text_marks import needs_tensorflow_text, tensorflow_text
 
 KNOWN_DIFFERENCES = {"\U0001d400\U0001d7ce \U00010400 \u2c2f \ua7c0"}
 
