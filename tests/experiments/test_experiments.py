@@ -315,6 +315,8 @@ def test_the_model_of_an_experiment_computes_embeddings_and_a_loss(name):
         "padding_mask": np.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]),
     }
     outputs = model(batch)
+    if "image_ids" in model.loss.required_inputs:
+        batch["image_ids"] = np.arange(2)
     width = config.task.model.projection_dim
     if config.task.distillation.teacher is not None:
         teacher = np.eye(2, width, dtype="float32")
