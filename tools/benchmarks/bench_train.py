@@ -16,7 +16,8 @@ Measures:
 - `image`: image encoder on decoded pixels,
 - `both`: image encoder and text encoder.
 
-Weights are random.
+Weights are random. Captions have 64 tokens. With --longest-caption N, they have 3 to N
+tokens and padding up to 64, which the training step of this package cuts off.
 """
 
 import argparse
@@ -65,14 +66,20 @@ ARCHITECTURES = {
 MEASURES = ("train", "image", "both")
 
 
-def random_inputs(architecture, batch_size):
-    """Returns gray levels (n, S, S, 3) and token ids (n, L) as NumPy arrays."""
+def random_inputs(architecture, batch_size, longest_caption):
+    """Returns gray levels (n, S, S, 3), token ids (n, L) and their mask (n, L)."""
     import numpy as np
 
     random = np.random.default_rng(0)
     size = ARCHITECTURES[architecture][2]
     pixels = random.integers(0, 256, (batch_size, size, size, 3)).astype("float32")
-    return pixels, random.integers(5, VOCABULARY_SIZE, (batch_size, SEQUENCE_LENGTH))
+    token_ids = random.integers(5, VOCABULARY_SIZE, (batch_size, SEQUENCE_LENGTH))
+    lengths = np.full(batch_size, SEQUENCE_LENGTH)
+    if longest_caption is not None:
+        lengths = random.integers(3, longest_caption + 1, batch_size)
+        lengths[0] = longest_caption
+    mask = np.arange(SEQUENCE_LENGTH) < lengths[:, None]
+    return pixels, np.where(mask, token_ids, 0), mask
 
 
 def keras_align(architecture):
@@ -116,7 +123,7 @@ def calibrate_keras(model, images):
         norm.momentum = momentum
 
 
-def keras_measures(variant, architecture, batch_size, threads):
+def keras_measures(variant, architecture, batch_size, threads, longest_caption):
     """Returns the functions of this package: dict of measure → function.
 
     Runtimes other than TensorFlow only have `image`.
@@ -133,11 +140,11 @@ def keras_measures(variant, architecture, batch_size, threads):
     keras.utils.set_random_seed(0)
     if variant == "mixed_bfloat16":
         keras.config.set_dtype_policy(variant)
-    pixels, token_ids = random_inputs(architecture, batch_size)
+    pixels, token_ids, mask = random_inputs(architecture, batch_size, longest_caption)
     inputs = {
         "images": tf.constant(pixels),
         "token_ids": tf.constant(token_ids, tf.int32),
-        "padding_mask": tf.ones(token_ids.shape, tf.int32),
+        "padding_mask": tf.constant(mask, tf.int32),
     }
     model = keras_align(architecture)
     calibrate_keras(model, inputs["images"])
@@ -209,20 +216,20 @@ def calibrate_torch(model, pixels):
         norm.momentum = momentum
 
 
-def torch_measures(variant, architecture, batch_size, threads):
+def torch_measures(variant, architecture, batch_size, threads, longest_caption):
     """Returns the functions of transformers: dict of measure → function."""
     import torch
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    pixels, token_ids = random_inputs(architecture, batch_size)
+    pixels, token_ids, mask = random_inputs(architecture, batch_size, longest_caption)
     pixels = (torch.tensor(pixels) / 127.5 - 1.0).permute(0, 3, 1, 2)
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
     model = torch_align(architecture).to(memory_format=layout)
     inputs = {
         "pixel_values": pixels.contiguous(memory_format=layout),
         "input_ids": torch.tensor(token_ids),
-        "attention_mask": torch.ones(token_ids.shape, dtype=torch.long),
+        "attention_mask": torch.tensor(mask, dtype=torch.long),
     }
     calibrate_torch(model, inputs["pixel_values"])
     # The fused kernel is the fastest AdamW of torch.
@@ -260,7 +267,13 @@ def work(arguments):
     library, variant = arguments.worker.split()
     make = {"keras": keras_measures, "torch": torch_measures}[library]
     architecture = arguments.architectures[0]
-    functions = make(variant, architecture, arguments.batch_size, arguments.threads)
+    functions = make(
+        variant,
+        architecture,
+        arguments.batch_size,
+        arguments.threads,
+        arguments.longest_caption,
+    )
     measures = {
         name: functions[name] for name in arguments.measures if name in functions
     }
@@ -280,6 +293,8 @@ def start(contender, arguments, architecture):
     """Starts the process of a contender, and waits until it has warmed up."""
     options = ["--architectures", architecture, "--batch-size", arguments.batch_size]
     options += ["--threads", arguments.threads, "--measures", *arguments.measures]
+    if arguments.longest_caption is not None:
+        options += ["--longest-caption", arguments.longest_caption]
     environment = {
         **os.environ,
         "PYTHONPATH": str(arguments.package_root or ROOT),
@@ -365,6 +380,12 @@ def parse(argv):
         help="make malloc keep freed memory, as the tuning guide of torch recommends",
     )
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--longest-caption",
+        type=int,
+        metavar="N",
+        help="use captions of 3 to N tokens with padding, instead of 64 tokens",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="training steps per turn")
