@@ -126,6 +126,7 @@ class Index:
         self._model: Embedder | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
+        self._values: tuple | None = None
 
     @classmethod
     def build(
@@ -672,6 +673,21 @@ class Index:
             self._sample = version, sample, len(self)
         _, sample, count = self._sample
         return sample, count
+
+    def column_values(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the values of the text columns with few values, as `count_values`.
+
+        The values are cached until the index changes. In an index of a million images,
+        counting takes about 0.3 seconds per column.
+        """
+        # A search from the command line does not need this import.
+        from align_keras.search.column_values import count_values
+
+        version = self.store.version
+        if self._values is None or self._values[0] != version:
+            self._values = version, count_values(self.store)
+        _, values = self._values
+        return values
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
         """Returns the images that were indexed last.

@@ -26,7 +26,6 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.corpus.image import ImageError
-from align_keras.search.column_values import count_values
 from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
     content_hash,
@@ -290,7 +289,7 @@ class _Server:
             "images": len(index),
             "model": model,
             "columns": index.store.columns,
-            "values": count_values(index.store),
+            "values": index.column_values(),
             "text_weight": index.model.text_weight,
             "left_out": count_left_out(index.left_out()),
         }

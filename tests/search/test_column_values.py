@@ -47,6 +47,24 @@ def test_a_condition_selects_the_images_of_its_value(index):
                 assert entry["value"] in hit.columns[column].split("; ")
 
 
+def test_values_are_counted_again_after_a_change(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "0.png").write_bytes(image_bytes((0, 0, 0)))
+    (images / "1.png").write_bytes(image_bytes((90, 0, 0)))
+    folder = tmp_path / "index"
+    index = Index.build(folder, [images], str(GOLDEN))
+    values = index.column_values()
+    (entry,) = values["folder"]
+    assert entry["count"] == 2
+    assert index.column_values() is values
+    (images / "2.png").write_bytes(image_bytes((180, 0, 0)))
+    # Another process usually updates the index of a server.
+    Index.open(folder).add([images])
+    (entry,) = index.column_values()["folder"]
+    assert entry["count"] == 3
+
+
 def test_columns_with_many_values_are_left_out(tmp_path):
     lines = ["image,caption,tags,few"]
     for number in range(2 * MAX_VALUES + 2):
