@@ -215,6 +215,8 @@ class RowLoss(PairLoss):
         """
         if pair_groups is None:
             pair_groups = self._groups(token_ids, image_ids)
+        else:
+            pair_groups = tf.convert_to_tensor(pair_groups)
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)
         if self.hard_negative_weight == 1:
