@@ -141,17 +141,23 @@ class _SignedLogitTiles:
         logits = products * self.scale + self.bias
         matches = matching_pairs(self.image_groups[row], self.text_groups[column])
         signed = signed_logits(logits, matches)
-        losses = tf.nn.softplus(signed)
-        d_logits = signed_logits(tf.nn.sigmoid(signed), matches)
+        losses = self._without_padding(tf.nn.softplus(signed), row, column)
+        total = tf.reduce_sum(losses)
+        # Otherwise both branches may run at the same time, with all of their arrays in
+        # memory.
+        with tf.control_dependencies([total]):
+            d_logits = signed_logits(tf.nn.sigmoid(signed), matches)
+        return total, self._without_padding(d_logits, row, column)
+
+    def _without_padding(
+        self, values: tf.Tensor, row: tf.Tensor, column: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the values of a tile (rows, columns) with zeros for padding."""
         if self.row_mask is not None:
-            row_mask = tf.cast(self.row_mask[row], logits.dtype)[:, None]
-            losses *= row_mask
-            d_logits *= row_mask
+            values *= tf.cast(self.row_mask[row], values.dtype)[:, None]
         if self.column_mask is not None:
-            column_mask = tf.cast(self.column_mask[column], logits.dtype)
-            losses *= column_mask
-            d_logits *= column_mask
-        return tf.reduce_sum(losses), d_logits
+            values *= tf.cast(self.column_mask[column], values.dtype)
+        return values
 
 
 def _loss_and_gradients(

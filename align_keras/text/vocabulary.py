@@ -178,19 +178,19 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
             raise InputError(
                 f"{source} must contain one token per line and no blank lines. "
-                f"Received: {token!r} at line {index + 1}. Write a token there, such "
+                f"Received: {token!r:.80} at line {index + 1}. Write a token there, such "
                 "as [unused1]."
             )
         # TensorFlow Text can't build a tokenizer with these tokens.
         if "\0" in token:
             raise InputError(
-                f"{source} must not contain NUL characters. Received: {token!r} at "
-                f"line {index + 1}. The file is damaged. Copy or create it again."
+                f"{source} must not contain NUL characters. Received: {token!r:.80} "
+                f"at line {index + 1}. The file is damaged. Copy or create it again."
             )
         if token in ids:
             raise InputError(
-                f"{source} must contain each token once. Received: {token!r} at lines "
-                f"{ids[token] + 1} and {index + 1}. Rename one of them."
+                f"{source} must contain each token once. Received: {token!r:.80} at "
+                f"lines {ids[token] + 1} and {index + 1}. Rename one of them."
             )
         ids[token] = index
     missing = [token for token in SPECIAL_TOKENS if token not in ids]

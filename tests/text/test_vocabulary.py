@@ -175,6 +175,7 @@ SPECIAL_LINES = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         ("", "'' at line 1"),
         (b"\xff\xfe", "UTF-8"),
         (None, "No such file"),
+        ("[PAD]\n" + 5_000 * "x" + "\0", "NUL characters. Received: 'xxx"),
     ],
 )
 def test_invalid_files_are_refused(tmp_path, content, message):
@@ -184,7 +185,7 @@ def test_invalid_files_are_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as error:
         load_vocabulary(path)
     assert "vocabulary.txt" in str(error.value)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize(
