@@ -522,7 +522,8 @@ class Index:
         Example:
 
         ```python
-        index.export("photos.parquet")  # [PosixPath('photos.parquet')]
+        index = Index.from_embeddings(np.eye(2), ids=["a", "b"])
+        index.export("vectors.parquet")  # [PosixPath('vectors.parquet')]
         ```
         """
         from align_keras.search.vector_export import export_vectors
