@@ -178,8 +178,8 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
             raise InputError(
                 f"{source} must contain one token per line and no blank lines. "
-                f"Received: {token!r:.80} at line {index + 1}. Write a token there, such "
-                "as [unused1]."
+                f"Received: {token!r:.80} at line {index + 1}. Write a token there, "
+                "such as [unused1]."
             )
         # TensorFlow Text can't build a tokenizer with these tokens.
         if "\0" in token:
