@@ -56,7 +56,7 @@ count_tests() { # LOG
   }' "$1"
 }
 
-# The mutations take more than an hour and rarely use more than a core. They run next to
+# The mutations take about half an hour and rarely use more than a core. They run next to
 # the other stages, and their own stage waits for them.
 start_mutations() {
   python tools/mutate.py --results "$passed/mutations.jsonl" >"$work/mutations" 2>&1 \

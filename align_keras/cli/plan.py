@@ -131,6 +131,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    index_options = {
+        name: getattr(arguments, name)
+        for name in ("model", "vectors")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.index is None:
+        _refuse_without("index", index_options)
     if arguments.index is not None:
         estimates, tables = _plan_index(arguments)
     elif arguments.corpus is not None:
@@ -145,6 +152,15 @@ def run(arguments: argparse.Namespace) -> int:
         for note in table.notes:
             print(note)
     return 0
+
+
+def _refuse_without(required: str, options: dict[str, Any]) -> None:
+    """Raises if there are options that require another argument, which is missing."""
+    for name, value in options.items():
+        raise InputError(
+            f"`{name}` must be used with `{required}`. Received: {name}={value} "
+            f"without {required}. Leave `{name}` out."
+        )
 
 
 def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
@@ -167,19 +183,8 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
         for name in ("num_images", "num_classes")
         if getattr(arguments, name) is not None
     }
-    # Argument → argument that it requires.
-    required_arguments = {"model": "index", "vectors": "index"}
     if not arguments.protocol:
-        required_arguments = (
-            dict.fromkeys(recipe_sizes, "protocol") | required_arguments
-        )
-    for name, required in required_arguments.items():
-        if getattr(arguments, name) is not None:
-            raise InputError(
-                f"`{name}` must be used with `{required}`. Received: "
-                f"{name}={getattr(arguments, name)} without {required}. Leave `{name}` "
-                "out."
-            )
+        _refuse_without("protocol", recipe_sizes)
     config_files = arguments.config_file
     overrides = arguments.params_override
     names = ("device_kind", "devices", "utilization", "text_utilization")

@@ -143,8 +143,8 @@ class _SignedLogitTiles:
         signed = signed_logits(logits, matches)
         losses = self._without_padding(tf.nn.softplus(signed), row, column)
         total = tf.reduce_sum(losses)
-        # Otherwise both branches may run at the same time, with all of their arrays in
-        # memory.
+        # Without an order, TensorFlow may compute the gradient at the same time as the
+        # losses. The arrays of both would then be in memory.
         with tf.control_dependencies([total]):
             d_logits = signed_logits(tf.nn.sigmoid(signed), matches)
         return total, self._without_padding(d_logits, row, column)

@@ -81,7 +81,7 @@ RANKING = Measurement(1.7e-3, "s per query", _BENCH_SEARCH, "2026-11-28")
 RANKING_ROWS = Measurement(
     2_500_000, "rows up to which a thousand are ranked", _BENCH_SEARCH, "2026-11-28"
 )
-# Time of an exact search in numbers of fewer bits. They are converted to float32 first.
+# Time of an exact search in float16 and int8.
 _BENCH_VECTORS = (
     "python tools/benchmarks/bench_vectors.py --images /usr/share/tuxpaint/stamps "
     "--rows 1000000"

@@ -9,7 +9,7 @@ from align_keras.search.index_files import ENCODINGS
 from align_keras.search.vector_rows import row_bytes
 from align_keras.utils.arguments import check_choice, check_number
 
-# Bytes per number of an embedding that an approximate search reads, codes of two bits.
+# Bytes per number of an embedding that an approximate search reads. A code has 2 bits.
 _CODE_SIZE = 0.25
 # Time of an exact search in an encoding, relative to float32.
 _EXACT_TIMES = {
@@ -115,7 +115,7 @@ def plan_index(
         images: int >= 1, number of images.
         dimension: int >= 1, length of an embedding.
         vectors: `"float32"`, `"float16"` or `"int8"`, encoding of the embeddings on
-            disk, as in `Index.create`.
+            disk, as in `Index.build`.
 
     Returns:
         dict that can be stored as JSON, with the keys

@@ -126,7 +126,7 @@ class Index:
         self._model: Embedder | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
-        self._values: tuple | None = None
+        self._column_values: tuple | None = None
 
     @classmethod
     def build(
@@ -685,9 +685,9 @@ class Index:
         from align_keras.search.column_values import count_values
 
         version = self.store.version
-        if self._values is None or self._values[0] != version:
-            self._values = version, count_values(self.store)
-        _, values = self._values
+        if self._column_values is None or self._column_values[0] != version:
+            self._column_values = version, count_values(self.store)
+        _, values = self._column_values
         return values
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:

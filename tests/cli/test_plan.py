@@ -501,6 +501,10 @@ def test_a_corpus_of_the_size_of_the_paper_is_planned(capsys):
             "--vectors must be used with --index",
         ),
         (
+            ["--corpus=5", "--vectors=int8"],
+            "--vectors must be used with --index. Received: --vectors=int8 without",
+        ),
+        (
             ["--index=5", "--vectors=int4"],
             "--vectors must be one of float32, float16, int8. Received: --vectors=",
         ),
