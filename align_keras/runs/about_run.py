@@ -53,8 +53,28 @@ def about_run(
     return origin
 
 
-def read_evaluation(path: str | os.PathLike, model: str | os.PathLike | None) -> dict:
-    """Reads an output of `align-keras evaluate --json`.
+def read_evaluation(
+    evaluation: str | os.PathLike | Mapping[str, Any], model: Any
+) -> dict[str, Any]:
+    """Returns a checked evaluation of a model.
+
+    Args:
+        evaluation: result of `align_keras.evaluate`, or path of a file with the output
+            of `align-keras evaluate --json`.
+        model: `ALIGN`, or the name of the model to which a file must belong.
+    """
+    if isinstance(evaluation, Mapping):
+        check_report(evaluation, "a dict")
+        return dict(evaluation)
+    return _read_file(
+        evaluation, model if isinstance(model, str | os.PathLike) else None
+    )
+
+
+def _read_file(
+    path: str | os.PathLike, model: str | os.PathLike | None
+) -> dict[str, Any]:
+    """Reads an evaluation.
 
     Args:
         path: path of the file.

@@ -22,7 +22,7 @@ from align_keras.models.hub import (
     is_hub_name,
     parse_hub_name,
 )
-from align_keras.runs.about_run import about_run, check_report, read_evaluation
+from align_keras.runs.about_run import about_run, read_evaluation
 from align_keras.runs.model_export import (
     EXPORT_FORMATS,
     check_format_packages,
@@ -119,7 +119,7 @@ def push_to_hub(
     location = None
     if isinstance(model, str | os.PathLike):
         location = locate_model(model)
-    reports = [_read_report(report, model) for report in evaluation]
+    reports = [read_evaluation(report, model) for report in evaluation]
     _check_login(target, token)
     source = _open_source(model, location, exports)
     with tempfile.TemporaryDirectory(prefix="align-keras-push-") as name:
@@ -256,17 +256,6 @@ def _open_source(
     if is_hub_name(location.name):
         folder = download(location.name)
     return _FolderSource(location.name, folder)
-
-
-def _read_report(
-    report: str | os.PathLike | Mapping[str, Any], model: Any
-) -> dict[str, Any]:
-    """Returns an evaluation of the model."""
-    if isinstance(report, Mapping):
-        check_report(report, "a dict")
-        return dict(report)
-    is_path = isinstance(model, str | os.PathLike)
-    return read_evaluation(report, model if is_path else None)
 
 
 def _check_login(target: HubName, token: str | None) -> None:

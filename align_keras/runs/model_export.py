@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.embedders.locations import locate_model
@@ -96,7 +96,7 @@ def export_model(
     data_root: str | None = None,
     resizable: bool | None = None,
     license: str | None = None,
-    evaluation: Sequence[str] = (),
+    evaluation: Sequence[str | os.PathLike | Mapping[str, Any]] = (),
     title: str | None = None,
     litert_js: str | None = None,
     dimensions: int | None = None,
@@ -127,7 +127,8 @@ def export_model(
         resizable: bool, True to write LiteRT files that accept any number of images
             and captions of any size.
         license: terms of the weights, for the files and the card.
-        evaluation: outputs of `align-keras evaluate --json` for the model card.
+        evaluation: results of `align_keras.evaluate` for this model, or files with the
+            output of `align-keras evaluate --json`, for the model card.
         title: heading of a page.
         litert_js: node_modules folder with `@litertjs/core`, which is copied to a page.
         dimensions: number of first components of the embeddings that the exported model
@@ -166,8 +167,7 @@ def export_model(
     if dimensions is not None:
         checked_options["dimensions"] = dimensions
     target = _checked(model, to, format, checked_options)
-    is_path = isinstance(model, str | os.PathLike)
-    measured = [read_evaluation(path, model) for path in evaluation if is_path]
+    measured = [read_evaluation(result, model) for result in evaluation]
     align = _open(model, format)
     if dimensions is not None:
         from align_keras.models.truncated_model import truncate_model

@@ -128,6 +128,15 @@ def test_the_model_card_lists_the_metrics_of_groups(mixed, tmp_path, monkeypatch
     assert "signatures.json" in card and "No evaluation was recorded" not in card
 
 
+def test_an_evaluation_in_memory_is_in_the_model_card(mixed, tmp_path, monkeypatch):
+    monkeypatch.setitem(model_export.WRITERS, "saved_model", lambda *_: None)
+    report = create_evaluation_report("in memory")
+    export_model(ALIGN.from_preset(mixed), tmp_path / "export", evaluation=[report])
+    card = (tmp_path / "export/README.md").read_text()
+    assert "### retrieval on stamps, split train\n" in card
+    assert "No evaluation was recorded" not in card
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
