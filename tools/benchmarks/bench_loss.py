@@ -1,6 +1,7 @@
 """Measures time and memory of the contrastive loss and its gradients.
 
     python tools/benchmarks/bench_loss.py [--sizes 4096 8192 16384] [--large 65536]
+    python tools/benchmarks/bench_loss.py --memory 16384 65536 262144 --width 128
 
 Each form of the loss runs in a separate process, which measures its peak memory. The
 repetitions are interleaved, and the table shows medians. Columns:
@@ -12,6 +13,10 @@ repetitions are interleaved, and the table shows medians. Columns:
   stores them needs only three and can exceed 100%.
 - ratio: time of open_clip's ClipLoss in torch divided by the time of the form. The
   column is empty if open_clip isn't installed.
+
+With `--memory`, the script runs the form `tiled 2048` once for each batch size, each in
+a process of its own. The table shows the memory per pair, and the memory that the
+logits would need as float32 numbers.
 """
 
 import argparse
@@ -149,6 +154,25 @@ def measure(count, width, names, repetitions):
         print(line, flush=True)
 
 
+def measure_memory(counts, width):
+    """Prints the memory and the time of the tiled loss for each batch size."""
+    form = "tiled 2048"
+    titles = ("pairs", "GiB", "KiB per pair", "logits GiB", "seconds")
+    print(f"{form}, loss and gradients, width {width}, float32")
+    print("{:>9} {:>6} {:>13} {:>11} {:>17}".format(*titles))
+    for count in counts:
+        options = ["--sizes", count, "--width", width]
+        results = take_turns(
+            {form: [__file__, "--serve", form, *options]},
+            1,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+        wall, cpu, peak = results[form][0]
+        line = f"{count:9,} {peak / 2**30:6.2f} {peak / 2**10 / count:13.2f}"
+        line += f" {4 * count**2 / 2**30:11.1f} {wall:8.0f} | {cpu:6.0f}"
+        print(line, flush=True)
+
+
 def main():
     """Measures each size, or runs the process of a form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,6 +182,12 @@ def main():
         type=int,
         help="batch size of a further measurement of the tiled forms",
     )
+    parser.add_argument(
+        "--memory",
+        type=int,
+        nargs="+",
+        help="batch sizes of a measurement of the memory only",
+    )
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:])
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -165,6 +195,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.serve:
         work(arguments.serve, arguments.sizes[0], arguments.width)
+        return
+    if arguments.memory:
+        measure_memory(arguments.memory, arguments.width)
         return
     for count in arguments.sizes:
         names = ("matmul", *arguments.forms)
