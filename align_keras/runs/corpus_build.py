@@ -422,7 +422,9 @@ class _Build:
 def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
     """Reads sources into raw pairs."""
     caption_rules = sorted(set(build.config.caption_rules))
-    return _extract(build, [open_source(spec) for spec in specs], caption_rules)
+    honor_opt_out = build.config.opt_out == "honor"
+    sources = [open_source(spec, honor_opt_out=honor_opt_out) for spec in specs]
+    return _extract(build, sources, caption_rules)
 
 
 def extract_evaluation_images(build: _Build, spec: str) -> Tables:

@@ -12,6 +12,7 @@ from typing import Any
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, image_size
+from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
 from align_keras.corpus.sources.caption_json import (
@@ -71,6 +72,8 @@ _IMAGES_OPTION = "?images="
 # only name a file are dropped in this module. The readers of web pages drop such
 # captions themselves, because they know the addresses of the images.
 _CRAWLED = ("webdataset", "parquet", "tfrecord")
+# Kinds of fetched pages, which can opt out.
+_PAGES = ("html", "warc", "wat")
 _SHARDS = ("warc", "wat", *_CRAWLED)
 # Kinds whose parts have many files. Their readers count the unreadable files
 # themselves.
@@ -142,7 +145,7 @@ class Source:
         return [file]
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     """Opens a source of image-caption pairs.
 
     Args:
@@ -165,6 +168,10 @@ def open_source(spec: str) -> Source:
             `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
             ignored, because img2dataset writes such a file as a log. Images are ignored
             unless an image NAME.jpg has a file NAME.txt.
+        honor_opt_out: bool, True to drop pairs of web pages and images that opt out by
+            `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
+            `X-Robots-Tag` or in `<meta name="robots">`. The kinds `html`, `warc` and
+            `wat` use it.
 
     Returns:
         `Source`.
@@ -222,6 +229,8 @@ def open_source(spec: str) -> Source:
             f"A source of kind {kind} must be a JSON file. Received: {spec!r}, which "
             "is a folder. Use the path of the file."
         )
+    if kind in _PAGES and honor_opt_out:
+        options += (HONOR_OPT_OUT,)
     return Source(spec, kind, path, options)
 
 
@@ -240,12 +249,13 @@ def _os_errors_as_input_errors(name: str) -> Iterator[None]:
 def evaluation_source(spec: str) -> Source:
     """Opens a source of evaluation images, whose copies are removed from a corpus.
 
-    A `karpathy` source has the splits `val` and `test`, which `open_source` skips.
+    A `karpathy` source has the splits `val` and `test`, which `open_source` skips. Web
+    pages can not opt out, because their images do not become a part of the corpus.
 
     Args:
         spec: str, as in `open_source`.
     """
-    source = open_source(spec)
+    source = open_source(spec, honor_opt_out=False)
     if source.kind != "karpathy":
         return source
     options = (*source.options, EVALUATION)
