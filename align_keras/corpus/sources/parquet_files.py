@@ -6,6 +6,7 @@ Without such a column, the images are remote, and the column `url` has their add
 `pair.columns_of` finds the other columns.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from align_keras.corpus.sources.pair import (
     pair_of_shard,
 )
 from align_keras.corpus.sources.source_files import SourceFile
+from align_keras.corpus.sources.uid_subset import UID_COLUMN, UidFilter
 from align_keras.utils.errors import InputError
 
 _IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
@@ -45,9 +47,9 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
             raise
         except Exception:  # `_read_part` counts the damaged file.
             counts = []
-        name, total = (file.name,), len(counts)
+        file_part = dataclasses.replace(whole, files=(file.name,), total=len(counts))
         for start, stop in _group_ranges(counts) or [(0, 0)]:
-            parts.append(Part(whole.kind, whole.root, name, start, stop, total))
+            parts.append(dataclasses.replace(file_part, start=start, stop=stop))
     return parts
 
 
@@ -93,15 +95,20 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
         detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", path, detail)
         return
-    columns = [
-        *columns_of_parts.values(),
-        *{"status", "error_message"}.intersection(names),
-    ]
+    more_columns = {"status", "error_message"}
+    uid_filter = UidFilter(part, counter)
+    if uid_filter.subset is not None:
+        if UID_COLUMN not in names:
+            raise uid_filter.no_uids(path)
+        more_columns.add(UID_COLUMN)
+    columns = [*columns_of_parts.values(), *more_columns.intersection(names)]
     for group in range(part.start, part.stop):
         number = -1
         try:
             for number, row in enumerate(_rows(table, group, columns)):
                 position = f"{path} row group {group} row {number}"
+                if not uid_filter.keeps(row, position):
+                    continue
                 image = row.get(columns_of_parts.get("url", "")) or ""
                 if image_column is not None:
                     cell = (group, number, image_column)
@@ -119,6 +126,7 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
             unread_rows = table.metadata.row_group(group).num_rows - number - 1
             position = f"{path} row group {group}"
             counter.drop("broken record", position, str(error), count=unread_rows)
+    uid_filter.finish()
 
 
 def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ from align_keras.corpus.sources.source_files import (
 from align_keras.corpus.sources.table_files import TABLE_FILES
 from align_keras.corpus.sources.tfds_builders import TFDS_BUILDERS, data_folder
 from align_keras.corpus.sources.tfrecord_files import TFRECORD_FILES
+from align_keras.corpus.sources.uid_subset import subset_options
 from align_keras.corpus.sources.warc_files import WARC_FILES
 from align_keras.corpus.sources.wat_files import WAT_FILES
 from align_keras.corpus.sources.webdataset import WEBDATASET
@@ -68,6 +69,7 @@ _KINDS_BY_SUFFIX = (
     "table",
 )
 _IMAGES_OPTION = "?images="
+_SUBSET_OPTION = "?subset="
 # Kinds of img2dataset shards. Their captions are unfiltered alt-texts, so captions that
 # only name a file are dropped in this module. The readers of web pages drop such
 # captions themselves, because they know the addresses of the images.
@@ -154,7 +156,9 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
             - `html`: a folder of web pages, or a single page,
             - `warc`: a web archive,
             - `wat`: metadata of web pages from Common Crawl,
-            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote,
+            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote. Write
+              `SHARDS?subset=FILE.npy` to read only the records whose `uid` is in a
+              subset file of DataComp,
             - `coco`, `karpathy`: a JSON file of captions. Write `FILE?images=DIR` if
               the images are not near the file,
             - `table`: a CSV, TSV or JSONL file,
@@ -177,8 +181,8 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
         `Source`.
 
     Raises:
-        InputError: if the kind is unknown or is not recognized, or the path does not
-            exist.
+        InputError: if the kind is unknown or is not recognized, the path does not
+            exist, or the subset file is not sorted or has another dtype or shape.
 
     Example:
 
@@ -211,6 +215,7 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
         path_text, _, folder = path_text.partition(_IMAGES_OPTION)
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options = (("images", folder),)
+    path_text, has_subset, subset_path = path_text.partition(_SUBSET_OPTION)
     path = path_text.rstrip("/") if is_url(path_text) else os.path.abspath(path_text)
     with _os_errors_as_input_errors(spec):
         exists = one_file(path) is not None or is_folder(path)
@@ -229,6 +234,14 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
             f"A source of kind {kind} must be a JSON file. Received: {spec!r}, which "
             "is a folder. Use the path of the file."
         )
+    if has_subset:
+        if kind not in _CRAWLED:
+            raise InputError(
+                f"A source with {_SUBSET_OPTION}FILE must be of the kind "
+                f"{', '.join(_CRAWLED)}. Received: {spec!r} of the kind {kind}. Leave "
+                "out the subset."
+            )
+        options += subset_options(subset_path)
     if kind in _PAGES and honor_opt_out:
         options += (HONOR_OPT_OUT,)
     return Source(spec, kind, path, options)
