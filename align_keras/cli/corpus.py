@@ -23,7 +23,10 @@ STAGE_HELP = {
     "report": "write report.html with the numbers of kept and dropped pairs",
     "build": "run all stages above",
     "urls": "write the addresses of the remote images for img2dataset",
+    "subset": "write the uids of the records in the corpus as a subset of DataComp",
 }
+# Stages that write the file of the option --to.
+_FILE_STAGES = ("urls", "subset")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="FILE",
-        help="file that the stage urls writes (.parquet, .csv or .tsv)",
+        help="file that the stage urls (.parquet, .csv or .tsv) or subset (.npy) "
+        "writes",
     )
     parser.add_argument(
         "--downloaded",
@@ -94,11 +98,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     stage = arguments.stage
-    if (stage == "urls") != (arguments.to is not None):
+    if (stage in _FILE_STAGES) != (arguments.to is not None):
         raise InputError(
-            "`to` must be a file for the stage urls, and must be left out for all "
-            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
-            "example, set --to urls.parquet for the stage urls."
+            "`to` must be a file for the stages urls and subset, and must be left out "
+            f"for all other stages. Received: to={arguments.to!r} for the stage "
+            f"{stage}. For example, set --to urls.parquet for the stage urls."
+        )
+    if stage == "subset" and not arguments.to.endswith(".npy"):
+        raise InputError(
+            f"The file of a subset must end in .npy. Received: {arguments.to!r}. "
+            "Rename it."
         )
     if stage != "urls" and arguments.downloaded:
         raise InputError(
@@ -111,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
     # The results are read first, because a build can take days.
     results = _read_results(arguments)
     out = pathlib.Path(arguments.out)
-    last_stage = {"build": "report", "urls": "filter"}.get(stage, stage)
+    last_stages = {"build": "report", "urls": "filter", "subset": "dedup"}
+    last_stage = last_stages.get(stage, stage)
     corpus = build_corpus(
         out,
         _corpus_config(arguments, out),
@@ -121,6 +131,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if stage == "urls":
         _write_addresses(corpus, arguments, results)
+        return 0
+    if stage == "subset":
+        from align_keras.runs.corpus_build import write_corpus_subset
+
+        count = write_corpus_subset(corpus, arguments.to)
+        file = name_addresses(arguments.to, arguments)
+        print(f"wrote the uids of {count:,} records to {file}")
         return 0
     for step, count, _ in corpus_funnel(corpus):
         print(f"{count:>12,}  {step}")

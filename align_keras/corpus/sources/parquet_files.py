@@ -15,6 +15,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
+    UID_COLUMN,
     Part,
     SourceKind,
     SourcePair,
@@ -22,7 +23,7 @@ from align_keras.corpus.sources.pair import (
     pair_of_shard,
 )
 from align_keras.corpus.sources.source_files import SourceFile
-from align_keras.corpus.sources.uid_subset import UID_COLUMN, UidFilter
+from align_keras.corpus.sources.uid_subset import UidFilter
 from align_keras.utils.errors import InputError
 
 _IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
@@ -95,13 +96,13 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
         detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", path, detail)
         return
-    more_columns = {"status", "error_message"}
     uid_filter = UidFilter(part, counter)
-    if uid_filter.subset is not None:
-        if UID_COLUMN not in names:
-            raise uid_filter.no_uids(path)
-        more_columns.add(UID_COLUMN)
-    columns = [*columns_of_parts.values(), *more_columns.intersection(names)]
+    if uid_filter.subset is not None and UID_COLUMN not in names:
+        raise uid_filter.no_uids(path)
+    columns = [
+        *columns_of_parts.values(),
+        *{"status", "error_message", UID_COLUMN}.intersection(names),
+    ]
     for group in range(part.start, part.stop):
         number = -1
         try:

@@ -73,10 +73,10 @@ _SUBSET_OPTION = "?subset="
 # Kinds of img2dataset shards. Their captions are unfiltered alt-texts, so captions that
 # only name a file are dropped in this module. The readers of web pages drop such
 # captions themselves, because they know the addresses of the images.
-_CRAWLED = ("webdataset", "parquet", "tfrecord")
+SHARD_KINDS = ("webdataset", "parquet", "tfrecord")
 # Kinds of fetched pages, which can opt out.
 _PAGES = ("html", "warc", "wat")
-_SHARDS = ("warc", "wat", *_CRAWLED)
+_SHARDS = ("warc", "wat", *SHARD_KINDS)
 # Kinds whose parts have many files. Their readers count the unreadable files
 # themselves.
 _MANY_FILES = ("html", "folder", "tfds")
@@ -235,11 +235,11 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
             "is a folder. Use the path of the file."
         )
     if has_subset:
-        if kind not in _CRAWLED:
+        if kind not in SHARD_KINDS:
             raise InputError(
                 f"A source with {_SUBSET_OPTION}FILE must be of the kind "
-                f"{', '.join(_CRAWLED)}. Received: {spec!r} of the kind {kind}. Leave "
-                "out the subset."
+                f"{', '.join(SHARD_KINDS)}. Received: {spec!r} of the kind {kind}. "
+                "Leave out the subset."
             )
         options += subset_options(subset_path)
     if kind in _PAGES and honor_opt_out:
@@ -374,7 +374,7 @@ def read_part(
     """
     for pair in _read(part, counter, spool):
         caption = clean_caption(pair.caption)
-        url = "" if part.kind in _CRAWLED else None
+        url = "" if part.kind in SHARD_KINDS else None
         if is_usable(caption, counter, pair.page_url or pair.image, url):
             yield pair._replace(
                 image=_storable(pair.image),
@@ -429,7 +429,7 @@ def extract_part(task: dict) -> dict:
     if task.get("caption_rules"):
         pairs = _filter_by_rule(pairs, task["caption_rules"], counter)
     rows = _sized_rows(pairs, counter)
-    if part.kind in _CRAWLED:
+    if part.kind in SHARD_KINDS:
         rows = _detect_resized(rows)
     with table_writer(task["table"], pair_schema()) as append:
         for row in rows:

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.pair import Part
+from align_keras.corpus.sources.pair import UID_COLUMN, Part
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, is_special
 from align_keras.utils.remote import is_url
 
-# Column or JSON key with the uid of a record, up to 32 hexadecimal digits.
-UID_COLUMN = "uid"
 # A uid as two unsigned numbers. The first has the upper 64 bits.
 UID_TYPE = np.dtype("u8,u8")
 # Reason under which records are counted that a subset leaves out.
@@ -131,23 +129,25 @@ def write_uid_subset(path: str | os.PathLike, uids: Iterable[str]) -> int:
     Raises:
         InputError: if a uid is not hexadecimal or is too long, or there is no uid.
     """
-    numbers = []
-    for uid in uids:
-        if not _UID.fullmatch(uid):
-            raise InputError(
-                "A uid must have 1 to 32 hexadecimal digits. Received: "
-                f"uid={uid[:80]!r}. Correct it."
-            )
-        numbers.append(_halves(uid))
-    if not numbers:
+    rows = np.unique(np.fromiter(map(_checked_halves, uids), UID_TYPE))
+    if not len(rows):
         raise InputError(
             "A subset must have at least one uid. Received: no uid. Write the uids of "
             "the records to keep."
         )
-    rows = np.unique(np.array(numbers, UID_TYPE))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, rows)
     return len(rows)
+
+
+def _checked_halves(uid: str) -> tuple[int, int]:
+    """Returns the halves of a uid. Raises InputError if it is no uid."""
+    if not _UID.fullmatch(uid):
+        raise InputError(
+            "A uid must have 1 to 32 hexadecimal digits. Received: "
+            f"uid={uid[:80]!r}. Correct it."
+        )
+    return _halves(uid)
 
 
 def subset_options(path: str) -> tuple[tuple[str, str], ...]:
