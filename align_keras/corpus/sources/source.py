@@ -263,7 +263,7 @@ def evaluation_source(spec: str) -> Source:
     """Opens a source of evaluation images, whose copies are removed from a corpus.
 
     A `karpathy` source has the splits `val` and `test`, which `open_source` skips. Web
-    pages can not opt out, because their images do not become a part of the corpus.
+    pages cannot opt out, because their images do not become a part of the corpus.
 
     Args:
         spec: str, as in `open_source`.

@@ -87,7 +87,7 @@ class UidSubset:
         """Returns True if the subset has a uid of up to 32 hexadecimal digits."""
         row = np.array(_halves(uid), UID_TYPE)
         position = int(np.searchsorted(self._rows, row))
-        return position < len(self._rows) and self._rows[position] == row
+        return position < len(self._rows) and bool(self._rows[position] == row)
 
     def check(self) -> str:
         """Reads the whole file once. Returns a digest of its content.
@@ -172,7 +172,6 @@ class UidFilter:
     def __init__(self, part: Part, counter: DropCounter) -> None:
         path = dict(part.options).get(_PATH_OPTION)
         self.subset = None if path is None else UidSubset(path)
-        self._part = part
         self._counter = counter
         self._uid_count = 0
         self._first_without_uid: str | None = None
