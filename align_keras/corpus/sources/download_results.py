@@ -181,8 +181,8 @@ def read_download_results(folders: Iterable[str | os.PathLike]) -> DownloadResul
     failure_numbers = array.array("q")
     numbers: dict[DownloadFailure, int] = {}
     incomplete: list[str] = []
-    for folder in map(os.fspath, folders):
-        tables, unfinished = _list_tables(folder)
+    for folder in folders:
+        tables, unfinished = _list_tables(os.fspath(folder))
         incomplete += unfinished
         for table in tables:
             try:
