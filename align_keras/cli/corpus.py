@@ -1,6 +1,7 @@
 """`align-keras corpus`: builds a training corpus from web pages and archives."""
 
 import argparse
+import collections
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
     from align_keras.config import CorpusConfig
+    from align_keras.corpus.sources.download_results import DownloadResults
     from align_keras.runs.corpus_build import Corpus
 
 STAGE_HELP = {
@@ -21,7 +23,10 @@ STAGE_HELP = {
     "report": "write report.html with the numbers of kept and dropped pairs",
     "build": "run all stages above",
     "urls": "write the addresses of the remote images for img2dataset",
+    "subset": "write the uids of the records in the corpus as a subset of DataComp",
 }
+# Stages that write the file of the option --to.
+_FILE_STAGES = ("urls", "subset")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,23 +82,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="FILE",
-        help="file that the stage urls writes (.parquet, .csv or .tsv)",
+        help="file that the stage urls (.parquet, .csv or .tsv) or subset (.npy) "
+        "writes",
+    )
+    parser.add_argument(
+        "--downloaded",
+        action="append",
+        metavar="SHARDS",
+        help="folder of img2dataset's shards. The stage urls then writes only the "
+        "images that are still missing: those that were not tried, and those whose "
+        "download failed for a reason that may pass (HTTP 429 and 5xx, timeouts, "
+        "connection errors). Repeat the option for several folders.",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     stage = arguments.stage
-    if (stage == "urls") != (arguments.to is not None):
+    if (stage in _FILE_STAGES) != (arguments.to is not None):
         raise InputError(
-            "`to` must be a file for the stage urls, and must be left out for all "
-            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
-            "example, set --to urls.parquet for the stage urls."
+            "`to` must be a file for the stages urls and subset, and must be left out "
+            f"for all other stages. Received: to={arguments.to!r} for the stage "
+            f"{stage}. For example, set --to urls.parquet for the stage urls."
+        )
+    if stage == "subset" and not arguments.to.endswith(".npy"):
+        raise InputError(
+            f"The file of a subset must end in .npy. Received: {arguments.to!r}. "
+            "Rename it."
+        )
+    if stage != "urls" and arguments.downloaded:
+        raise InputError(
+            "`downloaded` must be left out for all stages except urls. Received: "
+            f"downloaded={arguments.downloaded!r} for the stage {stage}. Leave it out."
         )
     from align_keras.reports.corpus_report import corpus_funnel
     from align_keras.runs.corpus_build import build_corpus
 
+    # The results are read first, because a build can take days.
+    results = _read_results(arguments)
     out = pathlib.Path(arguments.out)
-    last_stage = {"build": "report", "urls": "filter"}.get(stage, stage)
+    last_stages = {"build": "report", "urls": "filter", "subset": "dedup"}
+    last_stage = last_stages.get(stage, stage)
     corpus = build_corpus(
         out,
         _corpus_config(arguments, out),
@@ -102,17 +130,58 @@ def run(arguments: argparse.Namespace) -> int:
         engine=arguments.engine,
     )
     if stage == "urls":
-        from align_keras.corpus.sources import write_url_list
+        _write_addresses(corpus, arguments, results)
+        return 0
+    if stage == "subset":
+        from align_keras.runs.corpus_build import write_corpus_subset
 
-        count = write_url_list(corpus.remote_pairs(), arguments.to)
+        count = write_corpus_subset(corpus, arguments.to)
         file = name_addresses(arguments.to, arguments)
-        print(f"wrote the addresses of {count:,} remote images to {file}")
+        print(f"wrote the uids of {count:,} records to {file}")
         return 0
     for step, count, _ in corpus_funnel(corpus):
         print(f"{count:>12,}  {step}")
     if last_stage == "report":
         _print_train_command(corpus)
     return 0
+
+
+def _read_results(arguments: argparse.Namespace) -> "DownloadResults | None":
+    """Reads the results of downloads, and reports shards without complete results."""
+    if not arguments.downloaded:
+        return None
+    from align_keras.corpus.sources import read_download_results
+    from align_keras.utils.progress import say
+
+    results = read_download_results(arguments.downloaded)
+    for shard in results.incomplete:
+        shard = name_addresses(shard, arguments)
+        say(f"corpus urls: {shard} is incomplete. Its images count as not tried.")
+    return results
+
+
+def _write_addresses(
+    corpus: "Corpus",
+    arguments: argparse.Namespace,
+    results: "DownloadResults | None",
+) -> None:
+    """Writes the list of remote images, or of the images that are still missing."""
+    from align_keras.corpus.sources import missing_pairs, write_url_list
+
+    pairs = corpus.remote_pairs()
+    missing: collections.Counter[str] = collections.Counter()
+    skipped: collections.Counter[str] = collections.Counter()
+    if results is not None:
+        pairs = missing_pairs(pairs, results, missing, skipped)
+    count = write_url_list(pairs, arguments.to)
+    file = name_addresses(arguments.to, arguments)
+    print(f"wrote the addresses of {count:,} remote images to {file}")
+    for reason, number in missing.most_common():
+        print(f"{number:>12,}  {reason}")
+    if results is not None:
+        print(f"skipped the addresses of {skipped.total():,} remote images")
+    for reason, number in skipped.most_common():
+        print(f"{number:>12,}  {reason}")
 
 
 def _print_train_command(corpus: "Corpus") -> None:

@@ -177,6 +177,9 @@ class CorpusConfig:
         caption_rules: Parts of a web page whose texts are captions of an image, such as
             `[alt]`. An empty list selects all parts. `caption` selects the captions of
             sources other than web pages, such as tables.
+        opt_out: `"honor"` to drop the pairs of web pages and images that opt out by
+            `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
+            `X-Robots-Tag` or in `<meta name="robots">`. `"ignore"` keeps them.
 
     Example:
 
@@ -186,6 +189,7 @@ class CorpusConfig:
 
     sources: tuple[str, ...] = ()
     caption_rules: tuple[Literal["alt", "title", "figcaption", "caption"], ...] = ()
+    opt_out: Literal["honor", "ignore"] = "honor"
     filter: FilterConfig = FilterConfig()
     images: ImagesConfig = ImagesConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()

@@ -10,6 +10,7 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.opt_out import OPTED_OUT, has_opt_out
 from align_keras.utils.errors import needs
 
 _SCHEMES = ("http", "https", "data", "file")
@@ -85,7 +86,11 @@ class WebPair(NamedTuple):
 
 
 def extract_pairs(
-    html: str, base_url: str, counter: DropCounter | None = None
+    html: str,
+    base_url: str,
+    counter: DropCounter | None = None,
+    *,
+    honor_opt_out: bool = True,
 ) -> Iterator[WebPair]:
     """Yields the image-caption pairs of a page, in the order of the page.
 
@@ -106,6 +111,10 @@ def extract_pairs(
     the `source` elements of a `picture`. If the image has addresses for lazy loading,
     they are used instead.
 
+    A page with `<meta name="robots" content="noai">` has no pairs. The directives
+    `noimageai`, `noindex` and `noimageindex` have the same effect. The counter counts
+    the pairs as "opted out".
+
     Pages with errors are parsed as in a browser, which can take minutes and gigabytes.
     `page_process.read_page` limits both.
 
@@ -114,6 +123,7 @@ def extract_pairs(
         base_url: str, address of the page. Relative addresses refer to it, or to the
             `base` element of the page.
         counter: `DropCounter` for dropped and cleaned captions, or None.
+        honor_opt_out: bool, False to yield the pairs of pages that opt out as well.
 
     Yields:
         `WebPair`.
@@ -142,6 +152,7 @@ def extract_pairs(
     counter = DropCounter() if counter is None else counter
     context_cache: dict = {}
     figure_cache: dict = {}
+    is_opted_out = honor_opt_out and _page_opts_out(tree)
     seen_pairs = set()
     copies = _noscript_copies(tree, context_cache)
     captions = _captions_by_class(tree)
@@ -155,10 +166,24 @@ def extract_pairs(
             if (image_url, caption) in seen_pairs:
                 continue
             seen_pairs.add((image_url, caption))
-            if is_usable(caption, counter, base_url, image_url):
-                for part in removed_parts:
-                    counter.clean(part)
-                yield WebPair(image_url, caption, rule, context.language, base_url)
+            if not is_usable(caption, counter, base_url, image_url):
+                continue
+            if is_opted_out:
+                counter.filter(OPTED_OUT, base_url, image_url[:200])
+                continue
+            for part in removed_parts:
+                counter.clean(part)
+            yield WebPair(image_url, caption, rule, context.language, base_url)
+
+
+def _page_opts_out(tree: Any) -> bool:
+    """Returns True if a `<meta name="robots">` of a page opts out."""
+    for meta in tree.css("meta[name][content]"):
+        name = meta.attributes["name"] or ""
+        directives = meta.attributes["content"] or ""
+        if name.strip().lower() == "robots" and has_opt_out(directives):
+            return True
+    return False
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:

@@ -48,7 +48,12 @@ class PageError(ValueError):
 
 
 def read_page(
-    content: bytes, base_url: str, counter: DropCounter, charset: str | None = None
+    content: bytes,
+    base_url: str,
+    counter: DropCounter,
+    charset: str | None = None,
+    *,
+    honor_opt_out: bool = True,
 ) -> list[WebPair]:
     """Runs `extract_pairs` on a page in the separate process.
 
@@ -57,6 +62,7 @@ def read_page(
         base_url: str, address of the page.
         counter: `DropCounter` for the dropped pairs of the page.
         charset: str, encoding in the HTTP header, or None.
+        honor_opt_out: bool, as in `extract_pairs`.
 
     Returns:
         list of `WebPair`.
@@ -65,8 +71,14 @@ def read_page(
         PageError: if the page exceeds a limit or crashes the parser.
         InputError: if the process does not start or a package is missing.
     """
-    request = {"size": len(content), "base_url": base_url, "charset": charset}
-    request |= {"seconds": MAX_SECONDS, "bytes": MAX_READER_BYTES}
+    request = {
+        "size": len(content),
+        "base_url": base_url,
+        "charset": charset,
+        "honor_opt_out": honor_opt_out,
+        "seconds": MAX_SECONDS,
+        "bytes": MAX_READER_BYTES,
+    }
     with _lock:
         response = _send_request(json.dumps(request).encode() + b"\n" + content)
     if "input_error" in response:
@@ -150,16 +162,26 @@ def serve_requests() -> None:
         request = json.loads(line)
         _set_limits(idle_memory + request["bytes"], request["seconds"])
         content = requests.read(request["size"])
-        response = _parse_page(content, request["base_url"], request["charset"])
+        response = _parse_page(
+            content,
+            request["base_url"],
+            request["charset"],
+            request["honor_opt_out"],
+        )
         responses.write(response + b"\n")
         responses.flush()
 
 
-def _parse_page(content: bytes, base_url: str, charset: str | None) -> bytes:
+def _parse_page(
+    content: bytes, base_url: str, charset: str | None, honor_opt_out: bool
+) -> bytes:
     """Parses a page and returns the response as JSON."""
     counter = DropCounter()
     try:
-        pairs = list(extract_pairs(decode_html(content, charset), base_url, counter))
+        html = decode_html(content, charset)
+        pairs = list(
+            extract_pairs(html, base_url, counter, honor_opt_out=honor_opt_out)
+        )
         return json.dumps({"pairs": pairs, "counts": counter.as_metadata()}).encode()
     except InputError as error:
         response = {"input_error": str(error)}

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,11 @@ from align_keras.config import (
     as_dict,
     write_config_file,
 )
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.duplicates.hashes import hash_array
 from align_keras.corpus.duplicates.near_duplicates import (
+    DUPLICATE,
     NEAR_EVALUATION,
     Dropped,
     ImageSet,
@@ -45,16 +48,24 @@ from align_keras.corpus.image_tables import (
     group_piece,
     kept_captions,
     kept_images,
+    kept_texts,
     load_hook,
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows
-from align_keras.corpus.sources import SourcePair, is_remote, open_source
+from align_keras.corpus.sources import (
+    SourcePair,
+    is_remote,
+    open_source,
+    read_part,
+)
 from align_keras.corpus.sources.source import (
+    SHARD_KINDS,
     evaluation_source,
     extract_part,
     merged_counts,
 )
+from align_keras.corpus.sources.uid_subset import write_uid_subset
 from align_keras.embedders.loading import worker_model
 from align_keras.embedders.locations import keras_or_auto
 from align_keras.protocols.embedding_cache import absolute
@@ -246,6 +257,18 @@ class KeptPairs:
             self.copies.facts["dropped"],
         )
 
+    def read_keys(self) -> set[str]:
+        """Returns the keys of the kept images and of images with equal pixels."""
+        dropped = self.copies.facts["dropped"]
+        rows = kept_texts(self.images.paths("group"), self.images.paths(), dropped)
+        keys = {row["image_key"] for row in rows}
+        equal_keys = {
+            key
+            for key, reason, kept_key, *_ in dropped
+            if reason == DUPLICATE and kept_key in keys
+        }
+        return keys | equal_keys
+
     def check_not_empty(self) -> None:
         """Raises InputError with all drop reasons if no image remains."""
         image_count = self.images.facts["images"]
@@ -263,6 +286,63 @@ class KeptPairs:
             f"which were dropped ({summary}). Use other sources, or change the "
             "thresholds of `filter` and `duplicates`."
         )
+
+
+def write_corpus_subset(corpus: Corpus, path: str | os.PathLike) -> int:
+    """Writes the uids of the records in a corpus as a subset file of DataComp.
+
+    A source `webdataset:SHARDS?subset=FILE.npy` reads only these records. They are the
+    records whose pairs pass the filters and whose image, or an image with equal pixels,
+    is in the corpus. The function reads the records of the sources again, and needs
+    about 300 bytes of memory for each of them that is in the corpus.
+
+    Args:
+        corpus: `Corpus` with the tables of the stage `dedup`.
+        path: str or path of the `.npy` file.
+
+    Returns:
+        int, number of written uids.
+
+    Raises:
+        InputError: if no record of the corpus has a uid.
+
+    Example:
+
+    ```python
+    config = align_keras.config.load_corpus_config(["corpus/corpus.yaml"])
+    corpus = align_keras.build_corpus("corpus", config, "dedup")
+    write_corpus_subset(corpus, "subset.npy")  # such as 19
+    ```
+    """
+    pairs = KeptPairs(corpus.tables["images"], corpus.tables["dedup"])
+    keys = pairs.read_keys()
+    locations = {
+        row["image"]
+        for table in corpus.tables["filter"].paths()
+        for row in read_rows(table, ["image", "image_key"])
+        if row["image_key"] in keys
+    }
+    uids = _read_uids(corpus.config, locations)
+    first_uid = next(uids, None)
+    if first_uid is None:
+        raise InputError(
+            "The records of a corpus must have uids to write a subset. Received: "
+            f"{len(locations):,} records of the corpus without a uid. Use a source of "
+            "shards with uids."
+        )
+    return write_uid_subset(path, itertools.chain([first_uid], uids))
+
+
+def _read_uids(config: CorpusConfig, locations: set[str]) -> Iterator[str]:
+    """Yields the uids of the records whose images have one of the locations."""
+    for spec in sorted(config.sources):
+        source = open_source(spec)
+        if source.kind not in SHARD_KINDS:
+            continue
+        for part in source.parts():
+            for pair in read_part(part, DropCounter()):
+                if pair.uid and pair.image in locations:
+                    yield pair.uid
 
 
 def build_corpus(
@@ -422,7 +502,9 @@ class _Build:
 def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
     """Reads sources into raw pairs."""
     caption_rules = sorted(set(build.config.caption_rules))
-    return _extract(build, [open_source(spec) for spec in specs], caption_rules)
+    honor_opt_out = build.config.opt_out == "honor"
+    sources = [open_source(spec, honor_opt_out=honor_opt_out) for spec in specs]
+    return _extract(build, sources, caption_rules)
 
 
 def extract_evaluation_images(build: _Build, spec: str) -> Tables:

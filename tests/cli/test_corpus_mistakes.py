@@ -18,7 +18,9 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["build"], "A corpus must have at least one source."),
         (["build", "--source=zip:/"], "A source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must be a file for the stage urls"),
+        (["urls", "--source=html:."], "--to must be a file for the stages urls"),
+        (["subset", "--source=html:."], "--to must be a file for the stages urls"),
+        (["subset", "--source=html:.", "--to=a.csv"], "must end in .npy"),
         (["build", "--source=html:.", "--to=a.csv"], "--to must be a file"),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],

@@ -66,6 +66,7 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
         ("duplicates.max_distance=2", "Add duplicates.inside_corpus=true"),
         ("duplicates.min_cosine=0.9", "duplicates.min_cosine_against for copies"),
         ("duplicates.inside_corpus=1", "inside_corpus"),
+        ("opt_out=obey", "opt_out"),
         ("vocabulary.size=5", ">= 6"),
         ("vocabulary.normalization=none", "normalization"),
         ("shards.file_format=parquet", "file_format"),

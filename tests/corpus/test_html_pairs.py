@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import decode_html, extract_pairs, parse_srcset
 from align_keras.utils.errors import InputError
 
@@ -43,6 +44,37 @@ def test_equal_captions_of_an_image_give_one_pair():
 
 def test_equal_captions_of_two_images_give_two_pairs():
     assert len(pairs('<img src=a.png alt=x><img src=b.png alt="x">')) == 2
+
+
+@pytest.mark.parametrize(
+    "meta, is_opted_out",
+    [
+        ('<meta name="robots" content="noai">', True),
+        ("<META CONTENT='follow, NoImageAI' NAME=' Robots '>", True),
+        ("<meta name=robots content=all><meta name=robots content=noindex>", True),
+        ("<meta name=robots content=noimageindex>", True),
+        ("<meta name=robots content='nofollow,none'>", False),
+        ("<meta name=robots content=noarchive>", False),
+        ("<meta name=robots content>", False),
+        ("<meta name=robots>", False),
+        ("<meta name>", False),
+        # Directives for a single robot are ignored, as in the HTTP header.
+        ("<meta name=googlebot content=noai>", False),
+        ("<meta property=robots content=noai>", False),
+        ("<!-- <meta name=robots content=noai> -->", False),
+    ],
+)
+def test_a_page_can_opt_out(meta, is_opted_out):
+    # The caption of the third image is a file name, which is dropped on any page.
+    html = f"{meta}<img src=a.png alt=x><img src=b.png alt=y><img src=c.png alt=c.png>"
+    counter = DropCounter()
+    captions = [pair.caption for pair in extract_pairs(html, PAGE, counter)]
+    assert captions == ([] if is_opted_out else ["x", "y"])
+    assert counter.filtered["opted out"] == (2 if is_opted_out else 0)
+    assert sum(counter.bad.values()) + sum(counter.filtered.values()) == 1 + (
+        2 if is_opted_out else 0
+    )
+    assert len(list(extract_pairs(html, PAGE, honor_opt_out=False))) == 2
 
 
 @pytest.mark.parametrize("html", ["<img src=a.png>", "<img src=a.png alt=' \n'>"])

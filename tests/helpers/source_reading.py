@@ -9,13 +9,13 @@ IMG2DATASET = pathlib.Path(__file__).parents[1] / "corpus/sources/img2dataset"
 STRANGE = ("a b", "50%25", "#1", "c,d", "Käse 木", "e?f", "g:h", 'it\'s "x"', "a&b=c")
 
 
-def read_source(spec, spool=None):
-    """Reads all parts of a source.
+def read_source(spec, spool=None, **options):
+    """Reads all parts of a source. Options are those of `open_source`.
 
     Returns:
         Tuple of the list of pairs and the `DropCounter` of dropped ones.
     """
     counter, pairs = DropCounter(), []
-    for part in open_source(str(spec)).parts():
+    for part in open_source(str(spec), **options).parts():
         pairs += read_part(part, counter, spool)
     return pairs, counter

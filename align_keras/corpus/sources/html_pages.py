@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.page_process import PageError, read_page
 from align_keras.corpus.sources.location import is_remote, path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
@@ -20,13 +21,16 @@ from align_keras.utils.remote import is_url, join_url
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part, page by page."""
+    honor_opt_out = HONOR_OPT_OUT in part.options
     for name in part.files:
         path = os.path.join(part.root, name)
         content = read_whole(path, counter)
         if content is None:
             continue
         try:
-            pairs = read_page(content, _address(path, name), counter)
+            pairs = read_page(
+                content, _address(path, name), counter, honor_opt_out=honor_opt_out
+            )
         except PageError as error:
             counter.drop("malformed page", path, str(error))
             continue

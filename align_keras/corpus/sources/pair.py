@@ -20,6 +20,8 @@ _COLUMNS = {
     "original_width": ("original_width",),
     "original_height": ("original_height",),
 }
+# Column or JSON key with the uid of a record in the shards of DataComp.
+UID_COLUMN = "uid"
 # Pixels. No image format has a larger side, and tables store the sizes as int32.
 _MAX_SIDE = 2**31 - 1
 
@@ -74,6 +76,7 @@ class SourcePair(NamedTuple):
         original_size: tuple of int (width, height), size before the downloader resized
             the image. It is (0, 0) if the image was not resized, and None if the source
             records no sizes.
+        uid: str, uid of the record in a shard of DataComp, or "".
     """
 
     image: str
@@ -82,6 +85,7 @@ class SourcePair(NamedTuple):
     language: str = ""
     page_url: str = ""
     original_size: tuple[int, int] | None = None
+    uid: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +142,7 @@ def pair_from_columns(
     values = {part: row.get(name) for part, name in columns.items()}
     texts = {part: text for part, text in values.items() if isinstance(text, str)}
     rule = texts.get("rule")
+    uid = row.get(UID_COLUMN)
     return SourcePair(
         image=image,
         caption=texts.get("caption", ""),
@@ -145,6 +150,7 @@ def pair_from_columns(
         language=texts.get("language", ""),
         page_url=texts.get("page_url") or texts.get("url", ""),
         original_size=_original_size(values),
+        uid=uid if isinstance(uid, str) else "",
     )
 
 

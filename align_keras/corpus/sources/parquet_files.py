@@ -6,6 +6,7 @@ Without such a column, the images are remote, and the column `url` has their add
 `pair.columns_of` finds the other columns.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
+    UID_COLUMN,
     Part,
     SourceKind,
     SourcePair,
@@ -21,6 +23,7 @@ from align_keras.corpus.sources.pair import (
     pair_of_shard,
 )
 from align_keras.corpus.sources.source_files import SourceFile
+from align_keras.corpus.sources.uid_subset import UidFilter
 from align_keras.utils.errors import InputError
 
 _IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
@@ -45,9 +48,9 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
             raise
         except Exception:  # `_read_part` counts the damaged file.
             counts = []
-        name, total = (file.name,), len(counts)
+        file_part = dataclasses.replace(whole, files=(file.name,), total=len(counts))
         for start, stop in _group_ranges(counts) or [(0, 0)]:
-            parts.append(Part(whole.kind, whole.root, name, start, stop, total))
+            parts.append(dataclasses.replace(file_part, start=start, stop=stop))
     return parts
 
 
@@ -93,15 +96,20 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
         detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", path, detail)
         return
+    uid_filter = UidFilter(part, counter)
+    if uid_filter.subset is not None and UID_COLUMN not in names:
+        raise uid_filter.no_uids(path)
     columns = [
         *columns_of_parts.values(),
-        *{"status", "error_message"}.intersection(names),
+        *{"status", "error_message", UID_COLUMN}.intersection(names),
     ]
     for group in range(part.start, part.stop):
         number = -1
         try:
             for number, row in enumerate(_rows(table, group, columns)):
                 position = f"{path} row group {group} row {number}"
+                if not uid_filter.keeps(row, position):
+                    continue
                 image = row.get(columns_of_parts.get("url", "")) or ""
                 if image_column is not None:
                     cell = (group, number, image_column)
@@ -119,6 +127,7 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
             unread_rows = table.metadata.row_group(group).num_rows - number - 1
             position = f"{path} row group {group}"
             counter.drop("broken record", position, str(error), count=unread_rows)
+    uid_filter.finish()
 
 
 def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, image_size
+from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
 from align_keras.corpus.sources.caption_json import (
@@ -35,6 +36,7 @@ from align_keras.corpus.sources.source_files import (
 from align_keras.corpus.sources.table_files import TABLE_FILES
 from align_keras.corpus.sources.tfds_builders import TFDS_BUILDERS, data_folder
 from align_keras.corpus.sources.tfrecord_files import TFRECORD_FILES
+from align_keras.corpus.sources.uid_subset import subset_options
 from align_keras.corpus.sources.warc_files import WARC_FILES
 from align_keras.corpus.sources.wat_files import WAT_FILES
 from align_keras.corpus.sources.webdataset import WEBDATASET
@@ -67,11 +69,14 @@ _KINDS_BY_SUFFIX = (
     "table",
 )
 _IMAGES_OPTION = "?images="
+_SUBSET_OPTION = "?subset="
 # Kinds of img2dataset shards. Their captions are unfiltered alt-texts, so captions that
 # only name a file are dropped in this module. The readers of web pages drop such
 # captions themselves, because they know the addresses of the images.
-_CRAWLED = ("webdataset", "parquet", "tfrecord")
-_SHARDS = ("warc", "wat", *_CRAWLED)
+SHARD_KINDS = ("webdataset", "parquet", "tfrecord")
+# Kinds of fetched pages, which can opt out.
+_PAGES = ("html", "warc", "wat")
+_SHARDS = ("warc", "wat", *SHARD_KINDS)
 # Kinds whose parts have many files. Their readers count the unreadable files
 # themselves.
 _MANY_FILES = ("html", "folder", "tfds")
@@ -142,7 +147,7 @@ class Source:
         return [file]
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     """Opens a source of image-caption pairs.
 
     Args:
@@ -151,7 +156,9 @@ def open_source(spec: str) -> Source:
             - `html`: a folder of web pages, or a single page,
             - `warc`: a web archive,
             - `wat`: metadata of web pages from Common Crawl,
-            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote,
+            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote. Write
+              `SHARDS?subset=FILE.npy` to read only the records whose `uid` is in a
+              subset file of DataComp,
             - `coco`, `karpathy`: a JSON file of captions. Write `FILE?images=DIR` if
               the images are not near the file,
             - `table`: a CSV, TSV or JSONL file,
@@ -165,13 +172,17 @@ def open_source(spec: str) -> Source:
             `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
             ignored, because img2dataset writes such a file as a log. Images are ignored
             unless an image NAME.jpg has a file NAME.txt.
+        honor_opt_out: bool, True to drop pairs of web pages and images that opt out by
+            `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
+            `X-Robots-Tag` or in `<meta name="robots">`. The kinds `html`, `warc` and
+            `wat` use it.
 
     Returns:
         `Source`.
 
     Raises:
-        InputError: if the kind is unknown or is not recognized, or the path does not
-            exist.
+        InputError: if the kind is unknown or is not recognized, the path does not
+            exist, or the subset file is not sorted or has another dtype or shape.
 
     Example:
 
@@ -204,6 +215,7 @@ def open_source(spec: str) -> Source:
         path_text, _, folder = path_text.partition(_IMAGES_OPTION)
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options = (("images", folder),)
+    path_text, has_subset, subset_path = path_text.partition(_SUBSET_OPTION)
     path = path_text.rstrip("/") if is_url(path_text) else os.path.abspath(path_text)
     with _os_errors_as_input_errors(spec):
         exists = one_file(path) is not None or is_folder(path)
@@ -222,6 +234,16 @@ def open_source(spec: str) -> Source:
             f"A source of kind {kind} must be a JSON file. Received: {spec!r}, which "
             "is a folder. Use the path of the file."
         )
+    if has_subset:
+        if kind not in SHARD_KINDS:
+            raise InputError(
+                f"A source with {_SUBSET_OPTION}FILE must be of the kind "
+                f"{', '.join(SHARD_KINDS)}. Received: {spec!r} of the kind {kind}. "
+                "Leave out the subset."
+            )
+        options += subset_options(subset_path)
+    if kind in _PAGES and honor_opt_out:
+        options += (HONOR_OPT_OUT,)
     return Source(spec, kind, path, options)
 
 
@@ -240,12 +262,13 @@ def _os_errors_as_input_errors(name: str) -> Iterator[None]:
 def evaluation_source(spec: str) -> Source:
     """Opens a source of evaluation images, whose copies are removed from a corpus.
 
-    A `karpathy` source has the splits `val` and `test`, which `open_source` skips.
+    A `karpathy` source has the splits `val` and `test`, which `open_source` skips. Web
+    pages cannot opt out, because their images do not become a part of the corpus.
 
     Args:
         spec: str, as in `open_source`.
     """
-    source = open_source(spec)
+    source = open_source(spec, honor_opt_out=False)
     if source.kind != "karpathy":
         return source
     options = (*source.options, EVALUATION)
@@ -351,7 +374,7 @@ def read_part(
     """
     for pair in _read(part, counter, spool):
         caption = clean_caption(pair.caption)
-        url = "" if part.kind in _CRAWLED else None
+        url = "" if part.kind in SHARD_KINDS else None
         if is_usable(caption, counter, pair.page_url or pair.image, url):
             yield pair._replace(
                 image=_storable(pair.image),
@@ -406,7 +429,7 @@ def extract_part(task: dict) -> dict:
     if task.get("caption_rules"):
         pairs = _filter_by_rule(pairs, task["caption_rules"], counter)
     rows = _sized_rows(pairs, counter)
-    if part.kind in _CRAWLED:
+    if part.kind in SHARD_KINDS:
         rows = _detect_resized(rows)
     with table_writer(task["table"], pair_schema()) as append:
         for row in rows:

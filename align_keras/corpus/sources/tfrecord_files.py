@@ -18,6 +18,7 @@ from align_keras.corpus.sources.source_files import (
     MAX_TFRECORD_BYTES,
     whole_files,
 )
+from align_keras.corpus.sources.uid_subset import UidFilter
 from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular, size_of
 
@@ -28,10 +29,12 @@ MAX_RECORD_FIELDS = 1_000_000
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard in its order."""
+    uid_filter = UidFilter(part, counter)
     with open_regular(part.path) as file:
         for offset, message in _messages(file, part.path, counter):
-            if pair := _pair(part.path, offset, message, counter):
+            if pair := _pair(part.path, offset, message, uid_filter, counter):
                 yield pair
+    uid_filter.finish()
 
 
 def _messages(
@@ -69,7 +72,11 @@ def _messages(
 
 
 def _pair(
-    path: str, offset: int, message: bytes, counter: DropCounter
+    path: str,
+    offset: int,
+    message: bytes,
+    uid_filter: UidFilter,
+    counter: DropCounter,
 ) -> SourcePair | None:
     position = f"{path} byte {offset}"
     try:
@@ -85,6 +92,8 @@ def _pair(
         row |= feature_integers(message)
     except (ValueError, IndexError) as error:
         counter.drop("broken record", position, str(error))
+        return None
+    if not uid_filter.keeps(row, position):
         return None
     span = next((spans[name] for name in _IMAGE_FEATURES if name in spans), None)
     image = span and member_location("bytes", (offset + span[0], span[1]), path)

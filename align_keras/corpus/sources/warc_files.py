@@ -1,15 +1,21 @@
 """Sources of the kind `warc`: the web pages of web archives.
 
 If the archive also has the image of a page, it is read from the archive. All other
-images are remote.
+images are remote. Pages and images can opt out in their HTTP headers.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.opt_out import (
+    HONOR_OPT_OUT,
+    OPTED_OUT,
+    header_opts_out,
+)
 from align_keras.corpus.page_process import read_page
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
@@ -29,29 +35,47 @@ _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
 _SPECIAL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """Positions of the pages and images of an archive.
+
+    Attributes:
+        page_offsets: list of int, offsets of the pages.
+        image_offsets: dict, escaped address of an image → offset of its record.
+        opted_out_images: set of str, escaped addresses of the images with a record that
+            opts out.
+    """
+
+    page_offsets: list[int]
+    image_offsets: dict[str, int]
+    opted_out_images: set[str]
+
+
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of the pages of an archive."""
+    honor_opt_out = HONOR_OPT_OUT in part.options
     # The whole archive is indexed first, since an image may follow its page.
-    page_offsets, image_offsets = _index(part.path, counter)
-    for offset in page_offsets:
-        yield from _read_page(part.path, offset, image_offsets, counter)
+    index = _read_index(part.path, counter, honor_opt_out)
+    for offset in index.page_offsets:
+        yield from _read_page(part.path, offset, index, counter, honor_opt_out)
 
 
-def _index(path: str, counter: DropCounter) -> tuple[list[int], dict[str, int]]:
-    """Returns the offsets of the pages, and a dict from image address to offset."""
-    page_offsets: list[int] = []
-    image_offsets: dict[str, int] = {}
+def _read_index(path: str, counter: DropCounter, honor_opt_out: bool) -> _Index:
+    index = _Index([], {}, set())
     for offset, record in parsed_records(path, counter):
         media_type = _media_type(record)
         if media_type in _PAGE_TYPES:
-            page_offsets.append(offset)
+            index.page_offsets.append(offset)
         elif media_type.startswith("image/"):
-            image_offsets.setdefault(_escape(_address(record)), offset)
-    return page_offsets, image_offsets
+            address = _escape(_address(record))
+            index.image_offsets.setdefault(address, offset)
+            if honor_opt_out and _opts_out(record):
+                index.opted_out_images.add(address)
+    return index
 
 
 def _read_page(
-    path: str, offset: int, image_offsets: dict[str, int], counter: DropCounter
+    path: str, offset: int, index: _Index, counter: DropCounter, honor_opt_out: bool
 ) -> Iterator[SourcePair]:
     """Yields the pairs of the page whose record begins at `offset`."""
     position = f"byte {offset}"
@@ -60,17 +84,24 @@ def _read_page(
         content = response_body(record)
         match = _CHARSET.search(record.http_headers.get_header("content-type"))
         charset = match[1] if match else None
-        pairs = read_page(content, _address(record), counter, charset)
+        page_opts_out = honor_opt_out and _opts_out(record)
+        pairs = read_page(
+            content, _address(record), counter, charset, honor_opt_out=honor_opt_out
+        )
     except (InputError, OSError):
         raise
     except Exception as error:  # An error in one page must not stop the build.
         counter.drop("malformed page", path, f"{position}: {error}")
         return
     for web_pair in pairs:
+        image_address = _escape(web_pair.image_url)
+        if page_opts_out or image_address in index.opted_out_images:
+            counter.filter(OPTED_OUT, path, f"{position}: {web_pair.image_url[:200]}")
+            continue
         if not is_from_web(web_pair.image_url):
             counter.drop("missing", path, f"{position}: {web_pair.image_url[:200]}")
             continue
-        image_offset = image_offsets.get(_escape(web_pair.image_url))
+        image_offset = index.image_offsets.get(image_address)
         pair = SourcePair(*web_pair)
         if image_offset is not None:
             pair = pair._replace(image=member_location("warc", [image_offset], path))
@@ -86,6 +117,15 @@ def _media_type(record: Any) -> str:
         return ""
     content_type = headers.get_header("content-type") or ""
     return content_type.partition(";")[0].strip().lower()
+
+
+def _opts_out(record: Any) -> bool:
+    """Returns True if an HTTP header `X-Robots-Tag` of a response opts out."""
+    return any(
+        header_opts_out(value)
+        for name, value in record.http_headers.headers
+        if name.lower() == "x-robots-tag"
+    )
 
 
 def _address(record: Any) -> str:

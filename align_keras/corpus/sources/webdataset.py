@@ -21,6 +21,7 @@ from align_keras.corpus.sources.source_files import (
     MAX_TEXT_BYTES,
     whole_files,
 )
+from align_keras.corpus.sources.uid_subset import UidFilter
 from align_keras.utils.files import open_regular, size_of
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -38,10 +39,12 @@ _Spans = dict[str, tuple[int, int]]
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard in its order."""
+    uid_filter = UidFilter(part, counter)
     with open_regular(part.path) as file:
         for key, sample in _samples(file, part.path, counter):
-            if pair := _pair(file, part.path, key, sample, counter):
+            if pair := _pair(file, part.path, key, sample, uid_filter, counter):
                 yield pair
+    uid_filter.finish()
 
 
 def _samples(
@@ -151,10 +154,17 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
 
 
 def _pair(
-    file: IO[bytes], path: str, key: str, sample: _Spans, counter: DropCounter
+    file: IO[bytes],
+    path: str,
+    key: str,
+    sample: _Spans,
+    uid_filter: UidFilter,
+    counter: DropCounter,
 ) -> SourcePair | None:
     """Returns the pair of a sample, or counts the reason why it has no pair."""
     row = _metadata(file, sample)
+    if not uid_filter.keeps(row, f"{path} {key}"):
+        return None
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
     span = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)

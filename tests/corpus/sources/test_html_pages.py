@@ -8,6 +8,7 @@ import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.corpus.sources.source import evaluation_source
 from tests.helpers.source_reading import STRANGE, read_source
 
 pytest.importorskip("selectolax")
@@ -92,6 +93,28 @@ def test_malformed_pages_are_read(tmp_path):
     pairs, counter = read_source(tmp_path)
     assert {"Käse", "deep"} <= {pair.caption for pair in pairs}
     assert not counter.bad
+
+
+def test_a_page_can_opt_out(tmp_path):
+    (tmp_path / "a.html").write_text("<img src=x.png alt=a>")
+    meta = "<meta name=robots content=noai>"
+    (tmp_path / "b.html").write_text(meta + "<img src=y.png alt=b title=c>")
+    pairs, counter = read_source(tmp_path)
+    assert [pair.caption for pair in pairs] == ["a"]
+    assert counter.filtered == {"opted out": 2} and not counter.bad
+    assert counter.examples["opted out"].startswith((tmp_path / "b.html").as_uri())
+    pairs, counter = read_source(tmp_path, honor_opt_out=False)
+    assert [pair.caption for pair in pairs] == ["a", "b", "c"]
+    assert not counter.filtered
+
+
+def test_evaluation_pages_cannot_opt_out(tmp_path):
+    meta = "<meta name=robots content=noai>"
+    (tmp_path / "a.html").write_text(meta + "<img src=y.png alt=b>")
+    source = evaluation_source(f"html:{tmp_path}")
+    [part] = source.parts()
+    assert [pair.caption for pair in read_part(part, DropCounter())] == ["b"]
+    assert source.fingerprint() != open_source(f"html:{tmp_path}").fingerprint()
 
 
 def test_bad_captions_are_counted(tmp_path):

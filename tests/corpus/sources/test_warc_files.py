@@ -21,7 +21,8 @@ def write(path, records, gzip=True):
 
     Args:
         path: path of the archive.
-        records: list of tuples (address, media type, body, status).
+        records: list of tuples (address, media type, body, status) and optionally a
+            list of more headers (name, value).
         gzip: bool, True to compress each record.
 
     Returns:
@@ -31,9 +32,10 @@ def write(path, records, gzip=True):
     with open(path, "wb") as file:
         writer = WARCWriter(file, gzip=gzip)
         writer.write_record(writer.create_warcinfo_record("a", {"software": "test"}))
-        for url, media_type, body, status in records:
+        for url, media_type, body, status, *more_headers in records:
             offsets.append(file.tell())
             headers = [("Content-Type", media_type)] if media_type else []
+            headers += more_headers[0] if more_headers else []
             record = writer.create_warc_record(
                 url,
                 "response",
@@ -83,6 +85,60 @@ def test_escaped_addresses_are_matched(tmp_path):
     )
     [pair], _ = read_source(tmp_path)
     assert read_location(pair.image) == b"image"
+
+
+@pytest.mark.parametrize(
+    "headers, meta, is_opted_out",
+    [
+        ([("X-Robots-Tag", "noai, noimageai")], "", True),
+        ([("x-robots-tag", "all"), ("X-ROBOTS-TAG", "NoIndex")], "", True),
+        ([], "<meta name=robots content=noimageindex>", True),
+        ([("X-Robots-Tag", "noai")], "<meta name=robots content=noai>", True),
+        ([("X-Robots-Tag", "googlebot: noai")], "", False),
+        ([("X-Robots-Tag", "nofollow")], "<meta name=robots content=none>", False),
+        ([("Robots", "noai")], "", False),
+    ],
+)
+def test_a_page_can_opt_out(tmp_path, headers, meta, is_opted_out):
+    page = (meta + "<img src=a.png alt=x><img src=b.png alt=y>").encode()
+    other = b"<img src=a.png alt=z>"
+    write(
+        tmp_path / "a.warc.gz",
+        [
+            (SITE + "p", "text/html", page, "200 OK", headers),
+            (SITE + "q", "text/html", other, "200 OK"),
+        ],
+    )
+    pairs, counter = read_source(tmp_path)
+    assert [pair.caption for pair in pairs] == (["z"] if is_opted_out else list("xyz"))
+    assert counter.filtered == ({"opted out": 2} if is_opted_out else {})
+    assert not counter.bad
+    pairs, counter = read_source(tmp_path, honor_opt_out=False)
+    assert [pair.caption for pair in pairs] == list("xyz") and not counter.filtered
+
+
+def test_an_image_can_opt_out(tmp_path):
+    page = b"<img src=a.png alt=x><img src=b.png alt=y><img src=c.png alt=z>"
+    opt_out = [("X-Robots-Tag", "noimageai")]
+    other_robot = [("X-Robots-Tag", "ccbot: noai")]
+    write(
+        tmp_path / "a.warc.gz",
+        [
+            (SITE + "p", "text/html", page, "200 OK"),
+            # The image was fetched twice. The second response opts out.
+            (SITE + "a.png", "image/png", b"image", "200 OK"),
+            (SITE + "a.png", "image/png", b"image", "200 OK", opt_out),
+            (SITE + "b.png", "image/png", b"image", "200 OK", other_robot),
+            (SITE + "c.png", "image/png", b"", "404 Not Found", opt_out),
+        ],
+    )
+    pairs, counter = read_source(tmp_path)
+    assert [pair.caption for pair in pairs] == ["y", "z"]
+    assert counter.filtered == {"opted out": 1}
+    assert "a.png" in counter.examples["opted out"]
+    pairs, counter = read_source(tmp_path, honor_opt_out=False)
+    assert [pair.caption for pair in pairs] == ["x", "y", "z"]
+    assert read_location(pairs[0].image) == b"image"
 
 
 def test_pages_cannot_use_files_of_this_machine(tmp_path):

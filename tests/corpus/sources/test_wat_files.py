@@ -52,6 +52,37 @@ def test_the_images_of_a_page_give_pairs(tmp_path):
     assert not counter.bad
 
 
+@pytest.mark.parametrize(
+    "headers, metas, is_opted_out",
+    [
+        ({"X-Robots-Tag": "noai"}, None, True),
+        ({"x-robots-tag": ["all", "noindex"]}, [], True),
+        ({}, [{"name": "ROBOTS", "content": "noimageai, nofollow"}], True),
+        ({}, [{"name": "viewport", "content": "noai"}, {"property": "og:url"}], False),
+        ({"X-Robots-Tag": "googlebot: noai"}, None, False),
+        ({"X-Robots-Tag": "nofollow"}, None, False),
+        (None, None, False),
+    ],
+)
+def test_a_page_can_opt_out(tmp_path, headers, metas, is_opted_out):
+    links = [
+        {"path": "IMG@/src", "url": "b.png", "alt": "A cat", "title": "A pet"},
+        {"path": "IMG@/src", "url": "file:///etc/e.png", "alt": "private"},
+    ]
+    record = envelope(links, {"Metas": metas})
+    payload = record["Envelope"]["Payload-Metadata"]["HTTP-Response-Metadata"]
+    payload["Headers"] = headers
+    write(tmp_path / "a.wat.gz", [record])
+    pairs, counter = read_source(tmp_path)
+    captions = ["A cat", "A pet"]
+    assert [pair.caption for pair in pairs] == ([] if is_opted_out else captions)
+    assert counter.filtered["opted out"] >= (2 if is_opted_out else 0)
+    assert is_opted_out or not counter.filtered
+    assert not counter.bad
+    pairs, counter = read_source(tmp_path, honor_opt_out=False)
+    assert [pair.caption for pair in pairs] == captions and not counter.filtered
+
+
 def test_records_of_another_structure_are_counted(tmp_path):
     good = envelope([{"path": "IMG@/src", "url": "b.png", "alt": "A cat"}])
     empty = envelope(None)
