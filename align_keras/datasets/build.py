@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
+from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.grouped_pairs import GroupedPairs
@@ -23,8 +24,6 @@ from align_keras.utils.files import open_regular, read_json
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
 CORPUS_NAMES = (*_BUILDERS, "pairs")
-# File of `align-keras corpus shard` with the names, sizes and checksums of the shards.
-INDEX = "index.json"
 
 
 def open_corpus(

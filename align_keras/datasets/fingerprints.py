@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.array_records import stored_examples
-from align_keras.datasets.build import INDEX
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.pair_builder import FINGERPRINTS, examples_fingerprint
 from align_keras.datasets.source_pairs import SourcePairs

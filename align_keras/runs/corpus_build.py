@@ -49,6 +49,7 @@ from align_keras.corpus.image_tables import (
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows
+from align_keras.corpus.shard_folder import SHARDS, place_shards
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.sources.source import (
     evaluation_source,
@@ -198,7 +199,7 @@ class Corpus:
     @property
     def shards(self) -> pathlib.Path:
         """Folder of the shards, for training and `tfds.builder_from_directory`."""
-        return self.out / "web_pairs/1.0.0"
+        return self.out / SHARDS
 
     @property
     def vocabulary(self) -> pathlib.Path:
@@ -320,7 +321,7 @@ def build_corpus(
     if stage in ("shard", "report"):
         check_tensorflow("Writing the shards of a corpus")
     is_cluster(engine)  # This call raises InputError for an unknown engine.
-    build = _Build(out, config, workers, engine)
+    build = CorpusBuild(out, config, workers, engine)
     tables: dict[str, Tables] = {}
     corpus = Corpus(out, config, tables)
     with locked(
@@ -368,7 +369,7 @@ def _check(config: CorpusConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Build:
+class CorpusBuild:
     """Options that all stages of a build share.
 
     Attributes:
@@ -419,19 +420,19 @@ class _Build:
         return run_tasks(function, tasks, results, workers=workers, engine=self.engine)
 
 
-def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
+def extract_sources(build: CorpusBuild, specs: Sequence[str]) -> Tables:
     """Reads sources into raw pairs."""
     caption_rules = sorted(set(build.config.caption_rules))
     return _extract(build, [open_source(spec) for spec in specs], caption_rules)
 
 
-def extract_evaluation_images(build: _Build, spec: str) -> Tables:
+def extract_evaluation_images(build: CorpusBuild, spec: str) -> Tables:
     """Reads all images of an evaluation set, even images without valid captions."""
     return _extract(build, [evaluation_source(spec)], [])
 
 
 def _extract(
-    build: _Build, sources: Sequence[Any], caption_rules: Sequence[str]
+    build: CorpusBuild, sources: Sequence[Any], caption_rules: Sequence[str]
 ) -> Tables:
     inputs: list = [(source.name, source.fingerprint()) for source in sources]
     if caption_rules:
@@ -457,7 +458,7 @@ def _extract(
     return build.stage("extract", inputs, compute)
 
 
-def apply_filters(build: _Build, raw: Tables) -> Tables:
+def apply_filters(build: CorpusBuild, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs in four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
@@ -485,7 +486,7 @@ def apply_filters(build: _Build, raw: Tables) -> Tables:
     return build.stage("filter", inputs, compute)
 
 
-def gather_images(build: _Build, pairs: Tables) -> Tables:
+def gather_images(build: CorpusBuild, pairs: Tables) -> Tables:
     """Writes captions by image to tables `group`, and pixels to tables `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
@@ -527,7 +528,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
     return build.stage("images", inputs, compute, former_name=_FORMER_IMAGES)
 
 
-def find_copies(build: _Build, images: Tables) -> Tables:
+def find_copies(build: CorpusBuild, images: Tables) -> Tables:
     """Finds near copies of images and returns them in the fact `dropped`."""
     config = build.config.duplicates
     references = {
@@ -613,7 +614,7 @@ class CopySearch:
 
 
 def _read_image_set(
-    build: _Build, tables: Tables, folder: StageFolder, name: str = ""
+    build: CorpusBuild, tables: Tables, folder: StageFolder, name: str = ""
 ) -> ImageSet:
     """Reads the keys, signatures and sizes of stored images."""
     config = build.config.duplicates
@@ -640,7 +641,7 @@ def _read_image_set(
 
 
 def _embed_stored_images(
-    build: _Build, tables: Tables, folder: StageFolder, count: int
+    build: CorpusBuild, tables: Tables, folder: StageFolder, count: int
 ) -> np.ndarray:
     """Embeds stored images table by table. Returns an array (count, d)."""
     name = absolute(str(build.config.duplicates.encoder))
@@ -676,7 +677,7 @@ def embed_stored_images(task: dict) -> None:
     write_embeddings(task["to"], jpegs, model.encode_images, count)
 
 
-def learn_corpus_vocabulary(build: _Build, pairs: KeptPairs) -> Tables:
+def learn_corpus_vocabulary(build: CorpusBuild, pairs: KeptPairs) -> Tables:
     """Learns the vocabulary of the kept captions and writes `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
@@ -729,15 +730,15 @@ def _measure_coverage(
     ]
 
 
-def write_shards(build: _Build, pairs: KeptPairs) -> Tables:
+def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
     """Writes the shards that training reads, `OUT/web_pairs/1.0.0`."""
-    # This import is not at the top, because it loads TensorFlow and no other stage
-    # needs it.
-    from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
-
     config = build.config.shards
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        # This import is not at the top, because it loads TensorFlow and no other stage
+        # needs it.
+        from align_keras.datasets.web_pairs import write_web_pairs
+
         say("corpus shard: writing the shards")
         notes = {"config": _order_free_config(build.config)}
         counts = write_web_pairs(folder.path, pairs.read_images, config, notes=notes)
