@@ -754,6 +754,7 @@ def _order_free_config(config: CorpusConfig) -> dict:
     """Returns the options that the shards depend on, with sorted lists."""
     origin = as_dict(config)
     del origin["vocabulary"]
+    del origin["score"]
     origin["sources"] = sorted(origin["sources"])
     origin["caption_rules"] = sorted(origin["caption_rules"])
     origin["duplicates"]["against"] = sorted(origin["duplicates"]["against"])
