@@ -199,6 +199,7 @@ TASKS = (
                 "UserPairs",
                 "GroupedPairs",
                 "Mixture",
+                "SelectedPairs",
                 "Icons",
                 "Stamps",
                 "Clipart",

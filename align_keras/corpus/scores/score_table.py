@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -47,6 +48,23 @@ class ShardSelection:
     counts: np.ndarray
     captions: np.ndarray
     all_counts: np.ndarray
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """End of the captions of each image in `captions`, int64 (n,)."""
+        return np.cumsum(self.counts)
+
+    def captions_of(self, image: int) -> np.ndarray:
+        """Returns the numbers of the selected captions of an image.
+
+        Args:
+            image: int, position of the image in `images`.
+
+        Returns:
+            int32 array.
+        """
+        end = self.ends[image]
+        return self.captions[end - self.counts[image] : end]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +163,10 @@ class ScoreTable:
                 f"{self.path}, which was written for other shards than those in "
                 f"{os.fspath(folder)}. Run `align-keras corpus score` again."
             )
+
+    def check_condition(self, where: str) -> None:
+        """Raises InputError if a condition is invalid or has an unknown column."""
+        self._condition(where)
 
     def select(self, where: str) -> Selection:
         """Selects the captions for which a condition holds.
