@@ -57,7 +57,7 @@ class SelectedPairs:
 
     ```python
     builder = tfds.builder_from_directory("corpus/web_pairs/1.0.0")
-    pairs = SelectedPairs(builder, "similarity > 0.1")
+    pairs = SelectedPairs(builder, "similarity > -1")
     pairs.info.splits["train"].num_examples == pairs.selection.kept_images  # True
     ```
     """

@@ -17,7 +17,10 @@ from align_keras.utils.errors import InputError
 from tests.helpers.scored_corpus import write_shards
 
 
-@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+@pytest.fixture(
+    scope="module",
+    params=["tfrecord", pytest.param("array_record", marks=pytest.mark.ci)],
+)
 def shards(request, tmp_path_factory):
     if request.param == "array_record":
         pytest.importorskip("array_record")

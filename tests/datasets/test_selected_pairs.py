@@ -25,6 +25,7 @@ from tests.data.noise_corpus import assert_equal, batches
 from tests.helpers.scored_corpus import similarity, write_scores, write_shards
 
 WHERE = "similarity > 0.5 and language <> 'de'"
+SPLITS = ("test", "train[50%:]", "all")
 LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
@@ -56,7 +57,10 @@ def expected_examples(folder, split):
     return examples
 
 
-@pytest.fixture(scope="module", params=["tfrecord", "array_record"])
+@pytest.fixture(
+    scope="module",
+    params=["tfrecord", pytest.param("array_record", marks=pytest.mark.ci)],
+)
 def shards(request, tmp_path_factory):
     """Returns the folder of shards with scores."""
     if request.param == "array_record":
@@ -72,7 +76,13 @@ def builder(shards):
     return open_corpus(str(shards), where=WHERE)
 
 
-@pytest.mark.parametrize("split", ["train", "test", "train[50%:]", "all"])
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train",
+        *(pytest.param(split, marks=pytest.mark.ci) for split in SPLITS),
+    ],
+)
 def test_selected_examples_are_those_for_which_the_condition_holds(
     shards, builder, split
 ):
@@ -91,6 +101,7 @@ def test_selected_examples_are_those_for_which_the_condition_holds(
         assert builder.selection.kept_captions == sum(map(len, pairs.captions))
 
 
+@pytest.mark.ci
 def test_all_lists_of_an_example_have_the_selected_captions(shards, builder):
     expected = expected_examples(shards, "train")
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -101,6 +112,7 @@ def test_all_lists_of_an_example_have_the_selected_captions(shards, builder):
         assert example["width"] == other["width"]
 
 
+@pytest.mark.ci
 def test_other_readers_of_a_split_read_the_selected_pairs(shards, builder):
     expected = expected_examples(shards, "train")
     images = list(stored_images(builder, "train").as_numpy_iterator())
@@ -125,6 +137,7 @@ def entries(builder, start, count, **options):
     return [entry[1:] for entry in dataset.take(count).as_numpy_iterator()]
 
 
+@pytest.mark.ci
 def test_an_epoch_has_each_selected_pair_once_and_starts_anywhere(shards, builder):
     captions = [
         (example["id"], caption)
@@ -144,6 +157,7 @@ def test_an_epoch_has_each_selected_pair_once_and_starts_anywhere(shards, builde
         assert entries(builder, start, 7) == two_epochs[start : start + 7]
 
 
+@pytest.mark.ci
 def test_hosts_read_separate_parts_of_the_selected_pairs(builder):
     size = builder.info.splits["train"].num_examples
     parts = []
@@ -186,6 +200,7 @@ def test_the_fingerprint_depends_on_the_selection(shards, builder):
     assert len(fingerprints | {pairs_fingerprint(builder, "train")}) == 3
 
 
+@pytest.mark.ci
 def test_a_condition_that_holds_everywhere_keeps_the_records(shards):
     everything = open_corpus(str(shards), where="similarity >= 0")
     records = [record for record, _ in entries(everything, 0, 20)]
@@ -217,6 +232,7 @@ def test_invalid_conditions_are_reported(shards, where, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ci
 def test_a_split_without_a_selected_pair_is_reported(shards):
     test_ids = read_retrieval_set(open_corpus(str(shards)), "test").ids
     pairs = open_corpus(str(shards), where=f"id = '{test_ids[0]}'")

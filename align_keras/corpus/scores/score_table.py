@@ -42,6 +42,13 @@ class ShardSelection:
             their images, image by image in ascending order.
         all_counts: int64 array (n,), number of captions of each of these images in the
             shard.
+
+    Example:
+
+    >>> images, counts = np.array([0, 2]), np.array([1, 2])
+    >>> selection = ShardSelection(images, counts, np.array([1, 0, 2]), counts + 1)
+    >>> selection.captions_of(1)
+    array([0, 2])
     """
 
     images: np.ndarray
@@ -80,7 +87,9 @@ class Selection:
     Example:
 
     ```python
-    selection = ScoreTable("corpus/scores.parquet").select("similarity > 0.1")
+    table = align_keras.corpus.scores.ScoreTable("corpus/scores.parquet")
+    selection = table.select("similarity > 0.1")
+    isinstance(selection, Selection)  # True
     selection.kept_images <= selection.num_images  # True
     ```
     """
