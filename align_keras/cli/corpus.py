@@ -98,7 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--examples",
         type=AT_LEAST_ONE,
-        default=3,
         metavar="N",
         help="number of kept and of dropped pairs that the stage select prints "
         "(default: 3)",
@@ -106,28 +105,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    _check_options(arguments)
     stage = arguments.stage
-    if (stage == "urls") != (arguments.to is not None):
-        raise InputError(
-            "`to` must be a file for the stage urls, and must be left out for all "
-            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
-            "example, set --to urls.parquet for the stage urls."
-        )
-    if (stage == "select") != (arguments.where is not None):
-        raise InputError(
-            "`where` must be a condition for the stage select, and must be left out "
-            f"for all other stages. Received: where={arguments.where!r} for the stage "
-            f"{stage}. For example, set --where 'similarity > 0.2' for the stage "
-            "select."
-        )
-    if stage != "score" and arguments.model is not None:
-        raise InputError(
-            f"`model` must be left out for the stage {stage}. Received: "
-            f"model={arguments.model!r}. Use it for the stage score."
-        )
     out = pathlib.Path(arguments.out)
     if stage == "select":
-        _print_selection(out, arguments.where, arguments.examples)
+        _print_selection(out, arguments.where, arguments.examples or 3)
         return 0
     if stage == "score":
         from align_keras.runs.corpus_scores import score_corpus
@@ -163,6 +145,38 @@ def run(arguments: argparse.Namespace) -> int:
     if last_stage == "report":
         _print_train_command(corpus)
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises InputError if an option does not belong to the stage."""
+    stage = arguments.stage
+    if (stage == "urls") != (arguments.to is not None):
+        raise InputError(
+            "`to` must be a file for the stage urls, and must be left out for all "
+            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
+            "example, set --to urls.parquet for the stage urls."
+        )
+    if (stage == "select") != (arguments.where is not None):
+        raise InputError(
+            "`where` must be a condition for the stage select, and must be left out "
+            f"for all other stages. Received: where={arguments.where!r} for the stage "
+            f"{stage}. For example, set --where 'similarity > 0.2' for the stage "
+            "select."
+        )
+    for name, owner in (("model", "score"), ("examples", "select")):
+        value = getattr(arguments, name)
+        if stage != owner and value is not None:
+            raise InputError(
+                f"`{name}` must be left out for the stage {stage}. Received: "
+                f"{name}={value!r}. Use it for the stage {owner}."
+            )
+    for name in ("source", "config", "params_override", "against", "workers"):
+        value = getattr(arguments, name)
+        if stage == "select" and value:
+            raise InputError(
+                f"`{name}` must be left out for the stage select, which only reads "
+                f"scores. Received: {name}={value!r}. Use it for the stage score."
+            )
 
 
 def _print_scores(table: "ScoreTable") -> None:

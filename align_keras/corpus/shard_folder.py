@@ -82,6 +82,8 @@ def read_shard(path: str | os.PathLike, count: int) -> Iterator[StoredImage]:
                 ]
                 for name in ("id", "captions", "languages")
             }
+            if not texts["captions"]:
+                raise ValueError("it has an image without captions")
             start, size = values["image"][0]
             yield StoredImage(
                 id=texts["id"][0],

@@ -48,6 +48,7 @@ from align_keras.runs.corpus_build import (
     Tables,
     build_corpus,
 )
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, locked
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same
@@ -138,7 +139,7 @@ def score_corpus(
         columns = []
         if model is not None:
             similarities = stages.embed_pairs(model)
-            columns += [similarities, stages.find_duplicates(similarities)]
+            columns += [similarities, stages.find_duplicates(texts, similarities)]
         columns += [stages.call_hook(name, hooks[name]) for name in hooks]
         if terms is not None:
             columns.append(stages.balance(texts, terms))
@@ -212,8 +213,13 @@ class _ScoreStages:
         inputs = [self.digest, embedder.fingerprint]
         return self.build.stage("score_similarity", inputs, compute)
 
-    def find_duplicates(self, similarities: Tables) -> Tables:
-        """Clusters the images and finds their duplicates within the clusters."""
+    def find_duplicates(self, texts: Tables, similarities: Tables) -> Tables:
+        """Clusters the images and finds their duplicates within the clusters.
+
+        Args:
+            texts: `Tables` of `read_texts`.
+            similarities: `Tables` of `embed_pairs`, with the embeddings of the images.
+        """
         score = self.build.config.score
 
         def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
@@ -233,13 +239,12 @@ class _ScoreStages:
             cosines = duplicate_similarities(embeddings, clusters)
             start = 0
             pa = arrow()
-            tables = zip(self.counts.values(), similarities.paths(), strict=True)
-            for number, (count, similarity_table) in enumerate(tables):
+            tables = zip(self.counts.values(), texts.paths(), strict=True)
+            for number, (count, texts_table) in enumerate(tables):
+                rows = read_rows(texts_table, ["caption_number"])
+                is_first = [row["caption_number"] == 0 for row in rows]
                 # The values of an image are repeated for each of its captions.
-                images = start + np.array(
-                    [row["image"] for row in read_rows(similarity_table, ["image"])],
-                    np.int64,
-                )
+                images = start + np.cumsum(is_first, dtype=np.int64) - 1
                 columns = {
                     "cluster": clusters.labels[images],
                     "duplicate_similarity": cosines[images],
@@ -248,7 +253,7 @@ class _ScoreStages:
                 start += count
             return {"tables": len(self.counts)}, ("embeddings",)
 
-        inputs = [similarities.folder.key, score.clusters]
+        inputs = [texts.folder.key, similarities.folder.key, score.clusters]
         return self.build.stage("score_clusters", inputs, compute)
 
     def call_hook(self, name: str, function: str) -> Tables:
@@ -339,7 +344,10 @@ class _ScoreStages:
 
 def _is_placed(path: pathlib.Path, key: str) -> bool:
     """Returns True if a file of scores exists and is that of a stage."""
-    return path.exists() and ScoreTable(path).metadata["key"] == key
+    try:
+        return ScoreTable(path).metadata["key"] == key
+    except InputError:  # The file is missing or damaged.
+        return False
 
 
 def _score_table_path(folder: StageFolder, number: int) -> str:
@@ -376,8 +384,7 @@ def _join_columns(paths: Sequence[str], seed: int) -> Any:
     joined = texts
     for column_table in column_tables:
         for name in column_table.column_names:
-            if name != "image":
-                joined = joined.append_column(name, column_table.column(name))
+            joined = joined.append_column(name, column_table.column(name))
     return joined.append_column("draw", pa.array(draws, pa.float64()))
 
 
@@ -414,24 +421,18 @@ def embed_shard_pairs(task: dict) -> None:
     model = worker_model(task["model"])
     check_same(task["model"], model.fingerprint, task["fingerprint"], "score.model")
     image_rows = [np.zeros((0, model.dimension), np.float16)]
-    positions = [np.zeros(0, np.int64)]
     cosines = [np.zeros(0, np.float32)]
-    for start, images in _batches(read_shard(task["shard"], task["images"])):
+    for images in _batches(read_shard(task["shard"], task["images"])):
         embeddings = model.encode_images([image.image for image in images])
         texts = model.encode_texts(list(_captions(images)))
         rows = np.repeat(
             np.arange(len(images)), [len(image.captions) for image in images]
         )
         cosines.append(np.einsum("nd,nd->n", embeddings[rows], texts))
-        positions.append(start + rows)
         image_rows.append(embeddings.astype(np.float16))
     _save_array(_embeddings_path(task["table"]), np.concatenate(image_rows))
     pa = arrow()
-    columns = {
-        "image": np.concatenate(positions),
-        "similarity": np.concatenate(cosines),
-    }
-    _write_columns(task["table"], pa.table(columns))
+    _write_columns(task["table"], pa.table({"similarity": np.concatenate(cosines)}))
 
 
 def score_shard_by_hook(task: dict) -> None:
@@ -440,7 +441,7 @@ def score_shard_by_hook(task: dict) -> None:
     function = load_hook(task["function"], f"score.hooks.{name}")
     assert function is not None  # The name of a hook is never None.
     scores: list[float] = []
-    for _, images in _batches(read_shard(task["shard"], task["images"])):
+    for images in _batches(read_shard(task["shard"], task["images"])):
         encoded = [image.image for image in images for _ in image.captions]
         scores += call_score_hook(name, function, encoded, list(_captions(images)))
     pa = arrow()
@@ -466,15 +467,9 @@ def balance_captions(task: dict) -> None:
     _write_columns(task["table"], pa.table({"balance": pa.array(values, pa.float64())}))
 
 
-def _batches(
-    images: Iterator[StoredImage],
-) -> Iterator[tuple[int, list[StoredImage]]]:
-    """Yields the position of the first image of each batch, and the batch."""
-    for number in itertools.count():
-        batch = list(itertools.islice(images, _BATCH_SIZE))
-        if not batch:
-            return
-        yield number * _BATCH_SIZE, batch
+def _batches(images: Iterator[StoredImage]) -> Iterator[list[StoredImage]]:
+    while batch := list(itertools.islice(images, _BATCH_SIZE)):
+        yield batch
 
 
 def _captions(images: Sequence[StoredImage]) -> Iterator[str]:

@@ -165,7 +165,6 @@ def test_the_table_has_a_row_for_each_caption_in_stored_order(scored):
     assert lines[0].split() == ["10%", "50%", "90%"]
     assert [line.split()[3] for line in lines[1:]] == [
         "similarity",
-        "cluster",
         "duplicate_similarity",
         "brightness",
         "balance",
@@ -260,6 +259,13 @@ def test_without_the_detector_there_is_no_detected_language(copied, monkeypatch)
     table = ScoreTable(copied / "scores.parquet")
     assert "detected_language" not in table.columns
     assert table.select("language = ''").kept_captions > 0
+
+
+def test_a_damaged_table_is_written_again(copied):
+    before = read_scores(copied)
+    (copied / "scores.parquet").write_bytes(b"damaged")
+    run("corpus", "score", f"--out={copied}", *ONE_WORKER)
+    assert read_scores(copied) == before
 
 
 def test_select_prints_counts_and_examples(scored):

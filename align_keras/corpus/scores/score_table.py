@@ -251,7 +251,7 @@ class ScoreTable:
 
         Returns:
             dict from the name of a column of numbers to its quantiles. The columns
-            `caption_number` and `draw` are left out.
+            `caption_number`, `cluster` and `draw` are left out.
         """
         pa = arrow()
         import pyarrow.compute
@@ -259,7 +259,7 @@ class ScoreTable:
         names = [
             name
             for name, kind in self.columns.items()
-            if kind == NUMBER and name not in ("caption_number", "draw")
+            if kind == NUMBER and name not in ("caption_number", "cluster", "draw")
         ]
         quantiles = {}
         for name in names:
