@@ -21,7 +21,7 @@ _RECORDS_PER_READ = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredImage:
+class ShardImage:
     """Image of a shard with its captions.
 
     Attributes:
@@ -61,7 +61,7 @@ def index_digest(folder: str | os.PathLike) -> str:
     return hashlib.sha256(pathlib.Path(folder, INDEX).read_bytes()).hexdigest()
 
 
-def read_shard(path: str | os.PathLike, count: int) -> Iterator[StoredImage]:
+def read_shard(path: str | os.PathLike, count: int) -> Iterator[ShardImage]:
     """Yields the images of a TFRecord or ArrayRecord shard in the stored order.
 
     Args:
@@ -85,7 +85,7 @@ def read_shard(path: str | os.PathLike, count: int) -> Iterator[StoredImage]:
             if not texts["captions"]:
                 raise ValueError("it has an image without captions")
             start, size = values["image"][0]
-            yield StoredImage(
+            yield ShardImage(
                 id=texts["id"][0],
                 image=message[start : start + size],
                 captions=texts["captions"],

@@ -49,7 +49,7 @@ from align_keras.corpus.image_tables import (
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows
-from align_keras.corpus.shard_folder import SHARDS, place_shards
+from align_keras.corpus.shard_folder import INDEX, SHARDS, place_shards
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.sources.source import (
     evaluation_source,
@@ -318,7 +318,7 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     check_choice("stage", stage, STAGE_NAMES)
-    if stage in ("shard", "report"):
+    if stage in ("shard", "report") and not (out / SHARDS / INDEX).exists():
         check_tensorflow("Writing the shards of a corpus")
     is_cluster(engine)  # This call raises InputError for an unknown engine.
     build = CorpusBuild(out, config, workers, engine)
@@ -735,6 +735,8 @@ def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
     config = build.config.shards
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        # Shards that exist may belong to other options.
+        check_tensorflow("Writing the shards of a corpus")
         # This import is not at the top, because it loads TensorFlow and no other stage
         # needs it.
         from align_keras.datasets.web_pairs import write_web_pairs

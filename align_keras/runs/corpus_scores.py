@@ -35,7 +35,7 @@ from align_keras.corpus.scores.term_balance import (
     uniform_draw,
 )
 from align_keras.corpus.shard_folder import (
-    StoredImage,
+    ShardImage,
     index_digest,
     read_shard,
     shard_counts,
@@ -55,8 +55,6 @@ from align_keras.utils.tasks import LOCAL, check_same
 
 # Number of images or pairs that a model or a hook gets at once.
 _BATCH_SIZE = 64
-# File with the results of the stage of the clusters.
-_CLUSTERS = "clusters.npz"
 
 
 def score_corpus(
@@ -467,10 +465,10 @@ def balance_captions(task: dict) -> None:
     _write_columns(task["table"], pa.table({"balance": pa.array(values, pa.float64())}))
 
 
-def _batches(images: Iterator[StoredImage]) -> Iterator[list[StoredImage]]:
+def _batches(images: Iterator[ShardImage]) -> Iterator[list[ShardImage]]:
     while batch := list(itertools.islice(images, _BATCH_SIZE)):
         yield batch
 
 
-def _captions(images: Sequence[StoredImage]) -> Iterator[str]:
+def _captions(images: Sequence[ShardImage]) -> Iterator[str]:
     return itertools.chain.from_iterable(image.captions for image in images)

@@ -14,14 +14,14 @@ from align_keras.utils.errors import InputError
 
 # Average number of images of a cluster if the number of clusters isn't configured. A
 # cluster of this size is compared in milliseconds.
-_IMAGES_PER_CLUSTER = 1000
+IMAGES_PER_SEMANTIC_CLUSTER = 1000
 # Number of clusters for 440 million images in section 4.1 of the paper.
-_MAX_CLUSTERS = 50_000
+MAX_SEMANTIC_CLUSTERS = 50_000
 # Number of images for each cluster from which k-means learns.
 _SAMPLE_PER_CLUSTER = 256
 _ITERATIONS = 20
 # Number of rows that are assigned to clusters, or compared with a cluster, at once.
-_ROWS_PER_BLOCK = 2048
+COMPARED_ROWS_PER_BLOCK = 2048
 # Score of the first image of a cluster, the lowest cosine.
 FIRST_IMAGE = -1.0
 
@@ -58,7 +58,9 @@ def cluster_images(
     """
     count = len(embeddings)
     if clusters is None:
-        clusters = min(max(1, count // _IMAGES_PER_CLUSTER), _MAX_CLUSTERS)
+        clusters = min(
+            max(1, count // IMAGES_PER_SEMANTIC_CLUSTER), MAX_SEMANTIC_CLUSTERS
+        )
     if clusters > count:
         raise InputError(
             f"score.clusters must be at most the number of images, {count}. Received: "
@@ -85,8 +87,8 @@ def cluster_images(
     )
     means.train(unit)
     labels = np.empty(count, np.int32)
-    for start in range(0, count, _ROWS_PER_BLOCK):
-        rows = np.arange(start, min(start + _ROWS_PER_BLOCK, count))
+    for start in range(0, count, COMPARED_ROWS_PER_BLOCK):
+        rows = np.arange(start, min(start + COMPARED_ROWS_PER_BLOCK, count))
         labels[rows] = means.index.search(unit_rows(embeddings, rows), 1)[1][:, 0]
     return ImageClusters(means.centroids, labels)
 
@@ -123,8 +125,8 @@ def duplicate_similarities(
         unit = unit_rows(embeddings, rows)
         order = np.argsort(unit @ center, kind="stable")
         unit = unit[order]
-        for start in range(0, len(rows), _ROWS_PER_BLOCK):
-            stop = min(start + _ROWS_PER_BLOCK, len(rows))
+        for start in range(0, len(rows), COMPARED_ROWS_PER_BLOCK):
+            stop = min(start + COMPARED_ROWS_PER_BLOCK, len(rows))
             cosines = unit[start:stop] @ unit[:stop].T
             is_earlier = np.arange(stop) < np.arange(start, stop)[:, None]
             cosines = np.where(is_earlier, cosines, FIRST_IMAGE)

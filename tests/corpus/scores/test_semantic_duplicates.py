@@ -36,7 +36,7 @@ def plain_similarities(embeddings):
 
 @pytest.mark.parametrize("rows_per_block", [7, 2048])
 def test_one_cluster_equals_the_plain_loop(monkeypatch, rows_per_block):
-    monkeypatch.setattr(module, "_ROWS_PER_BLOCK", rows_per_block)
+    monkeypatch.setattr(module, "COMPARED_ROWS_PER_BLOCK", rows_per_block)
     embeddings, _ = blobs(0, 5, 60)
     embeddings = embeddings.astype(np.float64)
     clusters = cluster_images(embeddings)
@@ -106,10 +106,10 @@ def test_each_cluster_equals_the_plain_loop():
 
 
 def test_the_default_number_of_clusters_grows_with_the_images(monkeypatch):
-    monkeypatch.setattr(module, "_IMAGES_PER_CLUSTER", 20)
+    monkeypatch.setattr(module, "IMAGES_PER_SEMANTIC_CLUSTER", 20)
     embeddings, _ = blobs(3, 3, 70)
     assert len(cluster_images(embeddings).centers) == 3
-    monkeypatch.setattr(module, "_MAX_CLUSTERS", 2)
+    monkeypatch.setattr(module, "MAX_SEMANTIC_CLUSTERS", 2)
     assert len(cluster_images(embeddings).centers) == 2
 
 
