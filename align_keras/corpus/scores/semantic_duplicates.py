@@ -90,7 +90,7 @@ def cluster_images(
     for start in range(0, count, COMPARED_ROWS_PER_BLOCK):
         rows = np.arange(start, min(start + COMPARED_ROWS_PER_BLOCK, count))
         labels[rows] = means.index.search(unit_rows(embeddings, rows), 1)[1][:, 0]
-    return ImageClusters(means.centroids, labels)
+    return ImageClusters(np.asarray(means.centroids), labels)
 
 
 def duplicate_similarities(
