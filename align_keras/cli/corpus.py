@@ -216,7 +216,9 @@ def _describe(row: dict[str, Any]) -> str:
     id = row.pop("id")
     caption = row.pop("caption")
     values = [f"{name}={_short(value)}" for name, value in row.items()]
-    return "  ".join([*values, id, caption])
+    line = "  ".join([*values, id, caption])
+    # A caption from the web may contain control characters.
+    return "".join(letter if letter.isprintable() else " " for letter in line)
 
 
 def _short(value: Any) -> str:
