@@ -198,6 +198,12 @@ def test_the_fingerprint_depends_on_the_selection(shards, builder):
     ]
     fingerprints = {pairs_fingerprint(other, "train") for other in others}
     assert len(fingerprints | {pairs_fingerprint(builder, "train")}) == 3
+    # Another caption of the same image is another selection.
+    first, second = (
+        open_corpus(str(shards), where=f"id = '002' and caption_number = {number}")
+        for number in range(2)
+    )
+    assert pairs_fingerprint(first, "train") != pairs_fingerprint(second, "train")
 
 
 @pytest.mark.ci
