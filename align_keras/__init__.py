@@ -45,6 +45,7 @@ _PUBLIC = {
     "load_model": "align_keras.embedders",
     "mteb_model": "align_keras.embedders",
     "evaluate": "align_keras.protocols.run_protocol",
+    "score_corpus": "align_keras.runs.corpus_scores",
     "push_to_hub": "align_keras.runs.hub_upload",
     "recall_at_k": "align_keras.evaluation",
     "teacher_embeddings": "align_keras.runs.distillation",

@@ -169,6 +169,7 @@ TASKS = (
                 "DuplicatesConfig",
                 "VocabularyConfig",
                 "ShardsConfig",
+                "ScoreConfig",
                 "FineTuningConfig",
                 "HeadStageConfig",
                 "FullStageConfig",
@@ -181,8 +182,9 @@ TASKS = (
         "You build training pairs from web pages, archives and tables. [Build a "
         "corpus](../guides/corpus.md) explains the stages.",
         {
-            "": ("build_corpus",),
+            "": ("build_corpus", "score_corpus"),
             "runs.corpus_build": ("Corpus",),
+            "corpus.scores": ("ScoreTable", "Selection", "ShardSelection"),
             "corpus": ("Thresholds", "extract_pairs", "Pair", "filter_pairs"),
         },
     ),
@@ -197,6 +199,7 @@ TASKS = (
                 "UserPairs",
                 "GroupedPairs",
                 "Mixture",
+                "SelectedPairs",
                 "Icons",
                 "Stamps",
                 "Clipart",

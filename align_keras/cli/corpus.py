@@ -3,14 +3,16 @@
 import argparse
 import collections
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align_keras.cli.common import AT_LEAST_ONE, RawHelpFormatter, name_addresses
+from align_keras.embedders.locations import MODEL_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
     from align_keras.config import CorpusConfig
+    from align_keras.corpus.scores import ScoreTable
     from align_keras.corpus.sources.download_results import DownloadResults
     from align_keras.runs.corpus_build import Corpus
 
@@ -24,6 +26,9 @@ STAGE_HELP = {
     "build": "run all stages above",
     "urls": "write the addresses of the remote images for img2dataset",
     "subset": "write the uids of the records in the corpus as a subset of DataComp",
+    "score": "run the stages up to shard and write scores.parquet with scores of all "
+    "pairs",
+    "select": "print the number of pairs that a condition on the scores keeps",
 }
 # Stages that write the file of the option --to.
 _FILE_STAGES = ("urls", "subset")
@@ -94,32 +99,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "download failed for a reason that may pass (HTTP 429 and 5xx, timeouts, "
         "connection errors). Repeat the option for several folders.",
     )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help=f"for the stage score, {MODEL_HELP} (default: score.model)",
+    )
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help='condition of the stage select, such as "similarity > 0.2 and '
+        "detected_language = 'en'\"",
+    )
+    parser.add_argument(
+        "--examples",
+        type=AT_LEAST_ONE,
+        metavar="N",
+        help="number of kept and of dropped pairs that the stage select prints "
+        "(default: 3)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    _check_options(arguments)
     stage = arguments.stage
-    if (stage in _FILE_STAGES) != (arguments.to is not None):
-        raise InputError(
-            "`to` must be a file for the stages urls and subset, and must be left out "
-            f"for all other stages. Received: to={arguments.to!r} for the stage "
-            f"{stage}. For example, set --to urls.parquet for the stage urls."
+    out = pathlib.Path(arguments.out)
+    if stage == "select":
+        _print_selection(out, arguments.where, arguments.examples or 3)
+        return 0
+    if stage == "score":
+        from align_keras.runs.corpus_scores import score_corpus
+
+        table = score_corpus(
+            out,
+            _corpus_config(arguments, out),
+            workers=arguments.workers,
+            engine=arguments.engine,
         )
-    if stage == "subset" and not arguments.to.endswith(".npy"):
-        raise InputError(
-            f"The file of a subset must end in .npy. Received: {arguments.to!r}. "
-            "Rename it."
-        )
-    if stage != "urls" and arguments.downloaded:
-        raise InputError(
-            "`downloaded` must be left out for all stages except urls. Received: "
-            f"downloaded={arguments.downloaded!r} for the stage {stage}. Leave it out."
-        )
+        _print_scores(table)
+        return 0
     from align_keras.reports.corpus_report import corpus_funnel
     from align_keras.runs.corpus_build import build_corpus
 
     # The results are read first, because a build can take days.
     results = _read_results(arguments)
-    out = pathlib.Path(arguments.out)
     last_stages = {"build": "report", "urls": "filter", "subset": "dedup"}
     last_stage = last_stages.get(stage, stage)
     corpus = build_corpus(
@@ -144,6 +166,90 @@ def run(arguments: argparse.Namespace) -> int:
     if last_stage == "report":
         _print_train_command(corpus)
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raises InputError if an option does not belong to the stage."""
+    stage = arguments.stage
+    if (stage in _FILE_STAGES) != (arguments.to is not None):
+        raise InputError(
+            "`to` must be a file for the stages urls and subset, and must be left out "
+            f"for all other stages. Received: to={arguments.to!r} for the stage "
+            f"{stage}. For example, set --to urls.parquet for the stage urls."
+        )
+    if stage == "subset" and not arguments.to.endswith(".npy"):
+        raise InputError(
+            f"The file of a subset must end in .npy. Received: {arguments.to!r}. "
+            "Rename it."
+        )
+    if (stage == "select") != (arguments.where is not None):
+        raise InputError(
+            "`where` must be a condition for the stage select, and must be left out "
+            f"for all other stages. Received: where={arguments.where!r} for the stage "
+            f"{stage}. For example, set --where 'similarity > 0.2' for the stage "
+            "select."
+        )
+    owners = {"model": "score", "examples": "select", "downloaded": "urls"}
+    for name, owner in owners.items():
+        value = getattr(arguments, name)
+        if stage != owner and value is not None:
+            raise InputError(
+                f"`{name}` must be left out for the stage {stage}. Received: "
+                f"{name}={value!r}. Use it for the stage {owner}."
+            )
+    for name in ("source", "config", "params_override", "against", "workers"):
+        value = getattr(arguments, name)
+        if stage == "select" and value:
+            raise InputError(
+                f"`{name}` must be left out for the stage select, which only reads "
+                f"scores. Received: {name}={value!r}. Use it for the stage score."
+            )
+
+
+def _print_scores(table: "ScoreTable") -> None:
+    """Prints the quantiles of each column of scores."""
+    from align_keras.utils.progress import say
+
+    print("".join(f"{title:>12}" for title in ("10%", "50%", "90%")))
+    for name, values in table.quantiles((0.1, 0.5, 0.9)).items():
+        print("".join(f"{value:>12.4g}" for value in values) + f"  {name}")
+    say(f"wrote {table.path}. Select pairs with `align-keras corpus select --where`.")
+
+
+def _print_selection(out: pathlib.Path, where: str, num_examples: int) -> None:
+    """Prints the number of pairs that a condition keeps, and some examples."""
+    from align_keras.corpus.scores import ScoreTable
+    from align_keras.corpus.scores.score_table import SCORES
+    from align_keras.corpus.shard_folder import SHARDS
+
+    table = ScoreTable(out / SCORES)
+    table.check_shards(out / SHARDS)
+    selection = table.select(where)
+    for unit, count, total in (
+        ("images", selection.kept_images, selection.num_images),
+        ("captions", selection.kept_captions, selection.num_captions),
+    ):
+        print(f"{count:>12,}  of {total:,} {unit}")
+    titles = ("kept", "dropped")
+    for title, rows in zip(titles, table.examples(where, num_examples), strict=True):
+        if rows:
+            print(f"{title}:")
+        for row in rows:
+            print(f"  {_describe(row)}")
+
+
+def _describe(row: dict[str, Any]) -> str:
+    """Returns a line with the columns of a pair. The caption is the last one."""
+    id = row.pop("id")
+    caption = row.pop("caption")
+    values = [f"{name}={_short(value)}" for name, value in row.items()]
+    line = "  ".join([*values, id, caption])
+    # A caption from the web may contain control characters.
+    return "".join(letter if letter.isprintable() else " " for letter in line)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _read_results(arguments: argparse.Namespace) -> "DownloadResults | None":
@@ -211,6 +317,10 @@ def _corpus_config(arguments: argparse.Namespace, out: pathlib.Path) -> "CorpusC
 
     saved = out / "corpus.yaml"
     files = arguments.config or ([saved] if saved.exists() else [])
-    options = {"sources": arguments.source, "duplicates.against": arguments.against}
+    options = {
+        "sources": arguments.source,
+        "duplicates.against": arguments.against,
+        "score.model": arguments.model,
+    }
     overrides = {key: value for key, value in options.items() if value is not None}
     return load_corpus_config(files, [*arguments.params_override, overrides])

@@ -10,6 +10,7 @@ from align_keras.config.corpus_config import (
     DuplicatesConfig,
     FilterConfig,
     ImagesConfig,
+    ScoreConfig,
     ShardsConfig,
     VocabularyConfig,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "OptimizerConfig",
     "RuntimeConfig",
     "SGDConfig",
+    "ScoreConfig",
     "ShardsConfig",
     "SigmoidLossConfig",
     "SourceConfig",

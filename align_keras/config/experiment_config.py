@@ -433,6 +433,9 @@ class DataConfig:
             probability. The sources are columns of captions in the table, or values of
             its column `source`. The probabilities are divided by the sum over the
             sources that an image has.
+        where: Condition on the scores of `align-keras corpus score`, such as
+            `similarity > 0.2 and detected_language = 'en'`, or None for all pairs. It
+            requires a corpus that `align-keras corpus` built.
         hard_negatives: File of `align-keras mine`, or None. Each pair of a batch is
             then followed by one of its mined negatives.
         encoding: Text encoding of the table and of caption files.
@@ -473,6 +476,7 @@ class DataConfig:
     image_column: str | None = None
     caption_column: str | None = None
     caption_sources: dict[str, float] | None = number_field(None, above=0)
+    where: str | None = None
     hard_negatives: str | None = None
     encoding: str = "utf-8"
     max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)

@@ -26,6 +26,11 @@ _TYPE_NAMES = {
     float: "a number",
     str: "a string",
 }
+# Rules for mappings by the type of their values.
+_MAPPING_RULES = {
+    float: "names with numbers, such as {alt: 0.7, synthetic: 0.3}",
+    str: "names with strings, such as {name: value}",
+}
 
 
 class WrongTypeError(ValueError):
@@ -87,7 +92,7 @@ def coerce(hint: Any, value: Any) -> Any:
 
     Args:
         hint: type of the field. It is bool, int, float, str, a `Literal`,
-            `tuple[X, ...]`, `dict[str, float]`, or a union of one of these with `None`.
+            `tuple[X, ...]`, `dict[str, X]`, or a union of one of these with `None`.
         value: value from YAML or Python.
 
     Raises:
@@ -104,10 +109,10 @@ def coerce(hint: Any, value: Any) -> Any:
     if typing.get_origin(member) is typing.Literal:
         rule, fits = f"one of {', '.join(arguments)}", value in arguments
     elif typing.get_origin(member) is dict:
-        rule = "names with numbers, such as {alt: 0.7, synthetic: 0.3}"
+        rule = _MAPPING_RULES[arguments[1]]
         fits = isinstance(value, dict) and bool(value)
         try:
-            value = {name: coerce(float, value[name]) for name in value if fits}
+            value = {name: coerce(arguments[1], value[name]) for name in value if fits}
         except (TypeError, WrongTypeError):
             fits = False
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):

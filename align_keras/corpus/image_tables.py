@@ -165,8 +165,12 @@ def store_images(task: dict) -> dict:
     return {"faults": drop_reasons}
 
 
-def load_hook(name: str | None) -> Callable | None:
+def load_hook(name: str | None, option: str = "images.refuse") -> Callable | None:
     """Imports the function with the name "module:function", or returns None for None.
+
+    Args:
+        name: str, value of the option, or None.
+        option: str, name of the option for messages.
 
     Raises:
         InputError: if the function cannot be imported.
@@ -178,7 +182,7 @@ def load_hook(name: str | None) -> Callable | None:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            "images.refuse must be module:function that Python can import. "
+            f"{option} must be module:function that Python can import. "
             f"Received: {name!r} ({error}). Put the module on PYTHONPATH."
         ) from None
 

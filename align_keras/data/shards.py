@@ -14,6 +14,7 @@ from tensorflow_datasets.core import FileFormat
 
 from align_keras.datasets.array_records import array_records, is_array_record
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.selected_pairs import SelectedPairs
 from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -293,12 +294,12 @@ def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
 def check_data_service(builder: Any, data_service: str | None) -> None:
     """Raises InputError if a tf.data service can't read one of the corpora."""
     for member in _members(builder):
-        if is_array_record(member) or isinstance(member, SourcePairs):
+        if is_array_record(member) or isinstance(member, SourcePairs | SelectedPairs):
             raise InputError(
-                "data_service must be None for a source and for a corpus stored as "
-                "array_record, which Python reads in the training process. Received: "
-                f"data_service={data_service!r}. Leave it out, or build a corpus "
-                "stored as tfrecord."
+                "data_service must be None for a source, for a corpus stored as "
+                "array_record, and with `where`, because Python reads them in the "
+                f"training process. Received: data_service={data_service!r}. Leave it "
+                "out, or use a corpus stored as tfrecord without `where`."
             )
 
 
@@ -315,7 +316,7 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     Returns:
         dict from the path of a file to uint32 (images,).
     """
-    if isinstance(builder, SourcePairs):
+    if isinstance(builder, SourcePairs | SelectedPairs):
         return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE
     counts = _read_counts(store)
@@ -349,7 +350,7 @@ def _records(
     take: int | tf.Tensor,
 ) -> tf.data.Dataset:
     """Returns `take` serialized examples of a file, after the first `skip` ones."""
-    if isinstance(builder, SourcePairs):
+    if isinstance(builder, SourcePairs | SelectedPairs):
         return builder.records(path, skip, take)
     if is_array_record(builder):
         return array_records(path, skip, take)

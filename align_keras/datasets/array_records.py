@@ -37,14 +37,30 @@ def array_records(
     # This import is not at the top, because opening a corpus must not load TensorFlow.
     import tensorflow as tf
 
+    return numbered_array_records(path, tf.data.Dataset.range(skip, skip + take))
+
+
+def numbered_array_records(
+    path: "str | tf.Tensor", numbers: "tf.data.Dataset"
+) -> "tf.data.Dataset":
+    """Reads the records of a file with the given numbers in this process.
+
+    Args:
+        path: str or scalar str tensor, file to read.
+        numbers: `tf.data.Dataset` of int64, numbers of the records.
+
+    Returns:
+        `tf.data.Dataset` of serialized examples, scalar str tensors.
+    """
+    import tensorflow as tf
+
     def read(numbers: "tf.Tensor") -> "tf.Tensor":
         records = tf.numpy_function(
             _read, (path, numbers), tf.string, stateful=False, name="array_record"
         )
         return tf.ensure_shape(records, (None,))
 
-    numbers = tf.data.Dataset.range(skip, skip + take).batch(_RECORDS_PER_BATCH)
-    return numbers.map(read).unbatch()
+    return numbers.batch(_RECORDS_PER_BATCH).map(read).unbatch()
 
 
 def stored_examples(
@@ -73,7 +89,27 @@ def stored_examples(
         array_records(str(part.filename), part.skip, part.take) for part in instructions
     ]
     records = functools.reduce(lambda first, second: first.concatenate(second), files)
-    features = builder.info.features
+    return decoded_examples(records, builder.info.features, decoders)
+
+
+def decoded_examples(
+    records: "tf.data.Dataset", features: Any, decoders: Any = None
+) -> "tf.data.Dataset":
+    """Decodes serialized examples.
+
+    Args:
+        records: `tf.data.Dataset` of serialized examples, scalar str tensors.
+        features: `tfds.features.FeaturesDict`.
+        decoders: decoders of TFDS, which may be a `tfds.decode.PartialDecoding`.
+
+    Returns:
+        `tf.data.Dataset` of examples.
+    """
+    import tensorflow_datasets as tfds
+
+    if isinstance(decoders, tfds.decode.PartialDecoding):
+        features = decoders.extract_features(features)
+        decoders = decoders.decoders
     return records.map(
         lambda record: features.deserialize_example(record, decoders=decoders)
     )

@@ -9,11 +9,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
+from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.grouped_pairs import GroupedPairs
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.selected_pairs import SelectedPairs
 from align_keras.datasets.stamps import LANGUAGES, Stamps
 from align_keras.datasets.user_pairs import SHORTER_SIDE, UserPairs, user_pairs_config
 from align_keras.utils.arguments import check_choice, check_number
@@ -23,8 +25,6 @@ from align_keras.utils.files import open_regular, read_json
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
 CORPUS_NAMES = (*_BUILDERS, "pairs")
-# File of `align-keras corpus shard` with the names, sizes and checksums of the shards.
-INDEX = "index.json"
 
 
 def open_corpus(
@@ -39,8 +39,9 @@ def open_corpus(
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
     split_by: str = "image",
+    where: str | None = None,
     progress: Callable | None = None,
-) -> tfds.core.DatasetBuilder | Mixture:
+) -> tfds.core.DatasetBuilder | Mixture | SelectedPairs:
     """Prepares a corpus if needed and returns its builder.
 
     Args:
@@ -66,17 +67,21 @@ def open_corpus(
             folder with smaller images raises an error.
         split_by: str, `"image"` for the splits `train` and `test` of `"pairs"`, or
             `"image_and_caption"` for the splits of `GroupedPairs`.
+        where: str, condition on the scores of `align-keras corpus score` that selects
+            the pairs of a corpus, such as `"similarity > 0.2"`, or None for all pairs.
+            It requires the folder of the shards as `name`.
         progress: callable that receives the number of finished images and their total,
             or None.
 
     Returns:
-        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its examples
+        A prepared `tfds.core.DatasetBuilder`, a `Mixture` of several, or the
+        `SelectedPairs` of a corpus. Its examples
         have `"id"`, `"image"`, `"captions"`, `"category"` and `"image_key"`. Its
         `info.metadata` has the numbers of kept and dropped pairs.
 
     Raises:
         InputError: If the name is unknown, a package is missing, the pairs can't be
-            used, or `data_dir` can't be written.
+            used, `data_dir` can't be written, or `where` keeps no pair.
 
     Example:
 
@@ -96,7 +101,13 @@ def open_corpus(
         refuse_damaged(name, whole=False)
         builder = tfds.builder_from_directory(name)
         _check_shorter_side(builder, name, shorter_side)
-        return builder
+        return builder if where is None else SelectedPairs(builder, where)
+    if where is not None:
+        raise InputError(
+            "where must be None unless the corpus is a folder of shards that "
+            f"`align-keras corpus` wrote. Received: where={where!r} for corpus "
+            f"{name!r}. Leave it out, or pass the folder of the shards."
+        )
     if "+" in name:
         return _build_mixture(name, pairs, **options)
     corpus, language = _corpus_and_language(name)

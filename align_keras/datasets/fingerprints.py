@@ -8,10 +8,11 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.array_records import stored_examples
-from align_keras.datasets.build import INDEX
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.pair_builder import FINGERPRINTS, examples_fingerprint
+from align_keras.datasets.selected_pairs import SelectedPairs
 from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.files import read_json
 
@@ -28,7 +29,8 @@ def pairs_fingerprint(builder: Any, split: str) -> str:
     computed from the pairs.
 
     Args:
-        builder: prepared TFDS builder, `Mixture` or `SourcePairs`.
+        builder: prepared TFDS builder, `Mixture`, `SourcePairs` or
+            `SelectedPairs`.
         split: str, such as `"train[:90%]"`. The fingerprint covers each named split as
             a whole.
 
@@ -40,6 +42,9 @@ def pairs_fingerprint(builder: Any, split: str) -> str:
             f"{name} {pairs_fingerprint(member, split)}"
             for name, member in builder.members.items()
         ]
+        return _joined(parts)
+    if isinstance(builder, SelectedPairs):
+        parts = [pairs_fingerprint(builder.builder, split), builder.fingerprint()]
         return _joined(parts)
     names = _split_names(split, builder.info.splits)
     if isinstance(builder, SourcePairs):

@@ -13,12 +13,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from align_keras.datasets.build import INDEX, quiet
+from align_keras.corpus.shard_folder import INDEX, SHARDS
+from align_keras.datasets.build import quiet
 from align_keras.datasets.pair_builder import LocalBuilder, is_test_key
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder, atomic_write, locked
+from align_keras.utils.files import atomic_write
 
-SHARDS = "web_pairs/1.0.0"
 _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
@@ -169,20 +169,3 @@ def _shards(builder: Any) -> list[dict[str, Any]]:
                 }
             )
     return files
-
-
-def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
-    """Copies shards to their final folder, by hard links if possible.
-
-    Does nothing if the final folder has an equal `index.json` already.
-    """
-    index = destination / INDEX
-    if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
-        return
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with locked(destination), atomic_folder(destination) as folder:
-        for path in sorted(source.iterdir()):
-            try:
-                os.link(path, folder / path.name)
-            except OSError:  # Hard links need the same disk and file system support.
-                shutil.copy2(path, folder / path.name)

@@ -53,6 +53,7 @@ from align_keras.corpus.image_tables import (
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows
+from align_keras.corpus.shard_folder import INDEX, SHARDS, place_shards
 from align_keras.corpus.sources import (
     SourcePair,
     is_remote,
@@ -209,7 +210,7 @@ class Corpus:
     @property
     def shards(self) -> pathlib.Path:
         """Folder of the shards, for training and `tfds.builder_from_directory`."""
-        return self.out / "web_pairs/1.0.0"
+        return self.out / SHARDS
 
     @property
     def vocabulary(self) -> pathlib.Path:
@@ -397,10 +398,10 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     check_choice("stage", stage, STAGE_NAMES)
-    if stage in ("shard", "report"):
+    if stage in ("shard", "report") and not (out / SHARDS / INDEX).exists():
         check_tensorflow("Writing the shards of a corpus")
     is_cluster(engine)  # This call raises InputError for an unknown engine.
-    build = _Build(out, config, workers, engine)
+    build = CorpusBuild(out, config, workers, engine)
     tables: dict[str, Tables] = {}
     corpus = Corpus(out, config, tables)
     with locked(
@@ -448,7 +449,7 @@ def _check(config: CorpusConfig) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Build:
+class CorpusBuild:
     """Options that all stages of a build share.
 
     Attributes:
@@ -499,7 +500,7 @@ class _Build:
         return run_tasks(function, tasks, results, workers=workers, engine=self.engine)
 
 
-def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
+def extract_sources(build: CorpusBuild, specs: Sequence[str]) -> Tables:
     """Reads sources into raw pairs."""
     caption_rules = sorted(set(build.config.caption_rules))
     honor_opt_out = build.config.opt_out == "honor"
@@ -507,13 +508,13 @@ def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
     return _extract(build, sources, caption_rules)
 
 
-def extract_evaluation_images(build: _Build, spec: str) -> Tables:
+def extract_evaluation_images(build: CorpusBuild, spec: str) -> Tables:
     """Reads all images of an evaluation set, even images without valid captions."""
     return _extract(build, [evaluation_source(spec)], [])
 
 
 def _extract(
-    build: _Build, sources: Sequence[Any], caption_rules: Sequence[str]
+    build: CorpusBuild, sources: Sequence[Any], caption_rules: Sequence[str]
 ) -> Tables:
     inputs: list = [(source.name, source.fingerprint()) for source in sources]
     if caption_rules:
@@ -539,7 +540,7 @@ def _extract(
     return build.stage("extract", inputs, compute)
 
 
-def apply_filters(build: _Build, raw: Tables) -> Tables:
+def apply_filters(build: CorpusBuild, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs in four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
@@ -567,7 +568,7 @@ def apply_filters(build: _Build, raw: Tables) -> Tables:
     return build.stage("filter", inputs, compute)
 
 
-def gather_images(build: _Build, pairs: Tables) -> Tables:
+def gather_images(build: CorpusBuild, pairs: Tables) -> Tables:
     """Writes captions by image to tables `group`, and pixels to tables `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
@@ -609,7 +610,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
     return build.stage("images", inputs, compute, former_name=_FORMER_IMAGES)
 
 
-def find_copies(build: _Build, images: Tables) -> Tables:
+def find_copies(build: CorpusBuild, images: Tables) -> Tables:
     """Finds near copies of images and returns them in the fact `dropped`."""
     config = build.config.duplicates
     references = {
@@ -695,7 +696,7 @@ class CopySearch:
 
 
 def _read_image_set(
-    build: _Build, tables: Tables, folder: StageFolder, name: str = ""
+    build: CorpusBuild, tables: Tables, folder: StageFolder, name: str = ""
 ) -> ImageSet:
     """Reads the keys, signatures and sizes of stored images."""
     config = build.config.duplicates
@@ -722,7 +723,7 @@ def _read_image_set(
 
 
 def _embed_stored_images(
-    build: _Build, tables: Tables, folder: StageFolder, count: int
+    build: CorpusBuild, tables: Tables, folder: StageFolder, count: int
 ) -> np.ndarray:
     """Embeds stored images table by table. Returns an array (count, d)."""
     name = absolute(str(build.config.duplicates.encoder))
@@ -758,7 +759,7 @@ def embed_stored_images(task: dict) -> None:
     write_embeddings(task["to"], jpegs, model.encode_images, count)
 
 
-def learn_corpus_vocabulary(build: _Build, pairs: KeptPairs) -> Tables:
+def learn_corpus_vocabulary(build: CorpusBuild, pairs: KeptPairs) -> Tables:
     """Learns the vocabulary of the kept captions and writes `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
@@ -811,15 +812,17 @@ def _measure_coverage(
     ]
 
 
-def write_shards(build: _Build, pairs: KeptPairs) -> Tables:
+def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
     """Writes the shards that training reads, `OUT/web_pairs/1.0.0`."""
-    # This import is not at the top, because it loads TensorFlow and no other stage
-    # needs it.
-    from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
-
     config = build.config.shards
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        # Shards that exist may belong to other options.
+        check_tensorflow("Writing the shards of a corpus")
+        # This import is not at the top, because it loads TensorFlow and no other stage
+        # needs it.
+        from align_keras.datasets.web_pairs import write_web_pairs
+
         say("corpus shard: writing the shards")
         notes = {"config": _order_free_config(build.config)}
         counts = write_web_pairs(folder.path, pairs.read_images, config, notes=notes)
@@ -835,6 +838,7 @@ def _order_free_config(config: CorpusConfig) -> dict:
     """Returns the options that the shards depend on, with sorted lists."""
     origin = as_dict(config)
     del origin["vocabulary"]
+    del origin["score"]
     origin["sources"] = sorted(origin["sources"])
     origin["caption_rules"] = sorted(origin["caption_rules"])
     origin["duplicates"]["against"] = sorted(origin["duplicates"]["against"])

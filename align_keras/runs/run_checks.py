@@ -5,8 +5,10 @@ import os
 import pathlib
 import re
 
-from align_keras.config import ExperimentConfig
+from align_keras.config import DataConfig, ExperimentConfig
 from align_keras.corpus.pair_files import count_images
+from align_keras.corpus.scores.score_table import ScoreTable, scores_path
+from align_keras.corpus.shard_folder import INDEX
 from align_keras.embedders.locations import locate_model
 from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.remote import is_url
@@ -67,6 +69,22 @@ def _check_corpora(config: ExperimentConfig) -> None:
                 f"task.{section}.pairs must be an existing file or folder. Received: "
                 f"{data.pairs}. Check the path."
             )
+        if data.where is not None:
+            _check_where(section, data)
+
+
+def _check_where(section: str, data: DataConfig) -> None:
+    """Raises unless the corpus has scores with the columns of the condition."""
+    folder = str(data.corpus)
+    if not os.path.isfile(os.path.join(folder, INDEX)):
+        raise InputError(
+            f"task.{section}.where must be null unless task.{section}.corpus is a "
+            f"folder of shards that `align-keras corpus` wrote. Received: {folder}. "
+            "Check the path, or leave it out."
+        )
+    table = ScoreTable(scores_path(folder))
+    table.check_shards(folder)
+    table.check_condition(str(data.where))
 
 
 def _check_pairs(config: ExperimentConfig) -> None:

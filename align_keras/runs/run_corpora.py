@@ -96,6 +96,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             caption_sources=tuple(data_config.caption_sources or ()),
             encoding=data_config.encoding,
             split_by=data_config.split_by,
+            where=data_config.where,
             progress=show_progress,
             **columns,
         )

@@ -11,6 +11,8 @@ import re
 from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
+from align_keras.utils.where import NUMBER, TEXT
+
 # Built-in columns of every image → their types in SQLite.
 INDEX_COLUMNS = {
     "path": "TEXT",
@@ -29,12 +31,10 @@ INDEX_COLUMNS = {
 _RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
 # Maximum number of columns in all user tables of an index.
 MAX_COLUMNS = 2_000
-# Kinds of the columns of user tables. Numbers and decimals are both compared as
-# numbers. A hit has the value of a number column as a number, and the value of a
-# decimal column as its original text ("4.50").
-NUMBER = "number"
+# Kinds of the columns of user tables, in addition to `NUMBER` and `TEXT`. Numbers and
+# decimals are both compared as numbers. A hit has the value of a number column as a
+# number, and the value of a decimal column as its original text ("4.50").
 DECIMAL = "decimal"
-TEXT = "text"
 _KINDS = (NUMBER, DECIMAL, TEXT)
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 # Maximum number of characters of a number. Longer numbers are text, because `float` is
@@ -42,23 +42,6 @@ _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _MAX_DIGITS = 400
 # Largest integer that JavaScript and all JSON readers represent exactly.
 _MAX_INTEGER = 2**53
-
-
-class Column(NamedTuple):
-    """SQL expressions of a column.
-
-    Attributes:
-        sql: str, expression for comparisons.
-        kind: str, `NUMBER` or `TEXT`, or "" if the column can be compared with both.
-        text: str, expression for `like`.
-        table: int, number N of the database table `table_rows_N` that stores the
-            column, or None for a built-in column.
-    """
-
-    sql: str
-    kind: str = ""
-    text: str = ""
-    table: int | None = None
 
 
 class TableRow(NamedTuple):
@@ -87,11 +70,6 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, float) and math.isfinite(value):
         return repr(value)
     return None
-
-
-def fold_case(text: str | None) -> str | None:
-    """Returns text in lower case. The final form of the Greek sigma becomes σ."""
-    return None if text is None else text.lower().replace("ς", "σ")
 
 
 def kind_of(values: Iterable[Any]) -> str | None:

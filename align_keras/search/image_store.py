@@ -106,7 +106,7 @@ class ImageStore(TableRows):
         if where is None or not where.strip():
             return "", []
         # Most searches have no condition and do not need this import.
-        from align_keras.search.where import read_condition
+        from align_keras.utils.where import read_condition
 
         condition = read_condition(where, self.named_columns(), self._lowercase_sql)
         sql = condition.sql

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate, exact_scan, vector_checks, vector_rows
-from align_keras.search.columns import INDEX_COLUMNS, fold_case
+from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import VALUES_PER_LIST, ImageStore
 from align_keras.search.index_files import (
     DATABASE,
@@ -50,6 +50,7 @@ from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
+from align_keras.utils.where import fold_case
 
 _FORMAT = "align_keras_image_index"
 # Format of the indexes of training runs in earlier releases.

@@ -19,9 +19,6 @@ from typing import Any, NamedTuple
 from align_keras.search.columns import (
     INDEX_COLUMNS,
     MAX_COLUMNS,
-    NUMBER,
-    TEXT,
-    Column,
     TableRow,
     as_text,
     combined_kind,
@@ -31,6 +28,7 @@ from align_keras.search.columns import (
 )
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
+from align_keras.utils.where import NUMBER, TEXT, Column
 
 # Number of columns `c…` per database table. A row of PostgreSQL must fit into a page of
 # 8 KB, in which a long text takes 18 bytes.

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.search.columns import INDEX_COLUMNS, NUMBER
+from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
 from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.where import NUMBER
 
 if TYPE_CHECKING:
     from align_keras.search.image_store import ImageStore

@@ -50,6 +50,29 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         ),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
+        (["select"], "--where must be a condition for the stage select"),
+        (["score", "--where=draw < 1"], "--where must be a condition for the stage"),
+        (["select", "--where=draw < 1"], "Run `align-keras corpus score`."),
+        (
+            ["select", "--where=draw < 1", "--source=html:."],
+            "--source must be left out for the stage select",
+        ),
+        (["score", "--examples=2"], "--examples must be left out for the stage score"),
+        (["build", "--model=m"], "--model must be left out for the stage build"),
+        (["score", "--source=html:.", "--model=no_such_model"], "no_such_model"),
+        (
+            [
+                "score",
+                "--source=html:.",
+                "--params_override=score.hooks.safety=no_such_module:f",
+            ],
+            "score.hooks.safety must be module:function",
+        ),
+        (
+            ["score", "--source=html:.", "--params_override=score.terms=none.txt"],
+            "score.terms must be a readable file",
+        ),
+        (["score", *ONE_WORKER], "A corpus must have at least one source."),
     ],
 )
 def test_wrong_options_print_one_line(words, expected, tmp_path, capsys, monkeypatch):

@@ -69,4 +69,4 @@ def test_other_stages_refuse_the_option(tmp_path, capsys):
     command = ["corpus", "filter", f"--out={tmp_path}", "--downloaded=shards"]
     assert main(command) == 1
     [error] = capsys.readouterr().err.splitlines()
-    assert "must be left out for all stages except urls" in error
+    assert "must be left out for the stage" in error

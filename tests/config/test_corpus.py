@@ -11,6 +11,7 @@ from align_keras.config import (
     load_corpus_config,
     write_config_file,
 )
+from align_keras.config.corpus_config import SCORE_COLUMNS
 from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.utils.errors import InputError
 
@@ -72,6 +73,16 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
         ("shards.file_format=parquet", "file_format"),
         ("shards.test_fraction=1.0", "< 1"),
         ("shards.number_of_shards=0", ">= 1"),
+        ("score.model=m,score.clusters=0", ">= 1"),
+        ("score.terms=t,score.max_pairs_per_term=0", ">= 1"),
+        ("score.seed=-1", ">= 0"),
+        ("score.clusters=4", "null, the default, unless score.model is set"),
+        ("score.max_pairs_per_term=4", "20000, the default, unless score.terms is set"),
+        ("score.hooks=[a:b]", "names with strings, such as {name: value}"),
+        ("score.hooks={safety: 3}", "names with strings, such as {name: value}"),
+        ("score.hooks={similarity: a:b}", "names of new columns"),
+        ("score.hooks={Safety: a:b}", "Received: the string 'Safety'"),
+        ("score.hooks={safety: null}", "names with strings"),
     ],
 )
 def test_invalid_overrides_are_refused(override, expected):
@@ -79,6 +90,21 @@ def test_invalid_overrides_are_refused(override, expected):
         load_corpus_config(params_override=override)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_hooks_are_set_by_their_names(tmp_path):
+    override = "score.hooks.safety=package.module:function,score.hooks.size=a:b"
+    config = load_corpus_config(params_override=override)
+    assert config.score.hooks == {"safety": "package.module:function", "size": "a:b"}
+    write_config_file(config, tmp_path / "corpus.yaml")
+    assert load_corpus_config([tmp_path / "corpus.yaml"]) == config
+
+
+def test_the_default_columns_are_reserved():
+    overrides = [f"score.hooks={{{name}: a:b}}" for name in SCORE_COLUMNS]
+    for override in overrides:
+        with pytest.raises(InputError, match="exist already"):
+            load_corpus_config(params_override=override)
 
 
 def test_the_paper_recipe_has_the_values_of_the_paper():

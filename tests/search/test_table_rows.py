@@ -13,8 +13,8 @@ from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
 from align_keras.search.image_store import UnreadableFile
 from align_keras.search.store import Store
-from align_keras.search.where import MAX_TESTS
 from align_keras.utils.errors import InputError
+from align_keras.utils.where import MAX_TESTS
 
 
 @pytest.fixture(params=["folder", pytest.param("database", marks=pytest.mark.ci)])

@@ -187,7 +187,7 @@ class EmbeddingSearch:
         digests = [hashlib.blake2b(key, digest_size=8).digest() for key in encoded]
         order = np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
         sample = order[: max(clusters, _IMAGES_PER_CLUSTER) * _SAMPLE_PER_CLUSTER]
-        unit = _unit_rows(embeddings, sample)
+        unit = unit_rows(embeddings, sample)
         self.axes = np.linalg.eigh(unit.T @ unit)[1][:, -_AXES:]
         if clusters < min(4 * self.nearest, self.clusters):
             return
@@ -214,7 +214,7 @@ class EmbeddingSearch:
         projections = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
         for start in range(0, len(rows), ASSIGNED_ROWS_PER_BLOCK):
             part = rows[start : start + ASSIGNED_ROWS_PER_BLOCK]
-            unit = _unit_rows(embeddings, part)
+            unit = unit_rows(embeddings, part)
             coordinates = unit @ self.axes
             squared_length = np.square(unit).sum(axis=1)
             squared_remainder = squared_length - np.square(coordinates).sum(axis=1)
@@ -347,7 +347,7 @@ def _by_cluster(clusters: np.ndarray, count: int) -> list[np.ndarray]:
     return np.split(order // clusters.shape[1], ends[:-1])
 
 
-def _unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Reads rows and scales each to length 1, float32 (m, d). Zero rows stay zero."""
     part = np.asarray(embeddings[rows], np.float32)
     length = np.linalg.norm(part, axis=1, keepdims=True)

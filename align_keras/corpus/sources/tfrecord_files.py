@@ -31,16 +31,22 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard in its order."""
     uid_filter = UidFilter(part, counter)
     with open_regular(part.path) as file:
-        for offset, message in _messages(file, part.path, counter):
+        for offset, message in read_messages(file, part.path, counter):
             if pair := _pair(part.path, offset, message, uid_filter, counter):
                 yield pair
     uid_filter.finish()
 
 
-def _messages(
+def read_messages(
     file: IO[bytes], path: str, counter: DropCounter
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, bytes) of each record's message, and counts damaged records."""
+    """Yields (offset, bytes) of each record's message, and counts damaged records.
+
+    Args:
+        file: opened TFRecord file.
+        path: str, path of the file for the messages of `counter`.
+        counter: `DropCounter` of damaged records.
+    """
     size = size_of(file)
     offset = 0
     while offset < size:

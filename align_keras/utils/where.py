@@ -15,6 +15,8 @@ Strings and names are quoted as in SQL. `like` ignores case. In a pattern, `\%` 
 match the characters `%` and `_`. Numbers can only be compared with numbers, and text
 only with text.
 
+Searches in an index and selections from a scored corpus use these conditions.
+
 The generated SQL contains no part of the user's text. Names are looked up among the
 columns, and values are bound as parameters.
 """
@@ -26,7 +28,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
-from align_keras.search.columns import NUMBER, TEXT, Column
 from align_keras.utils.errors import InputError
 
 MAX_CHARACTERS = 10_000
@@ -53,9 +54,29 @@ _COMPARISONS = ("=", "==", "<>", "!=", "<", "<=", ">", ">=")
 _KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null")
 # Maximum number of columns that an error message lists.
 _LISTED_COLUMNS = 20
-_EXAMPLE = "Example: \"year >= 2020 and folder like '%Italy%'\""
+EXAMPLE = "year >= 2020 and folder like '%Italy%'"
+# Kinds of columns.
+NUMBER = "number"
+TEXT = "text"
 
 Value = str | int | float
+
+
+class Column(NamedTuple):
+    """SQL expressions of a column.
+
+    Attributes:
+        sql: str, expression for comparisons.
+        kind: str, `NUMBER` or `TEXT`, or "" if the column can be compared with both.
+        text: str, expression for `like`.
+        table: int, number N of the database table `table_rows_N` that stores the
+            column, or None for a built-in column.
+    """
+
+    sql: str
+    kind: str = ""
+    text: str = ""
+    table: int | None = None
 
 
 class Condition(NamedTuple):
@@ -69,12 +90,14 @@ class Condition(NamedTuple):
         holds_without_rows: bool, False if the condition cannot hold for an image that
             has no rows of user tables. For such an image, all columns of user tables
             are null.
+        columns: set of str, names of the columns of the condition.
     """
 
     sql: str
     parameters: list[Value]
     tables: set[int]
     holds_without_rows: bool
+    columns: set[str]
 
 
 class _Part(NamedTuple):
@@ -115,6 +138,7 @@ def read_condition(
     text: str,
     columns: Mapping[str, Column],
     folded: Callable[[str, bool], str] | None = None,
+    example: str = EXAMPLE,
 ) -> Condition:
     """Converts a condition to SQL and parameters.
 
@@ -124,6 +148,7 @@ def read_condition(
             of case, unless several columns differ only in case.
         folded: function from SQL and a bool, True if the pattern is ASCII, to SQL for
             the same text in lower case.
+        example: str, a valid condition for messages.
 
     Returns:
         `Condition`.
@@ -132,11 +157,16 @@ def read_condition(
         InputError: if the condition does not follow the grammar, or compares a number
             with text. The message has the position of the error.
     """
-    return _Parser(text, columns, folded or _lower).parse()
+    return _Parser(text, columns, folded or _lower, example).parse()
 
 
 def _lower(sql: str, is_ascii: bool) -> str:
     return f"lower({sql})"
+
+
+def fold_case(text: str | None) -> str | None:
+    """Returns text in lower case. The final form of the Greek sigma becomes σ."""
+    return None if text is None else text.lower().replace("ς", "σ")
 
 
 class _Token(NamedTuple):
@@ -165,10 +195,13 @@ class _Parser:
         text: str,
         columns: Mapping[str, Column],
         folded: Callable[[str, bool], str],
+        example: str,
     ) -> None:
         self.text = text
         self.columns = columns
         self.folded = folded
+        self.example = example
+        self.used_columns: set[str] = set()
         self.parameters: list[Value] = []
         self.tables: set[int] = set()
         self.num_tests = 0
@@ -181,7 +214,9 @@ class _Parser:
         if self._next.kind != "end":
             self._fail("`and`, `or` or the end")
         holds = True in part.outcomes
-        return Condition(part.sql, self.parameters, self.tables, holds)
+        return Condition(
+            part.sql, self.parameters, self.tables, holds, self.used_columns
+        )
 
     def _tokenize(self) -> list[_Token]:
         if not isinstance(self.text, str) or not self.text.strip():
@@ -328,6 +363,7 @@ class _Parser:
                 self._fail_at_column(expected, name, similar, token)
             name = similar[0]
         self._advance()
+        self.used_columns.add(name)
         column = self.columns[name]
         if column.table is not None:
             self.tables.add(column.table)
@@ -424,8 +460,11 @@ class _Parser:
             received += f" in {self.text!r:.200}"
         raise InputError(
             f"`where` must have {expected} at character {token.start + 1}. Received: "
-            f"{received}. {remedy or _EXAMPLE}."
+            f"{received}. {remedy or self._quoted_example()}."
         )
+
+    def _quoted_example(self) -> str:
+        return f'Example: "{self.example}"'
 
     def _fail_at_column(
         self, expected: str, name: str, similar: list[str], token: _Token

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from align_keras.search.where import (
+from align_keras.utils.errors import InputError
+from align_keras.utils.where import (
     MAX_CHARACTERS,
     MAX_DEPTH,
     MAX_TESTS,
     parse_where,
 )
-from align_keras.utils.errors import InputError
 
 ROWS = [
     (1, 2019, "Italy/Rome", 4.5, None, "it's"),

@@ -1,0 +1,474 @@
+"""Stages that compute the scores of the pairs in a corpus.
+
+Each group of columns has its own stage, so that a new column doesn't compute the others
+again.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.config import CorpusConfig, write_config_file
+from align_keras.corpus.duplicates.embeddings import write_embeddings
+from align_keras.corpus.filters.languages import detect_languages, detector_version
+from align_keras.corpus.image_tables import load_hook
+from align_keras.corpus.parquet_tables import arrow, read_rows, table_writer
+from align_keras.corpus.scores.score_hooks import call_score_hook
+from align_keras.corpus.scores.score_table import SCORES, ScoreTable, with_metadata
+from align_keras.corpus.scores.semantic_duplicates import (
+    cluster_images,
+    duplicate_similarities,
+)
+from align_keras.corpus.scores.term_balance import (
+    TermMatcher,
+    keep_probability,
+    read_terms,
+    term_probabilities,
+    uniform_draw,
+)
+from align_keras.corpus.shard_folder import (
+    ShardImage,
+    index_digest,
+    read_shard,
+    shard_counts,
+)
+from align_keras.embedders.loading import worker_model
+from align_keras.protocols.embedding_cache import absolute
+from align_keras.runs.corpus_build import (
+    CorpusBuild,
+    StageFolder,
+    Tables,
+    build_corpus,
+)
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path, locked
+from align_keras.utils.progress import say
+from align_keras.utils.tasks import LOCAL, check_same
+
+# Number of images or pairs that a model or a hook gets at once.
+_BATCH_SIZE = 64
+
+
+def score_corpus(
+    out: str | os.PathLike,
+    config: CorpusConfig,
+    *,
+    workers: int | None = None,
+    engine: str = LOCAL,
+) -> ScoreTable:
+    """Scores the pairs of a corpus, as `align-keras corpus score`.
+
+    The corpus is built first if its shards are not finished. The scores are written to
+    `OUT/scores.parquet`, with one row for each caption of each image, in the order of
+    the shards. A second call computes only columns whose options or shards changed.
+
+    The columns are:
+
+    - `shard`, `id`, `caption_number`, `caption`: file of the image, its id, and its
+      caption with its number within the image.
+    - `language`: language that the page declares, or "".
+    - `detected_language`: language that py3langid detects. It is left out if py3langid
+      isn't installed.
+    - `similarity`: cosine of the image and the caption by `score.model`.
+    - `cluster`, `duplicate_similarity`: cluster of the image, and its largest cosine to
+      an earlier image of the cluster, by `score.model`. See
+      `align_keras.corpus.scores.semantic_duplicates`.
+    - `balance`: probability with which balancing over `score.terms` keeps the caption.
+      See `align_keras.corpus.scores.term_balance`.
+    - `draw`: random number in [0, 1) of the pair, so that `draw < balance` draws a
+      balanced sample.
+    - a column for each of `score.hooks`.
+
+    Args:
+        out: folder of the corpus.
+        config: `CorpusConfig`.
+        workers: number of processes. Defaults to the number of cores.
+        engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
+
+    Returns:
+        `ScoreTable`.
+
+    Raises:
+        InputError: if the corpus can't be built, the model can't be opened, or a hook
+            fails.
+
+    References:
+        Gadre et al. 2023 (DataComp), arXiv:2304.14108, for filters by scores. Xu et al.
+        2023 (MetaCLIP), arXiv:2309.16671. Abbas et al. 2023 (SemDeDup),
+        arXiv:2303.09540.
+
+    Example:
+
+    ```python
+    config = align_keras.config.load_corpus_config(
+        ["corpus/corpus.yaml"], {"score.model": "align_small_en"}
+    )
+    table = align_keras.score_corpus("corpus", config)
+    table.columns["similarity"]  # 'number'
+    ```
+    """
+    out = pathlib.Path(out)
+    score = config.score
+    hooks = dict(sorted((score.hooks or {}).items()))
+    # Mistakes in the options are reported before the corpus is built.
+    for name, function in hooks.items():
+        load_hook(function, f"score.hooks.{name}")
+    terms = None if score.terms is None else read_terms(score.terms)
+    model = None if score.model is None else absolute(score.model)
+    if model is not None:
+        worker_model(model)
+    corpus = build_corpus(out, config, "shard", workers=workers, engine=engine)
+    build = CorpusBuild(corpus.out, config, workers, engine)
+    with locked(
+        corpus.out / "corpus.yaml",
+        lambda: say(f"corpus: waiting for another align-keras corpus on {corpus.out}"),
+    ):
+        write_config_file(config, corpus.out / "corpus.yaml")
+        stages = _ScoreStages(build, corpus.shards)
+        texts = stages.read_texts()
+        columns = []
+        if model is not None:
+            similarities = stages.embed_pairs(model)
+            columns += [similarities, stages.find_duplicates(texts, similarities)]
+        columns += [stages.call_hook(name, hooks[name]) for name in hooks]
+        if terms is not None:
+            columns.append(stages.balance(texts, terms))
+        return stages.join(texts, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScoreStages:
+    """Stages of the scores of a corpus.
+
+    The tables of a stage have one row for each caption, and one table for each shard.
+
+    Attributes:
+        build: `CorpusBuild`.
+        folder: folder of the shards.
+    """
+
+    build: CorpusBuild
+    folder: pathlib.Path
+
+    @functools.cached_property
+    def counts(self) -> dict[str, int]:
+        """Number of images of each shard by file name."""
+        return shard_counts(self.folder)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the list of the shards with their checksums."""
+        return index_digest(self.folder)
+
+    def shard_tasks(self, folder: StageFolder, **options: Any) -> list[dict]:
+        """Returns a task with the path of a shard and of its table for each shard."""
+        return [
+            {
+                "shard": str(self.folder / name),
+                "images": count,
+                "table": _score_table_path(folder, number),
+                **options,
+            }
+            for number, (name, count) in enumerate(self.counts.items())
+        ]
+
+    def read_texts(self) -> Tables:
+        """Reads the captions and their languages."""
+        detects = importlib.util.find_spec("py3langid") is not None
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            say(f"corpus score: captions of {sum(self.counts.values()):,} images")
+            tasks = self.shard_tasks(folder, detects=detects)
+            self.build.run(read_shard_texts, tasks, folder)
+            return {"tables": len(tasks)}, ()
+
+        inputs = [self.digest, detector_version() if detects else None]
+        return self.build.stage("score_texts", inputs, compute)
+
+    def embed_pairs(self, model: str) -> Tables:
+        """Embeds the images and captions, and computes their cosines."""
+        embedder = worker_model(model)
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            say(
+                f"corpus score: embedding {sum(self.counts.values()):,} images with "
+                f"{embedder.name}"
+            )
+            tasks = self.shard_tasks(
+                folder, model=model, fingerprint=embedder.fingerprint
+            )
+            self.build.run(embed_shard_pairs, tasks, folder, in_process=True)
+            return {"tables": len(tasks)}, ()
+
+        inputs = [self.digest, embedder.fingerprint]
+        return self.build.stage("score_similarity", inputs, compute)
+
+    def find_duplicates(self, texts: Tables, similarities: Tables) -> Tables:
+        """Clusters the images and finds their duplicates within the clusters.
+
+        Args:
+            texts: `Tables` of `read_texts`.
+            similarities: `Tables` of `embed_pairs`, with the embeddings of the images.
+        """
+        score = self.build.config.score
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            say("corpus score: finding duplicates in clusters of the images")
+            parts = (
+                np.load(_embeddings_path(table), mmap_mode="r")
+                for table in similarities.paths()
+            )
+            # One file of all embeddings is mapped into memory.
+            embeddings = write_embeddings(
+                folder.path / "embeddings" / "all.npy",
+                itertools.chain.from_iterable(parts),
+                np.stack,
+                sum(self.counts.values()),
+            )
+            clusters = cluster_images(embeddings, score.clusters)
+            cosines = duplicate_similarities(embeddings, clusters)
+            start = 0
+            pa = arrow()
+            tables = zip(self.counts.values(), texts.paths(), strict=True)
+            for number, (count, texts_table) in enumerate(tables):
+                rows = read_rows(texts_table, ["caption_number"])
+                is_first = [row["caption_number"] == 0 for row in rows]
+                # The values of an image are repeated for each of its captions.
+                images = start + np.cumsum(is_first, dtype=np.int64) - 1
+                columns = {
+                    "cluster": clusters.labels[images],
+                    "duplicate_similarity": cosines[images],
+                }
+                _write_columns(_score_table_path(folder, number), pa.table(columns))
+                start += count
+            return {"tables": len(self.counts)}, ("embeddings",)
+
+        inputs = [texts.folder.key, similarities.folder.key, score.clusters]
+        return self.build.stage("score_clusters", inputs, compute)
+
+    def call_hook(self, name: str, function: str) -> Tables:
+        """Computes a column by a function of the user."""
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            say(f"corpus score: {name} by {function}")
+            tasks = self.shard_tasks(folder, name=name, function=function)
+            self.build.run(score_shard_by_hook, tasks, folder)
+            return {"tables": len(tasks)}, ()
+
+        inputs = [self.digest, name, function]
+        return self.build.stage("score_hook", inputs, compute)
+
+    def balance(self, texts: Tables, terms: Sequence[str]) -> Tables:
+        """Computes the probabilities of balancing over a list of terms."""
+        max_pairs = self.build.config.score.max_pairs_per_term
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            say(f"corpus score: balancing over {len(terms):,} terms")
+            terms_path = folder.path / "terms.txt"
+            with atomic_path(terms_path) as temporary:
+                temporary.write_text("\n".join(terms) + "\n", encoding="utf-8")
+            tasks = [
+                {
+                    "texts": table,
+                    "terms": str(terms_path),
+                    "counts": str(folder.path / "counts" / f"{number:05d}.npy"),
+                }
+                for number, table in enumerate(texts.paths())
+            ]
+            self.build.run(count_terms, tasks, folder)
+            counts = np.zeros(len(terms), np.int64)
+            for task in tasks:
+                counts += np.load(task["counts"])
+            probabilities = folder.path / "probabilities.npy"
+            _save_array(probabilities, term_probabilities(counts, max_pairs))
+            tasks = [
+                {
+                    "texts": table,
+                    "terms": str(terms_path),
+                    "probabilities": str(probabilities),
+                    "table": _score_table_path(folder, number),
+                }
+                for number, table in enumerate(texts.paths())
+            ]
+            self.build.run(balance_captions, tasks, folder)
+            facts = {"tables": len(tasks), "matched_terms": int((counts > 0).sum())}
+            return facts, ("counts",)
+
+        inputs = [texts.folder.key, list(terms), max_pairs]
+        return self.build.stage("score_balance", inputs, compute)
+
+    def join(self, texts: Tables, columns: Sequence[Tables]) -> ScoreTable:
+        """Joins the columns of all stages to `OUT/scores.parquet`."""
+        score = self.build.config.score
+        path = self.build.out / SCORES
+
+        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+            metadata = {
+                "shards": self.digest,
+                "key": folder.key,
+                "model": score.model,
+            }
+            paths = zip(
+                texts.paths(), *(tables.paths() for tables in columns), strict=True
+            )
+            tables = (_join_columns(parts, score.seed) for parts in paths)
+            first = next(tables)
+            schema = with_metadata(first.schema, metadata)
+            with table_writer(folder.path / SCORES, schema, batches=True) as append:
+                for table in itertools.chain([first], tables):
+                    append(table.cast(schema).to_batches())
+            return {"tables": 0}, ()
+
+        inputs = [
+            self.digest,
+            texts.folder.key,
+            [tables.folder.key for tables in columns],
+            score.seed,
+        ]
+        folder = self.build.stage("score", inputs, compute).folder
+        if not _is_placed(path, folder.key):
+            with atomic_path(path) as temporary:
+                shutil.copyfile(folder.path / SCORES, temporary)
+        return ScoreTable(path)
+
+
+def _is_placed(path: pathlib.Path, key: str) -> bool:
+    """Returns True if a file of scores exists and is that of a stage."""
+    try:
+        return ScoreTable(path).metadata["key"] == key
+    except InputError:  # The file is missing or damaged.
+        return False
+
+
+def _score_table_path(folder: StageFolder, number: int) -> str:
+    return str(folder.path / f"part-{number:05d}.parquet")
+
+
+def _embeddings_path(table: str) -> pathlib.Path:
+    """Returns the path of the image embeddings next to a table of similarities."""
+    return pathlib.Path(table).with_suffix(".npy")
+
+
+def _save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def _write_columns(path: str, table: Any) -> None:
+    with table_writer(path, table.schema, batches=True) as append:
+        append(table.to_batches())
+
+
+def _join_columns(paths: Sequence[str], seed: int) -> Any:
+    """Returns the columns of all tables of a shard, and the column `draw`."""
+    pa = arrow()
+    texts, *column_tables = [pa.parquet.read_table(path) for path in paths]
+    draws = [
+        uniform_draw(id, caption, seed)
+        for id, caption in zip(
+            texts.column("id").to_pylist(),
+            texts.column("caption").to_pylist(),
+            strict=True,
+        )
+    ]
+    joined = texts
+    for column_table in column_tables:
+        for name in column_table.column_names:
+            joined = joined.append_column(name, column_table.column(name))
+    return joined.append_column("draw", pa.array(draws, pa.float64()))
+
+
+def read_shard_texts(task: dict) -> None:
+    """Writes the captions of a shard and their languages, as a task of `run_tasks`."""
+    pa = arrow()
+    columns: dict[str, list] = {
+        "shard": [],
+        "id": [],
+        "caption_number": [],
+        "caption": [],
+        "language": [],
+    }
+    name = os.path.basename(task["shard"])
+    for image in read_shard(task["shard"], task["images"]):
+        count = len(image.captions)
+        columns["shard"] += [name] * count
+        columns["id"] += [image.id] * count
+        columns["caption_number"] += range(count)
+        columns["caption"] += image.captions
+        columns["language"] += image.languages
+    kinds = dict.fromkeys(columns, pa.string()) | {"caption_number": pa.int32()}
+    if task["detects"]:
+        captions = columns["caption"]
+        columns["detected_language"] = detect_languages(
+            captions, [""] * len(captions), "always"
+        )
+        kinds["detected_language"] = pa.string()
+    _write_columns(task["table"], pa.table(columns, pa.schema(kinds)))
+
+
+def embed_shard_pairs(task: dict) -> None:
+    """Writes the cosines of the pairs of a shard, and its image embeddings."""
+    model = worker_model(task["model"])
+    check_same(task["model"], model.fingerprint, task["fingerprint"], "score.model")
+    image_rows = [np.zeros((0, model.dimension), np.float16)]
+    cosines = [np.zeros(0, np.float32)]
+    for images in _batches(read_shard(task["shard"], task["images"])):
+        embeddings = model.encode_images([image.image for image in images])
+        texts = model.encode_texts(list(_captions(images)))
+        rows = np.repeat(
+            np.arange(len(images)), [len(image.captions) for image in images]
+        )
+        cosines.append(np.einsum("nd,nd->n", embeddings[rows], texts))
+        image_rows.append(embeddings.astype(np.float16))
+    _save_array(_embeddings_path(task["table"]), np.concatenate(image_rows))
+    pa = arrow()
+    _write_columns(task["table"], pa.table({"similarity": np.concatenate(cosines)}))
+
+
+def score_shard_by_hook(task: dict) -> None:
+    """Writes the column of a hook for a shard, as a task of `run_tasks`."""
+    name = task["name"]
+    function = load_hook(task["function"], f"score.hooks.{name}")
+    assert function is not None  # The name of a hook is never None.
+    scores: list[float] = []
+    for images in _batches(read_shard(task["shard"], task["images"])):
+        encoded = [image.image for image in images for _ in image.captions]
+        scores += call_score_hook(name, function, encoded, list(_captions(images)))
+    pa = arrow()
+    _write_columns(task["table"], pa.table({name: pa.array(scores, pa.float64())}))
+
+
+def count_terms(task: dict) -> None:
+    """Counts the captions of a shard that contain each term."""
+    matcher = TermMatcher(read_terms(task["terms"]))
+    captions = (row["caption"] for row in read_rows(task["texts"], ["caption"]))
+    _save_array(pathlib.Path(task["counts"]), matcher.count(captions))
+
+
+def balance_captions(task: dict) -> None:
+    """Writes the probability with which balancing keeps each caption of a shard."""
+    matcher = TermMatcher(read_terms(task["terms"]))
+    probabilities = np.load(task["probabilities"])
+    values = [
+        keep_probability(probabilities[list(matcher.match(row["caption"]))])
+        for row in read_rows(task["texts"], ["caption"])
+    ]
+    pa = arrow()
+    _write_columns(task["table"], pa.table({"balance": pa.array(values, pa.float64())}))
+
+
+def _batches(images: Iterator[ShardImage]) -> Iterator[list[ShardImage]]:
+    while batch := list(itertools.islice(images, _BATCH_SIZE)):
+        yield batch
+
+
+def _captions(images: Sequence[ShardImage]) -> Iterator[str]:
+    return itertools.chain.from_iterable(image.captions for image in images)

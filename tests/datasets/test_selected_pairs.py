@@ -1,0 +1,305 @@
+"""Tests of the pairs of a corpus that a condition on their scores selects."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from align_keras.config import DataConfig, load_config
+from align_keras.data.order import shuffled_records
+from align_keras.data.shards import check_data_service
+from align_keras.data.stored_pairs import (
+    check_batch_size,
+    read_captions,
+    read_image_keys,
+    read_retrieval_set,
+    stored_images,
+)
+from align_keras.datasets.build import open_corpus
+from align_keras.datasets.fingerprints import pairs_fingerprint
+from align_keras.runs.run_checks import check_run_config
+from align_keras.runs.run_corpora import prepare_corpus
+from align_keras.utils.errors import InputError
+from tests.data.noise_corpus import assert_equal, batches
+from tests.helpers.scored_corpus import similarity, write_scores, write_shards
+
+WHERE = "similarity > 0.5 and language <> 'de'"
+SPLITS = ("test", "train[50%:]", "all")
+LISTS = ("captions", "rules", "languages", "page_urls", "sources")
+
+
+def holds(example, caption):
+    """Returns True if `WHERE` holds for a caption of an example."""
+    text = example["captions"][caption].decode()
+    is_similar = similarity(example["id"].decode(), text) > 0.5
+    return is_similar and example["languages"][caption] != b"de"
+
+
+def expected_examples(folder, split):
+    """Reads all examples with TFDS and removes captions for which `WHERE` is false."""
+    builder = tfds.builder_from_directory(folder)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    if builder.info.file_format.value == "array_record":
+        rows = list(builder.as_data_source(split, decoders=skip))
+        rows = [{**row, "id": bytes(row["id"])} for row in rows]
+    else:
+        order = tfds.ReadConfig(interleave_cycle_length=1)
+        rows = tfds.as_numpy(
+            builder.as_dataset(split, decoders=skip, read_config=order)
+        )
+    examples = []
+    for row in rows:
+        kept = [n for n in range(len(row["captions"])) if holds(row, n)]
+        if kept:
+            lists = {name: [bytes(row[name][n]) for n in kept] for name in LISTS}
+            examples.append({**row, **lists})
+    return examples
+
+
+@pytest.fixture(
+    scope="module",
+    params=["tfrecord", pytest.param("array_record", marks=pytest.mark.ci)],
+)
+def shards(request, tmp_path_factory):
+    """Returns the folder of shards with scores."""
+    if request.param == "array_record":
+        pytest.importorskip("array_record")
+    folder = tmp_path_factory.mktemp("corpus")
+    path = write_shards(folder, file_format=request.param)
+    write_scores(folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def builder(shards):
+    return open_corpus(str(shards), where=WHERE)
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train",
+        *(pytest.param(split, marks=pytest.mark.ci) for split in SPLITS),
+    ],
+)
+def test_selected_examples_are_those_for_which_the_condition_holds(
+    shards, builder, split
+):
+    names = "test+train" if split == "all" else split
+    expected = expected_examples(shards, names)
+    pairs = read_retrieval_set(builder, names)
+    assert pairs.ids == [example["id"].decode() for example in expected]
+    assert pairs.images == [bytes(example["image"]) for example in expected]
+    assert [[text.encode() for text in texts] for texts in pairs.captions] == [
+        example["captions"] for example in expected
+    ]
+    assert 0 < len(pairs) == builder.info.splits[names].num_examples
+    if split == "all":
+        assert len(pairs) < 40 and builder.selection.num_images == 40
+        assert builder.selection.kept_images == len(pairs)
+        assert builder.selection.kept_captions == sum(map(len, pairs.captions))
+
+
+@pytest.mark.ci
+def test_all_lists_of_an_example_have_the_selected_captions(shards, builder):
+    expected = expected_examples(shards, "train")
+    skip = {"image": tfds.decode.SkipDecoding()}
+    dataset = builder.as_dataset(split="train", decoders=skip)
+    for example, other in zip(tfds.as_numpy(dataset), expected, strict=True):
+        for name in LISTS:
+            assert example[name].tolist() == other[name]
+        assert example["width"] == other["width"]
+
+
+@pytest.mark.ci
+def test_other_readers_of_a_split_read_the_selected_pairs(shards, builder):
+    expected = expected_examples(shards, "train")
+    images = list(stored_images(builder, "train").as_numpy_iterator())
+    assert images == [bytes(example["image"]) for example in expected]
+    keys = {bytes(example["image_key"]).decode() for example in expected}
+    assert read_image_keys(builder, "train") == keys
+    captions = [text.decode() for example in expected for text in example["captions"]]
+    assert read_captions(builder, "train") == captions
+
+
+def entries(builder, start, count, **options):
+    """Returns (serialized example, number of the caption) of shuffled entries."""
+    dataset = shuffled_records(
+        builder,
+        "train",
+        seed=3,
+        start=start,
+        shuffle_buffer_size=5,
+        pair_weighted=True,
+        **options,
+    )
+    return [entry[1:] for entry in dataset.take(count).as_numpy_iterator()]
+
+
+@pytest.mark.ci
+def test_an_epoch_has_each_selected_pair_once_and_starts_anywhere(shards, builder):
+    captions = [
+        (example["id"], caption)
+        for example in expected_examples(shards, "train")
+        for caption in example["captions"]
+    ]
+    features = builder.info.features
+    two_epochs = entries(builder, 0, 2 * len(captions))
+    for epoch in (two_epochs[: len(captions)], two_epochs[len(captions) :]):
+        examples = [
+            (features.deserialize_example_np(record), caption)
+            for record, caption in epoch
+        ]
+        read = [(row["id"], row["captions"][caption]) for row, caption in examples]
+        assert sorted(read) == sorted(captions)
+    for start in (1, len(captions) // 2, len(captions) + 3):
+        assert entries(builder, start, 7) == two_epochs[start : start + 7]
+
+
+@pytest.mark.ci
+def test_hosts_read_separate_parts_of_the_selected_pairs(builder):
+    size = builder.info.splits["train"].num_examples
+    parts = []
+    for host in range(2):
+        count = size * (host + 1) // 2 - size * host // 2
+        dataset = shuffled_records(
+            builder,
+            "train",
+            seed=0,
+            start=0,
+            shuffle_buffer_size=5,
+            input_pipeline_id=host,
+            num_input_pipelines=2,
+        )
+        parts += [record for _, record in dataset.take(count).as_numpy_iterator()]
+    assert len(set(parts)) == size
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "options", [{}, {"pair_weighted": True}, {"cache": True}, {"start_step": 4}]
+)
+def test_training_batches_equal_those_of_a_corpus_of_the_selected_pairs(
+    shards, builder, options
+):
+    start = options.get("start_step", 0)
+    from_start = {**options, "start_step": 0}
+    all_batches = batches(builder, start + 3, batch_size=6, **from_start)
+    assert_equal(all_batches[start:], batches(builder, 3, batch_size=6, **options))
+
+
+def test_the_fingerprint_depends_on_the_selection(shards, builder):
+    same = open_corpus(str(shards), where=f"({WHERE})")
+    assert pairs_fingerprint(builder, "train") == pairs_fingerprint(same, "train")
+    others = [
+        open_corpus(str(shards)),
+        open_corpus(str(shards), where="similarity > 0.5"),
+    ]
+    fingerprints = {pairs_fingerprint(other, "train") for other in others}
+    assert len(fingerprints | {pairs_fingerprint(builder, "train")}) == 3
+    # Another caption of the same image is another selection.
+    first, second = (
+        open_corpus(str(shards), where=f"id = '002' and caption_number = {number}")
+        for number in range(2)
+    )
+    assert pairs_fingerprint(first, "train") != pairs_fingerprint(second, "train")
+
+
+@pytest.mark.ci
+def test_a_condition_that_holds_everywhere_keeps_the_records(shards):
+    everything = open_corpus(str(shards), where="similarity >= 0")
+    records = [record for record, _ in entries(everything, 0, 20)]
+    complete = [record for record, _ in entries(open_corpus(str(shards)), 0, 20)]
+    assert records == complete
+
+
+def test_the_configuration_selects_the_training_pairs(shards, builder):
+    data = DataConfig(corpus=str(shards), where=WHERE)
+    prepared = prepare_corpus(data, 32)
+    size = builder.info.splits["train"].num_examples
+    assert prepared.info.splits["train"].num_examples == size
+    (line,) = prepared.info.metadata["summary"]
+    assert line.startswith(f"where {WHERE} keeps ") and "of 40 images" in line
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("similarity > 2", "`where` must keep at least one pair of .*none of the 79"),
+        ("similarty > 0", "Did you mean similarity"),
+        ("similarity >", "`where` must have .* at character 13"),
+        ("language > 0", "`where` must compare language, a column of text, with text"),
+    ],
+)
+def test_invalid_conditions_are_reported(shards, where, message):
+    with pytest.raises(InputError, match=message) as caught:
+        open_corpus(str(shards), where=where)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.ci
+def test_a_split_without_a_selected_pair_is_reported(shards):
+    test_ids = read_retrieval_set(open_corpus(str(shards)), "test").ids
+    pairs = open_corpus(str(shards), where=f"id = '{test_ids[0]}'")
+    assert read_retrieval_set(pairs, "test").ids == test_ids[:1]
+    with pytest.raises(InputError, match="at least one pair of the split train"):
+        read_retrieval_set(pairs, "train")
+
+
+def test_fewer_pairs_than_a_batch_are_reported(builder):
+    size = builder.info.splits["train"].num_examples
+    check_batch_size(size, builder, "train")
+    with pytest.raises(InputError) as caught:
+        check_batch_size(size + 1, builder, "train")
+    assert f"at most the {size} pairs of web_pairs where {WHERE}[train]" in str(
+        caught.value
+    )
+
+
+def test_a_data_service_refuses_selected_pairs(builder):
+    with pytest.raises(InputError, match="and with `where`"):
+        check_data_service(builder, "grpc://localhost:1")
+
+
+def test_where_requires_a_scored_corpus(tmp_path):
+    with pytest.raises(InputError, match="where must be None unless the corpus is"):
+        open_corpus("icons", where="similarity > 0")
+    shards = write_shards(tmp_path)
+    message = "needs the scores of the corpus.*Run `align-keras corpus score`"
+    with pytest.raises(InputError, match=message):
+        open_corpus(str(shards), where="similarity > 0")
+    write_scores(tmp_path)
+    index = shards / "index.json"
+    content = json.loads(index.read_text())
+    content["shards"][0]["sha256"] = "0"
+    index.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="written for other shards"):
+        open_corpus(str(shards), where="similarity > 0")
+
+
+def test_a_run_checks_the_condition_before_it_starts_tensorflow(shards):
+    def check(corpus, where):
+        overrides = {
+            "task.train_data.corpus": corpus,
+            "task.train_data.where": where,
+            "task.validation_data.corpus": str(shards),
+        }
+        check_run_config(load_config(params_override=[overrides]), False)
+
+    check(str(shards), "similarity > 0.5")
+    with pytest.raises(InputError, match="Columns are caption, caption_number"):
+        check(str(shards), "quality > 0.5")
+    with pytest.raises(InputError, match=r"task\.train_data\.where must be null"):
+        check("icons", "similarity > 0.5")
+    with pytest.raises(InputError, match="'task.train_data.where' must be null unless"):
+        load_config(params_override="task.train_data.where=similarity > 0")
+
+
+def test_captions_of_images_in_large_and_small_parts(shards, builder):
+    """The captions of each image are found at any position of the selection."""
+    for shard in builder.selection.shards.values():
+        captions = [shard.captions_of(image) for image in range(len(shard.images))]
+        np.testing.assert_array_equal(np.concatenate(captions), shard.captions)
+        assert [len(numbers) for numbers in captions] == shard.counts.tolist()
+        assert (shard.counts <= shard.all_counts).all()
