@@ -262,12 +262,14 @@ def print_hits(title: str, hits: "list[Hit]") -> None:
                 print(drawing)
             line = " | ".join(f"{name} {text}" for name, text in row.items() if text)
             print(plain_text(f"{hit.rank}. {line}").plain)
-        return
-    table = [
-        (hit.rank, *(row[name] for name in names))
-        for hit, row in zip(hits, rows, strict=True)
-    ]
-    print_table(title, ("rank", *names), table, text_columns=_COLUMNS[1:])
+    else:
+        table = [
+            (hit.rank, *(row[name] for name in names))
+            for hit, row in zip(hits, rows, strict=True)
+        ]
+        print_table(title, ("rank", *names), table, text_columns=_COLUMNS[1:])
+    if all(hit.relevance == "weak" for hit in hits):
+        print("No image stands out, so these matches may be wrong.")
 
 
 def _row(hit: "Hit") -> dict[str, str]:

@@ -20,8 +20,6 @@ litert`), and FOLDER has real images. Parts:
   embeddings of FOLDER, and points between two of them with noise, because there are not
   enough real images. --width shortens the vectors in this part, so that more rows fit
   into memory.
-- `relevance`: precision of each relevance label. Queries are the captions of
-  --captioned, a folder of images with text files.
 - `postgres`: time and recall of approximate search in PostgreSQL with the rows of
   `approximate`. --database is an empty database with pgvector.
 - `serve`: latency of requests to `align-keras serve` with the rows of `approximate`:
@@ -452,39 +450,6 @@ def copy_rows(connection, vectors):
     connection.execute("ANALYZE")
 
 
-def bench_relevance(arguments):
-    """Measures the precision of each relevance label."""
-    from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.pair_files import read_pairs
-    from align_keras.search import Index
-
-    if arguments.captioned is None:
-        sys.exit("The part `relevance` needs the option --captioned FOLDER.")
-    captions = {
-        os.path.realpath(record.image_path): record.captions[0].casefold()
-        for record in read_pairs(arguments.captioned, counter=DropCounter())
-    }
-    folder = arguments.work / "relevance"
-    index = Index.build(folder, [arguments.captioned], arguments.model)
-    num_correct, num_hits, num_strong = {}, {}, 0
-    for words in sorted(set(captions.values())):
-        hits = index.query(words, k=5)
-        num_strong += hits[0].relevance == "strong"
-        for hit in hits:
-            paths = [hit.path, *hit.duplicates]
-            is_correct = any(captions.get(path) == words for path in paths)
-            num_correct[hit.relevance] = num_correct.get(hit.relevance, 0) + is_correct
-            num_hits[hit.relevance] = num_hits.get(hit.relevance, 0) + 1
-    queries = len(set(captions.values()))
-    print(
-        f"{queries} captions, {len(index)} images, top 5. {num_strong} captions have a "
-        "strong first hit."
-    )
-    for label, count in num_hits.items():
-        share = num_correct[label] / count
-        print(f"{label}: {count} hits, {share:.0%} have the caption")
-
-
 def write_index_of_rows(folder, model, files):
     """Adds the files of an index to a folder with vectors.
 
@@ -570,7 +535,6 @@ PARTS = {
     "unchanged": bench_unchanged,
     "search": bench_search,
     "approximate": bench_approximate,
-    "relevance": bench_relevance,
     "postgres": bench_postgres,
     "serve": bench_serve,
 }
@@ -588,7 +552,6 @@ def main():
     parser.add_argument("--images", type=pathlib.Path, required=True)
     work = pathlib.Path(tempfile.gettempdir(), "bench_search")
     parser.add_argument("--work", type=pathlib.Path, default=work)
-    parser.add_argument("--captioned", type=pathlib.Path)
     parser.add_argument("--database", help="postgresql://…")
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)

@@ -176,7 +176,9 @@ function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
   element("remove-filter").hidden = !hasFilter;
   const count = `${hasMore ? "first " : ""}${state.hits.length.toLocaleString("en")} image${state.hits.length === 1 ? "" : "s"}`;
   const isRanked = state.hits.some((hit) => hit.score !== null);
-  showStatus(isRanked ? `Best matches first: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
+  const standsOut = state.hits.some((hit) => hit.relevance !== "weak");
+  const ranking = standsOut ? "Best matches first" : "No image stands out, so these matches may be wrong";
+  showStatus(isRanked ? `${ranking}: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
 }
 
 /** Returns the list item of a hit. */
