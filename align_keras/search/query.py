@@ -13,7 +13,7 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Thresholds of `relevance` for `relative_heights`. They were chosen with align_small_en
-# on pictures of GCompris and icons of Font Awesome, on which the model was not trained.
+# on images of GCompris and icons of Font Awesome, on which the model was not trained.
 # The mean precision of both is at least 50% above the strong threshold and at least 20%
 # above the good threshold (`tools/benchmarks/bench_marks.py`).
 _STRONG, _GOOD = 1.5, 1.0
@@ -301,8 +301,8 @@ def relative_heights(
     Returns:
         float (k,). About 1 is the best score that chance gives.
 
-    >>> relative_heights(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100).round(1)
-    array([2., 0.])
+    >>> relative_heights(np.array([0.6, 0.2]), np.array([0.0, 0.1, 0.2]), 100).round(1)
+    array([2. , 0.4])
     """
     mean = float(sample_scores.mean())
     deviation = max(float(sample_scores.std()), 1e-6)

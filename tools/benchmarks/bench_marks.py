@@ -4,7 +4,7 @@
         --captioned /usr/share/tuxpaint/stamps
 
 The thresholds are chosen on two sources on which align_small_en was neither trained nor
-selected: the pictures of GCompris (Debian's package gcompris-qt-data), whose file names
+selected: the images of GCompris (Debian's package gcompris-qt-data), whose file names
 are the captions, and the icons of Font Awesome (the test split of the corpus `icons`).
 The strong threshold is the lowest multiple of 0.1 at which the mean precision of both
 sources is at least 50%, and the good threshold that at which it is at least 20%. The
@@ -32,7 +32,7 @@ import numpy as np
 
 HITS = 5
 PRECISIONS = {"strong": 0.5, "good": 0.2}
-# Resource file of GCompris → folder with pictures of words.
+# Resource file of GCompris → folder with images of words.
 GCOMPRIS_FOLDERS = {
     "lang": "words_sample",
     "categorization": "resource/images",
@@ -40,7 +40,7 @@ GCOMPRIS_FOLDERS = {
     "explore_world_animals": "resource",
     "instruments": "resource",
 }
-# Pictures of buttons.
+# Images of buttons.
 NO_WORDS = {"", "bg", "background", "cancel", "ok"}
 
 
@@ -93,14 +93,14 @@ def read_resources(path):
 
 
 def gcompris_pairs(folder, target):
-    """Writes the pictures of GCompris to a folder. Returns their paths and captions."""
+    """Writes the images of GCompris to a folder. Returns their paths and captions."""
     files, captions = [], []
-    for resource, pictures in GCOMPRIS_FOLDERS.items():
+    for resource, images in GCOMPRIS_FOLDERS.items():
         for name, content in sorted(read_resources(folder / f"{resource}.rcc")):
             path = pathlib.Path(name)
             words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.stem)
             words = re.sub(r"[\d_-]+", " ", words).strip().lower()
-            if pictures not in name or path.suffix != ".webp" or words in NO_WORDS:
+            if images not in name or path.suffix != ".webp" or words in NO_WORDS:
                 continue
             file = target / f"{resource}_{path.name}"
             file.write_bytes(content)
@@ -121,12 +121,15 @@ def icon_pairs():
 
 
 def captioned_pairs(folder):
-    """Returns the paths and captions of the images of a folder."""
+    """Returns the paths and the first captions of the images of a folder.
+
+    The other captions of Tux Paint's stamps are translations.
+    """
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.pair_files import read_pairs
 
     records = list(read_pairs(folder, counter=DropCounter()))
-    captions = [[text.casefold() for text in record.captions] for record in records]
+    captions = [[record.captions[0].casefold()] for record in records]
     return [record.image_path for record in records], captions
 
 
