@@ -8,8 +8,8 @@ selected: the images of GCompris (Debian's package gcompris-qt-data), whose file
 are the captions, and the icons of Font Awesome (the test split of the corpus `icons`).
 The strong threshold is the lowest multiple of 0.1 at which the mean precision of both
 sources is at least 50%, and the good threshold that at which it is at least 20%. The
-table also shows `--captioned`, a folder of images with captions on which nothing was
-chosen. Columns:
+table also shows `--captioned`, a folder of images with captions on which no threshold
+was chosen. Columns:
 
 - hits: the 5 best images of each caption. A hit is right if it has the caption.
 - precision: right hits among the hits with the mark.
