@@ -185,7 +185,13 @@ TASKS = (
             "": ("build_corpus", "score_corpus"),
             "runs.corpus_build": ("Corpus",),
             "corpus.scores": ("ScoreTable", "Selection", "ShardSelection"),
-            "corpus": ("Thresholds", "extract_pairs", "Pair", "filter_pairs"),
+            "corpus": (
+                "Thresholds",
+                "extract_pairs",
+                "Pair",
+                "filter_pairs",
+                "write_uid_subset",
+            ),
         },
     ),
     (

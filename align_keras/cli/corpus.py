@@ -197,9 +197,17 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 f"`{name}` must be left out for the stage {stage}. Received: "
                 f"{name}={value!r}. Use it for the stage {owner}."
             )
-    for name in ("source", "config", "params_override", "against", "workers"):
+    defaults = {
+        "source": None,
+        "config": None,
+        "params_override": [],
+        "against": None,
+        "workers": None,
+        "engine": LOCAL,
+    }
+    for name, default in defaults.items():
         value = getattr(arguments, name)
-        if stage == "select" and value:
+        if stage == "select" and value != default:
             raise InputError(
                 f"`{name}` must be left out for the stage select, which only reads "
                 f"scores. Received: {name}={value!r}. Use it for the stage score."

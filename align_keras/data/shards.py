@@ -22,6 +22,8 @@ from align_keras.utils.progress import say
 
 _READ_BUFFER_BYTES = 1 << 20
 # File in the folder of the data that caches the counts of captions.
+# Builders that read their records by the method `records`.
+_RECORD_SOURCES = (SourcePairs, SelectedPairs)
 _FILE = "caption_counts.npz"
 # Number of records whose captions are counted in one batch.
 _READ_AT_ONCE = 256
@@ -294,7 +296,7 @@ def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
 def check_data_service(builder: Any, data_service: str | None) -> None:
     """Raises InputError if a tf.data service can't read one of the corpora."""
     for member in _members(builder):
-        if is_array_record(member) or isinstance(member, SourcePairs | SelectedPairs):
+        if is_array_record(member) or isinstance(member, _RECORD_SOURCES):
             raise InputError(
                 "data_service must be None for a source, for a corpus stored as "
                 "array_record, and with `where`, because Python reads them in the "
@@ -316,7 +318,7 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     Returns:
         dict from the path of a file to uint32 (images,).
     """
-    if isinstance(builder, SourcePairs | SelectedPairs):
+    if isinstance(builder, _RECORD_SOURCES):
         return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE
     counts = _read_counts(store)
@@ -350,7 +352,7 @@ def _records(
     take: int | tf.Tensor,
 ) -> tf.data.Dataset:
     """Returns `take` serialized examples of a file, after the first `skip` ones."""
-    if isinstance(builder, SourcePairs | SelectedPairs):
+    if isinstance(builder, _RECORD_SOURCES):
         return builder.records(path, skip, take)
     if is_array_record(builder):
         return array_records(path, skip, take)

@@ -8,7 +8,11 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from align_keras.datasets.array_records import stored_examples
+from align_keras.datasets.array_records import (
+    decoded_examples,
+    split_records,
+    stored_examples,
+)
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
@@ -35,20 +39,8 @@ def stored_images(builder: Any, split: str) -> tf.data.Dataset:
         )
     if not isinstance(builder, SourcePairs):
         return stored_examples(builder, split, DECODERS).map(_image_of)
-    parts = builder.info.splits[split].file_instructions
-    files = tf.data.Dataset.from_tensor_slices(
-        (
-            [part.filename for part in parts],
-            tf.constant([part.skip for part in parts], tf.int64),
-            tf.constant([part.take for part in parts], tf.int64),
-        )
-    )
-    features = builder.info.features
-    return files.flat_map(builder.records).map(
-        lambda record: _image_of(
-            features.deserialize_example(record, decoders=DECODERS)
-        )
-    )
+    records = split_records(builder, split)
+    return decoded_examples(records, builder.info.features, DECODERS).map(_image_of)
 
 
 def _image_of(example: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -92,6 +92,29 @@ def stored_examples(
     return decoded_examples(records, builder.info.features, decoders)
 
 
+def split_records(builder: Any, split: str) -> "tf.data.Dataset":
+    """Reads the records of a split in the stored order by `builder.records`.
+
+    Args:
+        builder: `SourcePairs` or `SelectedPairs`.
+        split: str, such as `"train[:10%]"`.
+
+    Returns:
+        `tf.data.Dataset` of serialized examples, scalar str tensors.
+    """
+    import tensorflow as tf
+
+    parts = builder.info.splits[split].file_instructions
+    files = tf.data.Dataset.from_tensor_slices(
+        (
+            [part.filename for part in parts],
+            tf.constant([part.skip for part in parts], tf.int64),
+            tf.constant([part.take for part in parts], tf.int64),
+        )
+    )
+    return files.flat_map(builder.records)
+
+
 def decoded_examples(
     records: "tf.data.Dataset", features: Any, decoders: Any = None
 ) -> "tf.data.Dataset":

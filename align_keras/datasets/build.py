@@ -75,9 +75,9 @@ def open_corpus(
 
     Returns:
         A prepared `tfds.core.DatasetBuilder`, a `Mixture` of several, or the
-        `SelectedPairs` of a corpus. Its examples
-        have `"id"`, `"image"`, `"captions"`, `"category"` and `"image_key"`. Its
-        `info.metadata` has the numbers of kept and dropped pairs.
+        `SelectedPairs` of a corpus. Its examples have `"id"`, `"image"`, `"captions"`,
+        `"category"` and `"image_key"`. Its `info.metadata` has the numbers of kept and
+        dropped pairs.
 
     Raises:
         InputError: If the name is unknown, a package is missing, the pairs can't be

@@ -20,6 +20,7 @@ from align_keras.datasets.array_records import (
     decoded_examples,
     is_array_record,
     numbered_array_records,
+    split_records,
 )
 from align_keras.utils.errors import InputError
 
@@ -140,18 +141,9 @@ class SelectedPairs:
             decoders: decoders of TFDS.
             **reading: other options of a TFDS builder, which have no effect.
         """
-        import tensorflow as tf
-
-        parts = self.info.splits[split].file_instructions
-        files = tf.data.Dataset.from_tensor_slices(
-            (
-                [part.filename for part in parts],
-                tf.constant([part.skip for part in parts], tf.int64),
-                tf.constant([part.take for part in parts], tf.int64),
-            )
+        return decoded_examples(
+            split_records(self, split), self.info.features, decoders
         )
-        records = files.flat_map(self.records)
-        return decoded_examples(records, self.info.features, decoders)
 
     def caption_counts(self, split: str) -> dict[str, np.ndarray]:
         """Returns the number of selected captions of each record, by file."""

@@ -54,6 +54,10 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["score", "--where=draw < 1"], "--where must be a condition for the stage"),
         (["select", "--where=draw < 1"], "Run `align-keras corpus score`."),
         (
+            ["select", "--where=draw < 1", "--engine=dask"],
+            "--engine must be left out for the stage select",
+        ),
+        (
             ["select", "--where=draw < 1", "--source=html:."],
             "--source must be left out for the stage select",
         ),

@@ -177,16 +177,11 @@ def test_hosts_read_separate_parts_of_the_selected_pairs(builder):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    "options", [{}, {"pair_weighted": True}, {"cache": True}, {"start_step": 4}]
-)
-def test_training_batches_equal_those_of_a_corpus_of_the_selected_pairs(
-    shards, builder, options
-):
-    start = options.get("start_step", 0)
-    from_start = {**options, "start_step": 0}
-    all_batches = batches(builder, start + 3, batch_size=6, **from_start)
-    assert_equal(all_batches[start:], batches(builder, 3, batch_size=6, **options))
+@pytest.mark.parametrize("options", [{}, {"pair_weighted": True}, {"cache": True}])
+def test_training_can_start_at_any_step(builder, options):
+    from_start = batches(builder, 7, batch_size=6, **options)
+    resumed = batches(builder, 3, batch_size=6, start_step=4, **options)
+    assert_equal(from_start[4:], resumed)
 
 
 def test_the_fingerprint_depends_on_the_selection(shards, builder):

@@ -128,6 +128,16 @@ def write_uid_subset(path: str | os.PathLike, uids: Iterable[str]) -> int:
 
     Raises:
         InputError: if a uid is not hexadecimal or is too long, or there is no uid.
+
+    References:
+        Gadre et al. 2023 (DataComp), arXiv:2304.14108.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "subset.npy")
+    >>> write_uid_subset(path, ["b" * 32, "a" * 32, "b" * 32])
+    2
     """
     rows = np.unique(np.fromiter(map(_checked_halves, uids), UID_TYPE))
     if not len(rows):
