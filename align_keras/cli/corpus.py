@@ -197,7 +197,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 f"`{name}` must be left out for the stage {stage}. Received: "
                 f"{name}={value!r}. Use it for the stage {owner}."
             )
-    defaults = {
+    defaults: dict[str, Any] = {
         "source": None,
         "config": None,
         "params_override": [],
