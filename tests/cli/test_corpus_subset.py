@@ -10,6 +10,8 @@ from align_keras.cli.main import main
 from tests.helpers.small_corpus import NOUNS, ONE_WORKER, caption, draw, funnel_of, run
 from tests.helpers.source_files import write_tar
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("cv2")
 OPTIONS = "--params_override=duplicates.inside_corpus=true"
 
@@ -45,7 +47,6 @@ def shards(tmp_path):
     return f"webdataset:{tmp_path / 'shards'}"
 
 
-@pytest.mark.ci
 def test_the_subset_of_a_corpus_gives_the_same_corpus(shards, tmp_path):
     path = tmp_path / "subset.npy"
     command = ("corpus", "subset", *ONE_WORKER, OPTIONS)
