@@ -67,7 +67,12 @@ def assert_equal(actual, expected, rtol):
 
 
 @pytest.mark.parametrize(
-    "tile_size", [pytest.param(20, marks=pytest.mark.ci), 5, "auto"]
+    "tile_size",
+    [
+        pytest.param(20, marks=pytest.mark.ci),
+        pytest.param(5, marks=pytest.mark.ci),
+        "auto",
+    ],
 )
 @pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.ci), 0.1])
 def test_the_tiled_form_equals_the_plain_form_in_float64(tile_size, smoothing):

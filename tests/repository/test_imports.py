@@ -457,6 +457,7 @@ print("align_keras.corpus" in sys.modules)
     assert subprocess.check_output(command, cwd=ROOT, text=True) == "False\n"
 
 
+@pytest.mark.ci
 def test_no_test_file_imports_another_test_file():
     """Shared code is in helpers, so that each test file can run alone."""
     imports = []

@@ -37,6 +37,7 @@ def imported(source):
                     yield name.value.split(".")[0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("folder", ["oracles", "elsewhere"])
 def test_no_process_imports_torch_and_tensorflow(folder):
     oracle_files = set((TESTS / "oracles").glob("*.py"))

@@ -113,6 +113,7 @@ def attribute_strings(node: ast.AST) -> Iterator[ast.Constant]:
             yield child
 
 
+@pytest.mark.ci
 def test_tests_use_no_private_names_of_the_package() -> None:
     names = package_names() - set(ALLOWED_NAMES)
     accesses = set()

@@ -20,6 +20,7 @@ def counts_by_kind():
     return {name: kind.count(ROOT) for name, kind in FILE_KINDS.items()}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "kind, rule_name",
     [(name, rule.name) for name, kind in FILE_KINDS.items() for rule in kind.rules],
