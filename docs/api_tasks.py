@@ -210,6 +210,7 @@ TASKS = (
                 "Stamps",
                 "Clipart",
                 "Emoji",
+                "Iconify",
             )
         },
     ),

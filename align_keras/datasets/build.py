@@ -13,6 +13,7 @@ from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.grouped_pairs import GroupedPairs
+from align_keras.datasets.iconify import Iconify, check_icon_set_name
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.selected_pairs import SelectedPairs
@@ -22,7 +23,13 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
 
-_BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
+_BUILDERS = {
+    "icons": Icons,
+    "stamps": Stamps,
+    "clipart": Clipart,
+    "emoji": Emoji,
+    "iconify": Iconify,
+}
 
 CORPUS_NAMES = (*_BUILDERS, "pairs")
 
@@ -45,9 +52,10 @@ def open_corpus(
     """Prepares a corpus if needed and returns its builder.
 
     Args:
-        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and `"pairs"`.
-            `"stamps/de"` selects a language of the stamps. Several names joined by `+`
-            form a `Mixture`, except `"pairs"`. The path of a folder that TFDS prepared
+        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"`, `"pairs"`, and
+            `"iconify/NAME"` for an icon set of Iconify. `"stamps/de"` selects a
+            language of the stamps. Several names joined by `+` form a `Mixture`, except
+            `"pairs"`. The path of a folder that TFDS prepared
             with the same features is also valid.
         data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
             TFDS.
@@ -110,7 +118,7 @@ def open_corpus(
         )
     if "+" in name:
         return _build_mixture(name, pairs, **options)
-    corpus, language = _corpus_and_language(name)
+    corpus, config = _corpus_and_config(name)
     if (corpus == "pairs") != (pairs is not None):
         raise InputError(
             "pairs must be the path of a table or folder for corpus 'pairs', and None "
@@ -131,7 +139,7 @@ def open_corpus(
             shorter_side=max(shorter_side or 0, SHORTER_SIDE),
         )
         return _prepare(builder_class, config=config, **options)
-    return _prepare(_BUILDERS[corpus], config=language, **options)
+    return _prepare(_BUILDERS[corpus], config=config, **options)
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
@@ -198,16 +206,16 @@ def _build_mixture(
             f"{name!r} with pairs={pairs!r}. Use 'pairs' alone, with all pairs in one "
             "table."
         )
-    corpora = {part: _corpus_and_language(part) for part in names}
+    corpora = {part: _corpus_and_config(part) for part in names}
     if len(set(corpora.values())) < len(names):
         raise InputError(
             f"A mixture must name each corpus once. Received: {name!r}. Remove the "
             "repeated corpus."
         )
     members, report_progress = {}, _continued(progress) if progress else None
-    for part, (corpus, language) in corpora.items():
+    for part, (corpus, config) in corpora.items():
         members[part] = _prepare(
-            _BUILDERS[corpus], config=language, progress=report_progress, **options
+            _BUILDERS[corpus], config=config, progress=report_progress, **options
         )
     return Mixture(members)
 
@@ -228,17 +236,22 @@ def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], N
     return report_progress
 
 
-def _corpus_and_language(name: str) -> tuple[str, str | None]:
-    corpus, _, language = name.partition("/")
-    if corpus not in CORPUS_NAMES or (language and corpus != "stamps"):
+def _corpus_and_config(name: str) -> tuple[str, str | None]:
+    """Returns the name of a builder and its configuration."""
+    corpus, _, config = name.partition("/")
+    has_configs = corpus in ("stamps", "iconify")
+    if corpus not in CORPUS_NAMES or (config and not has_configs):
         raise InputError(
             f"corpus must be one of {', '.join(CORPUS_NAMES)}, or the folder of a "
             f"built corpus with its dataset_info.json. Received: corpus={name!r}. "
             "Check the name."
         )
+    if corpus == "iconify":
+        check_icon_set_name(config)
+        return corpus, config
     if corpus != "stamps":
         return corpus, None
-    language = language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+    language = config or Stamps.DEFAULT_BUILDER_CONFIG_NAME
     check_choice("The language of stamps", language, LANGUAGES)
     return corpus, language
 

@@ -102,7 +102,7 @@ def _raw_pair(vendor: str, package: pathlib.Path, emoji: dict[str, Any]) -> RawP
 
 
 def _find_packages(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
-    folders = [pathlib.Path(root)] if root else _node_modules()
+    folders = [pathlib.Path(root)] if root else node_modules()
     names = {vendor: f"emoji-datasource-{vendor}" for vendor in VENDORS}
     packages = {
         vendor: folder / name
@@ -128,7 +128,7 @@ def _find_packages(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
     return packages
 
 
-def _node_modules() -> list[pathlib.Path]:
+def node_modules() -> list[pathlib.Path]:
     """Returns the folders in which Node.js looks for packages."""
     current = pathlib.Path.cwd()
     folders = [folder / "node_modules" for folder in (current, *current.parents)]

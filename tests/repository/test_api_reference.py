@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pathlib
 import re
 import tarfile
@@ -110,6 +111,11 @@ def data_folder(tmp_path, monkeypatch, hub_server):
         '<html lang="en"><img src="china.jpg" alt="A temple in China">'
         '<img src="flower.jpg" alt="A red flower in a garden"></html>'
     )
+    icon_set = pathlib.Path("node_modules/@iconify-json/flat-color-icons")
+    icon_set.mkdir(parents=True)
+    icons = {"icons": {"sun": {"body": '<circle cx="8" cy="8" r="6"/>'}}}
+    (icon_set / "icons.json").write_text(json.dumps(icons))
+    (icon_set / "info.json").write_text('{"license": {"spdx": "MIT"}}')
     for shard, name in enumerate(("china", "flower")):
         with tarfile.open(f"shards/{shard:05}.tar", "w") as tar:
             for path in sorted(pathlib.Path("crops").glob(f"{name}_*.jpg")):

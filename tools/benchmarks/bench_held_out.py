@@ -1,0 +1,141 @@
+"""Measures recall on sources that a model was not trained on.
+
+    python tools/benchmarks/bench_held_out.py --model align_small_en --model RUN
+
+Settings of `align_small_en` are chosen by these sources, not by Tux Paint's stamps,
+which are the test set. The script reads
+
+- emoji: the emoji of Facebook, a vendor that is not in the corpus `emoji`, from the npm
+  package emoji-datasource-facebook in ALIGN_KERAS_EMOJI_DIR,
+- icons: Font Awesome, the test split of the corpus `icons` (qtawesome),
+- color icons: the icon set flat-color-icons of Iconify, from the npm package
+  @iconify-json/flat-color-icons in ALIGN_KERAS_ICONIFY_DIR,
+- words: 282 images of GCompris with their names, from Debian's package
+  gcompris-qt-data,
+- word cards: 585 drawings with a word each, from Debian's package pysiogame.
+
+The table has recall at 1 and 10 from texts to images and from images to texts in
+percent. The last column is the mean of both directions at 10. The last row of a model
+is the mean of its sources, in which each source has the same weight. With several
+models of different seeds, the script also prints the mean and the standard deviation of
+this row.
+"""
+
+import argparse
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import bench_finetune
+import bench_marks
+
+KS = (1, 10)
+COLOR_ICONS = "flat-color-icons"
+
+
+def emoji_pairs():
+    """Returns the images and captions of the emoji of Facebook."""
+    rows = bench_finetune.emoji_rows()
+    return [row["image"] for row in rows], [row["caption"] for row in rows]
+
+
+def color_icon_pairs():
+    """Returns the images and captions of an icon set of Iconify."""
+    import tensorflow_datasets as tfds
+
+    from align_keras.datasets import open_corpus
+
+    corpus = open_corpus(f"iconify/{COLOR_ICONS}")
+    examples = list(tfds.as_numpy(corpus.as_dataset(split="all")))
+    captions = [[text.decode() for text in row["captions"]] for row in examples]
+    return [row["image"] for row in examples], captions
+
+
+def word_card_pairs(folder):
+    """Returns the paths of the drawings of pysiogame and the words on the cards."""
+    files = sorted(folder.glob("*/*.jpg"))
+    return [str(file) for file in files], [[f.stem.replace("_", " ")] for f in files]
+
+
+def read_sources(gcompris, word_cards, target):
+    """Returns a dict from the name of a source to its images and captions."""
+    return {
+        "emoji": emoji_pairs(),
+        "icons": bench_marks.icon_pairs(),
+        "color icons": color_icon_pairs(),
+        "words": bench_marks.gcompris_pairs(gcompris, target),
+        "word cards": word_card_pairs(word_cards),
+    }
+
+
+def recalls(model, images, captions):
+    """Returns the recalls in both directions at each k of `KS`, in percent.
+
+    All images with a caption count as correct for it.
+    """
+    texts = sorted({text for row in captions for text in row})
+    number_of = {text: number for number, text in enumerate(texts)}
+    is_correct = np.zeros((len(texts), len(images)), bool)
+    for image, row in enumerate(captions):
+        for text in row:
+            is_correct[number_of[text], image] = True
+    scores = model.encode_texts(texts) @ model.encode_images(images).T
+    values = []
+    for rows, correct in ((scores, is_correct), (scores.T, is_correct.T)):
+        best = np.argsort(-rows, axis=1, kind="stable")[:, : max(KS)]
+        hits = np.take_along_axis(correct, best, axis=1)
+        values += [100 * hits[:, :k].any(axis=1).mean() for k in KS]
+    return values
+
+
+def main():
+    """Prints the table of each model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", action="append", required=True)
+    parser.add_argument(
+        "--gcompris", type=pathlib.Path, default="/usr/share/gcompris-qt/rcc"
+    )
+    parser.add_argument(
+        "--word-cards",
+        type=pathlib.Path,
+        default="/usr/share/games/pysiogame/res/images/art4apps",
+    )
+    arguments = parser.parse_args()
+    import align_keras
+
+    means = []
+    with tempfile.TemporaryDirectory() as folder:
+        sources = read_sources(
+            arguments.gcompris, arguments.word_cards, pathlib.Path(folder)
+        )
+        for name in arguments.model:
+            model = align_keras.load_model(name)
+            print(f"{name}\n{'':12}  t2i R@1  R@10   i2t R@1  R@10   mean R@10")
+            totals = []
+            for source, (images, captions) in sources.items():
+                values = recalls(model, images, captions)
+                totals.append((*values, (values[1] + values[3]) / 2))
+                print(row_text(source, totals[-1]), flush=True)
+            means.append(np.mean(totals, axis=0))
+            print(row_text("mean", means[-1]), flush=True)
+    if len(means) > 1:
+        values = [mean[-1] for mean in means]
+        deviation = np.std(values, ddof=1)
+        print(f"{len(means)} models: {np.mean(values):.1f} ± {deviation:.1f}")
+
+
+def row_text(name, values):
+    """Returns a row of the table."""
+    return (
+        f"{name:12}  {values[0]:7.1f} {values[1]:5.1f}   {values[2]:7.1f} "
+        f"{values[3]:5.1f}   {values[4]:9.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
