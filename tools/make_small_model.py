@@ -25,7 +25,6 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save
 
-from align_keras.config import load_config
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import open_corpus
 from align_keras.evaluation import (
@@ -56,7 +55,9 @@ CALIBRATION_IMAGES = 200
 LICENSE = (
     "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
-    "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
+    "Noto Emoji (Apache-2.0), Twemoji (CC BY 4.0, Twitter, Inc.), Fluent Emoji (MIT, "
+    "Microsoft Corporation), Emoji One 2 (CC BY 4.0, Emoji One), Streamline (CC BY "
+    "4.0, Streamline) and IconPark (Apache-2.0, ByteDance)."
 )
 # Weights with fewer values are saved as floats.
 _MIN_SIZE = 256
@@ -201,15 +202,13 @@ def main(arguments=None):
         "--run", required=True, help="folder of a run of the experiment align_small_en"
     )
     options = parser.parse_args(arguments)
-    config = load_config("align_small_en")
-    task, size = config.task, config.task.model.image_encoder.image_size
-    data, stamps = (
-        read_retrieval_set(prepare_corpus(part, size), part.tfds_split)
-        for part in (task.train_data, task.validation_data)
-    )
+    run = open_run(options.run)
+    task, size = run.config.task, run.model.image_size
+    corpus = prepare_corpus(task.train_data, size)
+    data = read_retrieval_set(corpus, task.train_data.tfds_split)
     pixels = preprocess_images(data.images, size).batch(64)
-    write(open_run(options.run).model, options.to, pixels, len(data.images))
-    print(json.dumps(measure(options.to, stamps)))
+    write(run.model, options.to, pixels, len(data.images))
+    print(json.dumps(measure(options.to)))
 
 
 def write(model, folder, pixels, count):

@@ -79,7 +79,9 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
         paths = [source.path for source in sources]
         return open_sources(paths, weights or None, **columns)
     with contextlib.ExitStack() as stack:
-        bar = progress_bar(f"building {data_config.corpus}", "images", total=0)
+        count = str(data_config.corpus).count("+") + 1
+        name = f"{count} corpora" if count > 2 else data_config.corpus
+        bar = progress_bar(f"building {name}", "images", total=0)
 
         def show_progress(done: int, total: int) -> None:
             # A corpus that is already built shows no progress bar.

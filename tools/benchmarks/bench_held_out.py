@@ -34,6 +34,9 @@ import bench_marks
 
 KS = (1, 10)
 COLOR_ICONS = "flat-color-icons"
+# Folders of the Debian packages.
+GCOMPRIS = pathlib.Path("/usr/share/gcompris-qt/rcc")
+WORD_CARDS = pathlib.Path("/usr/share/games/pysiogame/res/images/art4apps")
 
 
 def emoji_pairs():
@@ -97,14 +100,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", action="append", required=True)
-    parser.add_argument(
-        "--gcompris", type=pathlib.Path, default="/usr/share/gcompris-qt/rcc"
-    )
-    parser.add_argument(
-        "--word-cards",
-        type=pathlib.Path,
-        default="/usr/share/games/pysiogame/res/images/art4apps",
-    )
+    parser.add_argument("--gcompris", type=pathlib.Path, default=GCOMPRIS)
+    parser.add_argument("--word-cards", type=pathlib.Path, default=WORD_CARDS)
     arguments = parser.parse_args()
     import align_keras
 
