@@ -241,7 +241,10 @@ def main():
         )
         for name, (images, captions) in sources.items():
             pairs = (images, captions, np.ones(len(images), bool))
-            held_out[name] = features.images(name, lambda pairs=pairs: pairs)
+            # A corpus for training has the same name as a held-out source.
+            held_out[name] = features.images(
+                f"held_out/{name}", lambda pairs=pairs: pairs
+            )
     corpora = {
         name: features.images(name, lambda name=name: corpus_pairs(name))
         for name in ALL
