@@ -14,7 +14,7 @@ from align_keras.utils.errors import InputError
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("photos", {}, "icons, stamps, clipart, emoji, pairs"),
+        ("photos", {}, "icons, stamps, clipart, emoji, iconify, pairs"),
         ("icons/de", {}, "Received: corpus='icons/de'"),
         ("stamps/xx", {}, "en, de, fr, cs"),
         ("pairs", {}, "--pairs PATH"),
