@@ -55,8 +55,8 @@ def open_corpus(
         name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"`, `"pairs"`, and
             `"iconify/NAME"` for an icon set of Iconify. `"stamps/de"` selects a
             language of the stamps. Several names joined by `+` form a `Mixture`, except
-            `"pairs"`. The path of a folder that TFDS prepared
-            with the same features is also valid.
+            `"pairs"`. The path of a folder that TFDS prepared with the same features is
+            also valid.
         data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
             TFDS.
         pairs: str or path of the user's table or folder, only for `"pairs"`. See

@@ -16,9 +16,7 @@ which are the test set. The script reads
 
 The table has recall at 1 and 10 from texts to images and from images to texts in
 percent. The last column is the mean of both directions at 10. The last row of a model
-is the mean of its sources, in which each source has the same weight. With several
-models of different seeds, the script also prints the mean and the standard deviation of
-this row.
+is the mean of its sources, in which each source has the same weight.
 """
 
 import argparse
@@ -75,7 +73,7 @@ def read_sources(gcompris, word_cards, target):
 
 
 def recalls(model, images, captions):
-    """Returns the recalls in both directions at each k of `KS`, in percent.
+    """Returns the five columns of a row in percent.
 
     All images with a caption count as correct for it.
     """
@@ -91,7 +89,7 @@ def recalls(model, images, captions):
         best = np.argsort(-rows, axis=1, kind="stable")[:, : max(KS)]
         hits = np.take_along_axis(correct, best, axis=1)
         values += [100 * hits[:, :k].any(axis=1).mean() for k in KS]
-    return values
+    return [*values, (values[1] + values[3]) / 2]
 
 
 def main():
@@ -105,7 +103,6 @@ def main():
     arguments = parser.parse_args()
     import align_keras
 
-    means = []
     with tempfile.TemporaryDirectory() as folder:
         sources = read_sources(
             arguments.gcompris, arguments.word_cards, pathlib.Path(folder)
@@ -113,17 +110,11 @@ def main():
         for name in arguments.model:
             model = align_keras.load_model(name)
             print(f"{name}\n{'':12}  t2i R@1  R@10   i2t R@1  R@10   mean R@10")
-            totals = []
+            rows = []
             for source, (images, captions) in sources.items():
-                values = recalls(model, images, captions)
-                totals.append((*values, (values[1] + values[3]) / 2))
-                print(row_text(source, totals[-1]), flush=True)
-            means.append(np.mean(totals, axis=0))
-            print(row_text("mean", means[-1]), flush=True)
-    if len(means) > 1:
-        values = [mean[-1] for mean in means]
-        deviation = np.std(values, ddof=1)
-        print(f"{len(means)} models: {np.mean(values):.1f} ± {deviation:.1f}")
+                rows.append(recalls(model, images, captions))
+                print(row_text(source, rows[-1]), flush=True)
+            print(row_text("mean", np.mean(rows, axis=0)), flush=True)
 
 
 def row_text(name, values):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_held_out
 
 SEEDS = (0, 1, 2)
-TODAY = ("clipart", "emoji")
+DRAWINGS = ("clipart", "emoji")
 EMOJI = ("iconify/fluent-emoji-flat", "iconify/emojione", "iconify/streamline-emojis")
 COLOR = (
     "iconify/streamline-ultimate-color",
@@ -33,13 +33,13 @@ COLOR = (
     "iconify/streamline-stickies-color",
 )
 TWO_COLORS = ("iconify/streamline-color", "iconify/streamline-plump-color")
-ALL = (*TODAY, *EMOJI, *COLOR, *TWO_COLORS, "iconify/icon-park")
+ALL = (*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS, "iconify/icon-park")
 # Name of a row → corpora and settings.
 ROWS = {
-    "clip art, two emoji vendors": (TODAY, {}),
-    "+ three emoji vendors": ((*TODAY, *EMOJI), {}),
-    "+ icons in color": ((*TODAY, *EMOJI, *COLOR), {}),
-    "+ icons in two colors": ((*TODAY, *EMOJI, *COLOR, *TWO_COLORS), {}),
+    "clip art, two emoji vendors": (DRAWINGS, {}),
+    "+ three emoji vendors": ((*DRAWINGS, *EMOJI), {}),
+    "+ icons in color": ((*DRAWINGS, *EMOJI, *COLOR), {}),
+    "+ icons in two colors": ((*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS), {}),
     "+ icon-park (all)": (ALL, {}),
     "all, 300 steps": (ALL, {"steps": 300}),
     "all, 600 steps": (ALL, {"steps": 600}),
@@ -50,7 +50,7 @@ ROWS = {
 BATCH_SIZE = 256
 LEARNING_RATE = 1.5e-3
 WARMUP_STEPS = 25
-# One in so many authors of clip art is held out.
+# Number of authors of clip art of which one is held out.
 AUTHORS_PER_HELD_OUT = 12
 _CREATOR = re.compile(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>", re.DOTALL)
 
@@ -220,12 +220,6 @@ class Projected:
         return self._features.texts(texts)
 
 
-def mean_recall(model, rows, captions):
-    """Returns the recall at 10, the mean of both directions."""
-    values = bench_held_out.recalls(model, rows, captions)
-    return (values[1] + values[3]) / 2
-
-
 def main():
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -250,17 +244,20 @@ def main():
         for name in ALL
     }
     rows, captions, keep = corpora["clipart"]
-    authors = [captions[number] for number in np.flatnonzero(~keep)]
+    author_rows = rows[~keep]
+    author_captions = [captions[number] for number in np.flatnonzero(~keep)]
     print(f"{'':32} {' '.join(f'{name:>11}' for name in held_out)}   mean authors  ±")
     for row, (names, settings) in ROWS.items():
         table = []
         for seed in SEEDS:
             parts = [corpora[name] for name in names]
             model = Projected(features, *train(features, parts, seed, **settings))
-            recalls = [mean_recall(model, *source[:2]) for source in held_out.values()]
-            table.append(
-                [*recalls, np.mean(recalls), mean_recall(model, rows[~keep], authors)]
-            )
+            recalls = [
+                bench_held_out.recalls(model, rows, captions)[-1]
+                for rows, captions, _ in held_out.values()
+            ]
+            of_authors = bench_held_out.recalls(model, author_rows, author_captions)[-1]
+            table.append([*recalls, np.mean(recalls), of_authors])
         *recalls, mean, of_authors = np.mean(table, axis=0)
         deviation = np.std([values[-2] for values in table], ddof=1)
         cells = " ".join(f"{value:11.1f}" for value in recalls)
