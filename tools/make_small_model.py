@@ -55,9 +55,13 @@ CALIBRATION_IMAGES = 200
 LICENSE = (
     "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
-    "Noto Emoji (Apache-2.0), Twemoji (CC BY 4.0, Twitter, Inc.), Fluent Emoji (MIT, "
-    "Microsoft Corporation), Emoji One 2 (CC BY 4.0, Emoji One), Streamline (CC BY "
-    "4.0, Streamline) and IconPark (Apache-2.0, ByteDance)."
+    "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
+)
+# Licenses of the icon sets of the experiment `align_small_drawings`.
+ICON_SET_LICENSES = (
+    " The other drawings are Fluent Emoji (MIT, Microsoft Corporation), Emoji One 2 "
+    "(CC BY 4.0, Emoji One), Streamline (CC BY 4.0, Streamline) and IconPark "
+    "(Apache-2.0, ByteDance)."
 )
 # Weights with fewer values are saved as floats.
 _MIN_SIZE = 256
@@ -207,11 +211,13 @@ def main(arguments=None):
     corpus = prepare_corpus(task.train_data, size)
     data = read_retrieval_set(corpus, task.train_data.tfds_split)
     pixels = preprocess_images(data.images, size).batch(64)
-    write(run.model, options.to, pixels, len(data.images))
+    has_icon_sets = "iconify/" in str(task.train_data.corpus)
+    license_text = LICENSE + (ICON_SET_LICENSES if has_icon_sets else "")
+    write(run.model, options.to, pixels, len(data.images), license_text)
     print(json.dumps(measure(options.to)))
 
 
-def write(model, folder, pixels, count):
+def write(model, folder, pixels, count, license_text):
     """Writes the 8-bit towers and the preset that reads its weights from them.
 
     Args:
@@ -219,13 +225,14 @@ def write(model, folder, pixels, count):
         folder: `pathlib.Path`.
         pixels: Batched dataset of training images, which calibrate the towers.
         count: Number of these images.
+        license_text: str, license that the files of the towers contain.
     """
     fold_batch_norms(model.image_encoder)
     folder.mkdir(parents=True, exist_ok=True)
     calibration = pixels.unbatch().shard(count // CALIBRATION_IMAGES, 0)
     calibration = np.stack(list(calibration.as_numpy_iterator())).astype("float32")
-    image = image_flatbuffer(model, "int8", calibration, license=LICENSE)
-    text = text_flatbuffer(model, "int8", license=LICENSE)
+    image = image_flatbuffer(model, "int8", calibration, license=license_text)
+    text = text_flatbuffer(model, "int8", license=license_text)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
     save_with_towers(model, folder)
