@@ -24,6 +24,19 @@ _SECTIONS = {
     "memory": ("memory per device", "GiB", 2**30),
     "traffic": ("traffic per device and step", "GB", 1e9),
 }
+# Options that only the plan of a training uses, and those of an index.
+_TRAINING_OPTIONS = (
+    "experiment",
+    "config_file",
+    "params_override",
+    "protocol",
+    "num_classes",
+    "devices",
+    "device_kind",
+    "utilization",
+    "text_utilization",
+)
+_INDEX_OPTIONS = ("model", "vectors")
 # Model that the paper uses in the protocols that train (tables 5 to 7).
 PROTOCOL_MODEL = "align_l2_large"
 
@@ -113,7 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--utilization",
         type=float,
-        default=UTILIZATION,
         metavar="U",
         help="fraction of the peak speed of the devices that the image encoder "
         "reaches. Published trainings of EfficientNet on TPU v3 reach 0.05 to 0.11 "
@@ -122,7 +134,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-utilization",
         type=float,
-        default=TEXT_UTILIZATION,
         metavar="U",
         help="fraction of the peak speed that the text encoder and the loss reach "
         f"(default: {TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
@@ -131,16 +142,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    index_options = {
-        name: getattr(arguments, name)
-        for name in ("model", "vectors")
-        if getattr(arguments, name) is not None
-    }
     if arguments.index is None:
-        _refuse_without("index", index_options)
+        _refuse_without("index", _given_options(arguments, _INDEX_OPTIONS))
     if arguments.index is not None:
+        names = ("corpus", "num_images", *_TRAINING_OPTIONS)
+        _refuse_with("index", arguments.index, _given_options(arguments, names))
         estimates, tables = _plan_index(arguments)
     elif arguments.corpus is not None:
+        given = _given_options(arguments, _TRAINING_OPTIONS)
+        _refuse_with("corpus", arguments.corpus, given)
         estimates, tables = _plan_corpus(arguments)
     else:
         estimates, tables = _plan_run(arguments)
@@ -152,6 +162,24 @@ def run(arguments: argparse.Namespace) -> int:
         for note in table.notes:
             print(note)
     return 0
+
+
+def _given_options(
+    arguments: argparse.Namespace, names: Iterable[str]
+) -> dict[str, Any]:
+    """Returns the options that the user has set, by name."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def _refuse_with(plan: str, size: int, options: dict[str, Any]) -> None:
+    """Raises if there are options that another argument does not use."""
+    for name, value in options.items():
+        received = ",".join(value) if isinstance(value, list) else value
+        raise InputError(
+            f"`{name}` must not be used with `{plan}`. Received: {name}={received} "
+            f"with {plan}={size}. Leave `{name}` out."
+        )
 
 
 def _refuse_without(required: str, options: dict[str, Any]) -> None:
@@ -178,17 +206,13 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
             "device_kind=None. Set a device kind, or use `index` or `corpus` to plan "
             "an index or a corpus."
         )
-    recipe_sizes = {
-        name: getattr(arguments, name)
-        for name in ("num_images", "num_classes")
-        if getattr(arguments, name) is not None
-    }
+    recipe_sizes = _given_options(arguments, ("num_images", "num_classes"))
     if not arguments.protocol:
         _refuse_without("protocol", recipe_sizes)
     config_files = arguments.config_file
     overrides = arguments.params_override
     names = ("device_kind", "devices", "utilization", "text_utilization")
-    options = {name: getattr(arguments, name) for name in names}
+    options = _given_options(arguments, names)
     if not arguments.protocol:
         config = load_config(arguments.experiment, config_files, overrides)
         estimates = planning.plan(config, **options)

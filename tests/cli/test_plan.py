@@ -505,6 +505,21 @@ def test_a_corpus_of_the_size_of_the_paper_is_planned(capsys):
             "--vectors must be used with --index. Received: --vectors=int8 without",
         ),
         (
+            ["--index=5", "--device-kind=h100"],
+            "--device-kind must not be used with --index. Received: "
+            "--device-kind=h100 with index=5. Leave --device-kind out.",
+        ),
+        (["--index=5", "--corpus=5"], "--corpus must not be used with --index"),
+        (
+            ["--index=5", "--text-utilization=0"],
+            "--text-utilization must not be used with --index",
+        ),
+        (
+            ["--corpus=5", "--params_override=trainer.train_steps=1"],
+            "--params_override must not be used with --corpus. Received: "
+            "--params_override=trainer.train_steps=1 with",
+        ),
+        (
             ["--index=5", "--vectors=int4"],
             "--vectors must be one of float32, float16, int8. Received: --vectors=",
         ),
