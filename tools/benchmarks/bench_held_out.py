@@ -12,7 +12,9 @@ which are the test set. The script reads
   @iconify-json/flat-color-icons in ALIGN_KERAS_ICONIFY_DIR,
 - words: 282 images of GCompris with their names, from Debian's package
   gcompris-qt-data,
-- word cards: 585 drawings with a word each, from Debian's package pysiogame.
+- word cards: 585 drawings with a word each, from Debian's package pysiogame,
+- photographs: 49 photographs of monuments in gcompris-qt-data and 30 backgrounds
+  in Debian's packages budgie-backgrounds and mate-backgrounds, with their names.
 
 The table has recall at 1 and 10 from texts to images and from images to texts in
 percent. The last column is the mean of both directions at 10. The last row of a model
@@ -21,6 +23,7 @@ is the mean of its sources, in which each source has the same weight.
 
 import argparse
 import pathlib
+import re
 import sys
 import tempfile
 
@@ -35,6 +38,10 @@ COLOR_ICONS = "flat-color-icons"
 # Folders of the Debian packages.
 GCOMPRIS = pathlib.Path("/usr/share/gcompris-qt/rcc")
 WORD_CARDS = pathlib.Path("/usr/share/games/pysiogame/res/images/art4apps")
+BACKGROUNDS = pathlib.Path("/usr/share/backgrounds")
+# Subfolders of the backgrounds whose names describe a photograph.
+BACKGROUND_FOLDERS = ("budgie", "mate/nature")
+MONUMENTS = "explore_monuments"
 
 
 def emoji_pairs():
@@ -59,6 +66,27 @@ def word_card_pairs(folder):
     """Returns the paths of the drawings of pysiogame and the words on the cards."""
     files = sorted(folder.glob("*/*.jpg"))
     return [str(file) for file in files], [[f.stem.replace("_", " ")] for f in files]
+
+
+def name_words(name):
+    """Returns the lower-case words of a file name such as `eiffelTower`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("-", " ").lower()
+
+
+def photograph_pairs(gcompris, backgrounds, target):
+    """Returns the paths of the photographs and their names."""
+    files = []
+    resources = bench_marks.read_resources(gcompris / f"{MONUMENTS}.rcc")
+    for name, content in sorted(resources):
+        path = pathlib.PurePath(name)
+        # The photographs are in one folder for each country.
+        if path.suffix == ".webp" and path.parent.parent.name == "resource":
+            file = target / path.name
+            file.write_bytes(content)
+            files.append(file)
+    for folder in BACKGROUND_FOLDERS:
+        files += sorted((backgrounds / folder).glob("*.jpg"))
+    return [str(file) for file in files], [[name_words(file.stem)] for file in files]
 
 
 def read_sources(gcompris, word_cards, target):
@@ -100,12 +128,15 @@ def main():
     parser.add_argument("--model", action="append", required=True)
     parser.add_argument("--gcompris", type=pathlib.Path, default=GCOMPRIS)
     parser.add_argument("--word-cards", type=pathlib.Path, default=WORD_CARDS)
+    parser.add_argument("--backgrounds", type=pathlib.Path, default=BACKGROUNDS)
     arguments = parser.parse_args()
     import align_keras
 
     with tempfile.TemporaryDirectory() as folder:
-        sources = read_sources(
-            arguments.gcompris, arguments.word_cards, pathlib.Path(folder)
+        target = pathlib.Path(folder)
+        sources = read_sources(arguments.gcompris, arguments.word_cards, target)
+        sources["photographs"] = photograph_pairs(
+            arguments.gcompris, arguments.backgrounds, target
         )
         for name in arguments.model:
             model = align_keras.load_model(name)

@@ -220,14 +220,8 @@ class Projected:
         return self._features.texts(texts)
 
 
-def main():
-    """Prints the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    arguments = parser.parse_args()
-    features = Features(untrained_model(), arguments.out)
+def read_held_out(features):
+    """Returns a dict from the name of a held-out source to features and captions."""
     held_out = {}
     with tempfile.TemporaryDirectory() as folder:
         sources = bench_held_out.read_sources(
@@ -236,32 +230,58 @@ def main():
         for name, (images, captions) in sources.items():
             pairs = (images, captions, np.ones(len(images), bool))
             # A corpus for training has the same name as a held-out source.
-            held_out[name] = features.images(
+            rows, captions, _ = features.images(
                 f"held_out/{name}", lambda pairs=pairs: pairs
             )
-    corpora = {
+            held_out[name] = (rows, captions)
+    return held_out
+
+
+def read_corpora(features):
+    """Returns a dict from the name of a corpus to what `Features.images` returns."""
+    return {
         name: features.images(name, lambda name=name: corpus_pairs(name))
         for name in ALL
     }
+
+
+def measure(features, held_out, parts, **settings):
+    """Returns recall at 10 of each source and seed in percent, (seeds, sources)."""
+    table = []
+    for seed in SEEDS:
+        model = Projected(features, *train(features, parts, seed, **settings))
+        recalls = [
+            bench_held_out.recalls(model, rows, captions)[-1]
+            for rows, captions in held_out.values()
+        ]
+        table.append(recalls)
+    return np.array(table)
+
+
+def main():
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    features = Features(untrained_model(), arguments.out)
+    held_out = read_held_out(features)
+    corpora = read_corpora(features)
     rows, captions, keep = corpora["clipart"]
-    author_rows = rows[~keep]
     author_captions = [captions[number] for number in np.flatnonzero(~keep)]
+    sources = {**held_out, "authors": (rows[~keep], author_captions)}
     print(f"{'':32} {' '.join(f'{name:>11}' for name in held_out)}   mean authors  ±")
     for row, (names, settings) in ROWS.items():
-        table = []
-        for seed in SEEDS:
-            parts = [corpora[name] for name in names]
-            model = Projected(features, *train(features, parts, seed, **settings))
-            recalls = [
-                bench_held_out.recalls(model, rows, captions)[-1]
-                for rows, captions, _ in held_out.values()
-            ]
-            of_authors = bench_held_out.recalls(model, author_rows, author_captions)[-1]
-            table.append([*recalls, np.mean(recalls), of_authors])
-        *recalls, mean, of_authors = np.mean(table, axis=0)
-        deviation = np.std([values[-2] for values in table], ddof=1)
+        parts = [corpora[name] for name in names]
+        table = measure(features, sources, parts, **settings)
+        means = table[:, :-1].mean(axis=1)
+        *recalls, of_authors = table.mean(axis=0)
         cells = " ".join(f"{value:11.1f}" for value in recalls)
-        print(f"{row:32} {cells} {mean:6.1f} {of_authors:7.1f} {deviation:.1f}")
+        print(
+            f"{row:32} {cells} {means.mean():6.1f} {of_authors:7.1f} "
+            f"{means.std(ddof=1):.1f}"
+        )
 
 
 if __name__ == "__main__":
