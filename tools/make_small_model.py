@@ -57,7 +57,7 @@ LICENSE = (
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
     "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
 )
-# Licenses of the icon sets of the experiment `align_small_drawings`.
+# Licenses of the icon sets of the experiment `align_small_en`.
 ICON_SET_LICENSES = (
     " The other drawings are Fluent Emoji (MIT, Microsoft Corporation), Emoji One 2 "
     "(CC BY 4.0, Emoji One), Streamline (CC BY 4.0, Streamline) and IconPark "
@@ -213,7 +213,9 @@ def main(arguments=None):
     pixels = preprocess_images(data.images, size).batch(64)
     has_icon_sets = "iconify/" in str(task.train_data.corpus)
     license_text = LICENSE + (ICON_SET_LICENSES if has_icon_sets else "")
-    write(run.model, options.to, pixels, len(data.images), license_text)
+    # Users who fine-tune the model train its projection only, unless they unlock it.
+    model = ALIGN.from_preset(options.run, locked=True)
+    write(model, options.to, pixels, len(data.images), license_text)
     print(json.dumps(measure(options.to)))
 
 

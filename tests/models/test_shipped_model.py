@@ -31,9 +31,10 @@ print(json.dumps({
 
 
 def test_the_folder_is_complete_and_below_40_megabytes():
-    names = {path.name for path in FOLDER.iterdir()}
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
     assert {"image.tflite", "text.tflite", "vocabulary.txt", "config.json"} <= names
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 40_000_000
+    assert sum(path.stat().st_size for path in files) <= 40_000_000
     card = (FOLDER / "README.md").read_text("utf-8")
     assert "License" in card and "Limits" in card
 
@@ -88,8 +89,8 @@ def test_the_8_bit_files_have_the_expected_recall_on_the_stamps():
     from tools.make_small_model import measure
 
     recall = measure(FOLDER)
-    # The measured values were 0.288 and 0.530 (t2i), and 0.261 and 0.519 (i2t).
-    lower_bounds = {"recall_at_1": 0.25, "recall_at_10": 0.5}
+    # The measured values were 0.281 and 0.547 (t2i), and 0.262 and 0.548 (i2t).
+    lower_bounds = {"recall_at_1": 0.25, "recall_at_10": 0.52}
     for direction in ("t2i", "i2t"):
         for name, bound in lower_bounds.items():
             assert recall[f"{direction}/{name}"] >= bound, recall

@@ -160,8 +160,12 @@ def test_the_wheel_contains_the_small_model(distributions):
             for info in archive.infolist()
             if info.filename.startswith(folder)
         }
-    shipped = (ROOT / "saved_models" / "align_small_en").iterdir()
-    assert sizes == {path.name: path.stat().st_size for path in shipped}
+    shipped = ROOT / "saved_models" / "align_small_en"
+    assert sizes == {
+        path.relative_to(shipped).as_posix(): path.stat().st_size
+        for path in shipped.rglob("*")
+        if path.is_file()
+    }
 
 
 def lowest_versions():

@@ -1,21 +1,31 @@
-"""Measures how often a model finds the right one of 40 captions for a photograph.
+"""Measures how often a model finds the right caption for a photograph.
 
     pip download --no-deps --python-version 3.9 --only-binary=:all: scikit-image==0.18.3
     python tools/benchmarks/bench_photographs.py --wheel scikit_image-0.18.3-*.whl
 
-The 17 photographs are in scikit-learn and in an old wheel of scikit-image. Its newer
-versions download them. The captions were written before a model was measured. The
-script prints the caption that each photograph ranks first, and three counts:
-photographs whose caption is first and among the first three, and captions whose
-photograph is first.
+There are two tests:
+
+- 166 photographs of animals, buildings, tools and other objects in Debian's package
+  gcompris-qt-data, with their words. The words of all of them are the captions.
+- 17 photographs in scikit-learn and in an old wheel of scikit-image, whose newer
+  versions download them, with 40 captions. They were written before a model was
+  measured. The script prints the caption that each photograph ranks first.
+
+It counts photographs whose caption is first and among the first three, and captions
+with one of their photographs first.
 """
 
 import argparse
 import pathlib
+import sys
 import tempfile
 import zipfile
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import bench_held_out
+import bench_marks
 
 # File name in the wheel of scikit-image → caption.
 SKIMAGE_CAPTIONS = {
@@ -64,8 +74,23 @@ OTHER_CAPTIONS = (
 )
 
 
+# Resource files of GCompris whose images of words are drawings.
+DRAWINGS = ("lang_", "instruments_")
+
+
+def read_word_photographs(gcompris, target):
+    """Returns the paths of the photographs of GCompris and their words."""
+    pairs = zip(*bench_marks.gcompris_pairs(gcompris, target), strict=True)
+    photographs = [
+        (file, words[0])
+        for file, words in pairs
+        if not pathlib.Path(file).name.startswith(DRAWINGS)
+    ]
+    return [file for file, _ in photographs], [words for _, words in photographs]
+
+
 def read_photographs(wheel, target):
-    """Returns the paths of the photographs and their captions."""
+    """Returns the paths of the 17 photographs and their captions."""
     import sklearn.datasets
 
     with zipfile.ZipFile(wheel) as archive:
@@ -79,37 +104,51 @@ def read_photographs(wheel, target):
 
 
 def main():
-    """Prints the first caption of each photograph and the counts of each model."""
+    """Prints the results of each model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", action="append")
     parser.add_argument("--wheel", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--gcompris", type=pathlib.Path, default=bench_held_out.GCOMPRIS
+    )
     arguments = parser.parse_args()
     import align_keras
 
     with tempfile.TemporaryDirectory() as folder:
-        files, correct = read_photographs(arguments.wheel, pathlib.Path(folder))
+        target = pathlib.Path(folder)
+        word_files, words = read_word_photographs(arguments.gcompris, target)
+        files, correct = read_photographs(arguments.wheel, target)
         captions = [*correct, *OTHER_CAPTIONS]
         for name in arguments.model or ["align_small_en"]:
+            print(name)
             model = align_keras.load_model(name)
+            distinct = sorted(set(words))
+            scores = model.encode_images(word_files) @ model.encode_texts(distinct).T
+            print_counts(scores, [distinct.index(word) for word in words])
             scores = model.encode_images(files) @ model.encode_texts(captions).T
-            print_model(name, files, captions, scores)
+            print_counts(scores, range(len(files)))
+            for file, best in zip(files, scores.argmax(axis=1), strict=True):
+                print(f"  {pathlib.Path(file).name:24} {captions[best]}")
 
 
-def print_model(name, files, captions, scores):
-    """Prints the first captions and the counts of a model."""
-    print(name)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    for file, numbers in zip(files, order, strict=True):
-        print(f"  {pathlib.Path(file).name:24} {captions[numbers[0]]}")
-    rows = np.arange(len(files))
-    first = (order[:, 0] == rows).sum()
-    in_three = (order[:, :3] == rows[:, None]).any(axis=1).sum()
-    image_first = (scores[:, : len(files)].argmax(axis=0) == rows).sum()
+def print_counts(scores, correct):
+    """Prints the counts of a test.
+
+    Args:
+        scores: float (photographs, captions).
+        correct: sequence of int, number of the caption of each photograph.
+    """
+    correct = np.asarray(correct)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :3] == correct[:, None]
+    best = scores.argmax(axis=0)
+    has_photograph = np.unique(correct)
+    photograph_first = correct[best[has_photograph]] == has_photograph
     print(
-        f"of {len(files)} photographs and {len(captions)} captions: caption first "
-        f"{first}, among three {in_three}, photograph first {image_first}"
+        f"{len(scores)} photographs, {scores.shape[1]} captions: caption first for "
+        f"{order[:, 0].sum()}, among three for {order.any(axis=1).sum()}, photograph "
+        f"first for {photograph_first.sum()} of {len(has_photograph)} captions"
     )
 
 
