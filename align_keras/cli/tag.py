@@ -126,12 +126,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresholds":
     """Chooses thresholds, writes their file and prints them."""
     from align_keras.embedders import load_model
-    from align_keras.search.image_index import Index
-    from align_keras.search.store import Store
+    from align_keras.search.image_index import Index, index_exists
     from align_keras.search.tagging import calibrate
 
     model = read_model_options(arguments)
-    if model is None and arguments.index and Store.exists(arguments.index):
+    if model is None and arguments.index and index_exists(arguments.index):
         model = Index.open(arguments.index).model
     thresholds = calibrate(
         load_model(model or "align_small_en"), arguments.calibrate, labels

@@ -929,6 +929,11 @@ def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
         )
 
 
+def index_exists(location: str | os.PathLike) -> bool:
+    """Returns True if a folder or a database contains an index."""
+    return _kind_of_store(location).exists(location)
+
+
 def _kind_of_store(location: str | os.PathLike) -> Any:
     """Returns the store class for the path of a folder or the address of a database."""
     if not is_database(location):

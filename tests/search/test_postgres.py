@@ -257,3 +257,40 @@ def test_the_page_works_again_after_an_outage(server, many_photos, colors):
         finally:
             page.should_exit = True
             thread.join()
+
+
+def test_tags_in_a_database_equal_those_in_a_folder(
+    database, many_photos, tmp_path, colors, capsys
+):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("red\nblue\n")
+    known = tmp_path / "known.csv"
+    known.write_text("image,labels\nphotos/red.png,red\nphotos/green.png,\n")
+    tables = []
+    for number, index in enumerate((str(tmp_path / "index"), database)):
+        Index.build(index, [many_photos], colors.GOLDEN)
+        thresholds = str(tmp_path / f"thresholds{number}.json")
+        table = tmp_path / f"tags{number}.jsonl"
+        command = [
+            "tag",
+            "--index",
+            index,
+            "--labels",
+            str(labels),
+            "--out",
+            str(table),
+        ]
+        calibration = ["--calibrate", str(known), "--thresholds", thresholds]
+        assert main([*command, *calibration]) == 0, capsys.readouterr().err
+        tables.append([json.loads(line) for line in table.read_text().splitlines()])
+    folder_rows, database_rows = tables
+    assert {row["image"]: row["tags"] for row in database_rows} == {
+        row["image"]: row["tags"] for row in folder_rows
+    }
+    has_red = Query(where="tags like '%red%'", k=100)
+    # Tables replace bytes that are not UTF-8.
+    paths = {
+        os.fsencode(hit.path).decode("utf-8", "replace")
+        for hit in Index.open(database).query(has_red)
+    }
+    assert paths == {row["image"] for row in database_rows if "red" in row["tags"]}

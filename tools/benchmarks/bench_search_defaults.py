@@ -108,15 +108,17 @@ def print_categories(model):
         halves[::-1],
     ):
         print(f"calibrated on {len(scores)}, measured on {len(other_scores)}")
-        own = calibrate_thresholds(scores, names, [[names[i]] for i in labels])
-        other = calibrate_thresholds(
+        calibrated = calibrate_thresholds(scores, names, [[names[i]] for i in labels])
+        best = calibrate_thresholds(
             other_scores, names, [[names[i]] for i in other_labels]
         )
         is_correct = np.eye(len(names), dtype=bool)[other_labels]
-        of_each = np.array([own.by_label.get(name, own.default) for name in names])
+        of_each = np.array(
+            [calibrated.by_label.get(name, calibrated.default) for name in names]
+        )
         for row, thresholds in (
-            ("single, calibrated", own.default),
-            ("single, best for the measured half", other.default),
+            ("single, calibrated", calibrated.default),
+            ("single, best for the measured half", best.default),
             ("of each label, calibrated", of_each),
         ):
             values = f1_score(other_scores >= thresholds, is_correct)
