@@ -47,6 +47,8 @@ class Pairs:
     def __init__(self, features, rows, captions):
         self.rows = rows
         self.captions = captions
+        # Texts are encoded faster in large batches than for each image.
+        features.texts([text for texts in captions for text in texts])
         embeddings = np.empty((len(rows), features.kernel.shape[1]), "float32")
         self.similarity = [np.empty(0)] * len(rows)
         halves = np.random.default_rng(SEED).permutation(len(rows)) % 2
