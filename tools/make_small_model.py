@@ -206,15 +206,15 @@ def main(arguments=None):
         "--run", required=True, help="folder of a run of the experiment align_small_en"
     )
     options = parser.parse_args(arguments)
-    run = open_run(options.run)
-    task, size = run.config.task, run.model.image_size
+    task = open_run(options.run).config.task
+    # Users who fine-tune the model train its projection only, unless they unlock it.
+    model = ALIGN.from_preset(options.run, locked=True)
+    size = model.image_size
     corpus = prepare_corpus(task.train_data, size)
     data = read_retrieval_set(corpus, task.train_data.tfds_split)
     pixels = preprocess_images(data.images, size).batch(64)
     has_icon_sets = "iconify/" in str(task.train_data.corpus)
     license_text = LICENSE + (ICON_SET_LICENSES if has_icon_sets else "")
-    # Users who fine-tune the model train its projection only, unless they unlock it.
-    model = ALIGN.from_preset(options.run, locked=True)
     write(model, options.to, pixels, len(data.images), license_text)
     print(json.dumps(measure(options.to)))
 

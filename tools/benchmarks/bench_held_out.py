@@ -23,7 +23,6 @@ is the mean of its sources, in which each source has the same weight.
 
 import argparse
 import pathlib
-import re
 import sys
 import tempfile
 
@@ -68,11 +67,6 @@ def word_card_pairs(folder):
     return [str(file) for file in files], [[f.stem.replace("_", " ")] for f in files]
 
 
-def name_words(name):
-    """Returns the lower-case words of a file name such as `eiffelTower`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("-", " ").lower()
-
-
 def photograph_pairs(gcompris, backgrounds, target):
     """Returns the paths of the photographs and their names."""
     files = []
@@ -86,7 +80,8 @@ def photograph_pairs(gcompris, backgrounds, target):
             files.append(file)
     for folder in BACKGROUND_FOLDERS:
         files += sorted((backgrounds / folder).glob("*.jpg"))
-    return [str(file) for file in files], [[name_words(file.stem)] for file in files]
+    captions = [[bench_marks.name_words(file.stem)] for file in files]
+    return [str(file) for file in files], captions
 
 
 def read_sources(gcompris, word_cards, target):

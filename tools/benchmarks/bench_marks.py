@@ -92,14 +92,19 @@ def read_resources(path):
     yield from walk(0, "")
 
 
+def name_words(name):
+    """Returns the lower-case words of a file name such as `eiffelTower`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.sub(r"[\d_-]+", " ", words).strip().lower()
+
+
 def gcompris_pairs(folder, target):
     """Writes the images of GCompris to a folder. Returns their paths and captions."""
     files, captions = [], []
     for resource, images in GCOMPRIS_FOLDERS.items():
         for name, content in sorted(read_resources(folder / f"{resource}.rcc")):
             path = pathlib.Path(name)
-            words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", path.stem)
-            words = re.sub(r"[\d_-]+", " ", words).strip().lower()
+            words = name_words(path.stem)
             if images not in name or path.suffix != ".webp" or words in NO_WORDS:
                 continue
             file = target / f"{resource}_{path.name}"

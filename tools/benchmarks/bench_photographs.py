@@ -8,8 +8,8 @@ There are two tests:
 - 166 photographs of animals, buildings, tools and other objects in Debian's package
   gcompris-qt-data, with their words. The words of all of them are the captions.
 - 17 photographs in scikit-learn and in an old wheel of scikit-image, whose newer
-  versions download them, with 40 captions. They were written before a model was
-  measured. The script prints the caption that each photograph ranks first.
+  versions download them, with 40 captions. Some of the wrong captions are mistakes of
+  an earlier model. The script prints the caption that each photograph ranks first.
 
 It counts photographs whose caption is first and among the first three, and captions
 with one of their photographs first.
@@ -27,6 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_held_out
 import bench_marks
 
+# Resource files of GCompris whose images of words are drawings.
+DRAWINGS = ("lang_", "instruments_")
 # File name in the wheel of scikit-image → caption.
 SKIMAGE_CAPTIONS = {
     "astronaut.png": "a smiling astronaut in an orange space suit",
@@ -72,10 +74,6 @@ OTHER_CAPTIONS = (
     "a sunset over the sea",
     "a tiger",
 )
-
-
-# Resource files of GCompris whose images of words are drawings.
-DRAWINGS = ("lang_", "instruments_")
 
 
 def read_word_photographs(gcompris, target):
