@@ -100,7 +100,8 @@ class _Tools:
             k: Maximum number of hits, at most 100.
 
         Returns:
-            Hits in descending order of the score. relevance is strong, good or weak.
+            Hits in descending order of the score. relevance is strong, good or weak,
+            and null in an index of fewer than 20 images.
         """
         check_words([text], [], [*plus, *minus], None)
         query = Query(text, plus=plus, minus=minus, where=where, k=_check_k(k))

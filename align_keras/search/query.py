@@ -17,6 +17,9 @@ from align_keras.utils.errors import InputError
 # The mean precision of both is at least 60% above the strong threshold and at least 30%
 # above the good threshold (`tools/benchmarks/bench_marks.py`).
 _STRONG, _GOOD = 1.5, 1.0
+# A score is at most sqrt(n - 1) standard deviations above the mean of n scores. With
+# fewer than 13 images, no match could be strong, and with 3 images none could be good.
+_FEWEST_RATED_IMAGES = 20
 MAX_K = 100_000
 
 
@@ -236,7 +239,7 @@ class Hit:
         path: str, path of the image, or its id in `Index.from_embeddings`. A path that
             is not UTF-8 is decoded with `os.fsdecode`.
         relevance: str, `"strong"`, `"good"` or `"weak"` (see `relevance`), or None
-            without a query.
+            without a query or in an index of fewer than 20 images.
         captions: list of str, captions from tables.
         columns: dict, the other columns of the image such as `folder`, `date`, `width`
             and `camera`, and the columns of tables. If several rows of tables name the
@@ -309,7 +312,9 @@ def relative_heights(
     return (scores - mean) / deviation / math.sqrt(2 * math.log(max(count, 3)))
 
 
-def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list[str]:
+def relevance(
+    scores: np.ndarray, sample_scores: np.ndarray, count: int
+) -> list[str] | list[None]:
     """Rates scores by their `relative_heights`.
 
     Args:
@@ -318,11 +323,14 @@ def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list
         count: int, number of images in the index.
 
     Returns:
-        list of str, `"strong"`, `"good"` or `"weak"` for each score.
+        list of str, `"strong"`, `"good"` or `"weak"` for each score. None for each
+        score if `count` is less than 20, because too few scores exist to compare with.
 
     >>> relevance(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
     ['strong', 'weak']
     """
+    if count < _FEWEST_RATED_IMAGES:
+        return [None] * len(scores)
     return [
         "strong" if height >= _STRONG else "good" if height >= _GOOD else "weak"
         for height in relative_heights(scores, sample_scores, count)

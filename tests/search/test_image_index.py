@@ -385,6 +385,12 @@ def test_relevance_depends_on_the_other_scores_of_the_query():
     assert relevance(scores, sample + 0.3, 4096) == ["weak"] * 3
 
 
+def test_a_small_index_has_no_relevance():
+    scores = np.linspace(0, 0.5, 20)
+    assert relevance(scores[-3:], scores[-19:], 19) == [None] * 3
+    assert None not in relevance(scores[-3:], scores, 20)
+
+
 def test_environment_variables_set_the_default_index(monkeypatch):
     monkeypatch.setenv("ALIGN_KERAS_INDEX", "/somewhere")
     assert default_index() == pathlib.Path("/somewhere")

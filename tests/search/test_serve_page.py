@@ -7,6 +7,7 @@ import pathlib
 import threading
 
 import pytest
+from PIL import Image
 
 from align_keras.search.image_index import Index
 from align_keras.search.local_server import make_server, open_port
@@ -321,6 +322,23 @@ def test_a_large_image_replaces_the_hits(page, index):
     )
     page.wait_for_selector("#error:not([hidden])")
     assert displayed_ids(page) == [] and page.is_hidden("#retry")
+
+
+def test_a_small_index_displays_scores_without_matches(browser, tmp_path):
+    for number, color in enumerate(["red", "green", "blue"]):
+        Image.new("RGB", (60, 40 + number), color).save(tmp_path / f"{color}.png")
+    small_index = Index.build(tmp_path / "index", [tmp_path], str(GOLDEN))
+    with serving(make_app(small_index.folder)) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.fill("#query", "blue")
+        wait_for_hits(page, small_index, "blue")
+        assert page.inner_text("#status").startswith("Best matches first: 3 images")
+        scores = [f"{hit.score:.3f}" for hit in small_index.query("blue")]
+        assert page.locator("#hits .score").all_inner_texts() == scores
+        page.locator("#hits .frame").first.click()
+        assert "match" not in page.locator("#hit-columns dt").all_inner_texts()
+        page.close()
 
 
 def test_the_page_works_with_a_token(browser, index):

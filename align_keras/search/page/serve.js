@@ -191,8 +191,10 @@ function hitItem(hit, position) {
   similarButton.addEventListener("click", () => searchSimilar(hit));
   const caption = createElement("figcaption", {}, createElement("span", { className: "caption", dir: "auto", textContent: title, title: hit.path }));
   if (hit.score !== null) {
-    const score = `${hit.relevance} match, ${hit.score.toFixed(3)}`;
-    caption.append(createElement("span", { className: `score match ${hit.relevance}`, textContent: score }));
+    const score = hit.score.toFixed(3);
+    const className = hit.relevance ? `score match ${hit.relevance}` : "score";
+    const textContent = hit.relevance ? `${hit.relevance} match, ${score}` : score;
+    caption.append(createElement("span", { className, textContent }));
   }
   const item = createElement("li", {}, createElement("figure", {}, frame, caption), similarButton);
   Object.assign(item.dataset, { id: hit.id, score: hit.score });
@@ -271,7 +273,10 @@ function openViewer(position) {
   element("original").href = hit.image;
   element("captions").textContent = hit.captions.join(" · ");
   const rows = [["path", hit.path], ...Object.entries(hit.columns).filter(([name]) => !["path", "name"].includes(name))];
-  if (hit.score !== null) rows.push(["match", `${hit.relevance}, ${hit.score.toFixed(4)}`]);
+  if (hit.score !== null) {
+    const score = hit.score.toFixed(4);
+    rows.push(hit.relevance ? ["match", `${hit.relevance}, ${score}`] : ["score", score]);
+  }
   if (hit.duplicates.length) rows.push(["near-duplicates", hit.duplicates.join("\n")]);
   const cells = rows.flatMap(([name, value]) => [
     createElement("dt", { textContent: name }),

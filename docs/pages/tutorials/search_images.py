@@ -18,7 +18,9 @@ print(len(index), "images,", index.changes.added, "of them new")
 
 def show(hits):
     for hit in hits:
-        print(f"{hit.rank}. {hit.score:.3f} {hit.relevance:6} {hit.path}")
+        # An index of fewer than 20 images has no relevance.
+        relevance = hit.relevance or ""
+        print(f"{hit.rank}. {hit.score:.3f} {relevance:6} {hit.path}")
 
 
 show(index.query("a red flower", k=3))
