@@ -629,8 +629,10 @@ class ContrastiveModel(keras_hub.models.Task):
         The function adds the time to read the batch to `seconds_waited`.
         """
         strategy = self.distribute_strategy
+        is_compiled = self.jit_compile
 
-        @tf.function(reduce_retracing=True, jit_compile=self.jit_compile)
+        # A compiled step needs known shapes, so it is traced again for each length.
+        @tf.function(reduce_retracing=not is_compiled, jit_compile=is_compiled)
         @tf.autograph.experimental.do_not_convert
         def step(data: dict) -> dict:
             outputs = strategy.run(step_function, args=(data,))
@@ -645,7 +647,8 @@ class ContrastiveModel(keras_hub.models.Task):
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
             is_python = not isinstance(iterator, _ITERATORS)
-            if not is_python and not step.experimental_get_tracing_count():
+            is_traced = step.experimental_get_tracing_count() > 0
+            if not is_python and not is_traced and not is_compiled:
                 _trace(step, iterator.element_spec)
             # The batch is read outside of the graph of the step, so that the wait for
             # input can be measured.
@@ -654,6 +657,8 @@ class ContrastiveModel(keras_hub.models.Task):
             self.seconds_waited += time.perf_counter() - start
             if self.batch_observer is not None:
                 self.batch_observer(data)
+            if is_compiled:
+                data = input_checks.shorten_for_xla(data)
             return step(data)
 
         return function

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss
-from align_keras.text.padding import trim_padding
+from align_keras.text.padding import trim_padding, trim_to_bucket
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
@@ -37,7 +37,7 @@ def model_inputs(model: keras.Model, inputs: dict) -> dict:
 
     The captions of a batch are shortened to the longest one, which does not change
     embeddings. XLA, which compiles every step on TPUs, needs a known length, so they
-    keep their padding there.
+    keep their length there (see `shorten_for_xla`).
     """
     chosen = {name: inputs[name] for name in INPUTS}
     is_tpu = isinstance(model.distribute_strategy, tf.distribute.TPUStrategy)
@@ -45,6 +45,25 @@ def model_inputs(model: keras.Model, inputs: dict) -> dict:
         return chosen
     tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
     return {**chosen, **trim_padding(tokens)}
+
+
+def shorten_for_xla(data: Any) -> Any:
+    """Shortens the captions of a batch to one of few lengths before a step.
+
+    XLA compiles the step once for each length. Batches without captions of known values
+    are returned unchanged, such as those of several replicas.
+
+    Args:
+        data: batch of a step, a dict of inputs or a tuple that starts with it.
+    """
+    if isinstance(data, tuple) and data:
+        return (shorten_for_xla(data[0]), *data[1:])
+    names = ("token_ids", "padding_mask")
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(name), tf.Tensor | np.ndarray) for name in names
+    ):
+        return data
+    return {**data, **trim_to_bucket({name: data[name] for name in names})}
 
 
 def loss_input_names(model: keras.Model) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 # Lengths are rounded up to a multiple of this number, so that few lengths exist.
 LENGTH_STEP = 8
+# XLA needs minutes to compile a step for another length, so fewer lengths exist there.
+SHORTEST_BUCKET = 16
 
 
 def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -34,4 +37,31 @@ def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     ends = tf.range(1, tf.size(has_token) + 1)
     longest = tf.reduce_max(tf.where(has_token, ends, 1))
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    return {name: values[:, :length] for name, values in tokens.items()}
+
+
+def trim_to_bucket(
+    tokens: Mapping[str, tf.Tensor | np.ndarray],
+) -> dict[str, tf.Tensor | np.ndarray]:
+    """Cuts off the columns of padding like `trim_padding`, but to fewer lengths.
+
+    The new length is 16, 32, 64 and so on, and at most `sequence_length`.
+
+    Args:
+        tokens: dict as in `trim_padding`, of arrays or tensors with known values.
+
+    Returns:
+        dict of the same arrays or tensors (n, length).
+
+    Example:
+
+    >>> mask = np.array([[1] * 17 + [0] * 47])
+    >>> trim_to_bucket({"token_ids": 5 * mask, "padding_mask": mask})["token_ids"].shape
+    (1, 32)
+    """
+    has_token = np.asarray(tokens["padding_mask"]).any(axis=0)
+    longest = int(np.flatnonzero(has_token)[-1]) + 1 if has_token.any() else 1
+    length = SHORTEST_BUCKET
+    while length < longest:
+        length *= 2
     return {name: values[:, :length] for name, values in tokens.items()}

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.models import ALIGN, ALIGNTokenizer, TextEncoder
+from align_keras.models import ALIGN, ALIGNTokenizer, TextEncoder, gradients
 from align_keras.models.gradients import (
     cached_loss_gradients,
     loss_gradients,
     scaled_loss,
 )
-from align_keras.models.input_checks import model_inputs
+from align_keras.models.input_checks import model_inputs, shorten_for_xla
 from align_keras.optimizers import SGD
-from align_keras.text.padding import trim_padding
+from align_keras.text.padding import trim_padding, trim_to_bucket
 from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 
@@ -84,11 +84,10 @@ def batch_with_padding(model, length):
     }
 
 
-@pytest.mark.parametrize("micro_batch_size", [None, 5])
-def test_a_step_does_not_compute_common_padding(micro_batch_size):
+def model_without_dropout():
+    """Returns a model without dropout, whose masks depend on the length."""
     keras.utils.set_random_seed(0)
     image_encoder, _ = small_encoders(drop_connect_rate=0.0)
-    # Dropout masks of different lengths are different.
     text_encoder = TextEncoder(
         vocabulary_size=len(VOCABULARY),
         num_layers=2,
@@ -99,7 +98,12 @@ def test_a_step_does_not_compute_common_padding(micro_batch_size):
         dropout=0.0,
         sequence_length=40,
     )
-    model = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    return ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_a_step_does_not_compute_common_padding(micro_batch_size):
+    model = model_without_dropout()
     model.compile(SGD(0.1), micro_batch_size=micro_batch_size)
     padded = batch_with_padding(model, 40)
     assert model_inputs(model, padded)["token_ids"].shape == (5, 8)
@@ -130,12 +134,60 @@ def test_a_step_does_not_compute_common_padding(micro_batch_size):
         )
 
 
-def test_a_step_that_xla_compiles_keeps_its_length():
+def test_buckets_have_few_lengths():
+    def length_of(longest):
+        mask = np.zeros((2, 50), bool)
+        mask[1, :longest] = True
+        tokens = {"token_ids": 7 * mask, "padding_mask": mask}
+        trimmed = trim_to_bucket(tokens)
+        assert trimmed["padding_mask"].sum() == longest
+        return trimmed["token_ids"].shape[1]
+
+    lengths = [length_of(longest) for longest in (0, 1, 16, 17, 32, 33, 50)]
+    assert lengths == [16, 16, 16, 32, 32, 50, 50]
+
+
+def test_only_known_captions_are_shortened_for_xla():
+    tokens = {"token_ids": tf.ones((2, 40)), "padding_mask": tf.eye(2, 40)}
+    batch = {"images": tf.zeros((2, 8, 8, 3)), **tokens}
+    (shortened,) = shorten_for_xla((batch,))
+    assert shortened["token_ids"].shape == shortened["padding_mask"].shape == (2, 16)
+    assert shortened["images"] is batch["images"]
+    # The batches of several replicas are no tensors.
+    replicated = {**batch, "token_ids": object()}
+    assert shorten_for_xla(replicated) is replicated
+    assert shorten_for_xla(None) is None
+
+
+@pytest.mark.release
+def test_a_step_that_xla_compiles_has_few_lengths(monkeypatch):
+    updated_weights = []
+    traced_lengths = []
+
+    def traced_inputs(model, inputs):
+        traced_lengths.append(inputs["token_ids"].shape[1])
+        return model_inputs(model, inputs)
+
+    monkeypatch.setattr(gradients, "model_inputs", traced_inputs)
+    for is_compiled in (False, True):
+        model = model_without_dropout()
+        model.compile(SGD(0.1), jit_compile=is_compiled)
+        short = batch_with_padding(model, 40)
+        long = {**short, "padding_mask": np.eye(5, 40, 20, dtype="int32")}
+        batches = [short, long, short]
+        model.fit(iter(batches), steps_per_epoch=3, verbose=0)
+        updated_weights.append(model.get_weights())
+    assert traced_lengths[-2:] == [16, 32]
+    for plain, compiled in zip(*updated_weights, strict=True):
+        # XLA computes sums in float32 in another order.
+        np.testing.assert_allclose(plain, compiled, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_that_xla_compiles_keeps_the_length_of_its_batch():
     model = small_align()
     model.compile(SGD(0.1), jit_compile=True)
-    assert (
-        model_inputs(model, batch_with_padding(model, 40))["token_ids"].shape[1] == 40
-    )
+    inputs = model_inputs(model, batch_with_padding(model, 40))
+    assert inputs["token_ids"].shape[1] == 40
 
 
 def test_texts_keep_their_order_in_batches_of_similar_lengths():
