@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from align_keras.optimizers.fused_updates import apply_fused_adam
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 # Paths of matrices that Muon doesn't orthogonalize. The gradients of embeddings are
@@ -61,42 +61,17 @@ class _DecayedAdam(keras.optimizers.Adam):
             return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, "float32")
-        scale_1 = _rounding(self.beta_1)
-        scale_2 = _rounding(self.beta_2)
         correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
-        tf.raw_ops.ResourceApplyAdam(
-            var=_tensorflow_variable(variable).handle,
-            m=_tensorflow_variable(self._momentums[index]).handle,
-            v=_tensorflow_variable(self._velocities[index]).handle,
-            # The learning rate contains the bias correction. A power of 0 turns off
-            # that of the kernel.
-            beta1_power=0.0,
-            beta2_power=0.0,
-            lr=learning_rate * correction * (math.sqrt(scale_2) / scale_1),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon * math.sqrt(scale_2),
-            # Embeddings have gradient slices, in which a row may occur several times.
-            # The conversion to a dense tensor sums them.
-            grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),
+        apply_fused_adam(
+            variable,
+            self._momentums[index],
+            self._velocities[index],
+            gradient,
+            learning_rate * correction,
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
         )
-
-
-def _rounding(beta: float) -> float:
-    """Returns `1 - beta` computed in float32, divided by its exact value.
-
-    The moments that the fused kernel computes are larger by this factor.
-    """
-    return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
-
-
-def _tensorflow_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    """Returns the TensorFlow variable of a Keras variable.
-
-    Distribution strategies pass TensorFlow variables to updates. These are returned
-    unchanged.
-    """
-    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 @keras.saving.register_keras_serializable(package="align_keras")

@@ -1,11 +1,17 @@
 """LAMB, with weight decay inside of the trust ratio as in its paper."""
 
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from align_keras.optimizers.fused_updates import (
+    apply_fused_adam,
+    apply_fused_sgd,
+    moment_scales,
+)
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
@@ -26,6 +32,9 @@ class _LambUpdate(keras.optimizers.Optimizer):
         variable: keras.Variable | tf.Variable,
         learning_rate: tf.Tensor,
     ) -> None:
+        if variable.dtype == "float32":
+            self._fused_update(gradient, variable, learning_rate)
+            return
         rate = ops.cast(learning_rate, variable.dtype)
         # Embeddings have gradient slices, in which a row may occur several times. The
         # conversion to a dense tensor sums them.
@@ -42,8 +51,46 @@ class _LambUpdate(keras.optimizers.Optimizer):
         update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
         if not self.is_excluded(variable):
             update = update + self.decay * variable
-            update = update * _trust_ratio(variable, update)
+            update = update * _trust_ratio(variable, update, 1.0)
         self.assign_sub(variable, rate * update)
+
+    def _fused_update(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """Makes the update of a float32 variable with few passes over its memory."""
+        index = self._get_variable_index(variable)
+        first = self._first_moments[index]
+        second = self._second_moments[index]
+        step = tf.cast(self.iterations + 1, "float32")
+        # m̂ / (√v̂ + ε) equals scale · m / (√v + shifted_epsilon).
+        second_correction = tf.sqrt(1.0 - self.beta_2**step)
+        scale = second_correction / (1.0 - self.beta_1**step)
+        shifted_epsilon = self.epsilon * second_correction
+        is_excluded = self.is_excluded(variable)
+        apply_fused_adam(
+            variable,
+            first,
+            second,
+            gradient,
+            learning_rate * scale if is_excluded else 0.0,
+            self.beta_1,
+            self.beta_2,
+            shifted_epsilon,
+        )
+        if is_excluded:
+            return
+        first_scale, second_scale = moment_scales(self.beta_1, self.beta_2)
+        scale *= math.sqrt(second_scale) / first_scale
+        shifted_epsilon *= math.sqrt(second_scale)
+        # This is the update of the paper divided by `scale`, which cancels in the
+        # product of the trust ratio and the update.
+        update = first / (tf.sqrt(second) + shifted_epsilon)
+        update += (self.decay / scale) * variable
+        rate = learning_rate * _trust_ratio(variable, update, scale)
+        apply_fused_sgd(variable, update, rate)
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -110,11 +157,14 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
 
 def _trust_ratio(
-    variable: keras.Variable | tf.Variable, update: tf.Tensor
+    variable: keras.Variable | tf.Variable,
+    update: tf.Tensor,
+    default: tf.Tensor | float,
 ) -> tf.Tensor:
-    """Returns ‖w‖ / ‖u‖, or 1 if one of them is zero."""
-    weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
-    update_norm = ops.sqrt(ops.sum(ops.square(update)))
-    usable = ops.logical_and(weight_norm > 0, update_norm > 0)
-    safe_norm = ops.where(update_norm > 0, update_norm, 1.0)
-    return ops.where(usable, weight_norm / safe_norm, 1.0)
+    """Returns ‖w‖ / ‖u‖, or `default` if one of them is zero."""
+    # `l2_loss` is half the sum of squares, and makes no copy of its input.
+    weight_norm = tf.sqrt(tf.nn.l2_loss(tf.convert_to_tensor(variable)))
+    update_norm = tf.sqrt(tf.nn.l2_loss(update))
+    usable = tf.logical_and(weight_norm > 0, update_norm > 0)
+    safe_norm = tf.where(update_norm > 0, update_norm, 1.0)
+    return tf.where(usable, weight_norm / safe_norm, default)
