@@ -8,6 +8,7 @@ from keras import ops
 
 from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
+from align_keras.layers.depthwise_conv import depthwise_conv
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
 from align_keras.utils.errors import InputError
@@ -208,16 +209,18 @@ class MBConvBlock(keras.layers.Layer):
     def _filtered(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Applies the depthwise convolution and its normalization."""
         if self.depthwise_norm.takes_batch_statistics(training):
-            x = self._depthwise(x, self.depthwise.kernel)
+            x = self._depthwise(x, self.depthwise.kernel, training)
             return self.depthwise_norm(x, training=True)
         # The scale of the normalization is multiplied into the kernel, which saves a
         # pass over the images. For other convolutions TensorFlow does this itself, but
         # not for depthwise convolutions.
         scale, offset = self.depthwise_norm.moving_scale_and_offset()
-        x = self._depthwise(x, self.depthwise.kernel * scale[:, None])
+        x = self._depthwise(x, self.depthwise.kernel * scale[:, None], training)
         return tf.nn.bias_add(x, tf.cast(offset, x.dtype))
 
-    def _depthwise(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    def _depthwise(
+        self, x: tf.Tensor, kernel: tf.Tensor, training: bool | None
+    ) -> tf.Tensor:
         padding = self.depthwise.padding
         if self.pad is not None:
             if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
@@ -226,7 +229,7 @@ class MBConvBlock(keras.layers.Layer):
                 # For even sides, SAME gives the same result without a padded copy.
                 padding = "same"
         kernel = ops.cast(kernel, x.dtype)
-        return ops.depthwise_conv(x, kernel, strides=self.strides, padding=padding)
+        return depthwise_conv(x, kernel, self.strides, padding, training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         shape = tuple(input_shape)
