@@ -1,11 +1,13 @@
 """Measures the text searches per second of `align-keras serve`.
 
 `python tools/benchmarks/bench_serve.py INDEX --base CHECKOUT` starts a server of this
-clone, and a server of another checkout, such as an earlier commit. A load generator in
-its own process sends 1,000 distinct texts in rotation. After each text was sent once,
-the servers take turns of two measurements: the largest rate with --clients connections,
-and the response times at the fixed rate --rate. The medians of --rounds turns are
-printed with the CPU time of the server per request and the load of the machine.
+clone, and a server of another checkout, such as an earlier commit. If the checkout has
+another shipped model, --base-index is an index that the checkout built. A load
+generator in its own process sends 1,000 distinct texts in rotation. After each text was
+sent once, the servers take turns of two measurements: the largest rate with --clients
+connections, and the response times at the fixed rate --rate. The medians of --rounds
+turns are printed with the CPU time of the server per request and the load of the
+machine.
 """
 
 import argparse
@@ -62,7 +64,10 @@ class Server:
             env={**os.environ, "PYTHONPATH": str(checkout)},
         )
         line = self._process.stdout.readline()
-        self.port = int(re.search(r"127\.0\.0\.1:(\d+)/", line)[1])
+        address = re.search(r"127\.0\.0\.1:(\d+)/", line)
+        if address is None:
+            sys.exit(f"The server of {name} did not start. Its message is above.")
+        self.port = int(address[1])
 
     def cpu_seconds(self):
         """Returns the CPU time of the process."""
@@ -144,7 +149,9 @@ def compare(arguments):
     servers = []
     try:
         for name, checkout in checkouts.items():
-            servers.append(Server(name, checkout, arguments.index.resolve()))
+            is_base = name == "base" and arguments.base_index is not None
+            index = arguments.base_index if is_base else arguments.index
+            servers.append(Server(name, checkout, index.resolve()))
         for server in servers:
             result = server.measure(arguments.clients, 0, 0)
             print(f"{server.name}: {result['rate']:.0f}/s when each text is new")
@@ -193,6 +200,7 @@ def main():
     )
     parser.add_argument("index", type=pathlib.Path, help="folder of an index")
     parser.add_argument("--base", type=pathlib.Path, help="another clone to compare")
+    parser.add_argument("--base-index", type=pathlib.Path, help="its index")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=200)
