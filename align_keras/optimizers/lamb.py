@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from align_keras.optimizers.fused_updates import (
     apply_fused_adam,
@@ -13,6 +12,7 @@ from align_keras.optimizers.fused_updates import (
     moment_scales,
 )
 from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.utils.errors import InputError
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
@@ -21,6 +21,14 @@ class _LambUpdate(keras.optimizers.Optimizer):
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
+        for variable in variables:
+            if variable.dtype not in ("float32", "float64"):
+                raise InputError(
+                    "Lamb needs weights of float32 or float64, because its moments "
+                    f"are rounded to 0 in 16 bits. Received: {variable.path} of "
+                    f"{variable.dtype}. Use the policy mixed_bfloat16, which keeps "
+                    "weights of float32."
+                )
         super().build(variables)
         self._first_moments, self._second_moments = self.add_optimizer_variables(
             variables, ["first_moment", "second_moment"]
@@ -32,39 +40,12 @@ class _LambUpdate(keras.optimizers.Optimizer):
         variable: keras.Variable | tf.Variable,
         learning_rate: tf.Tensor,
     ) -> None:
-        if variable.dtype == "float32":
-            self._fused_update(gradient, variable, learning_rate)
-            return
-        rate = ops.cast(learning_rate, variable.dtype)
-        # Embeddings have gradient slices, in which a row may occur several times. The
-        # conversion to a dense tensor sums them.
-        gradient = ops.cast(tf.convert_to_tensor(gradient), variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
         first = self._first_moments[index]
         second = self._second_moments[index]
-        self.assign_add(first, (gradient - first) * (1.0 - self.beta_1))
-        squared = ops.square(gradient)
-        self.assign_add(second, (squared - second) * (1.0 - self.beta_2))
-        corrected_first = first / (1.0 - self.beta_1**step)
-        corrected_second = second / (1.0 - self.beta_2**step)
-        update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
-        if not self.is_excluded(variable):
-            update = update + self.decay * variable
-            update = update * _trust_ratio(variable, update, 1.0)
-        self.assign_sub(variable, rate * update)
-
-    def _fused_update(
-        self,
-        gradient: tf.Tensor,
-        variable: keras.Variable | tf.Variable,
-        learning_rate: tf.Tensor,
-    ) -> None:
-        """Makes the update of a float32 variable with few passes over its memory."""
-        index = self._get_variable_index(variable)
-        first = self._first_moments[index]
-        second = self._second_moments[index]
-        step = tf.cast(self.iterations + 1, "float32")
+        dtype = variable.dtype
+        learning_rate = tf.cast(learning_rate, dtype)
+        step = tf.cast(self.iterations + 1, dtype)
         # m̂ / (√v̂ + ε) equals scale · m / (√v + shifted_epsilon).
         second_correction = tf.sqrt(1.0 - self.beta_2**step)
         scale = second_correction / (1.0 - self.beta_1**step)
@@ -82,7 +63,7 @@ class _LambUpdate(keras.optimizers.Optimizer):
         )
         if is_excluded:
             return
-        first_scale, second_scale = moment_scales(self.beta_1, self.beta_2)
+        first_scale, second_scale = moment_scales(self.beta_1, self.beta_2, dtype)
         scale *= math.sqrt(second_scale) / first_scale
         shifted_epsilon *= math.sqrt(second_scale)
         # This is the update of the paper divided by `scale`, which cancels in the
@@ -115,6 +96,9 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         weight_decay: float ≥ 0.
         **kwargs: arguments of `LearningRateMultipliers` and of
             `keras.optimizers.Optimizer`.
+
+    Raises:
+        InputError: if a weight is neither of float32 nor of float64.
 
     References:
         You et al. 2020, "Large batch optimization for deep learning", algorithm 2. Jia
@@ -159,7 +143,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 def _trust_ratio(
     variable: keras.Variable | tf.Variable,
     update: tf.Tensor,
-    default: tf.Tensor | float,
+    default: tf.Tensor,
 ) -> tf.Tensor:
     """Returns ‖w‖ / ‖u‖, or `default` if one of them is zero."""
     # `l2_loss` is half the sum of squares, and makes no copy of its input.
