@@ -131,21 +131,24 @@ def combined_kind(kinds: Iterable[str | None]) -> str:
 def value_of_cell(text: str | None, kind: str) -> str | int | float | None:
     """Converts a stored cell to its value in a hit.
 
-    A cell that is not a number stays text, even in a column of numbers.
+    A cell that is not a finite number stays text, even in a column of numbers.
 
     >>> value_of_cell("5", "number"), value_of_cell("4.50", "decimal")
     (5, '4.50')
-    >>> value_of_cell("n/a", "number")
-    'n/a'
+    >>> value_of_cell("n/a", "number"), value_of_cell("inf", "number")
+    ('n/a', 'inf')
     """
     if text is None or kind != NUMBER:
         return text
     if not text.strip(" "):
         return None
     try:
-        return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
+        if re.fullmatch("-?[0-9]+", text):
+            return int(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text
 
 
 def name_in_conditions(name: str, taken: Container[str]) -> str:

@@ -1,7 +1,6 @@
 """Index of images that can be searched by texts, by images and by both."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -10,26 +9,20 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.search.columns import INDEX_COLUMNS
-from align_keras.search.index_files import (
-    ENCODINGS,
-    damage_error,
-    run_index_command,
-    stored_image_path,
+from align_keras.search.image_details import (
+    DetailsCache,
+    ImageDetails,
+    path_of_image,
+    stored_image_of,
 )
-from align_keras.search.items import (
-    NO_MODEL,
-    LeftOutFile,
-    ModelIdentity,
-    is_item,
-    split_item,
-)
+from align_keras.search.index_files import ENCODINGS, run_index_command
+from align_keras.search.items import NO_MODEL, LeftOutFile, ModelIdentity
 from align_keras.search.known_models import (
     can_be_remembered,
     embedder_of_index,
@@ -125,6 +118,7 @@ class Index:
         self.folder = store.folder
         self._model: Embedder | None = None
         self.changes: Changes | None = None
+        self._details = DetailsCache(store)
         self._sample: tuple | None = None
         self._column_values: tuple | None = None
 
@@ -628,38 +622,42 @@ class Index:
         if query.duplicates is None:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
 
-        def ranked_images() -> list[tuple[float, dict[str, Any], list[Any]]]:
+        def ranked_images() -> list[_RankedImage]:
             ranked = self.store.ranked(embedding, *condition, query, scanned)
             results = merge_near_duplicates(ranked, query)
-            self.store.check_rows([result.row for result in results])
-            rows = [row for result in results for row in (result.row, *result.copies)]
-            images = self.store.images_of_rows(rows)
+            rows = [result.row for result in results]
+            self.store.check_rows(rows)
+            details = self._details.of_rows(rows)
+            copies = [row for result in results for row in result.copies]
+            copied_images = self.store.images_of_rows(copies) if copies else {}
             return [
-                (
+                _RankedImage(
                     result.score,
-                    images[result.row],
-                    [images[row] for row in result.copies if row in images],
+                    details[result.row],
+                    [
+                        path_of_image(copied_images[row])
+                        for row in result.copies
+                        if row in copied_images
+                    ],
                 )
                 for result in results
                 # Another process may have removed an image since `ranked` read it.
-                if result.row in images
+                if result.row in details
             ]
 
         images = self.store.with_stable_rows(ranked_images)
-        scores = np.array([score for score, _, _ in images])
+        scores = np.array([image.score for image in images])
         sample, count = self._get_sample()
         if scanned is None:
             sample_scores = sample @ embedding
         else:
             sample_scores = self.store.sample_scores(scanned)
         ratings = relevance(scores, sample_scores, count)
-        all_rows = self.store.rows_of([image["id"] for _, image, _ in images])
-        hits: list[Hit] = []
-        for (score, image, copies), rating in zip(images, ratings, strict=True):
-            rank = len(hits) + 1
-            rows = all_rows.get(image["id"], [])
-            hits.append(self._make_hit(rank, score, image, rating, copies, rows))
-        return hits
+        ranked = enumerate(zip(images, ratings, strict=True), start=1)
+        return [
+            _make_hit(image.details, rank, image.score, rating, image.copies)
+            for rank, (image, rating) in ranked
+        ]
 
     def _get_sample(self) -> tuple[np.ndarray, int]:
         """Returns a sample of the embeddings, and the number of images in the index.
@@ -704,42 +702,10 @@ class Index:
             InputError: if `where` is not a valid condition.
         """
         images = self.store.latest(*self._condition(where), k)
-        rows = self.store.rows_of([image["id"] for image in images])
         return [
-            self._make_hit(rank, None, image, None, [], rows.get(image["id"], []))
-            for rank, image in enumerate(images, 1)
+            _make_hit(details, rank, None, None, [])
+            for rank, details in enumerate(self._details.of_images(images), start=1)
         ]
-
-    def _make_hit(
-        self,
-        rank: int,
-        score: float | None,
-        image: dict[str, Any],
-        rating: str | None,
-        copies: list[dict[str, Any]],
-        rows: list[dict[str, Any]],
-    ) -> Hit:
-        columns = {
-            name: image[name]
-            for name in INDEX_COLUMNS
-            if name not in ("path", "captions") and image[name] is not None
-        }
-        # The order is reversed so that the values of the first row take precedence.
-        for row in reversed(rows):
-            columns |= row
-        stored_image = self.stored_image(image)
-        return Hit(
-            rank=rank,
-            score=None if score is None else round(score, 6),
-            id=image["id"],
-            path=_path_of_image(image),
-            relevance=rating,
-            captions=self._captions(image),
-            columns=columns,
-            duplicates=[_path_of_image(copy) for copy in copies],
-            rows=rows if len(rows) > 1 else [],
-            stored_image=None if stored_image is None else str(stored_image),
-        )
 
     def stored_image(self, image: dict[str, Any]) -> pathlib.Path | None:
         """Returns the path of the copy of an image in the index, or None.
@@ -747,23 +713,7 @@ class Index:
         Args:
             image: dict, columns of the image from `store.image`.
         """
-        if not is_item(image["file"]):
-            return None
-        _, name = split_item(image["file"])
-        return stored_image_path(self.folder, name) if name else None
-
-    def _captions(self, image: dict[str, Any]) -> list[str]:
-        if image["captions"] in (None, "", "[]"):
-            return []
-        try:
-            captions = json.loads(image["captions"])
-        except (TypeError, ValueError):
-            captions = None
-        is_list = isinstance(captions, list)
-        if not is_list or not all(isinstance(caption, str) for caption in captions):
-            reason = f"the captions of image {image['id']} are invalid"
-            raise damage_error(self.folder, reason)
-        return captions
+        return stored_image_of(image, self.folder)
 
     def _check_embedding(self, embedding: np.ndarray) -> np.ndarray:
         embedding = np.ascontiguousarray(embedding, np.float32)
@@ -783,6 +733,14 @@ class Index:
     def _condition(self, where: str | None) -> tuple[str, list[Any]]:
         """Returns SQL and parameters of a condition, or "" and [] for None."""
         return self.store.condition(where)
+
+
+class _RankedImage(NamedTuple):
+    """Image in the result of a search, with the paths of its near-duplicates."""
+
+    score: float
+    details: ImageDetails
+    copies: list[str]
 
 
 @dataclasses.dataclass(slots=True)
@@ -889,10 +847,26 @@ class _MergedRows:
         self._vectors[start:stop] = vectors
 
 
-def _path_of_image(image: dict[str, Any]) -> str:
-    """Returns the path of an image's file, or its id."""
-    file = image["file"]
-    return split_item(file)[0] if is_item(file) else os.fsdecode(file)
+def _make_hit(
+    details: ImageDetails,
+    rank: int,
+    score: float | None,
+    rating: str | None,
+    copies: list[str],
+) -> Hit:
+    """Returns a hit with values of its own, because the details are shared."""
+    return Hit(
+        rank=rank,
+        score=None if score is None else round(score, 6),
+        id=details.id,
+        path=details.path,
+        relevance=rating,
+        captions=list(details.captions),
+        columns=dict(details.columns),
+        duplicates=copies,
+        rows=[dict(row) for row in details.rows],
+        stored_image=details.stored_image,
+    )
 
 
 def _identity_of(model: Embedder | None) -> ModelIdentity | None:

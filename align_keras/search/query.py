@@ -273,17 +273,9 @@ class Hit:
         return self.stored_image or self.path
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the attributes for JSON. Infinite numbers become None."""
-        columns = self.columns
-        if any(isinstance(value, float) for value in columns.values()):
-            columns = {name: _finite_or_none(value) for name, value in columns.items()}
+        """Returns the attributes for JSON."""
         # `dataclasses.asdict` would copy all values, which takes longer than a search.
-        return {**vars(self), "columns": columns}
-
-
-def _finite_or_none(value: Any) -> Any:
-    is_infinite = isinstance(value, float) and not math.isfinite(value)
-    return None if is_infinite else value
+        return dict(vars(self))
 
 
 def relative_heights(

@@ -572,7 +572,9 @@ class Store(ImageStore):
 
     def _row_count(self) -> int:
         """Returns the number of rows that the database has recorded."""
-        rows = self._get_meta("rows")
+        return self._check_row_count(self._get_meta("rows"))
+
+    def _check_row_count(self, rows: Any) -> int:
         if not isinstance(rows, int) or rows < 0:
             raise damage_error(self.folder, f"the number of rows is {rows!r:.60}")
         return rows
@@ -582,13 +584,22 @@ class Store(ImageStore):
 
         Rows of removed images are included.
         """
+        return self._named_vectors()[1]
+
+    def _named_vectors(self) -> tuple[str, Any]:
+        """Returns the name of the vectors file, and its rows as `vectors`."""
         while True:
-            name, rows = self.vectors_file, self._row_count()
+            # One statement, because each statement of a search gives way to another
+            # thread.
+            sql = "SELECT key, value FROM meta WHERE key IN ('vectors', 'rows')"
+            meta = dict(self._fetch_rows(sql))
+            name: Any = meta.get("vectors")
+            rows = self._check_row_count(meta.get("rows"))
             mapped = self._mapped
             if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
                 if isinstance(mapped[1], np.ndarray):
-                    return mapped[1][:rows]
-                return mapped[1].first(rows)
+                    return name, mapped[1][:rows]
+                return name, mapped[1].first(rows)
             try:
                 self._mapped = name, self._map_vectors(name, rows)
             except InputError:
@@ -626,12 +637,12 @@ class Store(ImageStore):
             f"The file {path} is damaged (row {int(row)}{image}, {reason}). {remedy}."
         )
 
-    def _tolerance(self) -> float:
+    def _tolerance(self, name: str, vectors: Any) -> float:
         """Returns the largest allowed deviation of a norm from 1.
 
         The first call for a vectors file also checks all norms if the file is small.
+        The arguments are the result of `_named_vectors`.
         """
-        name, vectors = self.vectors_file, self.vectors()
         checked = self._norms_checked
         if checked is None or checked[:2] != (name, len(vectors)):
             tolerance = vector_checks.norm_tolerance(self._norm_error())
@@ -659,7 +670,7 @@ class Store(ImageStore):
             tolerance: float, result of `_tolerance` if it is already known.
         """
         if tolerance is None:
-            tolerance = self._tolerance()
+            tolerance = self._tolerance(*self._named_vectors())
         position = vector_checks.first_invalid_norm(vectors, tolerance)
         if position is not None:
             norm = float(np.linalg.norm(vectors[position].astype(float)))
@@ -884,15 +895,15 @@ class Store(ImageStore):
         Yields:
             `RankedRows`.
         """
-        vectors = self.vectors()
+        name, vectors = self._named_vectors()
         rows = self.rows(condition, parameters) if condition else None
         if rows is not None:
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
-        tolerance = self._tolerance()
+        tolerance = self._tolerance(name, vectors)
         scores_of_all = None
         if scanned is not None and rows is None:
-            is_current = scanned.vectors_file == self.vectors_file
+            is_current = scanned.vectors_file == name
             if is_current and len(scanned.scores) == len(vectors):
                 scores_of_all = scanned.scores
         # The largest possible score is the product of both norms.
@@ -924,15 +935,17 @@ class Store(ImageStore):
         needs more rows, because many of them are near-duplicates or have no image, the
         further blocks come from an exact scan.
         """
-        size = 4 * query.k + 64
+        # The additional rows replace near-duplicates and rows without an image.
+        size = query.k + 64
         approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             approximate_index = self._approximate_index(query.approximate, len(vectors))
         if approximate_index is not None:
-            candidates = approximate_index.find(embedding, size, vectors, rows)
+            count = 4 * query.k + 64
+            candidates = approximate_index.find(embedding, count, vectors, rows)
         yielded = np.zeros(0, np.int64)
         if candidates is not None:
-            ranked = self._by_rank(embedding, vectors, candidates, size, limit, None)
+            ranked = self._by_rank(embedding, vectors, candidates, count, limit, None)
             for yielded, scores in itertools.islice(ranked, 1):
                 yield yielded, scores
         for best, scores in self._by_rank(
@@ -982,7 +995,7 @@ class Store(ImageStore):
         Returns:
             list of q `ScannedRows`, or None if searches use the approximate index.
         """
-        name, vectors = self.vectors_file, self.vectors()
+        name, vectors = self._named_vectors()
         if self._approximate_index(None, len(vectors)) is not None:
             return None
         scores = exact_scan.scan_many(vectors, embeddings)

@@ -3,7 +3,9 @@
 import asyncio
 import collections
 import dataclasses
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -24,6 +26,8 @@ _MAX_CACHED_LENGTH = 1_000
 # Maximum number of queries that are searched together. The scores of a batch in an
 # exact search take 64 bytes per image.
 MAX_BATCH = 16
+# Time in seconds after which a thread gives way to other kinds of requests.
+_TURN_SECONDS = 0.05
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -106,7 +110,9 @@ class Batcher(Generic[_Item, _Result]):
     """Runs concurrent calls together.
 
     A call never waits for others to arrive. While all threads are busy, calls are
-    collected, and the next free thread runs up to `MAX_BATCH` of them.
+    collected, and the next free thread runs up to `MAX_BATCH` of them. A thread starts
+    the next batch by itself, because passing it through the event loop takes as long as
+    a search in a small index.
 
     Args:
         process: function from a list of items to an iterable with a result or an
@@ -125,6 +131,8 @@ class Batcher(Generic[_Item, _Result]):
         self._process = process
         self._pool = pool
         self._threads = threads
+        # Protects the two attributes below.
+        self._lock = threading.Lock()
         self._waiting: collections.deque[_Waiting[_Item, _Result]] = collections.deque()
         self._running = 0
         # The event loop only keeps weak references to tasks.
@@ -137,12 +145,15 @@ class Batcher(Generic[_Item, _Result]):
             RequestError: if too many calls are waiting, or the call waits too long.
             ClientDisconnect: if the client has closed the connection meanwhile.
         """
-        if len(self._waiting) >= MAX_WAITING:
-            raise busy_error()
         result: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(request, item, result))
-        if self._running < self._threads:
-            self._running += 1
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                raise busy_error()
+            self._waiting.append(_Waiting(request, item, result))
+            is_thread_free = self._running < self._threads
+            if is_thread_free:
+                self._running += 1
+        if is_thread_free:
             task = asyncio.create_task(self._run_batches())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -153,16 +164,51 @@ class Batcher(Generic[_Item, _Result]):
             raise busy_error() from None
 
     async def _run_batches(self) -> None:
-        """Runs batches until no call is waiting."""
+        """Runs batches in a thread until no call is waiting."""
+        loop = asyncio.get_running_loop()
         try:
-            while self._waiting:
+            has_calls = True
+            while has_calls:
                 async with self._pool.thread() as run:
-                    batch = await self._next_batch()
-                    if batch:
-                        loop = asyncio.get_running_loop()
-                        await run(self._run_batch, batch, loop)
-        finally:
-            self._running -= 1
+                    await self._end_disconnected()
+                    has_calls = await run(self._run_turn, loop)
+        except BaseException:
+            with self._lock:
+                self._running -= 1
+            raise
+
+    async def _end_disconnected(self) -> None:
+        """Ends the calls of the next batch whose clients have gone."""
+        with self._lock:
+            next_calls = list(itertools.islice(self._waiting, MAX_BATCH))
+        for waiting in next_calls:
+            # While a user is typing, the page cancels all searches except the last.
+            is_gone = await waiting.request.is_disconnected()
+            if is_gone and not waiting.result.done():
+                waiting.result.set_exception(ClientDisconnect())
+
+    def _run_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Runs batches for a short time in a thread. Returns False if no call waits."""
+        end = time.monotonic() + _TURN_SECONDS
+        while True:
+            with self._lock:
+                batch = self._take_batch()
+                if not batch:
+                    # A later call starts a thread again.
+                    self._running -= 1
+                    return False
+            self._run_batch(batch, loop)
+            if time.monotonic() >= end:
+                return True
+
+    def _take_batch(self) -> list[_Waiting[_Item, _Result]]:
+        """Returns up to `MAX_BATCH` waiting calls that have not ended."""
+        batch: list[_Waiting[_Item, _Result]] = []
+        while self._waiting and len(batch) < MAX_BATCH:
+            waiting = self._waiting.popleft()
+            if not waiting.result.done():
+                batch.append(waiting)
+        return batch
 
     def _run_batch(
         self,
@@ -180,19 +226,6 @@ class Batcher(Generic[_Item, _Result]):
         except Exception as error:
             for waiting in batch[num_done:]:
                 loop.call_soon_threadsafe(_return_result, waiting, error)
-
-    async def _next_batch(self) -> list[_Waiting[_Item, _Result]]:
-        """Returns up to `MAX_BATCH` calls whose clients are connected."""
-        batch: list[_Waiting[_Item, _Result]] = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            waiting = self._waiting.popleft()
-            # While a user is typing, the page cancels all searches except the last.
-            if waiting.result.cancelled() or await waiting.request.is_disconnected():
-                if not waiting.result.done():
-                    waiting.result.set_exception(ClientDisconnect())
-            else:
-                batch.append(waiting)
-        return batch
 
 
 def _return_result(

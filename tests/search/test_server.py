@@ -1,6 +1,7 @@
 """Runs `align-keras serve` as a process and tests its responses and limits."""
 
 import contextlib
+import http.client
 import io
 import pathlib
 import re
@@ -16,9 +17,9 @@ from PIL import Image
 
 from align_keras import load_model
 from align_keras.search.image_index import Index
-from align_keras.search.local_server import MAX_BODY_BYTES
+from align_keras.search.local_server import MAX_BODY_BYTES, make_server, open_port
 from align_keras.search.query import Query
-from align_keras.search.server import MAX_HITS
+from align_keras.search.server import MAX_HITS, make_app
 from tests.helpers.color_towers import GOLDEN, image_bytes
 from tests.helpers.serving import request
 
@@ -82,6 +83,24 @@ def ids(hits):
 
 
 # === Responses ===
+
+
+def test_a_response_does_not_wait_for_the_confirmation_of_its_headers(index):
+    server = make_server(make_app(index.folder))
+    with open_port(0) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            connection = http.client.HTTPConnection(*listening.getsockname())
+            connection.request("GET", "/health")
+            assert connection.getresponse().read() == b'{"status": "ok"}'
+            (protocol,) = server.server_state.connections
+            accepted = protocol.transport.get_extra_info("socket")
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            connection.close()
+        finally:
+            server.force_exit = server.should_exit = True
+            thread.join()
 
 
 @pytest.mark.parametrize(

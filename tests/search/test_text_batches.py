@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ def test_the_texts_used_last_stay_in_the_cache():
 
 class Client:
     """Stands in for the request of a client."""
+
+    method = "GET"
 
     def __init__(self, is_gone=False):
         self.is_gone = is_gone
@@ -156,3 +159,39 @@ def test_too_many_waiting_calls_are_refused(monkeypatch):
     assert results == [0, 1, 2]
     with pytest.raises(Exception, match="Too many requests"):
         raise refused
+
+
+def test_other_requests_get_a_thread_between_batches():
+    num_calls = num_processed = 0
+    is_served = False
+
+    def process(items):
+        nonlocal num_processed
+        num_processed += len(items)
+        # After each batch, at least one other call is waiting. The last call may be
+        # counted a moment before it waits.
+        while num_calls < num_processed + 2 and not is_served:
+            time.sleep(0.001)
+        return items
+
+    async def run_all():
+        nonlocal is_served
+        pool = WorkerPool(1)
+        batcher = Batcher(process, pool, 1)
+
+        async def keep_calling():
+            nonlocal num_calls
+            while not is_served:
+                num_calls += 1
+                await batcher.run(Client(), 0)
+
+        callers = [asyncio.create_task(keep_calling()) for _ in range(2 * MAX_BATCH)]
+        try:
+            await asyncio.sleep(0.01)
+            async with asyncio.timeout(5), pool.slot(Client()) as run:
+                return await run(str, 5)
+        finally:
+            is_served = True
+            await asyncio.gather(*callers)
+
+    assert asyncio.run(run_all()) == "5"
