@@ -17,6 +17,7 @@ from align_keras.config import load_config
 from align_keras.reports.finetune_report import CurvePoint
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
+from tests.helpers.align_folders import tiny_align
 from tests.helpers.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
 
 SIZES = f"{SMALL},task.model.image_encoder.num_stages=1"
@@ -116,6 +117,20 @@ def test_a_fine_tuning_writes_a_folder_that_opens_everywhere(inputs, capsys):
         "Recall by the factor",
     ):
         assert text in page
+
+
+@pytest.mark.release
+def test_a_checkpoint_of_hugging_face_is_fine_tuned(inputs, hub_server):
+    """The repository has the files of kakaobrain/align-base, with a tiny model."""
+    hub_server.add_model("user/align", tiny_align())
+    command = ["--model=hf://user/align", *words(inputs, "hub")[2:]]
+    assert main(["finetune", *command]) == 0
+    folder = inputs / "hub"
+    results = json.loads((folder / "finetune.json").read_text())
+    rows = embeddings(folder)
+    is_base = np.allclose(rows, embeddings("hf://user/align"), atol=1e-6)
+    assert is_base == (results["factor"] == 0.0)
+    assert align_keras.open_run(folder).search("a red circle", k=1)
 
 
 @pytest.mark.release
