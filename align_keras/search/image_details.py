@@ -14,7 +14,8 @@ from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.index_files import damage_error, stored_image_path
 from align_keras.search.items import is_item, split_item
 
-# Number of images whose details are cached, about 10 MB.
+# Number of images whose details are cached. Those of an image without captions take
+# about 1 kB.
 CACHED_IMAGES = 10_000
 
 
@@ -37,33 +38,30 @@ class DetailsCache:
 
     Args:
         store: store of the index.
-        size: int, maximum number of cached images.
+        size: int, number of cached images above which the cache is emptied.
     """
 
     def __init__(self, store: Any, size: int = CACHED_IMAGES) -> None:
         self._store = store
         self._size = size
-        self._version: tuple | None = None
-        self._details: dict[int, ImageDetails] = {}
+        # Version of the index, and details by row. They are replaced together, so that
+        # no thread combines a new version with the rows of an old one.
+        self._cached: tuple[Any, dict[int, ImageDetails]] = (None, {})
 
     def of_rows(self, rows: Sequence[int]) -> dict[int, ImageDetails]:
         """Returns a dict from row to details, without rows that have no image."""
         # A change of the index after this line also changes the version, so the next
         # call reads everything again.
         version = self._store.version
-        if version != self._version:
-            self._version, self._details = version, {}
-        cached = self._details
-        found = {row: cached[row] for row in rows if row in cached}
-        missing = [row for row in rows if row not in found]
+        cached_version, cached = self._cached
+        if cached_version != version or len(cached) > self._size:
+            cached = {}
+            self._cached = version, cached
+        missing = [row for row in rows if row not in cached]
         if missing:
             images = self._store.images_of_rows(missing)
-            new = dict(zip(images, self.of_images(images.values()), strict=True))
-            if len(cached) + len(new) > self._size:
-                cached = self._details = {}
-            cached |= new
-            found |= new
-        return found
+            cached |= dict(zip(images, self.of_images(images.values()), strict=True))
+        return {row: cached[row] for row in rows if row in cached}
 
     def of_images(self, images: Iterable[dict[str, Any]]) -> list[ImageDetails]:
         """Returns the details of images that are already read.
