@@ -46,7 +46,10 @@ def test_two_replicas_reach_the_accuracy_of_one_replica(
     model = ALIGN.from_preset(small_model, drop_connect_rate=0.0)
     model.save_to_preset(tmp_path / "model")
     arguments = ["fine_grained", "--model", tmp_path / "model"]
-    arguments += ["--data", drawings, "--params_override", BOTH]
+    # After fewer steps, the logits of the classes are almost equal, so that rounding
+    # changes many predictions.
+    steps = ",head.steps=30,full.steps=30,full.learning_rate=0.01"
+    arguments += ["--data", drawings, "--params_override", BOTH + steps]
     one_device, _ = evaluate(capsys, *arguments, "--results", tmp_path / "alone")
     arguments[-1] += (
         ",runtime.distribution_strategy=mirrored,runtime.num_replicas=2,"
@@ -61,7 +64,8 @@ def test_two_replicas_reach_the_accuracy_of_one_replica(
     )
     assert result.returncode == 0, result.stderr
     metrics = json.loads(result.stdout)["metrics"]
-    # Two replicas round sums differently. A few predictions may differ.
+    # Two replicas round sums differently. A prediction may differ.
+    assert one_device["metrics"]["top_1"] > 0.9
     for name, value in one_device["metrics"].items():
         assert metrics[name] == pytest.approx(value, abs=0.1)
 
