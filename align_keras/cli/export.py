@@ -53,7 +53,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "resizable": {
         "action": "store_true",
-        "help": "accept any number of images of any size, and any number of captions",
+        "help": "accept any number of images of any size, and any number of captions "
+        "of any length",
     },
     "dimensions": {
         "type": int,

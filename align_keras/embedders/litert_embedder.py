@@ -23,6 +23,8 @@ from align_keras.utils.quiet import silent_standard_error
 # file of 400 KB can expand to 400 MB.
 _MAX_MEMBER = 32 * 2**20
 _FORMAT = "litert"
+# Number of texts per call of a resizable tower.
+_TEXTS_PER_CALL = 16
 _INPUTS = {"image": "images", "text": "token_ids"}
 
 
@@ -63,14 +65,20 @@ class LiteRTEmbedder(TowerEmbedder):
 
     def embed_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         tower = self._tower("text")
-        rows = [
-            tower(token_ids=token_ids[[row]], padding_mask=mask[[row]])
-            for row in range(len(token_ids))
+        open_rows, _ = tower.open_inputs["token_ids"]
+        size = _TEXTS_PER_CALL if open_rows == -1 else 1
+        batches = [
+            tower(
+                token_ids=token_ids[start : start + size],
+                padding_mask=mask[start : start + size],
+            )
+            for start in range(0, len(token_ids), size)
         ]
-        return np.concatenate(rows)
+        return np.concatenate(batches)
 
-    def prepare_texts(self) -> None:
-        self._tower("text")
+    def accepts_any_length(self) -> bool:
+        _, open_length = self._tower("text").open_inputs["token_ids"]
+        return open_length == -1
 
     def read_vocabulary(self) -> str:
         path = self.paths["text"]

@@ -45,6 +45,8 @@ class ONNXEmbedder(TowerEmbedder):
             shapes = {tensor.name: tensor.shape for tensor in inputs}
             for name in names:
                 self.check_shape(kind, name, tuple(shapes.get(name, ())))
+        # An open dimension has a name instead of a number.
+        self._is_length_open = not isinstance(shapes["token_ids"][1], int)
         digest = hashlib.sha256()
         for path in paths.values():
             with open(path, "rb") as file:
@@ -70,6 +72,9 @@ class ONNXEmbedder(TowerEmbedder):
             for start in range(0, len(token_ids), _BATCH_SIZE)
         ]
         return np.concatenate(batches)
+
+    def accepts_any_length(self) -> bool:
+        return self._is_length_open
 
     def read_vocabulary(self) -> str:
         properties = self._sessions["text"].get_modelmeta().custom_metadata_map

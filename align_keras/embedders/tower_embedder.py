@@ -79,12 +79,17 @@ class TowerEmbedder(Embedder):
 
     @abc.abstractmethod
     def embed_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Embeds token ids and their padding mask, int32 (n, sequence_length)."""
+        """Embeds token ids and their padding mask, int32 (n, length).
 
-    def prepare_texts(self) -> None:
-        """Opens the text tower before texts are padded to its sequence length.
+        The length is `sequence_length`, unless the tower accepts any length.
+        """
 
-        Opening a tower checks that the sequence length in its metadata is correct.
+    @abc.abstractmethod
+    def accepts_any_length(self) -> bool:
+        """Returns True if the text tower accepts rows without padding.
+
+        This opens the tower, which checks that the sequence length in its metadata is
+        correct.
         """
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
@@ -115,13 +120,23 @@ class TowerEmbedder(Embedder):
         check_texts(texts)
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
-        self.prepare_texts()
+        accepts_any_length = self.accepts_any_length()
         # A command-line argument that is not valid UTF-8 contains lone surrogates.
         encodable = [text.encode("utf-8", "replace").decode() for text in texts]
         encodings = self._tokenizer.encode_batch(encodable)
         ids = np.array([encoding.ids for encoding in encodings], np.int32)
         mask = np.array([encoding.attention_mask for encoding in encodings], np.int32)
-        return self.embed_tokens(ids, mask)
+        if not accepts_any_length:
+            return self.embed_tokens(ids, mask)
+        # The time of a text tower is proportional to the length of the rows.
+        embeddings = np.empty((len(ids), self.dimension), np.float32)
+        lengths = mask.sum(axis=1)
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            embeddings[rows] = self.embed_tokens(
+                ids[rows, :length], mask[rows, :length]
+            )
+        return embeddings
 
     @functools.cached_property
     def _tokenizer(self) -> Any:

@@ -100,7 +100,8 @@ def text_flatbuffer(
         quantize: str, one of `QUANTIZATIONS`. `int8` is replaced by `dynamic-int8`,
             since outliers in the activations of a transformer do not fit into fixed
             8-bit ranges (Bondarenko et al. 2021).
-        resizable: bool, leave the number of rows open.
+        resizable: bool, leave the number and length of the rows open. They are 1 and L
+            until the program that runs the file resizes the inputs.
         license: str, terms of the weights, or None.
 
     Returns:
@@ -118,6 +119,8 @@ def text_flatbuffer(
         quantize = "dynamic-int8"
     with _quantized_embedding(encoder.token_embedding, quantize):
         content = _convert(encode, encoder, "encode_token_ids")
+    if resizable:
+        content = _set_default_shapes(content, [1, encoder.sequence_length])
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
         content,

@@ -56,6 +56,13 @@ class LiteRTTower:
         content: content or path of the file. A path is mapped into memory.
         threads: int, number of threads.
 
+    Attributes:
+        signature: str, name of the signature.
+        inputs: dict from the names of the inputs to their shapes until they are
+            resized.
+        open_inputs: dict of the same shapes, with -1 for open dimensions.
+        outputs: dict from the names of the outputs to their shapes.
+
     Call arguments:
         **inputs: arrays by the names of the inputs. Inputs with open dimensions are
             resized to the shapes of the arrays.
@@ -77,27 +84,27 @@ class LiteRTTower:
         self._interpreter.allocate_tensors()
         (self.signature,) = self._interpreter.get_signature_list()
         self._runner = self._interpreter.get_signature_runner(self.signature)
-        self.inputs = _shapes(self._runner.get_input_details())
-        self.outputs = _shapes(self._runner.get_output_details())
+        input_details = self._runner.get_input_details()
+        self.inputs = _shapes(input_details, "shape")
+        self.open_inputs = _shapes(input_details, "shape_signature")
+        self.outputs = _shapes(self._runner.get_output_details(), "shape")
 
     def __call__(self, **inputs: Any) -> np.ndarray:
-        details = self._runner.get_input_details()
-        for name, detail in details.items():
+        for name, open_shape in self.open_inputs.items():
             received = np.shape(inputs[name])
-            open_shape = detail["shape_signature"]
             fits = len(received) == len(open_shape) and all(
                 open_size in (-1, size)
                 for open_size, size in zip(open_shape, received, strict=True)
             )
             if not fits:
                 raise InputError(
-                    f"`{name}` must have the shape {tuple(map(int, open_shape))}, "
+                    f"`{name}` must have the shape {open_shape}, "
                     f"where -1 is any size. Received: {name}.shape={received}. "
                     "Change the input, or convert the tower with resizable=True."
                 )
         typed = {
             name: np.ascontiguousarray(inputs[name], detail["dtype"])
-            for name, detail in details.items()
+            for name, detail in self._runner.get_input_details().items()
         }
         (output,) = self._runner(**typed).values()
         return np.array(output)
@@ -116,5 +123,5 @@ def prepared_run(
     return interpreter.invoke
 
 
-def _shapes(details: dict[str, dict[str, Any]]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(map(int, detail["shape"])) for name, detail in details.items()}
+def _shapes(details: dict[str, dict[str, Any]], key: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(map(int, detail[key])) for name, detail in details.items()}

@@ -47,7 +47,7 @@ def text_onnx(model: Any, *, license: str | None = None) -> bytes:
 
     Returns:
         The content of the file. Its inputs `token_ids` and `padding_mask` are int32
-        (n, L), and its output is float32 (n, d).
+        (n, l) with a length l of at most L, and its output is float32 (n, d).
     """
     encode = tower_functions.text_tower_function(model, resizable=True)
     files = tower_functions.describe_text_tower(model, "none", True, license)

@@ -57,13 +57,13 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
     Args:
         model: `ALIGN` in float32.
         resizable: bool. The arguments `token_ids` and `padding_mask` of the function,
-            int32, have the shape (None, L) if True, and (1, L) otherwise, where L is
-            the sequence length of the model.
+            int32, have the shape (None, None) if True, and (1, L) otherwise, where L
+            is the sequence length of the model.
     """
     _check_encoder(model, "text_encoder")
     encoder = model.text_encoder
     normalize = model.normalize_text
-    shape = (None if resizable else 1, encoder.sequence_length)
+    shape = (None, None) if resizable else (1, encoder.sequence_length)
 
     @tf.function(
         input_signature=[
@@ -178,14 +178,14 @@ def describe_text_tower(
     Args:
         model: `ALIGN` with a vocabulary.
         quantize: str, one of `QUANTIZATIONS`.
-        resizable: bool, the number of rows is open.
+        resizable: bool, the number and length of the rows are open.
         license: str, terms of the weights, or None.
 
     Returns:
         dict from names of files to texts.
     """
     tokenizer = model.tokenizer
-    shape = [-1 if resizable else 1, tokenizer.sequence_length]
+    shape = [-1, -1] if resizable else [1, tokenizer.sequence_length]
     description = {
         "signature": "encode_token_ids",
         "inputs": [
@@ -194,7 +194,8 @@ def describe_text_tower(
                 "dtype": "int32",
                 "shape": shape,
                 "content": "zero-based line numbers in vocabulary.txt: [CLS], the "
-                "tokens of the text, [SEP], then [PAD] up to the end of the row",
+                "tokens of the text, [SEP], then [PAD] up to the end of the row. A row "
+                f"has at most {tokenizer.sequence_length} token ids",
             },
             {
                 "name": "padding_mask",

@@ -63,7 +63,7 @@ def export_litert(
         quantize: str, one of `align_keras.export.QUANTIZATIONS`.
         images: name or path of the images that calibrate `int8`.
         data: name or path of captioned images, on which recall is measured.
-        resizable: bool, True for towers of any number and size of images.
+        resizable: bool, True for towers of any number and size of inputs.
         license: str, the terms of the weights.
         **columns: options of a table, as in `retrieval_pairs`.
     """
@@ -100,7 +100,7 @@ def write_litert(
         folder: path of the folder.
         quantize: str, one of `align_keras.export.QUANTIZATIONS`.
         pixels: sequence of float32 arrays (S, S, 3) that calibrate `int8`.
-        resizable: bool, True for towers of any number and size of images.
+        resizable: bool, True for towers of any number and size of inputs.
         license: str, the terms of the weights.
 
     Returns:

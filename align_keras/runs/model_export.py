@@ -125,7 +125,7 @@ def export_model(
         data: data set on which the recall of LiteRT files is measured.
         data_root: folder of the paper's data sets, `"data"` by default.
         resizable: bool, True to write LiteRT files that accept any number of images
-            and captions of any size.
+            of any size, and of captions of any length.
         license: terms of the weights, for the files and the card.
         evaluation: results of `align_keras.evaluate` for this model, or files with the
             output of `align-keras evaluate --json`, for the model card.

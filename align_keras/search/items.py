@@ -31,8 +31,8 @@ class ModelIdentity:
 
     Example:
 
-    >>> ModelIdentity("align_small_en", "750993cf5cf9a44a", 384).reference()
-    {'name': 'align_small_en', 'fingerprint': '750993cf5cf9a44a'}
+    >>> ModelIdentity("align_small_en", "596235108e50399e", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': '596235108e50399e'}
     """
 
     name: str

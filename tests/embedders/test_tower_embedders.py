@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from align_keras import export_model, load_model
+from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 LITERT = pytest.param("litert", marks=needs("ai_edge_litert"))
 ONNX = pytest.param("onnx", marks=needs("tf2onnx", "onnxruntime"))
@@ -118,3 +119,50 @@ def test_changed_weights_change_the_fingerprint(align, exports, tmp_path, format
     export_model(changed, tmp_path / "changed", format)
     fingerprint = load_model(tmp_path / "changed").fingerprint
     assert fingerprint != load_model(exports(format)).fingerprint
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", [LITERT, ONNX])
+def test_texts_are_embedded_without_padding(tmp_path, monkeypatch, format):
+    encoders = small_encoders(sequence_length=30)
+    align = ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
+    # With the initial weights of BERT, all texts would have almost equal embeddings.
+    for weight in align.text_encoder.trainable_weights:
+        if weight.path.endswith(("kernel", "embeddings")):
+            weight.assign(8 * weight)
+    options = {"resizable": True} if format == "litert" else {}
+    export_model(align, tmp_path / "towers", format, **options)
+    model = load_model(tmp_path / "towers")
+    shapes = []
+    embed_tokens = model.embed_tokens
+
+    def record_shapes(token_ids, mask):
+        shapes.append(token_ids.shape)
+        return embed_tokens(token_ids, mask)
+
+    monkeypatch.setattr(model, "embed_tokens", record_shapes)
+    # With [CLS] and [SEP], the texts have 3, 2, 9, 30 and 32 tokens, of which the last
+    # two are cut off. A call of LiteRT embeds fewer texts than the first.
+    texts = ["a"] * 20 + ["", "a b c d e f g", "b " * 28, "c " * 30]
+    actual = model.encode_texts(texts)
+    assert shapes == [(1, 2), (20, 3), (1, 9), (2, 30)]
+    expected = align.encode_texts(texts)
+    # The towers sum the products of float32 in another order.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    assert np.abs(expected[0] - expected[21]).max() > 0.01
+
+
+@pytest.mark.ci
+def test_a_fixed_tower_embeds_texts_with_all_padding(exports, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    model = load_model(exports("litert"))
+    assert not model.accepts_any_length()
+    shapes = []
+    embed_tokens = model.embed_tokens
+    monkeypatch.setattr(
+        model,
+        "embed_tokens",
+        lambda ids, mask: shapes.append(ids.shape) or embed_tokens(ids, mask),
+    )
+    model.encode_texts(["a"])
+    assert shapes == [(1, model.sequence_length)]

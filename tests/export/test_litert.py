@@ -162,6 +162,25 @@ def test_resizable_towers_accept_any_number_and_size(lite, quantize):
     np.testing.assert_allclose(text(**tokens), lite.encode_texts(TEXTS), atol=1e-5)
 
 
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_resizable_text_towers_accept_any_length(lite, quantize):
+    text = LiteRTTower(text_flatbuffer(lite, quantize, resizable=True))
+    length = lite.tokenizer.sequence_length
+    assert text.inputs["token_ids"] == (1, length)
+    assert text.open_inputs["token_ids"] == (-1, -1)
+    tokens = {name: np.asarray(ids) for name, ids in lite.tokenizer(["x"]).items()}
+    assert tokens["padding_mask"].sum() == 3
+    padded = text(**tokens)
+    for shorter in range(3, length):
+        trimmed = {name: ids[:, :shorter] for name, ids in tokens.items()}
+        # Sums over padding add zeros, and other lengths are summed in another order.
+        np.testing.assert_allclose(text(**trimmed), padded, atol=1e-5)
+    # The model has no positions after its sequence length.
+    longer = {name: np.pad(ids, [(0, 0), (0, 1)]) for name, ids in tokens.items()}
+    with pytest.raises((RuntimeError, ValueError)):
+        text(**longer)
+
+
 def test_fixed_towers_refuse_other_shapes(lite):
     tower = LiteRTTower(image_flatbuffer(lite))
     with pytest.raises(

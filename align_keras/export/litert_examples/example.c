@@ -180,6 +180,7 @@ int main(int argc, char** argv) {
         (type.element_type != kLiteRtElementTypeInt32 || type.layout.rank != 2))
       fail("The file must be a tower that align-keras exported.");
     if (is_open) shape[0] = 1;
+    if (!is_image && shape[1] < 0) shape[1] = argc - 2;
     FILE* image = is_image ? open_image(argv[2], &shape[1], &shape[2]) : NULL;
     if (is_open)
       check(LiteRtCompiledModelResizeInputTensor(compiled, 0, i, shape,
