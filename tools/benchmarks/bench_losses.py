@@ -4,17 +4,22 @@
 
 Each loss and batch size is one run of `align-keras train --experiment quickstart_icons`
 (package qtawesome) in a separate process. All runs train on the same number of pairs,
-so larger batches make fewer steps. The script appends results to results.jsonl in the
-folder, and continues there if it was interrupted. `--table` prints all results.
-Columns:
+so larger batches make fewer steps. As in the default recipe, the learning rate is
+proportional to the square root of the batch size. The moving statistics of batch
+normalization average over the same number of pairs. The script appends results to
+results.jsonl in the folder, and continues there if it was interrupted. `--table` prints
+all results. Columns:
 
 - t2i R@10, i2t R@10: recall on the validation pairs of the experiment.
 - CPU s, wall s: time of the process, including its start and the evaluation.
 - memory: peak resident memory of the process (Linux), including the cached images.
+
+A second table has the recall of the runs with several widths at each width.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -28,14 +33,21 @@ LOSSES = {
     "sigmoid, 3 widths": "task.loss.type=sigmoid,"
     "task.loss.sigmoid.share_equal_captions=true,task.loss.matryoshka.widths=[64,128]",
 }
+# Settings of the experiment, which the larger batches change.
+REFERENCE_BATCH_SIZE = 64
+REFERENCE_RATE = 5e-3
+RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
 MIB = 2**20
 
 
 def overrides_of(loss, batch_size, arguments):
     """Returns the overrides of a run."""
     steps = max(1, arguments.pairs // batch_size)
+    ratio = batch_size / REFERENCE_BATCH_SIZE
     overrides = [
         f"task.train_data.global_batch_size={batch_size}",
+        f"{RATE}={REFERENCE_RATE * math.sqrt(ratio):.6g}",
+        f"task.model.image_encoder.batch_norm_momentum={max(0, 1 - 0.01 * ratio):.6g}",
         f"trainer.train_steps={steps}",
         f"trainer.steps_per_loop={steps}",
         f"trainer.checkpoint_interval={steps}",
@@ -75,7 +87,6 @@ def measure(loss, batch_size, arguments):
     folder = arguments.out / f"{loss.replace(', ', '_').replace(' ', '_')}_{batch_size}"
     overrides = overrides_of(loss, batch_size, arguments)
     wall, cpu, memory = train(folder, overrides, arguments.experiment)
-    metrics = open_run(folder).metrics
     return {
         "loss": loss,
         "batch_size": batch_size,
@@ -84,8 +95,17 @@ def measure(loss, batch_size, arguments):
         "wall_seconds": wall,
         "cpu_seconds": cpu,
         "memory_bytes": memory,
-        "t2i": metrics["t2i/recall_at_10"],
-        "i2t": metrics["i2t/recall_at_10"],
+        **recalls(open_run(folder).metrics),
+    }
+
+
+def recalls(metrics):
+    """Returns R@10 by its direction, such as `t2i`, or `width_64/t2i`."""
+    suffix = "/recall_at_10"
+    return {
+        name.removesuffix(suffix): value
+        for name, value in metrics.items()
+        if name.endswith(suffix)
     }
 
 
@@ -105,6 +125,20 @@ def print_table(results):
             f"{result['memory_bytes'] / MIB:,.0f}",
         ]
         print(f"| {' | '.join(cells)} |")
+
+
+def print_widths(results):
+    """Prints the recall at each width for the runs that have several widths."""
+    print("| loss | batch | width | t2i R@10, % | i2t R@10, % |\n|---|---|---|---|---|")
+    for result in results:
+        prefixes = [
+            name.removesuffix("t2i") for name in result if name.endswith("/t2i")
+        ]
+        for prefix in [*prefixes, ""] if prefixes else []:
+            width = prefix.removeprefix("width_").rstrip("/") or "all"
+            cells = [result["loss"], f"{result['batch_size']:,}", width]
+            cells += [f"{100 * result[prefix + end]:.1f}" for end in ("t2i", "i2t")]
+            print(f"| {' | '.join(cells)} |")
 
 
 def main():
@@ -135,7 +169,10 @@ def main():
         results[case] = measure(*case, arguments)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(results[case]) + "\n")
-    print_table([results[case] for case in sorted(results)])
+    ordered = [results[case] for case in sorted(results)]
+    print_table(ordered)
+    print()
+    print_widths(ordered)
 
 
 if __name__ == "__main__":

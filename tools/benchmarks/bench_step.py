@@ -61,6 +61,15 @@ def kind_of(path, operation):
     return "rest of the text encoder" if "text_encoder" in path else REST
 
 
+def add_arguments(parser):
+    """Adds the options that choose the step."""
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="b0@128")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--longest-caption", type=int)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lamb")
+    parser.add_argument("--steps", type=int, default=5)
+
+
 def make_step(arguments):
     """Returns a function that makes one training step."""
     import keras
@@ -122,11 +131,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--architecture", choices=ARCHITECTURES, default="b0@128")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--longest-caption", type=int)
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lamb")
-    parser.add_argument("--steps", type=int, default=5)
+    add_arguments(parser)
     arguments = parser.parse_args()
     events = profile(make_step(arguments), arguments.steps)
     milliseconds = collections.Counter()
