@@ -29,6 +29,12 @@ SHORT = {
     "trainer.checkpoint_interval": 300,
     "trainer.validation_interval": 300,
 }
+# The steps of this experiment are larger, and it has only 300 of them.
+FEW_LARGE_STEPS = {
+    "trainer.train_steps": 100,
+    "trainer.checkpoint_interval": 100,
+    "trainer.validation_interval": 100,
+}
 # The encoders of these experiments are large, but mostly locked.
 FEW_STEPS = {
     **SHORT,
@@ -45,7 +51,7 @@ FEW_STEPS = {
 @pytest.mark.parametrize(
     "experiment, overrides",
     [
-        pytest.param("quickstart_icons", SHORT, marks=needs("qtawesome")),
+        pytest.param("quickstart_icons", FEW_LARGE_STEPS, marks=needs("qtawesome")),
         pytest.param("quickstart_stamps", SHORT, marks=needs_drawings),
         pytest.param(
             "stamps_warm_start",

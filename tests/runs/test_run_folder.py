@@ -48,7 +48,7 @@ def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     longer = load_config("quickstart_icons", params_override="trainer.train_steps=5000")
     lock_folder(longer, tmp_path)
-    assert "trainer.train_steps was 900 and is now 5000" in capsys.readouterr().err
+    assert "trainer.train_steps was 300 and is now 5000" in capsys.readouterr().err
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
     former_params = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[former_params]) == config

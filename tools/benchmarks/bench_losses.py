@@ -33,9 +33,10 @@ LOSSES = {
     "sigmoid, 3 widths": "task.loss.type=sigmoid,"
     "task.loss.sigmoid.share_equal_captions=true,task.loss.matryoshka.widths=[64,128]",
 }
-# Settings of the experiment, which the larger batches change.
-REFERENCE_BATCH_SIZE = 64
-REFERENCE_RATE = 5e-3
+# Settings of the experiment, which depend on the batch size.
+REFERENCE_BATCH_SIZE = 256
+REFERENCE_RATE = 1e-2
+REFERENCE_MOMENTUM = 0.96
 RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
 MIB = 2**20
 
@@ -44,15 +45,16 @@ def overrides_of(loss, batch_size, arguments):
     """Returns the overrides of a run."""
     steps = max(1, arguments.pairs // batch_size)
     ratio = batch_size / REFERENCE_BATCH_SIZE
+    momentum = 1 - (1 - REFERENCE_MOMENTUM) * ratio
     overrides = [
         f"task.train_data.global_batch_size={batch_size}",
         f"{RATE}={REFERENCE_RATE * math.sqrt(ratio):.6g}",
-        f"task.model.image_encoder.batch_norm_momentum={max(0, 1 - 0.01 * ratio):.6g}",
+        f"task.model.image_encoder.batch_norm_momentum={max(0, momentum):.6g}",
         f"trainer.train_steps={steps}",
         f"trainer.steps_per_loop={steps}",
         f"trainer.checkpoint_interval={steps}",
         f"trainer.validation_interval={steps}",
-        f"trainer.optimizer_config.warmup.linear.warmup_steps={steps // 9}",
+        f"trainer.optimizer_config.warmup.linear.warmup_steps={steps // 10}",
         f"task.train_data.tfds_data_dir={arguments.out}/data",
         f"task.validation_data.tfds_data_dir={arguments.out}/data",
         LOSSES[loss],
@@ -148,7 +150,7 @@ def main():
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     sizes = [64, 256, 1024, 4096]
     parser.add_argument("--batches", nargs="+", type=int, default=sizes)
-    parser.add_argument("--pairs", type=int, default=57_600, help="pairs of each run")
+    parser.add_argument("--pairs", type=int, default=76_800, help="pairs of each run")
     parser.add_argument("--micro-batch-size", type=int, help="for larger batches")
     parser.add_argument("--experiment", default="quickstart_icons")
     parser.add_argument("--params_override", action="append", default=[])
