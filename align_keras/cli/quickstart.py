@@ -17,7 +17,8 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
-# Number of training steps for `--budget short`, which continuous integration uses.
+# Experiment → number of training steps for `--budget short`, which continuous
+# integration uses.
 _SHORT_STEPS = {"quickstart_icons": 100, "quickstart_stamps": 300}
 
 

@@ -126,11 +126,11 @@ class TowerEmbedder(Embedder):
         encodings = self._tokenizer.encode_batch(encodable)
         ids = np.array([encoding.ids for encoding in encodings], np.int32)
         mask = np.array([encoding.attention_mask for encoding in encodings], np.int32)
-        if not accepts_any_length:
-            return self.embed_tokens(ids, mask)
-        # The time of a text tower is proportional to the length of the rows.
+        lengths = np.full(len(ids), self.sequence_length)
+        if accepts_any_length:
+            # The time of a text tower is proportional to the length of the rows.
+            lengths = mask.sum(axis=1)
         embeddings = np.empty((len(ids), self.dimension), np.float32)
-        lengths = mask.sum(axis=1)
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             embeddings[rows] = self.embed_tokens(

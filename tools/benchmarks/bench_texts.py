@@ -3,7 +3,7 @@
     python tools/benchmarks/bench_texts.py MODEL [MODEL…] [--data clipart]
 
 The captions are those of a data set. The models take turns in one process. The table
-shows medians. Compare a fixed and a resizable text tower to see what padding costs:
+shows medians. These commands measure the cost of padding:
 
     FORMAT="litert --model align_small_en --quantize dynamic-int8"
     align-keras export $FORMAT --to fixed
