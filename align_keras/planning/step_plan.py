@@ -33,7 +33,9 @@ _SECONDS_PER_DAY = 86_400
 # device, and those of all devices.
 _TILE_COPIES = 3
 _UNTILED_LOGIT_COPIES = {"contrastive": 13, "sigmoid": 4}
-_SIMILARITY_LOGIT_COPIES = 6
+# TensorFlow runs the independent products of this loss in an order that differs from
+# process to process. From five to eight copies exist at the peak.
+_SIMILARITY_LOGIT_COPIES = 8
 _DEVICE_EMBEDDING_COPIES = 2
 _GATHERED_EMBEDDING_COPIES = 3
 

@@ -92,7 +92,7 @@ def test_memory_matches_a_manual_calculation():
     assert shared["embeddings"] == 4 * 8 * (2 * 16 + 4 * 64)
     assert plan(tile_size=4).memory["logits"] == 4 * 3 * 16
     distilled = plan(distills_similarity=True).memory
-    assert distilled["logits"] == memory["logits"] + 6 * 4 * 16 * 64
+    assert distilled["logits"] == memory["logits"] + 8 * 4 * 16 * 64
     assert plan(slots=3).memory["optimizer"] == 12 * 2801
     small = plan(micro_batch_size=2).memory
     assert small["image activations"] == 4 * 2 * 500
@@ -228,6 +228,11 @@ TOLERANCE = 0.2
 
 @functools.cache
 def measure(*arguments):
+    """Returns the measurements of memory_script.py in a new or an earlier process."""
+    return run_memory_script(*arguments)
+
+
+def run_memory_script(*arguments):
     """Returns the measurements of memory_script.py in a new process."""
     result = subprocess.run(
         [sys.executable, "tests/planning/memory_script.py", *map(str, arguments)],
@@ -389,5 +394,11 @@ def test_the_similarity_loss_takes_the_planned_memory():
     )
     distilled = dataclasses.replace(sizes, distills_similarity=True)
     planned = plan_step(distilled).memory["logits"] - plan_step(sizes).memory["logits"]
-    actual = measure("loss", rows, width, "none", "similarity")["loss"]
-    assert actual == pytest.approx(planned, rel=TOLERANCE)
+    # Every process runs the independent products in another order, so its peak is
+    # between five and eight matrices. The plan is the largest of these peaks, which
+    # half of the processes reach within the tolerance.
+    peaks = [
+        run_memory_script("loss", rows, width, "none", "similarity")["loss"]
+        for _ in range(8)
+    ]
+    assert max(peaks) == pytest.approx(planned, rel=TOLERANCE)
