@@ -16,6 +16,7 @@ from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
 from align_keras.models import fit_arguments, fit_inputs, input_checks
+from align_keras.models.common_length import common_length_function, cut_captions
 from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
@@ -152,6 +153,7 @@ class ContrastiveModel(keras_hub.models.Task):
     ) -> None:
         """Compiles with an optimizer. Keras wraps it if the loss must be scaled."""
         super().compile(optimizer=optimizer, **self._compile_options)
+        input_checks.check_jit_compile(self)
         if optimizer is not None:
             replicas = self.distribute_strategy.num_replicas_in_sync
             check_clipping(self.optimizer, replicas)
@@ -629,13 +631,17 @@ class ContrastiveModel(keras_hub.models.Task):
         The function adds the time to read the batch to `seconds_waited`.
         """
         strategy = self.distribute_strategy
-        is_compiled = self.jit_compile
+        is_compiled = input_checks.is_compiled_by_xla(self)
+        common_length = common_length_function(strategy)
 
         # A compiled step needs known shapes, so it is traced again for each length.
-        @tf.function(reduce_retracing=not is_compiled, jit_compile=is_compiled)
+        @tf.function(reduce_retracing=not is_compiled, jit_compile=self.jit_compile)
         @tf.autograph.experimental.do_not_convert
-        def step(data: dict) -> dict:
-            outputs = strategy.run(step_function, args=(data,))
+        def step(data: dict, length: int | None = None) -> dict:
+            def replica_step(data: dict) -> dict:
+                return step_function(cut_captions(data, length))
+
+            outputs = strategy.run(replica_step, args=(data,))
             # The metrics are equal on all replicas.
             return {
                 name: strategy.experimental_local_results(value)[0]
@@ -657,9 +663,7 @@ class ContrastiveModel(keras_hub.models.Task):
             self.seconds_waited += time.perf_counter() - start
             if self.batch_observer is not None:
                 self.batch_observer(data)
-            if is_compiled:
-                data = input_checks.shorten_for_xla(data)
-            return step(data)
+            return step(data, common_length(data) if is_compiled else None)
 
         return function
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss
-from align_keras.text.padding import trim_padding, trim_to_bucket
+from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
@@ -36,34 +36,40 @@ def model_inputs(model: keras.Model, inputs: dict) -> dict:
     """Returns the entries of a batch that the model reads, without common padding.
 
     The captions of a batch are shortened to the longest one, which does not change
-    embeddings. XLA, which compiles every step on TPUs, needs a known length, so they
-    keep their length there (see `shorten_for_xla`).
+    embeddings. A step that XLA compiles needs a known length, so its captions are
+    shortened before (see `common_length_function`).
     """
     chosen = {name: inputs[name] for name in INPUTS}
-    is_tpu = isinstance(model.distribute_strategy, tf.distribute.TPUStrategy)
-    if is_tpu or model.jit_compile:
+    if is_compiled_by_xla(model):
         return chosen
     tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
     return {**chosen, **trim_padding(tokens)}
 
 
-def shorten_for_xla(data: Any) -> Any:
-    """Shortens the captions of a batch to one of few lengths before a step.
+def is_compiled_by_xla(model: keras.Model) -> bool:
+    """Returns True if XLA compiles the steps of the model, as always on TPUs."""
+    is_tpu = isinstance(model.distribute_strategy, tf.distribute.TPUStrategy)
+    return is_tpu or model.jit_compile
 
-    XLA compiles the step once for each length. Batches without captions of known values
-    are returned unchanged, such as those of several replicas.
 
-    Args:
-        data: batch of a step, a dict of inputs or a tuple that starts with it.
+def check_jit_compile(model: keras.Model) -> None:
+    """Raises if XLA would have to compile a step for several devices.
+
+    A compiled step can't read the variables of another device. TPUs are different,
+    because their strategy compiles a step for all of its replicas.
     """
-    if isinstance(data, tuple) and data:
-        return (shorten_for_xla(data[0]), *data[1:])
-    names = ("token_ids", "padding_mask")
-    if not isinstance(data, dict) or not all(
-        isinstance(data.get(name), tf.Tensor | np.ndarray) for name in names
-    ):
-        return data
-    return {**data, **trim_to_bucket({name: data[name] for name in names})}
+    strategy = model.distribute_strategy
+    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+    if not model.jit_compile or strategy.num_replicas_in_sync == 1 or is_tpu:
+        return
+    # A worker with a single device reads only variables of its device.
+    devices = len(strategy.extended.worker_devices)
+    if devices > 1:
+        raise InputError(
+            "jit_compile must be False with several devices, because XLA can't read "
+            "the variables of another device. Received: jit_compile=True on "
+            f"{devices} devices. Leave jit_compile out."
+        )
 
 
 def loss_input_names(model: keras.Model) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import tensorflow as tf
 
 # Lengths are rounded up to a multiple of this number, so that few lengths exist.
@@ -32,36 +31,37 @@ def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     >>> trim_padding({"token_ids": token_ids, "padding_mask": mask})["token_ids"].shape
     TensorShape([1, 8])
     """
-    has_token = tf.reduce_any(tf.cast(tokens["padding_mask"], tf.bool), axis=0)
-    # A mask may also have padding before tokens, so tokens are not counted.
-    ends = tf.range(1, tf.size(has_token) + 1)
-    longest = tf.reduce_max(tf.where(has_token, ends, 1))
+    longest = longest_caption(tokens["padding_mask"])
     length = -(-longest // LENGTH_STEP) * LENGTH_STEP
     return {name: values[:, :length] for name, values in tokens.items()}
 
 
-def trim_to_bucket(
-    tokens: Mapping[str, tf.Tensor | np.ndarray],
-) -> dict[str, tf.Tensor | np.ndarray]:
-    """Cuts off the columns of padding like `trim_padding`, but to fewer lengths.
-
-    The new length is 16, 32, 64 and so on, and at most `sequence_length`.
+def longest_caption(padding_mask: tf.Tensor) -> tf.Tensor:
+    """Returns the number of tokens of the longest row, at least 1.
 
     Args:
-        tokens: dict as in `trim_padding`, of arrays or tensors with known values.
+        padding_mask: bool or int (n, sequence_length). Padding before a token counts
+            as a token.
 
     Returns:
-        dict of the same arrays or tensors (n, length).
+        int32 scalar.
+    """
+    has_token = tf.reduce_any(tf.cast(padding_mask, tf.bool), axis=0)
+    ends = tf.range(1, tf.size(has_token) + 1)
+    return tf.reduce_max(tf.where(has_token, ends, 1))
+
+
+def bucket_lengths(sequence_length: int) -> list[int]:
+    """Returns the lengths of captions for which XLA compiles a step.
 
     Example:
 
-    >>> mask = np.array([[1] * 17 + [0] * 47])
-    >>> trim_to_bucket({"token_ids": 5 * mask, "padding_mask": mask})["token_ids"].shape
-    (1, 32)
+    >>> bucket_lengths(50)
+    [16, 32, 50]
     """
-    has_token = np.asarray(tokens["padding_mask"]).any(axis=0)
-    longest = int(np.flatnonzero(has_token)[-1]) + 1 if has_token.any() else 1
+    lengths = []
     length = SHORTEST_BUCKET
-    while length < longest:
+    while length < sequence_length:
+        lengths.append(length)
         length *= 2
-    return {name: values[:, :length] for name, values in tokens.items()}
+    return [*lengths, sequence_length]

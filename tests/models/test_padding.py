@@ -5,15 +5,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.models import ALIGN, ALIGNTokenizer, TextEncoder, gradients
+from align_keras.models import (
+    ALIGN,
+    ALIGNTokenizer,
+    TextEncoder,
+    gradients,
+    input_checks,
+)
+from align_keras.models.common_length import common_length_function, cut_captions
 from align_keras.models.gradients import (
     cached_loss_gradients,
     loss_gradients,
     scaled_loss,
 )
-from align_keras.models.input_checks import model_inputs, shorten_for_xla
+from align_keras.models.input_checks import model_inputs
 from align_keras.optimizers import SGD
-from align_keras.text.padding import trim_padding, trim_to_bucket
+from align_keras.text.padding import trim_padding
+from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 
@@ -135,28 +143,85 @@ def test_a_step_does_not_compute_common_padding(micro_batch_size):
 
 
 def test_buckets_have_few_lengths():
+    common_length = common_length_function(tf.distribute.get_strategy())
+
     def length_of(longest):
         mask = np.zeros((2, 50), bool)
         mask[1, :longest] = True
-        tokens = {"token_ids": 7 * mask, "padding_mask": mask}
-        trimmed = trim_to_bucket(tokens)
-        assert trimmed["padding_mask"].sum() == longest
-        return trimmed["token_ids"].shape[1]
+        return common_length({"padding_mask": mask})
 
     lengths = [length_of(longest) for longest in (0, 1, 16, 17, 32, 33, 50)]
     assert lengths == [16, 16, 16, 32, 32, 50, 50]
 
 
 def test_only_known_captions_are_shortened_for_xla():
+    common_length = common_length_function(tf.distribute.get_strategy())
     tokens = {"token_ids": tf.ones((2, 40)), "padding_mask": tf.eye(2, 40)}
     batch = {"images": tf.zeros((2, 8, 8, 3)), **tokens}
-    (shortened,) = shorten_for_xla((batch,))
+    assert common_length((batch,)) == common_length(batch) == 16
+    (shortened,) = cut_captions((batch,), 16)
     assert shortened["token_ids"].shape == shortened["padding_mask"].shape == (2, 16)
     assert shortened["images"] is batch["images"]
-    # The batches of several replicas are no tensors.
-    replicated = {**batch, "token_ids": object()}
-    assert shorten_for_xla(replicated) is replicated
-    assert shorten_for_xla(None) is None
+    for other in ({**batch, "padding_mask": object()}, ({},), "a", None):
+        assert common_length(other) is None
+        assert cut_captions(other, None) is other
+
+
+@pytest.mark.parametrize(
+    "longest, length", [((3, 30), 32), ((17, 2), 32), ((4, 5), 16)]
+)
+def test_replicas_have_a_common_length(two_replicas, longest, length):
+    masks = np.concatenate([np.arange(40) < np.full((2, 1), n) for n in longest])
+    dataset = tf.data.Dataset.from_tensors({"padding_mask": masks})
+    (batch,) = two_replicas.experimental_distribute_dataset(dataset)
+    assert common_length_function(two_replicas)(batch) == length
+
+
+@pytest.mark.release
+def test_replicas_train_at_a_common_length(two_replicas, monkeypatch):
+    """TPUs take this path. XLA can't compile a step for several CPUs."""
+    traced_lengths = []
+
+    def traced_inputs(model, inputs):
+        traced_lengths.append(inputs["token_ids"].shape[1])
+        return model_inputs(model, inputs)
+
+    monkeypatch.setattr(gradients, "model_inputs", traced_inputs)
+    updated_weights = []
+    for is_compiled in (False, True):
+        monkeypatch.setattr(
+            input_checks,
+            "is_compiled_by_xla",
+            lambda model, is_compiled=is_compiled: is_compiled,
+        )
+        with two_replicas.scope():
+            model = model_without_dropout()
+            model.compile(SGD(0.1))
+        short = {
+            name: np.repeat(values, 2, axis=0)
+            for name, values in batch_with_padding(model, 40).items()
+        }
+        # Only the second replica has a caption of 20 tokens.
+        mask = short["padding_mask"].copy()
+        mask[-1, :20] = 1
+        first = tf.data.Dataset.from_tensors(short)
+        second = tf.data.Dataset.from_tensors({**short, "padding_mask": mask})
+        dataset = first.concatenate(second).concatenate(first)
+        model.fit(dataset, verbose=0)
+        updated_weights.append(model.get_weights())
+    # Each of the two replicas is traced.
+    assert traced_lengths[-4:] == [16, 16, 32, 32]
+    for plain, compiled in zip(*updated_weights, strict=True):
+        # Products of other lengths are summed in another order in float32.
+        np.testing.assert_allclose(plain, compiled, rtol=1e-3, atol=1e-4)
+
+
+def test_xla_is_refused_on_several_devices(two_replicas):
+    with two_replicas.scope():
+        model = small_align()
+    rule = "jit_compile must be False with several devices.*jit_compile=True on 2 dev"
+    with pytest.raises(InputError, match=rule):
+        model.compile(SGD(0.1), jit_compile=True)
 
 
 @pytest.mark.release
