@@ -16,11 +16,12 @@ def common_length_function(
 
     XLA compiles a step once for each length, and all replicas need the same length. The
     function returns the first of the lengths 16, 32, 64 and so on that has room for the
-    longest caption of all replicas. The last of these lengths is that of the batch. For
-    a batch without captions of known values, the function returns None.
+    longest caption of all replicas. The last of these lengths is that of the batch. The
+    function returns None if the captions of a batch have unknown values, or another
+    length on each replica.
 
     Args:
-        strategy: strategy of the model. The batches are values of its replicas.
+        strategy: strategy of the model. Its replicas hold the parts of a batch.
     """
 
     @tf.function
@@ -35,6 +36,9 @@ def common_length_function(
         padding_mask = inputs.get("padding_mask") if isinstance(inputs, dict) else None
         parts = strategy.experimental_local_results(padding_mask)
         if not all(isinstance(part, tf.Tensor | np.ndarray) for part in parts):
+            return None
+        # The step itself refuses a mask with another number of axes.
+        if len({tuple(part.shape)[1:] for part in parts}) > 1 or parts[0].ndim != 2:
             return None
         counts = count_buckets(padding_mask).numpy()
         return bucket_lengths(parts[0].shape[1])[np.flatnonzero(counts)[-1]]
@@ -60,5 +64,5 @@ def cut_captions(data: Any, length: int | None) -> Any:
 def _one_hot_bucket(padding_mask: tf.Tensor) -> tf.Tensor:
     """Returns 1 at the index of the length of a replica, and 0 at the other indices."""
     lengths = bucket_lengths(padding_mask.shape[1])
-    is_shorter = tf.constant(lengths) < longest_caption(padding_mask)
-    return tf.one_hot(tf.reduce_sum(tf.cast(is_shorter, tf.int32)), len(lengths))
+    is_too_short = tf.constant(lengths) < longest_caption(padding_mask)
+    return tf.one_hot(tf.reduce_sum(tf.cast(is_too_short, tf.int32)), len(lengths))

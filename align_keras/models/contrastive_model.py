@@ -17,6 +17,7 @@ from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
 from align_keras.models import fit_arguments, fit_inputs, input_checks
 from align_keras.models.common_length import common_length_function, cut_captions
+from align_keras.models.compilation import is_compiled_by_xla, resolve_jit_compile
 from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
@@ -123,7 +124,9 @@ class ContrastiveModel(keras_hub.models.Task):
         check_micro_batches(self, micro_batch_size)
         check_recipe(recipe, optimizer)
         check_compile_arguments(kwargs)
-        kwargs.setdefault("jit_compile", False)
+        kwargs["jit_compile"] = resolve_jit_compile(
+            kwargs.get("jit_compile", False), self.distribute_strategy
+        )
         if optimizer is None:
             recipe = recipe or "auto"
             optimizer = paper_optimizer() if recipe == "paper" else None
@@ -153,7 +156,6 @@ class ContrastiveModel(keras_hub.models.Task):
     ) -> None:
         """Compiles with an optimizer. Keras wraps it if the loss must be scaled."""
         super().compile(optimizer=optimizer, **self._compile_options)
-        input_checks.check_jit_compile(self)
         if optimizer is not None:
             replicas = self.distribute_strategy.num_replicas_in_sync
             check_clipping(self.optimizer, replicas)
@@ -631,15 +633,17 @@ class ContrastiveModel(keras_hub.models.Task):
         The function adds the time to read the batch to `seconds_waited`.
         """
         strategy = self.distribute_strategy
-        is_compiled = input_checks.is_compiled_by_xla(self)
+        is_compiled = is_compiled_by_xla(self)
         common_length = common_length_function(strategy)
 
         # A compiled step needs known shapes, so it is traced again for each length.
         @tf.function(reduce_retracing=not is_compiled, jit_compile=self.jit_compile)
         @tf.autograph.experimental.do_not_convert
         def step(data: dict, length: int | None = None) -> dict:
-            def replica_step(data: dict) -> dict:
-                return step_function(cut_captions(data, length))
+            def replica_step(batch: dict) -> dict:
+                # Shorter captions could hide an input with a wrong name or shape.
+                input_checks.check_data(self, batch)
+                return step_function(cut_captions(batch, length))
 
             outputs = strategy.run(replica_step, args=(data,))
             # The metrics are equal on all replicas.

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss
+from align_keras.models.compilation import is_compiled_by_xla
 from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
 
@@ -36,40 +37,14 @@ def model_inputs(model: keras.Model, inputs: dict) -> dict:
     """Returns the entries of a batch that the model reads, without common padding.
 
     The captions of a batch are shortened to the longest one, which does not change
-    embeddings. A step that XLA compiles needs a known length, so its captions are
-    shortened before (see `common_length_function`).
+    embeddings. A step that XLA compiles needs a known length, so `fit` and `evaluate`
+    shorten its captions before (see `common_length_function`).
     """
     chosen = {name: inputs[name] for name in INPUTS}
     if is_compiled_by_xla(model):
         return chosen
     tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
     return {**chosen, **trim_padding(tokens)}
-
-
-def is_compiled_by_xla(model: keras.Model) -> bool:
-    """Returns True if XLA compiles the steps of the model, as always on TPUs."""
-    is_tpu = isinstance(model.distribute_strategy, tf.distribute.TPUStrategy)
-    return is_tpu or model.jit_compile
-
-
-def check_jit_compile(model: keras.Model) -> None:
-    """Raises if XLA would have to compile a step for several devices.
-
-    A compiled step can't read the variables of another device. TPUs are different,
-    because their strategy compiles a step for all of its replicas.
-    """
-    strategy = model.distribute_strategy
-    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-    if not model.jit_compile or strategy.num_replicas_in_sync == 1 or is_tpu:
-        return
-    # A worker with a single device reads only variables of its device.
-    devices = len(strategy.extended.worker_devices)
-    if devices > 1:
-        raise InputError(
-            "jit_compile must be False with several devices, because XLA can't read "
-            "the variables of another device. Received: jit_compile=True on "
-            f"{devices} devices. Leave jit_compile out."
-        )
 
 
 def loss_input_names(model: keras.Model) -> tuple[str, ...]:

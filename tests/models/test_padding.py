@@ -9,10 +9,12 @@ from align_keras.models import (
     ALIGN,
     ALIGNTokenizer,
     TextEncoder,
+    contrastive_model,
     gradients,
     input_checks,
 )
 from align_keras.models.common_length import common_length_function, cut_captions
+from align_keras.models.compilation import is_compiled_by_xla
 from align_keras.models.gradients import (
     cached_loss_gradients,
     loss_gradients,
@@ -162,9 +164,18 @@ def test_only_known_captions_are_shortened_for_xla():
     (shortened,) = cut_captions((batch,), 16)
     assert shortened["token_ids"].shape == shortened["padding_mask"].shape == (2, 16)
     assert shortened["images"] is batch["images"]
-    for other in ({**batch, "padding_mask": object()}, ({},), "a", None):
+    rank_1 = {**batch, "padding_mask": np.ones(40)}
+    for other in ({**batch, "padding_mask": object()}, rank_1, ({},), "a", None):
         assert common_length(other) is None
         assert cut_captions(other, None) is other
+
+
+def test_replicas_with_masks_of_different_widths_keep_them(two_replicas):
+    widths = iter((40, 48))
+    masks = two_replicas.experimental_distribute_values_from_function(
+        lambda context: tf.ones((2, next(widths)), tf.int32)
+    )
+    assert common_length_function(two_replicas)({"padding_mask": masks}) is None
 
 
 @pytest.mark.parametrize(
@@ -190,10 +201,14 @@ def test_replicas_train_at_a_common_length(two_replicas, monkeypatch):
     updated_weights = []
     for is_compiled in (False, True):
         monkeypatch.setattr(
-            input_checks,
+            contrastive_model,
             "is_compiled_by_xla",
             lambda model, is_compiled=is_compiled: is_compiled,
         )
+        monkeypatch.setattr(
+            input_checks, "is_compiled_by_xla", contrastive_model.is_compiled_by_xla
+        )
+        traced_lengths.clear()
         with two_replicas.scope():
             model = model_without_dropout()
             model.compile(SGD(0.1))
@@ -209,19 +224,45 @@ def test_replicas_train_at_a_common_length(two_replicas, monkeypatch):
         dataset = first.concatenate(second).concatenate(first)
         model.fit(dataset, verbose=0)
         updated_weights.append(model.get_weights())
-    # Each of the two replicas is traced.
-    assert traced_lengths[-4:] == [16, 16, 32, 32]
+    # Each of the two replicas is traced, and the third batch needs no other trace.
+    assert traced_lengths == [16, 16, 32, 32]
     for plain, compiled in zip(*updated_weights, strict=True):
         # Products of other lengths are summed in another order in float32.
         np.testing.assert_allclose(plain, compiled, rtol=1e-3, atol=1e-4)
 
 
-def test_xla_is_refused_on_several_devices(two_replicas):
+def test_xla_is_refused_on_several_replicas(two_replicas):
     with two_replicas.scope():
         model = small_align()
-    rule = "jit_compile must be False with several devices.*jit_compile=True on 2 dev"
+    rule = "jit_compile must be False with several replicas.*jit_compile=True on 2 rep"
     with pytest.raises(InputError, match=rule):
         model.compile(SGD(0.1), jit_compile=True)
+    assert model.jit_compile is False
+
+
+def test_the_strategy_of_tpus_compiles_the_step(monkeypatch):
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", tf.distribute.Strategy)
+    model = small_align()
+    model.compile(SGD(0.1), jit_compile=True)
+    assert model.jit_compile is False
+    assert is_compiled_by_xla(model)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"token_ids": None}, "inputs must be a dict of images, token_ids"),
+        ({"padding_mask": np.ones(5, "int32")}, "padding_mask must be integers"),
+        ({"padding_mask": np.ones((5, 48), "int32")}, "padding_mask must be integers"),
+    ],
+)
+def test_wrong_captions_are_refused_before_they_are_cut(change, message):
+    model = model_without_dropout()
+    model.compile(SGD(0.1), jit_compile=True)
+    batch = {**batch_with_padding(model, 40), **change}
+    batch = {name: value for name, value in batch.items() if value is not None}
+    with pytest.raises(InputError, match=message):
+        model.train_on_batch(batch)
 
 
 @pytest.mark.release
