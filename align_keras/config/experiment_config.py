@@ -244,7 +244,7 @@ class ContrastiveLossConfig:
 
     Attributes:
         label_smoothing: Fraction of the target probability that is distributed over
-            the negatives.
+            all captions or images of the batch.
         reduction: `"sum"` or `"mean"` of the losses of the two directions.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
