@@ -865,7 +865,7 @@ class TrainerConfig:
     best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
     best_checkpoint_by_test: bool = False
     loss_upper_bound: float | None = number_field(1_000.0, above=0)
-    seed: int = count_field(0, at_least=0)
+    seed: int = number_field(0, at_least=0, at_most=2**32 - 1)
     callbacks: tuple[TrackerName, ...] = ("tensorboard",)
     project: str | None = None
     optimizer_config: OptimizationConfig = OptimizationConfig()

@@ -148,7 +148,7 @@ class FineTuningConfig:
     """
 
     runs: int = count_field(1)
-    seed: int = count_field(0, at_least=0)
+    seed: int = number_field(0, at_least=0, at_most=2**32 - 1)
     batch_size: int = count_field(256)
     momentum: float = fraction_field(0.9)
     weight_decay: float = number_field(0.0, at_least=0)

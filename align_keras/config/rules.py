@@ -237,6 +237,7 @@ def _check_towers(config: ExperimentConfig, report: Report) -> None:
     model = config.task.model
     image, text = model.image_encoder, model.text_encoder
     report.multiple(f"{_TEXT}.hidden_dim", f"{_TEXT}.num_heads")
+    report.refuse_both(f"{_TEXT}.vocabulary", f"{_TEXT}.weights")
     if text.max_sequence_length is not None:
         length = f"{_TEXT}.sequence_length"
         report.at_most(length, f"{_TEXT}.max_sequence_length")
@@ -405,10 +406,15 @@ def _check_finetune(config: ExperimentConfig, report: Report) -> None:
         if not fits or getattr(validation, name) != value:
             key = f"{_DATA}.{name}"
             report.refuse(key, rule, remedy, f"task.validation_data.{name}")
+    if train.tfds_split != "train":
+        rule = "train for fine-tuning, which holds out pairs for validation and test"
+        report.refuse(f"{_DATA}.tfds_split", rule, "Leave it out.")
+    for key in (f"{_DATA}.micro_batch_size", "task.distillation.teacher"):
+        report.refuse_both(key, "finetune.model")
 
 
 def check_num_replicas(config: Any, report: Report) -> None:
-    """Raises if `num_replicas` is set without the strategy "mirrored"."""
+    """Raises if the strategy doesn't use `num_replicas` or `tpu`."""
     runtime = config.runtime
     if runtime.num_replicas and runtime.distribution_strategy != "mirrored":
         report.refuse(
@@ -416,6 +422,13 @@ def check_num_replicas(config: Any, report: Report) -> None:
             "mirrored if num_replicas is set",
             "Change it, or write runtime.num_replicas=null.",
             "runtime.num_replicas",
+        )
+    if runtime.tpu is not None and runtime.distribution_strategy != "tpu":
+        report.refuse(
+            "runtime.distribution_strategy",
+            "tpu if runtime.tpu is set",
+            "Change it, or write runtime.tpu=null.",
+            "runtime.tpu",
         )
 
 

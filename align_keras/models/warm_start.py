@@ -20,7 +20,7 @@ from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
     read_vocabulary,
 )
-from align_keras.models.conversion.hugging_face_config import pads_alike
+from align_keras.models.conversion.hugging_face_config import ACTIVATIONS, pads_alike
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
@@ -310,6 +310,13 @@ class _BertFolder(TextWeights):
 
     def load(self, encoder: keras.Model) -> None:
         tensors = SafetensorsFolder(self.directory)
+        config = read_json(self.directory / CONFIG_FILE)
+        activation = str(config.get("hidden_act", "gelu"))
+        settings = {
+            "num_heads": config.get("num_attention_heads", 12),
+            "activation": ACTIVATIONS.get(activation, activation),
+        }
+        _check_settings(settings, encoder, self.weights)
         # The heads of the pretraining and the position numbers aren't part of the
         # encoder.
         ignored = [
@@ -326,8 +333,23 @@ class _AlignTextWeights(TextWeights):
     """Weights of the text encoder of an ALIGN."""
 
     def load(self, encoder: keras.Model) -> None:
-        source = ALIGN.from_preset(self.directory)
-        _copy(source.text_encoder, encoder, self.weights)
+        source = ALIGN.from_preset(self.directory).text_encoder
+        names = ("num_heads", "activation", "pooling")
+        settings = {name: getattr(source, name) for name in names}
+        _check_settings(settings, encoder, self.weights)
+        _copy(source, encoder, self.weights)
+
+
+def _check_settings(settings: dict, encoder: keras.Model, weights: str) -> None:
+    """Raises if a text encoder differs in settings that don't change the shapes."""
+    names = [name for name in settings if getattr(encoder, name) != settings[name]]
+    if names:
+        expected = ", ".join(f"{name}={settings[name]!r}" for name in names)
+        received = ", ".join(f"{name}={getattr(encoder, name)!r}" for name in names)
+        raise InputError(
+            f"The text encoder must have {expected}, as in the training of the weights "
+            f"{weights}. Received: {received}. Change task.model.text_encoder."
+        )
 
 
 # === Files ===

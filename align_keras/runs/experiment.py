@@ -115,6 +115,12 @@ def train_experiment(
     if mode == "index":
         check_finished(directory)
     is_read_only = mode == "eval"
+    if is_read_only and newest_step(directory) is None:
+        raise InputError(
+            "model_dir must be the folder of a run with a checkpoint. Received: "
+            f"{directory}, which has no checkpoint to evaluate. Run with --mode train "
+            "first."
+        )
     if not is_read_only:
         check_run_config(config, has_checkpoint=newest_step(directory) is not None)
 
@@ -180,7 +186,8 @@ def train_experiment(
             0 if teacher is None else teacher.image_size,
         )
         report_notes(corpora.notes)
-        save_data_notes(directory, corpora.notes)
+        if not is_read_only:
+            save_data_notes(directory, corpora.notes)
         validation_split = task.validation_data.tfds_split
 
         # Write the export, the search index and the report of a finished run.

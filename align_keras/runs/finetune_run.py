@@ -164,6 +164,11 @@ def finetune_experiment(
     task, settings = config.task, config.finetune
     location = locate_base(str(settings.model))
     directory = pathlib.Path(model_dir)
+    if location.folder.resolve() == directory.resolve():
+        raise InputError(
+            "`out` must be another folder than `model`, because the fine-tuned weights "
+            f"would replace it. Received: {directory} for both. Choose another folder."
+        )
     command = command or finetune_command(config, directory)
     with lock_folder(config, directory), explain_data_errors(task):
         start_tensorflow(config.runtime)
@@ -212,6 +217,12 @@ def finetune_experiment(
             f"{len(train):,} images for training, {len(validation):,} for validation "
             f"and {len(test):,} for the test"
         )
+        if len(train) < 2:
+            raise InputError(
+                "`pairs` must have at least 4 images that share no caption, 2 of "
+                f"them for the training. Received: {len(train)} images for the "
+                "training. Add pairs."
+            )
         _check_inputs_unchanged(directory, corpora.train, model)
         old_task = read_old_task(settings.old_task, [train, validation, test])
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from align_keras.config import (
     ExperimentConfig,
@@ -17,7 +18,7 @@ from align_keras.config import (
 from align_keras.config.fields import without_passwords
 from align_keras.models.preset_files import find_vocabulary_file
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import hold, locked, refuse_url
+from align_keras.utils.files import atomic_write, hold, locked, refuse_url
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
@@ -64,6 +65,7 @@ def lock_folder(
             process is writing it.
     """
     if is_read_only:
+        _check_bound(config, pathlib.Path(directory))
         return contextlib.nullcontext()
     refuse_url(directory, "model_dir")
     directory = pathlib.Path(directory)
@@ -97,20 +99,44 @@ def _worker_suffix(config: ExperimentConfig) -> str:
         return ""
 
 
+def _check_bound(config: ExperimentConfig, directory: pathlib.Path) -> None:
+    """Raises if a folder holds a checkpoint of another configuration."""
+    if newest_step(directory) is not None:
+        _check_changes(_changes(config, directory), directory)
+
+
+def _changes(
+    config: ExperimentConfig, directory: pathlib.Path
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the options that differ from the configuration of a folder."""
+    path = directory / PARAMS_FILE
+    if not path.exists():
+        return {}
+    stored_config = without_passwords(load_config(config_files=[path]))
+    return changed_keys(stored_config, config)
+
+
 def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
     """Saves the configuration, or raises if the folder holds another run."""
     path = directory / PARAMS_FILE
-    changes: dict[str, tuple] = {}
-    if path.exists():
-        stored_config = without_passwords(load_config(config_files=[path]))
-        changes = changed_keys(stored_config, config)
+    changes = _changes(config, directory)
     step = newest_step(directory)
     if changes and step is not None:
         _check_changes(changes, directory)
-        path.replace(directory / f"params.until_step_{step}.yaml")
+        former = directory / f"params.until_step_{step}.yaml"
+        # After a second change at this step, the file still holds the configuration
+        # that trained until this step.
+        if not former.exists():
+            with atomic_write(former) as file:
+                file.write(path.read_text("utf-8"))
         write_config_file(config, path)
         say(f"from step {step} on: {describe_changes(changes)}")
         return
+    if changes and (directory / "config.json").exists():
+        raise InputError(
+            f"{directory} contains a finished model with another configuration: "
+            f"{describe_changes(changes)}. Use another --model_dir."
+        )
     if changes:
         find_vocabulary_file(directory).unlink(missing_ok=True)
     if changes or not path.exists():

@@ -1,5 +1,6 @@
 """Checks that a resumed run uses the training pairs and the vocabulary of its start."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -19,6 +20,11 @@ from align_keras.utils.files import atomic_write, read_json
 
 # File of the fingerprints of the training pairs and the vocabulary.
 INPUTS_FILE = "inputs.json"
+# Inputs whose fingerprint must not change, and the options that name them.
+_FINGERPRINTS = {
+    "base_model": "finetune.model",
+    "hard_negatives": "task.train_data.hard_negatives",
+}
 
 
 def check_training_pairs(
@@ -43,6 +49,10 @@ def check_training_pairs(
         "train_images": split_size(builder, train.tfds_split),
         "train_pairs": pairs_fingerprint(builder, train.tfds_split),
     }
+    if train.hard_negatives is not None and not is_read_only:
+        with open(train.hard_negatives, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        inputs["hard_negatives"] = digest.hexdigest()
     check_inputs(directory, inputs, is_read_only)
     check_batch_size(train.global_batch_size, builder, train.tfds_split)
 
@@ -78,7 +88,8 @@ def check_inputs(
     Args:
         directory: str or path of the run's folder.
         inputs: dict of the fingerprints `train_pairs`, `teacher` and `vocabulary` and
-            the number `train_images`. Each of them is optional.
+            the number `train_images`. Each of them is optional. Others are
+            `base_model` and `hard_negatives`.
         read_only: bool, True to record nothing.
 
     Raises:
@@ -89,9 +100,12 @@ def check_inputs(
     recorded: dict[str, Any] = read_json(path) if path.exists() else {}
     if newest_step(directory) is None:
         # A run without a checkpoint starts again and records the current inputs.
-        recorded = {**recorded, **inputs}
         if not read_only:
-            _write_inputs(path, recorded)
+            pairs = inputs.get("train_pairs")
+            if recorded.get("train_pairs", pairs) != pairs and pairs is not None:
+                # The vocabulary was learned from the former captions.
+                find_vocabulary_file(directory).unlink(missing_ok=True)
+            _write_inputs(path, {**recorded, **inputs})
         return
     vocabulary = inputs.get("vocabulary")
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
@@ -107,6 +121,15 @@ def check_inputs(
             f"Received: the fingerprint {teacher} instead of {recorded['teacher']}. "
             "Restore the model, or use another --model_dir."
         )
+    for name, option in _FINGERPRINTS.items():
+        value = inputs.get(name)
+        if value is not None and recorded.get(name, value) != value:
+            raise InputError(
+                f"{option} must have the content that the run started with. Received: "
+                f"the fingerprint {str(value)[:16]} instead of "
+                f"{str(recorded[name])[:16]}. Restore it, or use another folder for "
+                "the run."
+            )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
         former_count = recorded.get("train_images")

@@ -33,8 +33,11 @@ def find_shared_images(
     """Returns a finding if some validation images are also training images."""
     train = task.train_data
     validation = task.validation_data
-    # The splits of one corpus share no image.
-    is_one_corpus = corpora.train_name == corpora.validation_name
+    # The splits of one corpus share no image, unless they were made in other ways.
+    is_one_corpus = (
+        corpora.train_name == corpora.validation_name
+        and train.split_by == validation.split_by
+    )
     if is_one_corpus and (train.tfds_split, validation.tfds_split) == ("train", "test"):
         return None
     if split_size(corpora.train, train.tfds_split) > MAX_COMPARED:

@@ -77,7 +77,7 @@ class RunCheckpoints:
     def save_if_best(self, name: str, value: float, higher: bool) -> None:
         """Replaces the best checkpoint if the metric has improved."""
         note = self.directory / "best" / "metric.json"
-        best = read_best_value(note)
+        best = read_best_value(note, name)
         if best is not None and not (value > best if higher else value < best):
             return
         if self.writes:
@@ -163,15 +163,19 @@ def restore_checkpoint(model: ALIGN, directory: pathlib.Path, which: str) -> int
     return step
 
 
-def read_best_value(note: pathlib.Path) -> float | None:
+def read_best_value(note: pathlib.Path, metric: str | None = None) -> float | None:
     """Returns the metric of the best checkpoint, or None if it is unknown.
 
-    It is unknown if the file `note` is missing or damaged.
+    It is unknown if the file `note` is missing or damaged, or if the checkpoint was
+    chosen by another metric.
     """
     if not note.exists():
         return None
     try:
-        return float(read_json(note)["value"])
+        content = read_json(note)
+        if metric is not None and content.get("metric", metric) != metric:
+            return None
+        return float(content["value"])
     except (InputError, LookupError, TypeError, ValueError):
         say(f"warning: {note} is damaged. The next value counts as the best one.")
         return None

@@ -124,7 +124,9 @@ def train_stage(
 
     def evaluate_and_stop() -> dict[str, float]:
         values = evaluate()
-        lines = [*log.read(), values]
+        # Rounded as in the log, so that a resumed stage counts the same epochs.
+        rounded = {STAGE_METRIC: float(f"{values[STAGE_METRIC]:.6g}")}
+        lines = [*log.read(), rounded]
         if epochs_since_best(lines) >= stage.patience:
             model.stop_training = True
         return values

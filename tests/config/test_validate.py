@@ -86,7 +86,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         ("trainer.checkpoint_interval=0", ">= 1"),
         ("trainer.validation_interval=0", ">= 1"),
         ("trainer.max_to_keep=0", ">= 1"),
-        ("trainer.seed=-1", ">= 0"),
+        ("trainer.seed=-1", ">= 0 and <= 4294967295"),
         (f"{OPTIMIZER}.lamb.beta_1=1", ">= 0 and < 1"),
         (f"{OPTIMIZER}.lamb.beta_2=1", ">= 0 and < 1"),
         (f"{OPTIMIZER}.lamb.epsilon=0", "> 0"),
@@ -277,6 +277,11 @@ def test_every_number_has_a_tested_range():
         ("task.evaluation.ks=[1, 1]", ["without repetition"]),
         ("task.evaluation.ks=[]", ["a list with at least one value"]),
         ("runtime.num_replicas=2", ["distribution_strategy' must be mirrored"]),
+        ("runtime.tpu=local", ["distribution_strategy' must be tpu if runtime.tpu"]),
+        (
+            f"{TEXT}.vocabulary=tokens.txt,{TEXT}.weights=minilm-l6",
+            [f"'{TEXT}.vocabulary' must be null if {TEXT}.weights is set"],
+        ),
         (
             "runtime.num_replicas=3,runtime.distribution_strategy=mirrored",
             ["global_batch_size' must be a multiple of runtime.num_replicas (3)"],

@@ -328,6 +328,21 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
     assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, value", [("num_heads", 4), ("activation", "gelu"), ("pooling", "mean")]
+)
+def test_text_settings_that_fit_all_shapes_are_compared(tmp_path, name, value):
+    source = small_align().text_encoder
+    small_align().save_to_preset(tmp_path / "run")
+    target = TextEncoder.from_config({**source.get_config(), name: value})
+    before = target.get_weights()
+    message = f"must have {name}={getattr(source, name)!r}.*Received: {name}={value!r}"
+    with pytest.raises(InputError, match=message):
+        load_text_weights(target, str(tmp_path / "run"))
+    for weight, expected in zip(target.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
 @pytest.mark.ci
 def test_an_align_with_another_padding_is_refused_for_odd_sides(tmp_path):
     # The configuration of Hugging Face has no padding. That of this package has one.

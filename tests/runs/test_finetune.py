@@ -160,6 +160,26 @@ def test_an_export_without_keras_weights_is_refused(tmp_path, capsys):
     assert "Pass the folder of the run or of the preset that was exported" in error
 
 
+def test_the_model_is_not_replaced(inputs, capsys):
+    before = (inputs / "base" / "model.weights.h5").read_bytes()
+    assert main(words(inputs, "base")) == 1
+    assert "--out must be another folder than --model" in capsys.readouterr().err
+    assert (inputs / "base" / "model.weights.h5").read_bytes() == before
+    assert not (inputs / "base" / "params.yaml").exists()
+
+
+@pytest.mark.ci
+def test_three_pairs_are_too_few(inputs, tmp_path, capsys):
+    table = write_pairs(tmp_path / "pairs")
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[:3]))
+    command = [word for word in words(inputs, "few") if "--pairs" not in word]
+    assert main([*command, f"--pairs={table}"]) == 1
+    error = capsys.readouterr().err
+    assert "must have at least 4 images that share no caption" in error
+    assert "Received: 1 images" in error
+
+
 def test_a_missing_table_is_refused(tmp_path):
     with pytest.raises(InputError, match="`pairs` must be an existing table or folder"):
         align_keras.finetune(pairs=tmp_path / "none.csv")
@@ -173,6 +193,9 @@ def test_the_section_and_the_data_must_fit():
         ({"task.train_data.pairs": "other.csv"}, "the same for training"),
         ({"task.validation_data.split_by": "image"}, "image_and_caption"),
         ({"runtime.distribution_strategy": "mirrored"}, "fine-tuning uses one device"),
+        ({"task.train_data.tfds_split": "train+test"}, "train for fine-tuning"),
+        ({"task.train_data.micro_batch_size": 8}, "null if finetune.model is set"),
+        ({"task.distillation.teacher": "m"}, "null if finetune.model is set"),
     ):
         with pytest.raises(InputError, match=message):
             load_config("own_pairs", params_override=[model, overrides])

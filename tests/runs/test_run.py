@@ -215,3 +215,20 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path):
             assert expected in finding.problem
         else:
             assert finding is None
+
+
+def test_splits_that_were_made_in_other_ways_may_share_images(tmp_path):
+    table = write_pairs(tmp_path / "pairs")
+    overrides = {
+        "task.train_data.pairs": str(table),
+        "task.validation_data.pairs": str(table),
+        "task.validation_data.split_by": "image_and_caption",
+        "task.train_data.tfds_data_dir": str(tmp_path / "data"),
+        "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
+    }
+    task = load_config("quickstart_stamps", params_override=overrides).task
+    corpora = open_corpora(task.train_data, task.validation_data, 64)
+    split = task.validation_data.tfds_split
+    validation_pairs = read_retrieval_set(corpora.validation, split)
+    finding = find_shared_images(task, corpora, validation_pairs)
+    assert "validation images are also training images" in finding.problem

@@ -53,6 +53,48 @@ def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     former_params = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[former_params]) == config
 
+    # A second change before the next checkpoint keeps the file.
+    longest = load_config(
+        "quickstart_icons", params_override="trainer.train_steps=6000"
+    )
+    lock_folder(longest, tmp_path)
+    assert load_config(config_files=[former_params]) == config
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == longest
+
+
+def test_an_evaluation_has_the_configuration_of_the_run(tmp_path):
+    config = load_config("quickstart_icons")
+    lock_folder(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
+    lock_folder(config, tmp_path, is_read_only=True)
+    other_pairs = load_config(
+        "quickstart_icons", params_override="task.validation_data.corpus=emoji"
+    )
+    lock_folder(other_pairs, tmp_path, is_read_only=True)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == config
+    size = "task.model.image_encoder.image_size"
+    changed = load_config("quickstart_icons", params_override=f"{size}=96")
+    with pytest.raises(InputError, match=f"{size} was 48 and is now 96"):
+        lock_folder(changed, tmp_path, is_read_only=True)
+
+
+def test_an_evaluation_of_a_new_folder_writes_nothing(tmp_path, capsys):
+    command = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
+    assert main([*command, "--mode=eval"]) == 1
+    assert "which has no checkpoint to evaluate" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_model_without_checkpoints_is_not_replaced(tmp_path):
+    lock_folder(load_config("quickstart_icons"), tmp_path)
+    for name in ("config.json", "vocabulary.txt"):
+        (tmp_path / name).write_text("{}")
+    changed = load_config("quickstart_icons", params_override="trainer.seed=3")
+    with pytest.raises(InputError, match="contains a finished model with another"):
+        lock_folder(changed, tmp_path)
+    assert (tmp_path / "vocabulary.txt").exists()
+
 
 @pytest.mark.parametrize("pattern", run_folder.CHANGEABLE_OPTIONS)
 def test_patterns_of_changeable_options_match_an_option(pattern):
@@ -190,7 +232,13 @@ def test_the_folder_of_a_run_has_no_passwords(tmp_path):
     assert "hunter2" not in text
 
 
-INPUTS = {"train_images": 320, "train_pairs": "a", "vocabulary": "v"}
+INPUTS = {
+    "train_images": 320,
+    "train_pairs": "a",
+    "vocabulary": "v",
+    "base_model": "m",
+    "hard_negatives": "h",
+}
 
 
 def write_run(directory):
@@ -223,6 +271,8 @@ def test_a_run_resumes_with_its_inputs(tmp_path):
             {"vocabulary": "w"},
             r"vocabulary\.txt must contain the vocabulary that the run",
         ),
+        ({"base_model": "n"}, "finetune.model must have the content that the run"),
+        ({"hard_negatives": "i"}, "task.train_data.hard_negatives must have the"),
     ],
 )
 def test_changed_inputs_are_refused(tmp_path, changed, message):
@@ -237,6 +287,12 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
     check_inputs(tmp_path, INPUTS)
     check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})
     assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
+    # The vocabulary was learned from the captions of the former pairs.
+    (tmp_path / "vocabulary.txt").write_text("[PAD]")
+    check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})
+    assert (tmp_path / "vocabulary.txt").exists()
+    check_inputs(tmp_path, INPUTS | {"train_pairs": "c"})
+    assert not (tmp_path / "vocabulary.txt").exists()
 
 
 def test_a_run_without_a_record_of_its_inputs_gets_a_record(tmp_path):

@@ -212,6 +212,10 @@ def test_a_damaged_best_metric_file_is_reported_and_ignored(tmp_path, capsys, co
     (tmp_path / "metric.json").write_text('{"value": 0.5}')
     assert read_best_value(tmp_path / "metric.json") == 0.5
     assert read_best_value(tmp_path / "none.json") is None
+    note = {"metric": "t2i/recall_at_10", "value": 0.5}
+    (tmp_path / "metric.json").write_text(json.dumps(note))
+    assert read_best_value(tmp_path / "metric.json", "t2i/recall_at_10") == 0.5
+    assert read_best_value(tmp_path / "metric.json", "t2i/recall_at_1") is None
 
 
 @pytest.mark.parametrize(("higher", "best"), [(True, 2), (False, 1)])

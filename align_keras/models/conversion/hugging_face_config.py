@@ -77,7 +77,7 @@ _TEXT_NUMBERS = {
         "max_position_embeddings", 512, 3, MOST_TOKENS
     ),
 }
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_approximate",
     "gelu_pytorch_tanh": "gelu_approximate",
@@ -108,9 +108,9 @@ def read_sizes(
     image["padding"] = "hugging_face"
     image.update(dataclasses.asdict(processing))
     text, activation = _read_section(
-        config, "text_config", FIXED_TEXT, _TEXT_NUMBERS, tuple(_ACTIVATIONS), source
+        config, "text_config", FIXED_TEXT, _TEXT_NUMBERS, tuple(ACTIVATIONS), source
     )
-    text["activation"] = _ACTIVATIONS[activation]
+    text["activation"] = ACTIVATIONS[activation]
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
     return image, text
