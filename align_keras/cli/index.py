@@ -30,6 +30,9 @@ _EXAMPLES = 3
 _OPTIONS_OF_UPDATE = ("rebuild", "watch", "left_out", "vectors")
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
+# Seconds until a failed update of `--watch` is repeated without a change of a file. An
+# update of a large index lists all its files, which takes seconds.
+WATCH_RETRY_SECONDS = 5.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 
+    refuse_empty(arguments, ("to", "export", "left_out"))
     folder = arguments.to or default_index()
     shown_folder = name_addresses(folder, arguments)
     is_new = not is_database(folder) and not Store.exists(folder)
@@ -124,10 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
             "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
-        _refuse_together(arguments, "check", ("sources", "rebuild", "watch", "export"))
+        excluded = ("sources", "remove", "export", *_OPTIONS_OF_UPDATE)
+        _refuse_together(arguments, "check", excluded)
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
+    if arguments.remove and not arguments.sources:
+        _refuse_together(arguments, "remove", _OPTIONS_OF_UPDATE)
     if arguments.export and not arguments.sources:
         _refuse_together(arguments, "export", _OPTIONS_OF_UPDATE)
         if not arguments.remove:
@@ -164,6 +171,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def refuse_empty(arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Raises InputError if an option has an empty value.
+
+    The command would otherwise ignore the option, for example if a variable of a shell
+    script is not set.
+    """
+    for name in names:
+        if getattr(arguments, name) == "":
+            raise InputError(
+                f"`{name}` must not be empty. Received: {name}=''. Enter a value, or "
+                f"leave `{name}` out."
+            )
+
+
 def _refuse_together(
     arguments: argparse.Namespace, option: str, excluded: tuple[str, ...]
 ) -> None:
@@ -195,6 +216,7 @@ def _watch(index: "Index", engine: str, watch: Callable) -> None:
         watch: `watchfiles.watch`.
     """
     roots = [os.fsdecode(root) for root in index.store.sources()]
+    updates = _WatchUpdates(index, engine)
     say(f"watching {', '.join(roots)}. Press Ctrl+C to stop.")
     while True:
         present_roots = _identities(roots)
@@ -203,12 +225,57 @@ def _watch(index: "Index", engine: str, watch: Callable) -> None:
             continue
         # The watch raises this error if a root is deleted before the watch starts.
         with contextlib.suppress(FileNotFoundError):
-            _watch_present_roots(index, engine, watch, roots, present_roots)
+            _watch_present_roots(updates, watch, roots, present_roots)
+
+
+class _WatchUpdates:
+    """Updates of a watched index, which are repeated after an error.
+
+    Args:
+        index: `Index`.
+        engine: str, engine of `Index.add`.
+    """
+
+    def __init__(self, index: "Index", engine: str) -> None:
+        self._index = index
+        self._engine = engine
+        # Message of the error of the last update, or None.
+        self._problem: str | None = None
+        self._retry_time = 0.0
+
+    @property
+    def is_retry_due(self) -> bool:
+        """True if the last update failed and should be repeated now."""
+        return self._problem is not None and time.monotonic() >= self._retry_time
+
+    def run(self) -> None:
+        """Updates the index, and prints a summary if any image changed.
+
+        Another process may be writing the index, or a table may be half written. The
+        error is printed once, and a later update repeats the work.
+
+        Raises:
+            RebuiltIndexError: if the index was built again with another model.
+        """
+        from align_keras.search.image_store import RebuiltIndexError
+
+        try:
+            changes = self._index.add((), self._engine)
+        except RebuiltIndexError:
+            raise
+        except (InputError, OSError) as error:
+            if str(error) != self._problem:
+                say(f"not updated, trying again: {error}")
+            self._problem = str(error)
+            self._retry_time = time.monotonic() + WATCH_RETRY_SECONDS
+            return
+        self._problem = None
+        if changes.added or changes.changed or changes.renamed or changes.removed:
+            print(_summary(changes), flush=True)
 
 
 def _watch_present_roots(
-    index: "Index",
-    engine: str,
+    updates: _WatchUpdates,
     watch: Callable,
     roots: list[str],
     present_roots: dict[str, tuple[int, int]],
@@ -219,8 +286,7 @@ def _watch_present_roots(
     that was deleted or created therefore needs a new watch.
 
     Args:
-        index: `Index`.
-        engine: str, engine of `Index.add`.
+        updates: updates of the index.
         watch: `watchfiles.watch`.
         roots: paths of all roots of the index.
         present_roots: device and inode of each root that exists, as returned by
@@ -235,16 +301,9 @@ def _watch_present_roots(
                 return
             # The watch does not report changes from before its start. The first event
             # or timeout therefore always updates the index.
-            if changed_files or not has_started:
-                _update(index, engine)
+            if changed_files or not has_started or updates.is_retry_due:
+                updates.run()
             has_started = True
-
-
-def _update(index: "Index", engine: str) -> None:
-    """Updates the index, and prints a summary if any image changed."""
-    changes = index.add((), engine)
-    if changes.added or changes.changed or changes.renamed or changes.removed:
-        print(_summary(changes), flush=True)
 
 
 def _identities(roots: list[str]) -> dict[str, tuple[int, int]]:
@@ -307,8 +366,19 @@ def _example(file: "LeftOutFile") -> str:
 
     if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
         size, _, _ = file.detail.partition(" are more")
-        return f"{file.path}: {size}"
-    return file.path
+        return f"{_one_line(file.path)}: {size}"
+    return _one_line(file.path)
+
+
+def _one_line(path: str) -> str:
+    """Returns a path with escaped control characters.
+
+    The name of a file could otherwise control the terminal or add lines to the summary.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in path
+    )
 
 
 def _write_left_out(path: str, changes: "Changes") -> int:

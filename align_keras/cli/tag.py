@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from align_keras.cli.common import name_addresses, print_table, read_model_options
+from align_keras.cli.index import refuse_empty
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -100,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises InputError for options that cannot be used together."""
+    """Raises InputError for empty options, and for options that exclude each other."""
+    refuse_empty(arguments, ("out", "index", "calibrate", "thresholds"))
     if not (arguments.folder or arguments.index or arguments.calibrate):
         raise InputError(
             "The images must be named by `folder` or `index`. Received: neither. Add a "

@@ -57,8 +57,8 @@ def encoded_image(image: tf.Tensor) -> tf.Tensor:
     """
     if image.dtype != tf.string:
         return image
-    # Short paths are padded with NUL, which no path contains.
-    head = tf.strings.join([tf.strings.substr(image, 0, 12), b"\0" * 12])
+    # Short paths are padded. A padding of NUL would make the path "BM.jpg" a BMP file.
+    head = tf.strings.join([tf.strings.substr(image, 0, 12), b"?" * 12])
 
     def has(start: int, part: bytes) -> tf.Tensor:
         return tf.strings.substr(head, start, len(part)) == part

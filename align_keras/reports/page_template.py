@@ -158,7 +158,9 @@ def thumbnail_uri(
     """
     try:
         thumbnail = _as_rgb(_open_image(image), max_side)
-    except (OSError, ValueError, TypeError, Image.DecompressionBombError):
+    # A damaged file can raise any error in a decoder, such as SyntaxError for EXIF
+    # metadata. One image must not prevent the whole page.
+    except Exception:
         return _BROKEN_IMAGE
     encoded = {}
     for name, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):

@@ -35,6 +35,7 @@ from align_keras.search.image_files import (
     SkippedFile,
     check_some_reached,
     decode_square,
+    encode_path,
     find_images,
     read_file,
 )
@@ -350,8 +351,8 @@ def _report_change(
     """
     try:
         rows, _ = _read_source(request)
-    except InputError:
-        # The source no longer exists, but the job needs only the stored rows.
+    except (InputError, OSError):
+        # The source is missing or unreachable, but the job needs only the stored rows.
         return
     is_same = source_digest is None or source_digest == _digest(rows)
     if len(rows.inputs) == num_rows and is_same:
@@ -687,7 +688,8 @@ def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[bytes 
             values.append(text.encode())
         else:
             # An empty path stays empty. Its row gets the problem "missing".
-            values.append(os.fsencode(join(folder, text.strip())) if text else b"")
+            path = join(folder, text.strip())
+            values.append(encode_path(path) if text else b"")
     return values
 
 

@@ -89,7 +89,8 @@ def condition_of_value(column: str, value: str, separator: str | None) -> str:
     quoted_value = value.replace("'", "''")
     conditions = [f"\"{column}\" = '{quoted_value}'"]
     if separator is not None:
-        pattern = quoted_value.replace("%", r"\%").replace("_", r"\_")
+        pattern = quoted_value.replace("\\", r"\\")
+        pattern = pattern.replace("%", r"\%").replace("_", r"\_")
         conditions += [
             f"\"{column}\" like '{pattern}{separator}%'",
             f"\"{column}\" like '%{separator}{pattern}'",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from align_keras.corpus.drop_counter import printable
 from align_keras.corpus.image import (
     IMAGE_FORMATS,
     ImageError,
@@ -98,6 +99,7 @@ UNREACHABLE = "can't be reached"
 INCOMPLETE = "can't be read to its end"
 CANNOT_OPEN = "can't be opened"
 MISSING = "missing"
+_NUL_DETAIL = "the name contains NUL"
 # Nanoseconds. Latest time (in the year 2262) that a 64-bit integer of the databases can
 # store.
 _LATEST = 2**63 - 1
@@ -252,12 +254,28 @@ def _unsupported_file(file: bytes) -> SkippedFile:
     return SkippedFile(file, UNSUPPORTED_FORMAT, suffix)
 
 
+def encode_path(path: str | os.PathLike[str]) -> bytes:
+    """Returns a path of a table as bytes.
+
+    Surrogates that represent no byte are escaped. No file has such a name, so that the
+    row of the table is reported and left out.
+    """
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return os.fsencode(printable(os.fspath(path)))
+
+
 def stat_file(file: bytes) -> ImageFile:
     """Reads the size and the time of a local file or of an object at an address.
 
     Raises:
-        OSError: if the file is missing or unreachable, or the address is a folder.
+        OSError: if the file is missing or unreachable, the address is a folder, or the
+            name contains NUL.
     """
+    if b"\0" in file:
+        # The functions of `os` raise ValueError for such a name.
+        raise OSError(errno.EINVAL, _NUL_DETAIL, os.fsdecode(file))
     if is_url(file):
         status = stat_url(os.fsdecode(file))
         if status is None:
@@ -299,6 +317,8 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
     Raises:
         ImageError: if the file cannot be read, or changes while it is read.
     """
+    if b"\0" in file:
+        raise ImageError(MISSING, _NUL_DETAIL)
     if is_record(file):
         record = read_shard_record(file)
         source = ImageFile(file, record.size, record.mtime_ns, record.captions)
@@ -395,8 +415,9 @@ def decode_square(content: bytes, resize_to: int) -> DecodedImage:
         width, height = photo.preview.width, photo.preview.height
     elif photo.opened is not None:
         width, height = photo.opened.size
-        # The header has the size before the rotation that makes the image upright.
-        if (image.width > image.height) != (width > height):
+        # The header has the size before the rotation that makes the image upright. A
+        # nearly square JPEG can have a square draft, which does not show the rotation.
+        if (image.width - image.height) * (width - height) < 0:
             width, height = height, width
     return DecodedImage(
         np.asarray(square), width, height, metadata.date, metadata.camera

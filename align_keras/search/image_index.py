@@ -1,5 +1,6 @@
 """Index of images that can be searched by texts, by images and by both."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -21,6 +22,7 @@ from align_keras.search.image_details import (
     path_of_image,
     stored_image_of,
 )
+from align_keras.search.image_store import RebuiltIndexError
 from align_keras.search.index_files import ENCODINGS, run_index_command
 from align_keras.search.items import NO_MODEL, LeftOutFile, ModelIdentity
 from align_keras.search.known_models import (
@@ -384,6 +386,8 @@ class Index:
             `Changes`, the numbers of added, changed, renamed and removed images.
 
         Raises:
+            RebuiltIndexError: if the index was built again with another model after it
+                was opened.
             InputError: if a source does not exist, or another process is writing the
                 index.
         """
@@ -398,11 +402,29 @@ class Index:
             )
         model = self.model
         with self.store.writing() as store:
+            self._check_model_of_writer(store, model)
             changes = update(store, model, sources, engine)
         # Maps the new vectors into memory, so that this object can continue to search
         # them after a rebuild has replaced the folder.
         self.store.sample()
         return changes
+
+    def _check_model_of_writer(self, store: Any, model: Embedder) -> None:
+        """Raises RebuiltIndexError if the stored index now has another model.
+
+        Another process can rebuild the index between the opening of this object and
+        the opening of the store for writing.
+        """
+        stored = store.header["model"]
+        is_same = stored["fingerprint"] == model.fingerprint
+        if is_same and store.dimension == model.dimension:
+            return
+        raise RebuiltIndexError(
+            f"The index {self.folder} must have the model with which it was opened, "
+            f"{model.name} ({model.fingerprint}). Received: an index that was built "
+            f"again with {stored['name']} ({stored['fingerprint']}). Open it again, or "
+            "start the command again."
+        )
 
     @classmethod
     def rebuild(
@@ -433,8 +455,8 @@ class Index:
             `Index`, the new index.
 
         Raises:
-            InputError: as in `build`, and if the index is in a database or was made
-                from embeddings.
+            InputError: as in `build`, and if the index is in a database, was made from
+                embeddings, or gets or loses a source during the rebuild.
         """
         if is_database(folder):
             raise InputError(
@@ -450,7 +472,9 @@ class Index:
                 f"Received: {folder}, which was made from embeddings. Build it again "
                 "with `Index.from_embeddings` or with the command of its run."
             )
-        sources = list(sources) or [os.fsdecode(root) for root in old.store.sources()]
+        old_roots = old.store.sources()
+        has_sources = bool(sources)
+        sources = list(sources) or [os.fsdecode(root) for root in old_roots]
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
         if Store.exists(new_folder):
@@ -458,14 +482,32 @@ class Index:
             # model.
             fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
             if fingerprint != opened.fingerprint:
-                shutil.rmtree(new_folder)
+                # A rebuild that is still running holds the lock.
+                with Store.locked(new_folder):
+                    shutil.rmtree(new_folder)
         vectors = vectors or old.store.encoding
         new = cls.build(new_folder, sources, opened, engine=engine, vectors=vectors)
-        with Store.locked(folder):
+        new._remove_other_sources(sources)
+        with Store.locked(folder), Store.locked(new_folder):
+            # Another rebuild may have replaced the new folder.
+            new.store.refuse_rebuilt()
+            if not has_sources:
+                _check_same_sources(folder, old_roots)
             replace_folder(folder, new_folder)
         index = cls.open(folder, opened)
         index.changes = new.changes
         return index
+
+    def _remove_other_sources(self, sources: Sequence[str | os.PathLike]) -> None:
+        """Removes the sources of an earlier rebuild that this rebuild does not have."""
+        from align_keras.search.indexing import resolve_source
+
+        roots = {resolve_source(source) for source in sources}
+        others = [
+            os.fsdecode(root) for root in self.store.sources() if root not in roots
+        ]
+        if others:
+            self.remove(others)
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
         """Removes images from the index. Their files are not deleted.
@@ -900,6 +942,23 @@ def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
         raise InputError(
             "`vectors` must be used with an index in a folder. Received: a database, "
             "which stores 16 bits per number. Leave `vectors` out."
+        )
+
+
+def _check_same_sources(folder: pathlib.Path, roots: dict[bytes, int]) -> None:
+    """Raises InputError if another process added or removed a source of an index.
+
+    Args:
+        folder: path of the index.
+        roots: sources of the index before, as returned by `sources`.
+    """
+    with contextlib.closing(Store(folder)) as store:
+        changed = sorted(roots.keys() ^ store.sources().keys())
+    if changed:
+        raise InputError(
+            f"The index {folder} must keep its sources during a rebuild. Received: a "
+            f"change of {os.fsdecode(changed[0])}. Run the same command again, which "
+            "continues with the finished embeddings."
         )
 
 

@@ -32,6 +32,10 @@ VALUES_PER_LIST = 500
 _DETAIL_SEPARATOR = "\t"
 
 
+class RebuiltIndexError(InputError):
+    """Error for an index that another process built again after it was opened."""
+
+
 @dataclasses.dataclass(slots=True)
 class StoredFile:
     """File of an image in the index, as it was when it was embedded.
@@ -237,6 +241,12 @@ class ImageStore(TableRows):
     def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
         """Returns None, because the store does not scan vectors in this process."""
         return None
+
+    def refuse_rebuilt(self) -> None:
+        """Raises RebuiltIndexError if the index was built again after it was opened.
+
+        An index in a database is not built again, because `rebuild` needs a folder.
+        """
 
     def check_complete(self) -> None:
         """Raises InputError if the images of some embeddings are missing."""

@@ -35,6 +35,7 @@ from align_keras.search.image_files import (
     content_hash,
     date_of,
     decode_square,
+    encode_path,
     find_images,
     read_file,
     stat_file,
@@ -256,7 +257,7 @@ class _Update:
                     "Received: no source. Add a folder or a table."
                 )
             return roots
-        files = [_resolve_source(source) for source in sources]
+        files = [resolve_source(source) for source in sources]
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
@@ -636,7 +637,7 @@ def _table_rows(record: PairRecord) -> list[TableRow]:
 
 def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
     """Returns the path of an image, its record, and the `ImageFile` or an error."""
-    image = os.fsencode(record.image_path)
+    image = encode_path(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
     try:
         return image, record, stat_file(image)
@@ -808,7 +809,12 @@ def map_in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
                 future.cancel()
 
 
-def _resolve_source(source: str | os.PathLike) -> bytes:
+def resolve_source(source: str | os.PathLike) -> bytes:
+    """Converts the path or address of a source to the form that the index stores.
+
+    Raises:
+        InputError: if it is not an existing folder or table.
+    """
     if is_url(source):
         # The index does not store passwords. A later run reads them from the address
         # or from ~/.netrc.
@@ -914,6 +920,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         InputError: if a path matches nothing in the index.
     """
     roots, stored = store.roots(), store.stored_files()
+    tables = store.tables_of_images()
     unreadable, dropped_unreadable = store.unreadable(), set[bytes]()
     dropped, dropped_roots = set[int](), set[bytes]()
     removals: list[_Removal] = []
@@ -945,7 +952,9 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
             holder = None
             if removal.root is not None:
                 root = stored[image_file].root
-                holder = _remaining_source(image_file, root, remaining_roots)
+                holder = _remaining_source(
+                    image_file, root, remaining_roots, tables.get(id, set())
+                )
             if holder is None:
                 dropped.add(id)
             else:
@@ -969,7 +978,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
 
 
 def _remaining_source(
-    file: bytes, root: int, sources: dict[bytes, int]
+    file: bytes, root: int, sources: dict[bytes, int], tables: set[int]
 ) -> bytes | None:
     """Returns the source of an image after some sources were removed.
 
@@ -977,10 +986,11 @@ def _remaining_source(
         file: path of the image.
         root: id of its source before the removal.
         sources: path → id of the remaining sources.
+        tables: ids of the tables with rows of the image.
 
     Returns:
-        bytes, path of the same source, or of the nearest folder that contains the
-        image, or None.
+        bytes, path of the same source, of the nearest folder that contains the image,
+        or of a table that lists the image, or None.
     """
     parent = next((source for source, id in sources.items() if id == root), None)
     if parent is not None:
@@ -989,4 +999,6 @@ def _remaining_source(
     folders = [
         source for source in sources if path.startswith(os.path.join(source, b""))
     ]
-    return max(folders, key=len, default=None)
+    if folders:
+        return max(folders, key=len)
+    return next((source for source, id in sources.items() if id in tables), None)

@@ -12,7 +12,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.corpus.mined_pairs import MinedPair
 from align_keras.corpus.pair_files import PairRecord, read_pairs
 from align_keras.embedders import Embedder, load_model
-from align_keras.search.image_files import decode_square, read_file
+from align_keras.search.image_files import decode_square, encode_path, read_file
 from align_keras.search.image_index import Index
 from align_keras.search.query import MAX_K
 from align_keras.utils.arguments import check_number
@@ -129,7 +129,7 @@ def _embed_images(
             pixels = []
             for record in batch:
                 try:
-                    content = read_file(os.fsencode(record.image_path))[0]
+                    content = read_file(encode_path(record.image_path))[0]
                     image = decode_square(content, model.resize_to).pixels
                 except ImageError as error:
                     count = len(record.captions)

@@ -325,10 +325,12 @@ class _Server:
         current = self._shared.get()
         self._check_state(search.state, current.state)
         model = current.index.model
+        stored = [current.index.embedding(id) for id in search.query.images]
         pixels = read_query_image(image, model.resize_to)
-        stored = model.encode_resized([pixels])[0]
-        query = dataclasses.replace(search.query, image=image)
-        embedding = query.encode(model, [stored], current.texts)
+        stored.append(model.encode_resized([pixels])[0])
+        images = [*search.query.images, image]
+        query = dataclasses.replace(search.query, image=images)
+        embedding = query.encode(model, stored, current.texts)
         hits = self._find_hits(current, search, embedding)
         return _hits_as_json(hits, search, current.state, started)
 

@@ -25,7 +25,11 @@ import numpy as np
 
 from align_keras.search import approximate, exact_scan, vector_checks, vector_rows
 from align_keras.search.columns import INDEX_COLUMNS
-from align_keras.search.image_store import VALUES_PER_LIST, ImageStore
+from align_keras.search.image_store import (
+    VALUES_PER_LIST,
+    ImageStore,
+    RebuiltIndexError,
+)
 from align_keras.search.index_files import (
     DATABASE,
     HEADER,
@@ -387,7 +391,7 @@ class Store(ImageStore):
                     # An immutable connection does not see changes of the files, so the
                     # database is opened again. This fails if the index was replaced,
                     # because the header in memory belongs to the old index.
-                    self._refuse_rebuilt()
+                    self.refuse_rebuilt()
                     self._connection.close()
                     self._connect()
                 yield self._connection
@@ -799,7 +803,7 @@ class Store(ImageStore):
         paths = vectors_paths(self.folder, name)
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
-        self._refuse_rebuilt()
+        self.refuse_rebuilt()
         encoding = encoding_of(self.folder, name)
         deviation = self._scan_deviation() if encoding == "int8" else 0.0
         try:
@@ -817,10 +821,10 @@ class Store(ImageStore):
             raise damage_error(self.folder, reason)
         return float(deviation)
 
-    def _refuse_rebuilt(self) -> None:
-        """Raises InputError if the database file was replaced after it was opened."""
+    def refuse_rebuilt(self) -> None:
+        """Raises RebuiltIndexError if the database file was replaced after opening."""
         if self._inode != _inode(self.folder / DATABASE):
-            raise InputError(
+            raise RebuiltIndexError(
                 f"The index {self.folder} was built again after it was opened. Open it "
                 "again."
             )

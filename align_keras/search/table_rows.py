@@ -274,6 +274,14 @@ class TableRows(abc.ABC):
         with self.consistent_read():
             return self._rows_of(ids)
 
+    def tables_of_images(self) -> dict[int, set[int]]:
+        """Returns a dict from image id to the ids of the sources with rows of it."""
+        tables: dict[int, set[int]] = {}
+        sql = "SELECT DISTINCT image, root FROM table_rows_0"
+        for image, root in self._fetch_rows(sql):
+            tables.setdefault(image, set()).add(root)
+        return tables
+
     def count_cells(self, column: str, limit: int) -> dict[str, int]:
         """Returns the number of images for each different text in a column.
 

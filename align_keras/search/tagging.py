@@ -16,6 +16,7 @@ from align_keras.models.label_thresholds import (
     check_labels,
 )
 from align_keras.search.columns import TableRow
+from align_keras.search.image_details import path_of_image
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, read_regular, refuse_url
 from align_keras.utils.progress import progress_bar
@@ -47,7 +48,7 @@ class TaggedImage:
 
     Attributes:
         id: int, id of the image in the index.
-        path: str, path of the image.
+        path: str, path of the image, or of its copy in the index.
         tags: list of str, in descending order of the score. It is empty if none of the
             labels fits.
         scores: list of float, cosine similarities of the tags.
@@ -89,7 +90,7 @@ def tag_images(
             all_tags = chosen.choose(scores, names)
             for image, row, tags in zip(block, scores, all_tags, strict=True):
                 tag_scores = [round(float(row[positions[tag]]), 6) for tag in tags]
-                path = os.fsdecode(image["file"])
+                path = str(index.stored_image(image) or path_of_image(image))
                 images.append(TaggedImage(image["id"], path, tags, tag_scores))
     return images
 
@@ -114,14 +115,18 @@ def write_tags_column(index: "Index", images: Iterable[TaggedImage]) -> None:
         images: iterable of `TaggedImage`.
 
     Raises:
-        InputError: if another process is writing the index.
+        InputError: if another process is writing the index, or has built it again
+            since `index` was opened.
     """
     rows = {
         image.id: [TableRow([], {TAGS_COLUMN: SEPARATOR.join(image.tags)})]
         for image in images
     }
-    with index.store.writing() as store, store.transaction():
-        store.replace_table_rows(_TAGS_ROOT, rows)
+    with index.store.writing() as store:
+        # A new index has the same ids for other images.
+        index.store.refuse_rebuilt()
+        with store.transaction():
+            store.replace_table_rows(_TAGS_ROOT, rows)
 
 
 def check_table_name(path: str | os.PathLike) -> None:

@@ -26,6 +26,8 @@ EXPORT_SUFFIXES = (".parquet", ".npy")
 _VECTOR_COLUMN = "embedding"
 # Key of the metadata in the schema of a Parquet file.
 METADATA_KEY = "align_keras"
+# Key of the version in the metadata. It identifies the file `FILE.json` of an export.
+_VERSION_KEY = "align_keras_vectors"
 _VERSION = 1
 # Rows that are read from the index at once, and rows of a row group.
 _BLOCK = 4096
@@ -45,7 +47,8 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
         list of pathlib.Path, the files.
 
     Raises:
-        InputError: if the path has another suffix, or the index is damaged.
+        InputError: if the path has another suffix, the index is damaged, or a file next
+            to an NPY file has other data.
     """
     refuse_url(to, "the file of an export")
     path = pathlib.Path(to)
@@ -97,6 +100,7 @@ def _write_npy(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
     table_path = path.with_suffix(".csv")
     metadata_path = path.with_suffix(".json")
     vectors_path = path.with_suffix(".npy")
+    _check_neighbours(path, [vectors_path, table_path, metadata_path])
     shape = len(store), store.dimension
     with (
         atomic_path(vectors_path) as temporary,
@@ -117,6 +121,36 @@ def _write_npy(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
     return [vectors_path, table_path, metadata_path]
 
 
+def _check_neighbours(named_path: pathlib.Path, paths: list[pathlib.Path]) -> None:
+    """Raises InputError if an export would replace a file of the user.
+
+    The user names only one file. The table next to it may be a source of the index.
+
+    Args:
+        named_path: path that the user has named.
+        paths: files of the export. The last file has the metadata.
+    """
+    if _is_export(paths[-1]):
+        return
+    for path in paths:
+        if path != named_path and os.path.lexists(path):
+            raise InputError(
+                "The files next to an export must be new or those of an earlier "
+                f"export. Received: {path}, which contains other data. Choose another "
+                "name."
+            )
+
+
+def _is_export(metadata_path: pathlib.Path) -> bool:
+    """Returns True if a file has the metadata of an export."""
+    try:
+        metadata = json.loads(metadata_path.read_bytes())
+    # `UnicodeDecodeError` and `JSONDecodeError` are a ValueError.
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(metadata, dict) and _VERSION_KEY in metadata
+
+
 def _kinds(store: "ImageStore") -> dict[str, str]:
     """Returns a dict from the name of each column to the name of its Arrow type."""
     kinds = {"id": "int64"}
@@ -131,7 +165,7 @@ def _kinds(store: "ImageStore") -> dict[str, str]:
 def _metadata(store: "ImageStore") -> dict[str, Any]:
     """Returns the metadata of an export. They identify the model of the vectors."""
     return {
-        "align_keras_vectors": _VERSION,
+        _VERSION_KEY: _VERSION,
         "model": store.header["model"],
         "dimension": store.dimension,
         "rows": len(store),

@@ -18,7 +18,10 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
+from align_keras.embedders.litert_embedder import LiteRTEmbedder
+from align_keras.embedders.locations import locate_model
 from align_keras.search import Index
+from align_keras.search.store import Store
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
@@ -144,6 +147,13 @@ def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
     assert main(["index", "--left-out", str(list_file)]) == 0
     with open(list_file, newline="") as file:
         assert list(csv.DictReader(file, delimiter="\t")) == rows
+
+
+def test_the_summary_escapes_control_characters(folder, capsys):
+    (folder / "a\x1b[31m\n.png").write_bytes(b"")
+    build(folder)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and rf"{folder}/a\x1b[31m\n.png" in out
 
 
 def test_the_summary_names_the_extra_for_heic(folder, capsys, monkeypatch):
@@ -286,6 +296,88 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--to", ""], "--to must not be empty. Received: --to=''"),
+        (["--export", ""], "--export must not be empty"),
+        (["--left-out", ""], "--left-out must not be empty"),
+        (["--check", "--remove", "X"], "--check cannot be used with"),
+        (["--check", "--left-out", "X"], "--check cannot be used with"),
+        (["--remove", "X", "--rebuild"], "--remove cannot be used with"),
+        (["--remove", "X", "--watch"], "--remove cannot be used with"),
+        (["--remove", "X", "--vectors", "int8"], "--remove cannot be used with"),
+        (["--remove", "X", "--left-out", "Y"], "--remove cannot be used with"),
+    ],
+)
+def test_options_without_effect_are_refused(folder, capsys, options, message):
+    build(folder)
+    capsys.readouterr()
+    options = [str(folder / "red.png") if word == "X" else word for word in options]
+    assert main(["index", *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert len(Index.open()) == 4
+
+
+def watch_with(monkeypatch, steps):
+    """Replaces the watch of files by a generator of changes.
+
+    Args:
+        monkeypatch: `pytest.MonkeyPatch`.
+        steps: iterable of sets of changed files. It is read while the command runs.
+    """
+    watchfiles = pytest.importorskip("watchfiles")
+
+    def watch(*roots, **options):
+        yield from steps
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    monkeypatch.setattr("align_keras.cli.index.WATCH_RETRY_SECONDS", 0)
+
+
+def test_watch_continues_after_an_error(folder, tmp_path, capsys, monkeypatch):
+    def steps():
+        with Store.locked(tmp_path / "index"):
+            yield set()
+            yield {"changed"}
+            (folder / "new.png").write_bytes(image_bytes((7, 77, 177)))
+        yield set()
+        assert "1 added" in capsys.readouterr().out
+        # An update without changes is not repeated.
+        (folder / "newer.png").write_bytes(image_bytes((7, 77, 7)))
+        yield set()
+
+    watch_with(monkeypatch, steps())
+    words = ["index", str(folder), "--model", str(GOLDEN), "--watch"]
+    errors = []
+    monkeypatch.setattr("align_keras.cli.index.say", errors.append)
+    assert main(words) == 0
+    errors = [line for line in errors if line.startswith("not updated")]
+    (error,) = errors
+    assert error.startswith("not updated, trying again: ") and "one process" in error
+    assert len(Index.open()) == 5
+
+
+def test_watch_ends_after_a_rebuild_with_another_model(
+    folder, tmp_path, capsys, monkeypatch
+):
+    model = LiteRTEmbedder(locate_model(GOLDEN))
+    model.fingerprint = "other fingerprint"
+
+    def steps():
+        yield set()
+        Index.rebuild(tmp_path / "index", model=model).store.close()
+        yield {"changed"}
+        pytest.fail("the watch must end")
+
+    watch_with(monkeypatch, steps())
+    assert main(["index", str(folder), "--model", str(GOLDEN), "--watch"]) == 1
+    message = "(other fingerprint). Open it again, or start the command again."
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.ci

@@ -11,6 +11,7 @@ from PIL import Image
 
 from align_keras.images import decode, preprocess_image_bytes, readable_images
 from align_keras.images.decode import pixels_by_header
+from align_keras.images.read import encoded_image
 from align_keras.utils.files import MAX_PIXELS
 
 
@@ -60,6 +61,15 @@ def gif(screen, *frames):
         parts += [struct.pack("<cHHHHB", b",", 0, 0, width, height, 0x80), b"......"]
         parts += [b"\x02", b"\x09" + 9 * b",", b"\x01,", b"\0"]
     return b"".join([*parts, b";"])
+
+
+@pytest.mark.parametrize("name", ["BM.jpg", "BM", "a"])
+def test_short_paths_are_not_contents(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(GOOD["jpeg"])
+    assert encoded_image(tf.constant(name)).numpy() == GOOD["jpeg"]
+    content = tf.constant(GOOD["bmp"])
+    assert encoded_image(content).numpy() == GOOD["bmp"]
 
 
 BOMBS = {

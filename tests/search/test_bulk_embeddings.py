@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -308,6 +309,28 @@ def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
     assert "changed" not in capsys.readouterr().err
     source.unlink()
     assert embed(source, tmp_path / to, model=model).rows == 3
+
+
+def test_a_job_is_resumed_without_its_remote_source(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    fs.pipe("/bucket/captions.txt", b"red\ngreen\n")
+    source = "memory://bucket/captions.txt"
+    embed(source, tmp_path / "out", model=model)
+    fs.store.clear()
+    assert embed(source, tmp_path / "out", model=model).rows == 2
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800b.png"])
+def test_a_path_that_no_file_can_have_is_a_problem_of_its_row(
+    images, model, tmp_path, name
+):
+    source = tmp_path / "table.jsonl"
+    paths = [name, "images/red.png"]
+    source.write_text("".join(json.dumps({"image": path}) + "\n" for path in paths))
+    rows = rows_of(embed(source, tmp_path / "out.parquet", model=model).files)
+    assert [row["problem"] for row in rows] == ["missing", None]
 
 
 def test_a_job_of_an_earlier_release_is_resumed(model, tmp_path):

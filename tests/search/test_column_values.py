@@ -47,6 +47,28 @@ def test_a_condition_selects_the_images_of_its_value(index):
                 assert entry["value"] in hit.columns[column].split("; ")
 
 
+def test_backslashes_of_a_value_are_not_escapes(tmp_path):
+    cells = ["C:\\_a; x", "C:\\_a", "C:\\ba; x", "C:Za; x", "x\\; y"]
+    lines = ["image,caption,tags"]
+    for number, cell in enumerate(cells):
+        (tmp_path / f"{number}.png").write_bytes(image_bytes((number * 40, 0, 0)))
+        lines.append(f"{number}.png,a color,{cell}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines))
+    index = Index.build(tmp_path / "index", [table], str(GOLDEN))
+    values = count_values(index.store)["tags"]
+    assert {entry["value"]: entry["count"] for entry in values} == {
+        "C:\\_a": 2,
+        "C:\\ba": 1,
+        "C:Za": 1,
+        "x": 3,
+        "x\\": 1,
+        "y": 1,
+    }
+    for entry in values:
+        assert len(index.latest(entry["where"], 10)) == entry["count"]
+
+
 def test_values_are_counted_again_after_a_change(tmp_path):
     images = tmp_path / "images"
     images.mkdir()

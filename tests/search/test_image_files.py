@@ -85,6 +85,26 @@ def test_large_jpegs_are_decoded_at_a_reduced_size(monkeypatch):
     assert shorter_sides[0] == 64
 
 
+@pytest.mark.parametrize(
+    "size, orientation, expected",
+    [
+        # The draft of a nearly square JPEG is square.
+        ((200, 193), 1, (200, 193)),
+        ((193, 200), 1, (193, 200)),
+        ((200, 150), 1, (200, 150)),
+        ((200, 150), 6, (150, 200)),
+        ((150, 200), 6, (200, 150)),
+    ],
+)
+def test_the_size_of_a_reduced_jpeg_is_that_of_the_upright_image(
+    size, orientation, expected
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode_square(encoded_image("JPEG", size, exif=exif), 8)
+    assert (image.width, image.height) == expected
+
+
 def test_a_file_that_changes_while_it_is_read_raises_an_error(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"first")

@@ -17,6 +17,7 @@ from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
+from align_keras.search.image_store import RebuiltIndexError
 from align_keras.search.query import relevance
 from align_keras.search.store import Store
 from align_keras.utils.errors import InputError
@@ -314,6 +315,127 @@ def test_a_rebuild_replaces_the_old_index(build, photos, tmp_path, colors):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos"]
     # An object that has opened the old index can still search it.
     assert len(index.query("red", k=9)) == 3
+
+
+class RenamedModel(LiteRTEmbedder):
+    """Model of the color towers with another fingerprint."""
+
+    def __init__(self, colors):
+        super().__init__(locate_model(colors.GOLDEN))
+        self.name = "other model"
+        self.fingerprint = "other fingerprint"
+
+
+def test_an_update_refuses_an_index_of_another_model(build, photos, tmp_path, colors):
+    index = build(photos)
+    Index.rebuild(tmp_path / "index", model=RenamedModel(colors)).store.close()
+    (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
+    message = "model with which it was opened.*built again with other model"
+    with pytest.raises(RebuiltIndexError, match=message):
+        index.add()
+    rebuilt = Index.open(tmp_path / "index", RenamedModel(colors))
+    assert len(rebuilt) == 3
+    assert rebuilt.add().added == 1
+
+
+def test_a_running_rebuild_is_not_deleted(build, photos, tmp_path, colors):
+    build(photos)
+    new_folder = tmp_path / ".index.rebuild"
+    Index.build(new_folder, [photos], colors.GOLDEN).store.close()
+    with Store.locked(new_folder):
+        with pytest.raises(InputError, match="another process is writing"):
+            Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
+    assert len(Index.open(new_folder, colors.GOLDEN)) == 3
+    # The rebuild with the other model has ended, for example because it was killed.
+    index = Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
+    assert index.store.header["model"]["name"] == "other model"
+
+
+@pytest.fixture
+def change_during_rebuild(monkeypatch):
+    """Returns a function that sets a function to call at the end of a rebuild's add."""
+
+    def set_change(change):
+        add = Index.add
+
+        def add_and_change(index, *arguments):
+            monkeypatch.setattr(Index, "add", add)
+            changes = add(index, *arguments)
+            change()
+            return changes
+
+        monkeypatch.setattr(Index, "add", add_and_change)
+
+    return set_change
+
+
+@pytest.mark.parametrize("is_added", [True, False])
+def test_a_rebuild_does_not_lose_a_change_of_the_sources(
+    build, photos, tmp_path, colors, change_during_rebuild, is_added
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "gray.png").write_bytes(colors.image_bytes((99, 99, 99)))
+    index = build(photos)
+    if is_added:
+        change_during_rebuild(lambda: index.add([other]))
+    else:
+        index.add([other])
+        change_during_rebuild(lambda: index.remove([other]))
+    with pytest.raises(InputError, match=f"must keep its sources.*change of {other}"):
+        Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
+    assert len(index) == (4 if is_added else 3)
+    rebuilt = Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
+    assert rebuilt.changes.unchanged >= 3
+    roots = {os.fsencode(photos)} | ({os.fsencode(other)} if is_added else set())
+    assert set(rebuilt.store.sources()) == roots
+    assert len(rebuilt) == (4 if is_added else 3)
+
+
+def test_a_rebuild_does_not_use_the_folder_of_another_rebuild(
+    build, photos, tmp_path, colors, change_during_rebuild
+):
+    build(photos)
+    new_folder = tmp_path / ".index.rebuild"
+
+    def replace_new_folder():
+        shutil.rmtree(new_folder)
+        (photos / "red.png").rename(tmp_path / "red.png")
+        Index.build(new_folder, [photos], colors.GOLDEN).store.close()
+        (tmp_path / "red.png").rename(photos / "red.png")
+
+    change_during_rebuild(replace_new_folder)
+    with pytest.raises(InputError, match="was built again"):
+        Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
+    assert len(Index.open(tmp_path / "index", colors.GOLDEN)) == 3
+
+
+def test_images_of_a_table_stay_when_their_folder_is_removed(build, photos):
+    table = photos.parent / "table.csv"
+    table.write_text("image,caption,stars\nphotos/red.png,a red thing,3\n")
+    # The folder is indexed first, so that its images belong to it.
+    build(photos)
+    index = build(table)
+    assert index.remove([photos]) == 2 and len(index) == 1
+    (hit,) = index.latest("stars = 3")
+    assert hit.path == str(photos / "red.png") and hit.captions == ["a red thing"]
+    changes = build().changes
+    assert (changes.unchanged, changes.removed, changes.added) == (1, 0, 0)
+    assert index.remove([table]) == 1 and len(index) == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800b.png"])
+def test_a_path_that_no_file_can_have_leaves_out_only_its_row(build, photos, name):
+    table = photos.parent / "table.jsonl"
+    rows = [{"image": name, "caption": "a"}, {"image": "photos/red.png"}]
+    rows[1]["caption"] = "a red thing"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = build(table)
+    assert [hit.path for hit in index.latest()] == [str(photos / "red.png")]
+    assert sum(index.changes.unreadable.values()) == 1
+    ((reason, count),) = index.changes.unreadable.items()
+    assert count == 1 and reason.startswith("of the table: ")
+    assert build().changes.unchanged == 1
 
 
 def test_folders_without_a_valid_index_are_refused(build, photos, tmp_path, colors):

@@ -125,6 +125,16 @@ def test_mined_pairs_are_written_and_merged(tmp_path):
             read_mined_pairs(tmp_path / "other.jsonl")
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800b.png"])
+def test_a_path_that_no_file_can_have_drops_only_its_pair(table, tmp_path, name):
+    lines = table.read_text().replace('"image": "', f'"image": "{table.parent}/')
+    line = json.dumps({"id": "x", "image": name, "caption": "a red bar"})
+    other = tmp_path / "pairs.jsonl"
+    other.write_text(lines + line + "\n")
+    model = RandomEmbedder()
+    assert mine_negatives(other, model, k=2) == mine_negatives(table, model, k=2)
+
+
 def test_equal_images_have_no_negatives(tmp_path):
     for name in "ab":
         draw("red", "bar").save(tmp_path / f"{name}.png")

@@ -137,6 +137,17 @@ def test_an_image_in_the_body_is_a_query(send, index):
     assert answer["hits"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
 
 
+def test_an_image_in_the_body_and_images_of_the_index_form_a_query(send, index):
+    content = image_bytes((250, 10, 30))
+    status, _, answer = send("/api/search", content, like=[7, 30], plus="blue", k=20)
+    expected = index.query(Query(image=[7, 30, content], plus="blue"), k=20)
+    assert status == 200 and ids(answer["hits"]) == ids(expected)
+    assert answer["hits"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
+    status, _, answer = send("/api/search", content, like=10**6)
+    assert (status, answer) == send("/api/search", like=10**6)[::2]
+    assert status == 400 and "id=1000000" in answer["error"]
+
+
 def test_pages_form_the_complete_list(send, index):
     expected = ids(index.query(Query("blue", duplicates=True), k=COUNT))
     paged, has_more = [], True

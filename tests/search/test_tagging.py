@@ -10,8 +10,10 @@ from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.models.label_thresholds import LabelThresholds, calibrate_thresholds
 from align_keras.search.image_index import Index
+from align_keras.search.image_store import RebuiltIndexError
 from align_keras.search.query import Query
-from tests.helpers.color_towers import GOLDEN
+from align_keras.search.tagging import tag_images, write_tags_column
+from tests.helpers.color_towers import GOLDEN, image_bytes
 
 
 @pytest.fixture
@@ -95,6 +97,35 @@ def test_tags_are_in_the_table_and_in_conditions(
     assert "none of these" in capsys.readouterr().out
 
 
+def test_tags_are_not_written_to_an_index_that_was_built_again(photos, tmp_path):
+    index = Index.build(tmp_path / "index", [photos], GOLDEN)
+    images = tag_images(index, ["red", "blue"], 0.6)
+    (photos / "green.png").rename(photos / "a.png")
+    Index.rebuild(tmp_path / "index", model=GOLDEN).store.close()
+    with pytest.raises(RebuiltIndexError, match="was built again"):
+        write_tags_column(index, images)
+    index = Index.open(tmp_path / "index")
+    assert "tags" not in index.store.columns
+    write_tags_column(index, tag_images(index, ["red", "blue"], 0.6))
+    [hit] = index.latest("tags = 'red'")
+    assert hit.path == str(photos / "red.png")
+
+
+def test_the_table_names_the_copies_of_images(tmp_path):
+    model = load_model(GOLDEN)
+    contents = [image_bytes("red"), image_bytes("blue")]
+    embeddings = model.encode_images(contents)
+    index = Index.from_embeddings(
+        embeddings, ["a", "b"], images=contents, folder=tmp_path / "index", model=model
+    )
+    files = [hit.file for hit in sorted(index.latest(), key=lambda hit: hit.id)]
+    tagged = tag_images(index, ["red", "blue"], 0.6)
+    assert [image.path for image in tagged] == files
+    index = Index.from_embeddings(embeddings, ["a", "b"], model=model)
+    tagged = tag_images(index, ["red", "blue"], 0.6)
+    assert [image.path for image in tagged] == ["a", "b"]
+
+
 @pytest.mark.ci
 def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
     table, file = photos / "known.csv", tmp_path / "new.json"
@@ -124,6 +155,8 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
             "--calibrate must be an existing table. Received: --calibrate=no.csv",
         ),
         (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
+        (["X", "--out", ""], "--out must not be empty. Received: --out=''"),
+        (["X", "--index", ""], "--index must not be empty"),
         (["X", "--labels", "twice.txt"], "'a' twice"),
     ],
 )

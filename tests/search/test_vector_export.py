@@ -117,6 +117,33 @@ def test_a_database_is_exported(folder, tmp_path, database, colors):
         np.testing.assert_array_equal(index.embedding(int(row["id"])), vector)
 
 
+@pytest.mark.parametrize(
+    "name, suffix",
+    [
+        ("a.csv", ".npy"),
+        ("a.json", ".npy"),
+        ("a.csv", ".parquet"),
+        ("a.npy", ".parquet"),
+    ],
+)
+def test_an_export_does_not_replace_other_data(
+    folder, tmp_path, monkeypatch, name, suffix
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    index = Index.open(folder / "index")
+    (tmp_path / name).write_text("[]\n")
+    with pytest.raises(InputError, match=f"{name}, which contains other data"):
+        index.export(tmp_path / f"a{suffix}")
+    assert (tmp_path / name).read_text() == "[]\n"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    # An earlier export is replaced.
+    (tmp_path / name).unlink()
+    index.export(tmp_path / f"a{suffix}")
+    (tmp_path / "a.csv").write_text("")
+    index.export(tmp_path / f"a{suffix}")
+    assert (tmp_path / "a.csv").stat().st_size
+
+
 def test_wrong_names_and_options_are_refused(folder, tmp_path, capsys):
     with pytest.raises(InputError, match="must end in .parquet or .npy"):
         Index.open(folder / "index").export(tmp_path / "a.txt")
