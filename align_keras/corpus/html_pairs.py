@@ -91,6 +91,7 @@ def extract_pairs(
     counter: DropCounter | None = None,
     *,
     honor_opt_out: bool = True,
+    any_caption: bool = False,
 ) -> Iterator[WebPair]:
     """Yields the image-caption pairs of a page, in the order of the page.
 
@@ -124,6 +125,8 @@ def extract_pairs(
             `base` element of the page.
         counter: `DropCounter` for dropped and cleaned captions, or None.
         honor_opt_out: bool, False to yield the pairs of pages that opt out as well.
+        any_caption: bool, True to yield each image once with the caption "", even if it
+            has no usable caption.
 
     Yields:
         `WebPair`.
@@ -161,6 +164,11 @@ def extract_pairs(
         if image_url is None or image.mem_id in copies:
             continue
         context = _node_context(image, context_cache)
+        if any_caption:
+            if (image_url, "") not in seen_pairs:
+                seen_pairs.add((image_url, ""))
+                yield WebPair(image_url, "", "alt", context.language, base_url)
+            continue
         figure = context.figure or captions.get(image.mem_id)
         for rule, caption, removed_parts in _captions(image, figure, figure_cache):
             if (image_url, caption) in seen_pairs:

@@ -26,6 +26,8 @@ WHITE = (255, 255, 255)
 
 # Pixels. Largest width and height of a JPEG that libjpeg writes.
 _MAX_JPEG_SIDE = 65_500
+# Bytes. Position in a BMP after the last field that is checked.
+_MIN_BITMAP_BYTES = 34
 # Bytes. EXIF metadata is searched for in this part at the start of a file.
 _MAX_EXIF_POSITION = 2**16
 # Pillow's names of metadata that can hold an orientation.
@@ -212,6 +214,9 @@ def open_image(content: bytes, formats: Sequence[str] = IMAGE_FORMATS) -> Any:
 
 
 def _check_bitmap(content: bytes) -> None:
+    # A bitmap with the header of OS/2 can have fewer bytes than the fields below.
+    if len(content) < _MIN_BITMAP_BYTES:
+        raise ImageError("unreadable", "a compressed or unusual BMP")
     header_size, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
     if header_size < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
         raise ImageError("unreadable", "a compressed or unusual BMP")

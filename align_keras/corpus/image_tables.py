@@ -38,6 +38,11 @@ from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
+# Drop reason of an image that the function `images.refuse` drops.
+REFUSED = "refused"
+# Number of files that a task writes at once. By default, macOS allows a process 256
+# open files, and Linux 1,024.
+MAX_OPEN_PIECES = 200
 # Number of blocks of 16 MiB that Pillow reuses for the next image.
 _MAX_BLOCKS = 8
 # Number of images per row group, which has tens of megabytes of JPEGs.
@@ -55,6 +60,8 @@ def image_schema() -> Any:
 def cut_table(task: dict) -> dict:
     """Divides a table of pairs into pieces by the keys of the images.
 
+    The table is read once for each `MAX_OPEN_PIECES` pieces.
+
     Args:
         task: dict with `table` (path), `folder` (of the pieces) and `pieces` (their
             number).
@@ -64,20 +71,25 @@ def cut_table(task: dict) -> dict:
     """
     name = pathlib.Path(task["table"]).stem
     remote_count = 0
-    with contextlib.ExitStack() as stack:
-        append_functions = [
-            stack.enter_context(
-                table_writer(piece_path(task["folder"], name, number), pair_schema())
-            )
-            for number in range(task["pieces"])
-        ]
-        for row in read_rows(task["table"]):
-            if is_remote(row["image"]):
-                remote_count += 1
-            else:
-                key = row["image_key"].encode()
-                append = append_functions[zlib.crc32(key) % len(append_functions)]
-                append([row])
+    for first in range(0, task["pieces"], MAX_OPEN_PIECES):
+        numbers = range(first, min(first + MAX_OPEN_PIECES, task["pieces"]))
+        with contextlib.ExitStack() as stack:
+            append_functions = {
+                number: stack.enter_context(
+                    table_writer(
+                        piece_path(task["folder"], name, number), pair_schema()
+                    )
+                )
+                for number in numbers
+            }
+            for row in read_rows(task["table"]):
+                if is_remote(row["image"]):
+                    # The table is read again for each group of pieces.
+                    remote_count += first == 0
+                    continue
+                number = zlib.crc32(row["image_key"].encode()) % task["pieces"]
+                if number in append_functions:
+                    append_functions[number]([row])
     return {"remote": remote_count}
 
 
@@ -220,7 +232,7 @@ def store_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side
     )
     if refuse is not None and refuse(image):
-        raise ImageError("refused", "by images.refuse")
+        raise ImageError(REFUSED, "by images.refuse")
     cv2 = opencv()
     pixels = _reduce(rgba_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]

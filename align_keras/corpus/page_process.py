@@ -54,6 +54,7 @@ def read_page(
     charset: str | None = None,
     *,
     honor_opt_out: bool = True,
+    any_caption: bool = False,
 ) -> list[WebPair]:
     """Runs `extract_pairs` on a page in the separate process.
 
@@ -63,6 +64,7 @@ def read_page(
         counter: `DropCounter` for the dropped pairs of the page.
         charset: str, encoding in the HTTP header, or None.
         honor_opt_out: bool, as in `extract_pairs`.
+        any_caption: bool, as in `extract_pairs`.
 
     Returns:
         list of `WebPair`.
@@ -76,6 +78,7 @@ def read_page(
         "base_url": base_url,
         "charset": charset,
         "honor_opt_out": honor_opt_out,
+        "any_caption": any_caption,
         "seconds": MAX_SECONDS,
         "bytes": MAX_READER_BYTES,
     }
@@ -167,20 +170,31 @@ def serve_requests() -> None:
             request["base_url"],
             request["charset"],
             request["honor_opt_out"],
+            request["any_caption"],
         )
         responses.write(response + b"\n")
         responses.flush()
 
 
 def _parse_page(
-    content: bytes, base_url: str, charset: str | None, honor_opt_out: bool
+    content: bytes,
+    base_url: str,
+    charset: str | None,
+    honor_opt_out: bool,
+    any_caption: bool,
 ) -> bytes:
     """Parses a page and returns the response as JSON."""
     counter = DropCounter()
     try:
         html = decode_html(content, charset)
         pairs = list(
-            extract_pairs(html, base_url, counter, honor_opt_out=honor_opt_out)
+            extract_pairs(
+                html,
+                base_url,
+                counter,
+                honor_opt_out=honor_opt_out,
+                any_caption=any_caption,
+            )
         )
         return json.dumps({"pairs": pairs, "counts": counter.as_metadata()}).encode()
     except InputError as error:

@@ -60,6 +60,7 @@ def read_pairs(
     encoding: str = "utf-8",
     origin_of: Callable | None = None,
     caption_sources: Sequence[str] | None = None,
+    any_caption: bool = False,
     counter: DropCounter,
 ) -> Iterator[PairRecord]:
     """Reads image-caption pairs from a table or a folder.
@@ -81,6 +82,8 @@ def read_pairs(
         caption_sources: names of the sources of captions, or None. Each name is a
             column of captions, or a value of the column `source`. Captions of other
             sources are left out. The sources are the origins of the captions.
+        any_caption: bool, True to give an image of a table without a usable caption the
+            caption "", instead of dropping it.
         counter: `DropCounter` for unusable rows and captions.
 
     Returns:
@@ -92,7 +95,7 @@ def read_pairs(
     if is_url(path):
         options: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
         options |= {"image_column": image_column, "caption_column": caption_column}
-        options |= {"caption_sources": caption_sources}
+        options |= {"caption_sources": caption_sources, "any_caption": any_caption}
         return iter(_read_remote_table(os.fspath(path), counter=counter, **options))
     path = pathlib.Path(path)
     _check_encoding(encoding)
@@ -125,7 +128,15 @@ def read_pairs(
     if caption_sources is not None:
         captions_of = _source_reader(path, columns, caption_column, caption_sources)
     return iter(
-        _merge_rows(path.parent, rows, image_column, id_column, captions_of, counter)
+        _merge_rows(
+            path.parent,
+            rows,
+            image_column,
+            id_column,
+            captions_of,
+            counter,
+            any_caption=any_caption,
+        )
     )
 
 
@@ -300,6 +311,8 @@ def _merge_rows(
     id_column: str | None,
     captions_of: _CaptionReader,
     counter: DropCounter,
+    *,
+    any_caption: bool,
 ) -> Iterable[PairRecord]:
     """Returns a record per image from the (row, position) of a table."""
     records: dict[str, PairRecord] = {}
@@ -321,8 +334,13 @@ def _merge_rows(
         captions = captions_of(row)
         if not captions:
             counter.filter("other caption source", position)
+        # With `any_caption`, no image is dropped because of its captions.
+        caption_counter = DropCounter() if any_caption else counter
         for texts, origin in captions:
-            _add_captions(record, texts, position, counter, origin)
+            _add_captions(record, texts, position, caption_counter, origin)
+        if any_caption and not record.captions:
+            record.captions.append("")
+            record.origins.extend(captions[0][1] or () if captions else ())
         # A row without a usable caption does not reserve its id.
         if record.captions:
             records[key] = record
@@ -457,7 +475,7 @@ def _read_image(
         return record
     position = printable(str(text_file.relative_to(path)))
     try:
-        lines = decode(position, read_regular(text_file), encoding).splitlines()
+        text = decode(position, read_regular(text_file), encoding)
     except InputError as error:
         counter.drop("wrong encoding", record.position, str(error))
         return record
@@ -466,7 +484,7 @@ def _read_image(
         return record
     # Blank lines between captions are ignored. A file with nothing but blank lines
     # counts as an empty caption.
-    lines = [line for line in lines if line.strip()] or [""]
+    lines = [line for line in text_lines(text) if line.strip()] or [""]
     _add_captions(record, lines, position, counter)
     return record
 
@@ -535,6 +553,22 @@ def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
         ) from None
 
 
+def text_lines(text: str) -> list[str]:
+    r"""Divides a text into lines at `\n`, `\r\n` and `\r`.
+
+    `str.splitlines` would also divide a caption at separators of paragraphs and pages.
+
+    Example:
+
+    >>> text_lines("a cat\r\na dog,\x0ba bird\n")
+    ['a cat', 'a dog,\x0ba bird']
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
 def _read_json_lines(
     path: pathlib.Path, text: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
@@ -581,7 +615,7 @@ def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | N
     """Yields tuples (line number, cells, error or None)."""
     if suffix == ".tsv":
         # A caption in a TSV file can begin with a quotation mark that is never closed.
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(text_lines(text), start=1):
             yield number, [_unquoted(cell) for cell in line.split("\t")], None
         return
     header = text.lstrip().split("\n", 1)[0]

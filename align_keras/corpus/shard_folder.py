@@ -56,6 +56,24 @@ def shard_counts(folder: str | os.PathLike) -> dict[str, int]:
     return {shard["file"]: shard["images"] for shard in shards}
 
 
+def has_all_shards(folder: str | os.PathLike) -> bool:
+    """Returns True if a folder has all shards of `index.json` with their sizes.
+
+    The content of the shards is not read.
+
+    Args:
+        folder: path of a folder that `align-keras corpus shard` wrote.
+    """
+    try:
+        shards = read_json(os.path.join(folder, INDEX)).get("shards", [])
+        return bool(shards) and all(
+            os.path.getsize(os.path.join(folder, shard["file"])) == shard["bytes"]
+            for shard in shards
+        )
+    except FileNotFoundError:
+        return False
+
+
 def index_digest(folder: str | os.PathLike) -> str:
     """Returns the SHA-256 of `index.json`, which has the checksums of all shards."""
     return hashlib.sha256(pathlib.Path(folder, INDEX).read_bytes()).hexdigest()
@@ -130,10 +148,10 @@ def _shard_messages(path: str) -> Iterator[bytes]:
 def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
     """Copies shards to their final folder, by hard links if possible.
 
-    Does nothing if the final folder has an equal `index.json` already.
+    Does nothing if the final folder already has an equal `index.json` and all files
+    with their sizes.
     """
-    index = destination / INDEX
-    if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
+    if _is_placed(source, destination):
         return
     destination.parent.mkdir(parents=True, exist_ok=True)
     with locked(destination), atomic_folder(destination) as folder:
@@ -142,3 +160,16 @@ def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
                 os.link(path, folder / path.name)
             except OSError:  # Hard links need the same disk and file system support.
                 shutil.copy2(path, folder / path.name)
+
+
+def _is_placed(source: pathlib.Path, destination: pathlib.Path) -> bool:
+    """Returns True if a folder has an equal index and the files of `source`."""
+    try:
+        if (destination / INDEX).read_bytes() != (source / INDEX).read_bytes():
+            return False
+        return all(
+            (destination / path.name).stat().st_size == path.stat().st_size
+            for path in source.iterdir()
+        )
+    except FileNotFoundError:
+        return False

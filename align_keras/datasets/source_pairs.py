@@ -390,6 +390,8 @@ def _listed(path: str) -> tuple[str, list[SourceFile]]:
     root, paths = path[: special.start()].rpartition("/")[0], [path]
     while match := _RANGE.search(paths[0]):
         first, last = match[1], match[2]
+        if int(first) > int(last):
+            raise OSError(errno.EINVAL, f"the range {match[0]} is empty", path)
         numbers = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         paths = [
             _RANGE.sub(number, pattern, count=1)
@@ -397,7 +399,8 @@ def _listed(path: str) -> tuple[str, list[SourceFile]]:
             for number in numbers
         ]
     if re.search(r"[*?[]", path):
-        paths = sorted(match for pattern in paths for match in _glob(pattern))
+        # Patterns can overlap, such as a1*.tar and a11*.tar of a{1..12}*.tar.
+        paths = sorted({match for pattern in paths for match in _glob(pattern)})
     # An object store needs one request for each file.
     with ThreadPoolExecutor(16) as pool:
         files_or_none = list(pool.map(one_file, paths))

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.evaluation.exact_scores import row_norms
+
 
 def caption_choice_outcomes(
     image_embeddings: Any, caption_embeddings: Any, negative_embeddings: Any
@@ -21,6 +23,9 @@ def caption_choice_outcomes(
     Returns:
         float64 array (n,) with 1 for a correct choice, else 0.
 
+    Raises:
+        InputError: if an embedding is not finite.
+
     References:
         Hsieh et al. 2023, SugarCrepe.
 
@@ -30,9 +35,11 @@ def caption_choice_outcomes(
     >>> caption_choice_outcomes(images, images, images[::-1]).tolist()
     [1.0, 1.0]
     """
-    images = np.asarray(image_embeddings, float)
-    correct = np.einsum("nd,nd->n", images, np.asarray(caption_embeddings, float))
-    wrong = np.einsum("nd,nd->n", images, np.asarray(negative_embeddings, float))
+    images = _finite("image_embeddings", image_embeddings)
+    captions = _finite("caption_embeddings", caption_embeddings)
+    negatives = _finite("negative_embeddings", negative_embeddings)
+    correct = np.einsum("nd,nd->n", images, captions)
+    wrong = np.einsum("nd,nd->n", images, negatives)
     return (correct > wrong).astype(float)
 
 
@@ -53,6 +60,9 @@ def winoground_outcomes(
         dict from `"text_score"`, `"image_score"` and `"group_score"` to a float64 array
         (n,) of 0 and 1.
 
+    Raises:
+        InputError: if an embedding is not finite.
+
     References:
         Thrush et al. 2022, Winoground, section 4.
 
@@ -64,8 +74,8 @@ def winoground_outcomes(
     ...  winoground_outcomes(images, captions).items()}
     {'text_score': 1, 'image_score': 0, 'group_score': 0}
     """
-    images = np.asarray(image_embeddings, float)
-    captions = np.asarray(caption_embeddings, float)
+    images = _finite("image_embeddings", image_embeddings)
+    captions = _finite("caption_embeddings", caption_embeddings)
     cosines = np.einsum("nid,ncd->nic", images, captions)
     matching = np.einsum("nii->ni", cosines)
     # Cosines of each image and the wrong caption.
@@ -76,3 +86,11 @@ def winoground_outcomes(
     image = (matching > wrong_image).all(axis=1)
     outcomes = {"text_score": text, "image_score": image, "group_score": text & image}
     return {name: values.astype(float) for name, values in outcomes.items()}
+
+
+def _finite(name: str, embeddings: Any) -> np.ndarray:
+    """Returns embeddings as float64, and raises `InputError` if one is not finite."""
+    rows = np.asarray(embeddings, float)
+    # The comparisons of NaN would count as wrong choices.
+    row_norms(name, rows.reshape(-1, rows.shape[-1]))
+    return rows

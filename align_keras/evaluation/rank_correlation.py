@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import UnitRows, check_range, pair_scores
+from align_keras.evaluation.exact_scores import (
+    UnitRows,
+    check_range,
+    pair_scores,
+    row_norms,
+)
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -178,6 +183,8 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
 def simlex_statistics(cosines: np.ndarray, pairs: Sequence[Any]) -> Statistics:
     """Returns `all/spearman` of `simlex_metrics` as a dict of `Statistic`.
 
+    The correlation of fewer than two pairs is NaN.
+
     Example:
 
     >>> from types import SimpleNamespace
@@ -190,6 +197,8 @@ def simlex_statistics(cosines: np.ndarray, pairs: Sequence[Any]) -> Statistics:
     rating_codes = dense_codes([pair.similarity for pair in pairs])
 
     def correlations(drawn: np.ndarray) -> np.ndarray:
+        if drawn.shape[1] < 2:
+            return np.full(len(drawn), np.nan)
         return np.array(
             [
                 rank_correlation(cosine_codes[sample], rating_codes[sample])
@@ -240,8 +249,8 @@ def cxc_similarity_metrics(
         `sts`, `sis` and `sits`, and `mean/spearman`, the mean of the three tasks.
 
     Raises:
-        InputError: if a task has fewer than four queries, arrays of different lengths
-            or rows that are out of range.
+        InputError: if an embedding is not finite, or if a task has fewer than four
+            queries, arrays of different lengths or rows that are out of range.
 
     References:
         Jia et al. 2021, section 5.1 and table 3. Parekh et al. 2021, section 5.
@@ -290,8 +299,15 @@ class _ScoredTask:
 def _scored(
     images: Any, texts: Any, rated: Mapping[str, tuple]
 ) -> Iterator[_ScoredTask]:
-    """Yields the CxC tasks with the cosines of their rated pairs."""
+    """Yields the CxC tasks with the cosines of their rated pairs.
+
+    Raises:
+        InputError: if an embedding is not finite, or as `_check_rated`.
+    """
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
+    for name, rows in embeddings.items():
+        # The codes of NaN would have ranks like numbers.
+        row_norms(name, rows)
     for name, (query_kind, item_kind) in _TASKS.items():
         queries, items, ratings = map(np.asarray, rated[name])
         query_embeddings = embeddings[query_kind]

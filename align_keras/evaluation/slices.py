@@ -20,7 +20,8 @@ class Statistic(NamedTuple):
     Attributes:
         counts: bool array (items,), True for the items that the metric includes.
         function: function from an int array (draws, n) of item numbers to a float
-            array (draws,) with the metric of each row. None if there is a `bootstrap`.
+            array (draws,) with the metric of each row, or with NaN if n items are too
+            few for the metric. None if there is a `bootstrap`.
         bootstrap: function for metrics that are the mean of a bootstrap, or None. It
             takes an int array (n,) of item numbers, the number of samples and the seed,
             and returns a float array (samples,), or an empty array for too few items.
@@ -140,7 +141,7 @@ def sliced_metrics(
         Pairs of str and float: `METRIC[GROUP]`, the ends of its interval
         `METRIC[GROUP]/low` and `METRIC[GROUP]/high`, and the number of items
         `METRIC[GROUP]/items`. The groups are in alphabetical order. A metric is omitted
-        for a group without items, or with too few items for its `bootstrap`.
+        for a group without items or with too few items.
 
     Raises:
         InputError: if the numbers of items and groups differ, or if `samples` < 1.
@@ -176,6 +177,8 @@ def sliced_metrics(
                 value = float(sample_values.mean())
             elif statistic.function is not None:
                 value = float(statistic.function(items[None])[0])
+                if np.isnan(value):
+                    continue
                 sample_values = _bootstrapped(statistic.function, items, samples, seed)
             yield f"{name}[{group}]", value
             low, high = np.percentile(sample_values, _INTERVAL)

@@ -141,15 +141,21 @@ class ClassificationData:
             InputError: if the splits have an image in common, or different classes.
         """
         from align_keras.data import unreadable_rows
+        from align_keras.datasets.benchmarks.shard_images import ShardImages
         from align_keras.utils.progress import say
 
         train, test = train_and_test(self.request)
         self._read = {"train": train, "test": test}
-        if not isinstance(next(iter(train.images), None), str | os.PathLike):
+        has_shards = isinstance(train.images, ShardImages)
+        first_image = next(iter(train.images), None)
+        if not has_shards and not isinstance(first_image, str | os.PathLike):
             return 0
         unreadable = unreadable_rows(train.images)
         if unreadable:
-            names = first_names([train.images[row] for row in unreadable])
+            image_names = train.images
+            if has_shards and train.image_ids is not None:
+                image_names = train.image_ids
+            names = first_names([image_names[row] for row in unreadable])
             say(
                 f"{len(unreadable)} of {len(train.images)} training images can't be "
                 f"decoded and are left out: {names}"
@@ -158,10 +164,13 @@ class ClassificationData:
 
     def identity(self, task: str) -> list[str]:
         """Returns the identity of the data: version and digests of both splits."""
+        from align_keras.datasets.benchmarks import is_shard_folder
+
         request = self.request
         name = request.data
         # Images from TFDS aren't hashed, so the version of the data set is included.
-        if name != "stamps" and not is_class_folder(name):
+        is_folder = is_class_folder(name) or is_shard_folder(name)
+        if name != "stamps" and not is_folder:
             name = full_name(name)
         identity = [name]
         for split in ("train", "test"):
@@ -180,22 +189,36 @@ def full_name(name: str) -> str:
 def digest_of(data: "LabeledImages") -> str:
     """Returns a digest of images with classes.
 
-    It includes the paths, sizes and times of files. For images that are read from disk
-    in each iteration, it includes only the classes.
+    It includes the paths, sizes and times of files, and the positions of images in
+    shards. For images of TFDS, which are read from disk in each iteration, it includes
+    only the classes.
     """
+    from align_keras.datasets.benchmarks.shard_images import ShardImages
     from align_keras.protocols.embedding_cache import content_digest
 
     digest = hashlib.sha256("\0".join(data.class_names).encode())
     digest.update(data.labels.astype("int64").tobytes())
+    if isinstance(data.images, ShardImages):
+        spans = data.images.spans
+        for path in dict.fromkeys(span.path for span in spans):
+            digest.update(_file_state(path))
+        for span in spans:
+            digest.update(f"{span.offset} {span.size}\n".encode())
     for image in data.images if isinstance(data.images, Sequence) else ():
         if isinstance(image, str | os.PathLike):
-            digest.update(os.fspath(image).encode())
-            if os.path.exists(image):
-                status = os.stat(image)
-                digest.update(f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(_file_state(image))
         else:
             digest.update(content_digest(image))
     return digest.hexdigest()[:16]
+
+
+def _file_state(path: str | os.PathLike) -> bytes:
+    """Returns the path, the size and the modification time of a file."""
+    state = os.fspath(path)
+    if os.path.exists(path):
+        status = os.stat(path)
+        state += f"\0{status.st_size} {status.st_mtime_ns}\n"
+    return state.encode()
 
 
 @define_protocol(

@@ -44,6 +44,7 @@ from align_keras.corpus.filters.tables import (
     merge_task,
 )
 from align_keras.corpus.image_tables import (
+    REFUSED,
     cut_table,
     group_piece,
     kept_captions,
@@ -53,7 +54,12 @@ from align_keras.corpus.image_tables import (
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows
-from align_keras.corpus.shard_folder import INDEX, SHARDS, place_shards
+from align_keras.corpus.shard_folder import (
+    INDEX,
+    SHARDS,
+    has_all_shards,
+    place_shards,
+)
 from align_keras.corpus.sources import (
     SourcePair,
     is_remote,
@@ -470,6 +476,7 @@ class CorpusBuild:
         inputs: Sequence,
         compute: Callable,
         former_name: str | None = None,
+        is_intact: Callable[[StageFolder], bool] | None = None,
     ) -> Tables:
         """Computes a stage, or opens its tables if it is already done.
 
@@ -479,9 +486,13 @@ class CorpusBuild:
             compute: function from the `StageFolder` to the facts of the stage and the
                 names of the folders that can be removed.
             former_name: str, former name of the stage, or None.
+            is_intact: function that returns False if the files in the `StageFolder` are
+                damaged, so that the stage must be computed again. None to trust them.
         """
         folder = StageFolder(self.out, name, [_VERSION, *inputs], former_name)
         facts = folder.facts()
+        if facts is not None and is_intact is not None and not is_intact(folder):
+            facts = None
         if facts is None:
             facts, scratch = compute(folder)
             folder.finish(facts, ("tasks", *scratch))
@@ -509,8 +520,39 @@ def extract_sources(build: CorpusBuild, specs: Sequence[str]) -> Tables:
 
 
 def extract_evaluation_images(build: CorpusBuild, spec: str) -> Tables:
-    """Reads all images of an evaluation set, even images without valid captions."""
+    """Reads all images of an evaluation set, even images without usable captions."""
     return _extract(build, [evaluation_source(spec)], [])
+
+
+def gather_evaluation_images(build: CorpusBuild, spec: str) -> Tables:
+    """Writes the images of an evaluation set to tables, as `gather_images`.
+
+    Prints a line if some of the images cannot be compared with the corpus.
+
+    Raises:
+        InputError: if no image of the set can be read.
+    """
+    raw = extract_evaluation_images(build, spec)
+    images = gather_images(build, raw)
+    counter = DropCounter.from_metadata(raw.facts["counts"])
+    faults = collections.Counter(images.facts["faults"])
+    # A corpus cannot contain the images that `images.refuse` drops.
+    del faults[REFUSED]
+    unreadable_count = counter.bad.total() + faults.total()
+    remote_count = images.facts["remote"] + counter.filtered["not downloaded"]
+    description = (
+        f"{unreadable_count:,} unreadable images and {remote_count:,} pairs of images "
+        "that aren't downloaded"
+    )
+    if images.facts["images"] <= faults.total():
+        raise InputError(
+            "duplicates.against must name sources with readable images on this "
+            f"machine. Received: {spec} with {description}. Download the images, or "
+            "leave the source out."
+        )
+    if unreadable_count or remote_count:
+        say(f"corpus dedup: the corpus isn't compared with {description} of {spec}")
+    return images
 
 
 def _extract(
@@ -614,8 +656,7 @@ def find_copies(build: CorpusBuild, images: Tables) -> Tables:
     """Finds near copies of images and returns them in the fact `dropped`."""
     config = build.config.duplicates
     references = {
-        spec: gather_images(build, extract_evaluation_images(build, spec))
-        for spec in config.against
+        spec: gather_evaluation_images(build, spec) for spec in config.against
     }
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
@@ -829,7 +870,13 @@ def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
         return {"tables": 0, **counts}, ()
 
     inputs = [pairs.images.folder.key, pairs.copies.folder.key, as_dict(config)]
-    tables = build.stage("shard", inputs, compute)
+    tables = build.stage(
+        "shard",
+        inputs,
+        compute,
+        # The final folder has hard links to the shards, so damage can affect both.
+        is_intact=lambda folder: has_all_shards(folder.path / SHARDS),
+    )
     place_shards(tables.folder.path / SHARDS, build.out / SHARDS)
     return tables
 

@@ -176,9 +176,22 @@ def _read_info(url: str) -> dict[str, Any]:
 
 
 def join_url(folder: str, name: str) -> str:
-    """Returns the address of a file in a folder and resolves `..`."""
-    scheme, _, path = folder.partition("://")
-    return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
+    """Returns the address of a file in a folder and resolves `..`.
+
+    The result has the server or the bucket of the folder for any name.
+
+    Example:
+
+    >>> join_url("https://example.org/tables", "../images/cat.jpg")
+    'https://example.org/images/cat.jpg'
+    >>> join_url("s3://bucket/tables", "../../other/cat.jpg")
+    's3://bucket/other/cat.jpg'
+    """
+    scheme, _, location = folder.partition("://")
+    server, _, path = location.partition("/")
+    # `normpath` keeps two leading slashes.
+    full_path = posixpath.normpath(posixpath.join("/", path, name)).lstrip("/")
+    return f"{scheme}://{server}/{full_path}"
 
 
 def cached_version(url: str) -> str:

@@ -1,5 +1,6 @@
 """Tests of the conversion of images to 8-bit RGB. Pillow creates the test images."""
 
+import base64
 import io
 import struct
 import warnings
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.corpus.image import ImageError, image_size, normalize_image
 
 
 def encode(image, image_format="PNG", **options):
@@ -197,6 +198,13 @@ def test_an_empty_file_is_reported_as_empty(tmp_path):
 )
 def test_other_content_is_reported_as_unreadable(content):
     assert reason_of(content) == "unreadable"
+
+
+def test_a_bitmap_with_a_short_header_is_reported_as_unreadable():
+    content = base64.b64decode("Qk0eAAAAAAAAABoAAAAMAAAAAQABAAEAGAD///8A")
+    assert reason_of(content) == "unreadable"
+    with pytest.raises(ImageError, match="unusual BMP"):
+        image_size(content)
 
 
 def test_folders_devices_and_invalid_names_are_reported_as_unreadable(tmp_path):

@@ -1,10 +1,13 @@
 """Tests of the tables that collect the captions of each image."""
 
 import collections
+import contextlib
 import random
+import zlib
 
 import pytest
 
+from align_keras.corpus import image_tables
 from align_keras.corpus.duplicates.near_duplicates import (
     DUPLICATE,
     NEAR_DUPLICATE,
@@ -17,6 +20,7 @@ from align_keras.corpus.image_tables import (
     image_schema,
     kept_captions,
     kept_images,
+    piece_path,
     stored_schema,
 )
 from align_keras.corpus.parquet_tables import pair_schema, read_rows, table_writer
@@ -103,6 +107,37 @@ def test_remote_images_are_counted_and_skipped(tmp_path):
         append(PAIRS)
     task = {"table": str(path), "folder": str(tmp_path / "pieces"), "pieces": 2}
     assert cut_table(task) == {"remote": 1}
+
+
+def test_many_pieces_are_written_with_few_open_files(tmp_path, monkeypatch):
+    pairs = [pair(f"{number:032}", "A cat") for number in range(400)]
+    pairs.append(pair("https://x.org/c.jpg", "Far", image="https://x.org/c.jpg"))
+    path = tmp_path / "part.parquet"
+    with table_writer(path, pair_schema()) as append:
+        append(pairs)
+    open_files, counts = set(), []
+
+    @contextlib.contextmanager
+    def count_open_files(path, schema):
+        open_files.add(path)
+        counts.append(len(open_files))
+        with table_writer(path, schema) as append:
+            yield append
+        open_files.remove(path)
+
+    monkeypatch.setattr(image_tables, "table_writer", count_open_files)
+    folder = tmp_path / "pieces"
+    task = {"table": str(path), "folder": str(folder), "pieces": 220}
+    assert cut_table(task) == {"remote": 1}
+    assert len(counts) == 220 and max(counts) <= 200
+    keys = []
+    for number in range(220):
+        rows = list(read_rows(piece_path(folder, "part", number)))
+        assert all(
+            zlib.crc32(row["image_key"].encode()) % 220 == number for row in rows
+        )
+        keys += [row["image_key"] for row in rows]
+    assert sorted(keys) == [row["image_key"] for row in pairs[:-1]]
 
 
 DROPPED = [

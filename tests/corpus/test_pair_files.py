@@ -276,6 +276,19 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path):
     assert captions == ["one\u2028two\x0b", "\x85"]
 
 
+def test_unicode_separators_do_not_divide_captions_of_tsv_and_text_files(tmp_path):
+    text = "one\u2028two,\x85three,\x0bfour\x0c"
+    caption = "one two, three, four"
+    table = write_table(tmp_path, f"image\tcaption\na.png\t{text}\r\n", "a.tsv")
+    records, counter = read(table)
+    assert [record.captions for record in records] == [[caption]]
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.txt").write_bytes(f"{text}\r\rsecond\n".encode())
+    records, folder_counter = read(tmp_path)
+    assert [record.captions for record in records] == [[caption, "second"]]
+    assert not counter.bad and not folder_counter.bad
+
+
 def test_many_malformed_lines_are_read_in_linear_time(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("image,caption\n" + 'a.png,"b"c\n' * 40_000 + "b.png,A cat\n")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from align_keras.corpus.shard_folder import (
+    has_all_shards,
     index_digest,
     place_shards,
     read_shard,
@@ -85,6 +86,23 @@ def test_equal_shards_are_placed_once(shards, tmp_path):
     before = (tmp_path / "placed").stat().st_mtime_ns
     place_shards(shards, tmp_path / "placed")
     assert (tmp_path / "placed").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_damaged_shards_are_placed_again(shards, tmp_path, is_missing):
+    # Hard links would damage the shards of the other tests.
+    source = shutil.copytree(shards, tmp_path / "source")
+    placed = tmp_path / "placed"
+    shutil.copytree(shards, placed)
+    name = next(iter(shard_counts(placed)))
+    if is_missing:
+        (placed / name).unlink()
+    else:
+        os.truncate(placed / name, 10)
+    assert has_all_shards(source) and not has_all_shards(placed)
+    place_shards(source, placed)
+    assert (placed / name).read_bytes() == (shards / name).read_bytes()
+    assert has_all_shards(placed) and not has_all_shards(tmp_path)
 
 
 @pytest.mark.ci

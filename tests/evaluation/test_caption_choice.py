@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import caption_choice_outcomes, winoground_outcomes
+from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import call_oracle, needs
 
 
@@ -36,6 +37,18 @@ def test_scores_of_winoground_follow_their_definitions():
     assert outcomes["text_score"].tolist() == [1, 1, 0, 0, 0]
     assert outcomes["image_score"].tolist() == [1, 0, 1, 0, 0]
     assert outcomes["group_score"].tolist() == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_embeddings_that_are_not_finite_are_refused(position):
+    arguments = [np.eye(4) for _ in range(3)]
+    arguments[position][2, 1] = np.nan
+    with pytest.raises(InputError, match="must be finite.* in 1 row: 2"):
+        caption_choice_outcomes(*arguments)
+    if position < 2:
+        pairs = [array.reshape(2, 2, 4) for array in arguments[:2]]
+        with pytest.raises(InputError, match="must be finite.* in 1 row: 2"):
+            winoground_outcomes(*pairs)
 
 
 @pytest.mark.ci

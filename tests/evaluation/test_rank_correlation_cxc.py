@@ -135,6 +135,18 @@ def test_invalid_ratings_are_refused(name, change, message):
         dict(cxc_similarity_metrics(unit_rows(rng, 20), unit_rows(rng, 50), rated))
 
 
+@pytest.mark.parametrize("name", ["images", "texts"])
+@pytest.mark.parametrize(
+    "function", [cxc_similarity_metrics, cxc_similarity_statistics]
+)
+def test_embeddings_that_are_not_finite_are_refused(function, name):
+    rng = np.random.default_rng(5)
+    embeddings = {"images": unit_rows(rng, 20), "texts": unit_rows(rng, 50)}
+    embeddings[name][3] = np.nan
+    with pytest.raises(InputError, match=f"`{name}` must be finite.* in 1 row: 3"):
+        dict(function(**embeddings, rated=all_rated(rng)))
+
+
 def test_zero_samples_are_refused():
     with pytest.raises(InputError, match="`samples` must be .* Received: samples=0"):
         dict(cxc_similarity_metrics(None, None, {}, samples=0))

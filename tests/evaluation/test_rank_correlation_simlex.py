@@ -5,6 +5,7 @@ import pytest
 
 from align_keras.datasets.benchmarks.simlex import SimLexPair
 from align_keras.evaluation import simlex_metrics, simlex_statistics, word_cosines
+from align_keras.evaluation.slices import sliced_metrics
 from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
 
@@ -124,6 +125,14 @@ def test_a_group_with_one_pair_is_omitted():
         "nouns",
         "concreteness_1",
     }
+
+
+def test_a_slice_with_one_pair_is_omitted():
+    pairs = random_pairs(5)
+    statistics = simlex_statistics(word_cosines(Encoder(), pairs), pairs)
+    metrics = dict(sliced_metrics(statistics, ["a", "a", "a", "a", "b"], samples=9))
+    assert metrics["all/spearman[a]/items"] == 4
+    assert not any("[b]" in name for name in metrics)
 
 
 @pytest.mark.parametrize(

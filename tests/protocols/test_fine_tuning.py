@@ -2,17 +2,19 @@
 
 import io
 import json
+import shutil
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from align_keras.config import load_recipe
-from align_keras.datasets.benchmarks import LabeledImages
+from align_keras.datasets.benchmarks import LabeledImages, read_shard_classes
 from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.helpers.drawings import draw
+from tests.helpers.public_benchmarks import write_class_shards
 
 
 def test_changed_images_change_the_identity_of_the_data(tmp_path):
@@ -32,6 +34,42 @@ def test_changed_images_change_the_identity_of_the_data(tmp_path):
     assert changed[3:] == first[3:]
     draw(0, 7).save(tmp_path / "test" / "b" / "2.png")
     assert identity()[3:] != first[3:]
+
+
+def test_a_folder_of_clip_benchmark_has_an_identity(tmp_path):
+    """Writes the shards again with another training image."""
+
+    def write(split, *seeds):
+        images = [draw(label, seed) for label, seed in enumerate(seeds)]
+        shutil.rmtree(tmp_path / split, ignore_errors=True)
+        write_class_shards(tmp_path, images, [0, 1], ["a", "b"], ["{c}"], split=split)
+
+    def identity():
+        request = Request(str(tmp_path))
+        return fine_tuning_protocols.ClassificationData(request).identity("")
+
+    write("train", 0, 1)
+    write("test", 2, 3)
+    first = identity()
+    assert identity() == first
+    write("train", 0, 7)
+    changed = identity()
+    assert changed[:3] != first[:3]
+    assert changed[3:] == first[3:]
+
+
+@pytest.mark.ci
+def test_damaged_images_of_shards_are_counted(tmp_path, capsys):
+    images = [draw(label, 0) for label in range(2)]
+    for split in ("train", "test"):
+        write_class_shards(tmp_path, images, [0, 1], ["a", "b"], ["{c}"], split=split)
+    [span, _] = read_shard_classes(tmp_path, "train").images.spans
+    with open(span.path, "r+b") as file:
+        file.seek(span.offset)
+        file.write(b"no image")
+    data = fine_tuning_protocols.ClassificationData(Request(str(tmp_path)))
+    assert data.check() == 1
+    assert "1 of 2 training images can't be decoded" in capsys.readouterr().err
 
 
 def draw_png(label, seed):

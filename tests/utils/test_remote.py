@@ -15,6 +15,27 @@ from tests.helpers.web_server import WebServer
 CONTENT = os.urandom(1_000_003)
 
 
+@pytest.mark.parametrize(
+    "folder, name, expected",
+    [
+        ("https://h/tables", "a.png", "https://h/tables/a.png"),
+        ("https://h/tables/", "../images/a.png", "https://h/images/a.png"),
+        (
+            "https://h/tables",
+            "../../127.0.0.1:8080/a.png",
+            "https://h/127.0.0.1:8080/a.png",
+        ),
+        ("https://h", "../127.0.0.1:8080/a.png", "https://h/127.0.0.1:8080/a.png"),
+        ("https://h/tables", "/images/a.png", "https://h/images/a.png"),
+        ("https://h/tables", "//other/a.png", "https://h/other/a.png"),
+        ("s3://bucket/a/b", "../../../other/a.png", "s3://bucket/other/a.png"),
+        ("s3://bucket", "a.png", "s3://bucket/a.png"),
+    ],
+)
+def test_joined_addresses_stay_on_their_server(folder, name, expected):
+    assert remote.join_url(folder, name) == expected
+
+
 @pytest.fixture
 def memory(monkeypatch):
     """Empty in-process file system of fsspec, with pauses of 0 seconds."""

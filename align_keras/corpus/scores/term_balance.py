@@ -24,7 +24,8 @@ _TABLE = str.maketrans(
 def read_terms(path: str | os.PathLike) -> list[str]:
     """Reads a list of terms from a text file with one term per line.
 
-    Blank lines are skipped, and repeated terms are merged.
+    Blank lines are skipped. Terms that `TermMatcher` matches in the same way, such as
+    repeated terms and terms that differ in tabs, are merged.
 
     Raises:
         InputError: if the file can't be read, is not UTF-8, or has no term.
@@ -41,13 +42,16 @@ def read_terms(path: str | os.PathLike) -> list[str]:
             f"score.terms must be a text file in UTF-8. Received: {path}. Save it as "
             "UTF-8."
         ) from None
-    terms = dict.fromkeys(line.strip() for line in text.splitlines() if line.strip())
+    terms: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.strip():
+            terms.setdefault(_spaced(line.strip()), line.strip())
     if not terms:
         raise InputError(
             f"score.terms must contain at least one term. Received: {path} without "
             "any. Write one term per line."
         )
-    return list(terms)
+    return list(terms.values())
 
 
 class TermMatcher:
@@ -59,7 +63,8 @@ class TermMatcher:
     as captions, so that terms with a sign match.
 
     Args:
-        terms: sequence of different str.
+        terms: sequence of str. If several terms are equal after signs and white space
+            became spaces, only the first one matches.
 
     Example:
 
@@ -71,7 +76,10 @@ class TermMatcher:
     """
 
     def __init__(self, terms: Sequence[str]) -> None:
-        self._numbers = {_spaced(term): row for row, term in enumerate(terms)}
+        self._term_count = len(terms)
+        self._numbers: dict[str, int] = {}
+        for row, term in enumerate(terms):
+            self._numbers.setdefault(_spaced(term), row)
         self._lengths = sorted({term.count(" ") + 1 for term in self._numbers})
 
     def match(self, caption: str) -> set[int]:
@@ -88,7 +96,7 @@ class TermMatcher:
 
     def count(self, captions: Iterable[str]) -> np.ndarray:
         """Returns the number of captions that contain each term, int64 (terms,)."""
-        counts = np.zeros(len(self._numbers), np.int64)
+        counts = np.zeros(self._term_count, np.int64)
         for caption in captions:
             counts[list(self.match(caption))] += 1
         return counts

@@ -6,7 +6,8 @@ subfolders, its parent folder, and the subfolders of the parent. The first folde
 such an image is used.
 
 A `karpathy` source reads the training splits. With the option `EVALUATION` it reads the
-splits `val` and `test` instead.
+splits `val` and `test` instead. With this option, images without captions have the
+caption "".
 """
 
 import dataclasses
@@ -19,7 +20,12 @@ from typing import Any, NamedTuple
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.karpathy import file_name, parse_karpathy_image, text_value
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.pair import (
+    EVALUATION,
+    Part,
+    SourceKind,
+    SourcePair,
+)
 from align_keras.corpus.sources.source_files import (
     MAX_JSON_BYTES,
     SourceFile,
@@ -32,9 +38,6 @@ from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, join_url
 
 _EVALUATION_SPLITS = ("val", "test")
-# Option (name, value) of a source of evaluation images. Their copies are removed from a
-# corpus.
-EVALUATION = ("splits", "evaluation")
 
 
 class _Entry(NamedTuple):
@@ -90,7 +93,10 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             image = join_url(folder, entry.image)
         else:
             image = path_location(os.path.normpath(os.path.join(folder, entry.image)))
-        for caption in entry.captions:
+        captions = entry.captions
+        if is_evaluation and not captions:
+            captions = [""]
+        for caption in captions:
             yield SourcePair(image, caption, page_url=entry.page_url)
 
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode, text_lines
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
+    EVALUATION,
     Part,
     SourceKind,
     SourcePair,
@@ -37,9 +38,19 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a part, image by image."""
+    """Yields the pairs of a part, image by image.
+
+    Evaluation images have the caption "", and their caption files are not read.
+    """
+    is_evaluation = EVALUATION in part.options
     for name in part.files:
         path = os.path.join(part.root, name)
+        if is_evaluation:
+            if _exists(path):
+                yield SourcePair(path_location(path), "")
+            else:
+                counter.drop("vanished", path)
+            continue
         stem = os.path.splitext(path)[0]
         texts = [stem + suffix for suffix in (".txt", ".TXT") if _exists(stem + suffix)]
         if not texts:
@@ -56,7 +67,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             continue
         # Blank lines between captions are ignored. A file with nothing but blank lines
         # counts as an empty caption.
-        lines = [line for line in text.splitlines() if line.strip()] or [""]
+        lines = [line for line in text_lines(text) if line.strip()] or [""]
         image = path_location(path)
         original_size = pair_from_columns(image, _metadata(stem)).original_size
         for caption in dict.fromkeys(lines):

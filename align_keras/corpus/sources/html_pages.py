@@ -14,7 +14,12 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.page_process import PageError, read_page
 from align_keras.corpus.sources.location import is_remote, path_location, url_path
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.pair import (
+    EVALUATION,
+    Part,
+    SourceKind,
+    SourcePair,
+)
 from align_keras.corpus.sources.source_files import grouped_files, read_whole
 from align_keras.utils.remote import is_url, join_url
 
@@ -29,7 +34,11 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             continue
         try:
             pairs = read_page(
-                content, _address(path, name), counter, honor_opt_out=honor_opt_out
+                content,
+                _address(path, name),
+                counter,
+                honor_opt_out=honor_opt_out,
+                any_caption=EVALUATION in part.options,
             )
         except PageError as error:
             counter.drop("malformed page", path, str(error))

@@ -20,6 +20,9 @@ _COLUMNS = {
     "original_width": ("original_width",),
     "original_height": ("original_height",),
 }
+# Option (name, value) of a source of evaluation images. Their copies are removed from a
+# corpus, so an image is read even if it has no usable caption.
+EVALUATION = ("use", "evaluation")
 # Column or JSON key with the uid of a record in the shards of DataComp.
 UID_COLUMN = "uid"
 # Pixels. No image format has a larger side, and tables store the sizes as int32.

@@ -15,15 +15,16 @@ from align_keras.corpus.image import ImageError, image_size
 from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
-from align_keras.corpus.sources.caption_json import (
-    CAPTION_JSON,
-    EVALUATION,
-    json_kind,
-)
+from align_keras.corpus.sources.caption_json import CAPTION_JSON, json_kind
 from align_keras.corpus.sources.folder_images import FOLDER_IMAGES
 from align_keras.corpus.sources.html_pages import HTML_PAGES
 from align_keras.corpus.sources.location import is_remote, read_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.pair import (
+    EVALUATION,
+    Part,
+    SourceKind,
+    SourcePair,
+)
 from align_keras.corpus.sources.parquet_files import PARQUET_FILES
 from align_keras.corpus.sources.source_files import (
     SourceFile,
@@ -262,15 +263,14 @@ def _os_errors_as_input_errors(name: str) -> Iterator[None]:
 def evaluation_source(spec: str) -> Source:
     """Opens a source of evaluation images, whose copies are removed from a corpus.
 
-    A `karpathy` source has the splits `val` and `test`, which `open_source` skips. Web
-    pages cannot opt out, because their images do not become a part of the corpus.
+    All images are read, even images without a usable caption. A `karpathy` source has
+    the splits `val` and `test`, which `open_source` skips. Web pages cannot opt out,
+    because their images do not become a part of the corpus.
 
     Args:
         spec: str, as in `open_source`.
     """
     source = open_source(spec, honor_opt_out=False)
-    if source.kind != "karpathy":
-        return source
     options = (*source.options, EVALUATION)
     return dataclasses.replace(source, options=options)
 
@@ -367,12 +367,25 @@ def read_part(
 
     Yields:
         `SourcePair` with a cleaned caption, in the order of the part. UTF-8 can encode
-        its strings.
+        its strings. In a source of evaluation images, an image has only one pair with
+        the caption "".
 
     Raises:
         InputError: if a package that the kind needs is not installed.
     """
+    is_evaluation = EVALUATION in part.options
+    previous_image = None
     for pair in _read(part, counter, spool):
+        if is_evaluation:
+            # Consecutive pairs have the captions of the same image.
+            if pair.image != previous_image:
+                previous_image = pair.image
+                image = _storable(pair.image)
+                page_url = _storable(pair.page_url)
+                yield pair._replace(
+                    image=image, caption="", language="", page_url=page_url
+                )
+            continue
         caption = clean_caption(pair.caption)
         url = "" if part.kind in SHARD_KINDS else None
         if is_usable(caption, counter, pair.page_url or pair.image, url):

@@ -13,6 +13,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
+    EVALUATION,
     Part,
     SourceKind,
     SourcePair,
@@ -32,15 +33,19 @@ _cached_columns_of = functools.lru_cache(maxsize=64)(columns_of)
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Divides the images of each table into parts of 10,000."""
     parts = []
+    is_evaluation = EVALUATION in whole.options
     for file in files:
-        records, _ = _records(os.path.join(whole.root, file.name), file.modified)
+        path = os.path.join(whole.root, file.name)
+        records, _ = _records(path, file.modified, is_evaluation)
         parts += record_ranges(whole, file.name, len(records))
     return parts
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of images, in the order of the table."""
-    for record in read_range(part, counter, _records):
+    is_evaluation = EVALUATION in part.options
+    load = functools.partial(_records, is_evaluation=is_evaluation)
+    for record in read_range(part, counter, load):
         image = path_location(str(record.image_path))
         for caption, origin in zip(record.captions, record.origins, strict=True):
             yield origin._replace(image=image, caption=caption)
@@ -48,18 +53,23 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 # The cache has one entry, since a process reads the parts of a table one after another.
 @functools.lru_cache(maxsize=1)
-def _records(path: str, modified: int | str) -> tuple[list[PairRecord], DropCounter]:
+def _records(
+    path: str, modified: int | str, is_evaluation: bool = False
+) -> tuple[list[PairRecord], DropCounter]:
     """Reads the records of a table.
 
     Args:
         path: str, path or address of the table.
         modified: modification time or version of the file. It is part of the cache key.
+        is_evaluation: bool, True to include images without a usable caption.
 
     Returns:
         Tuple of the list of records and the `DropCounter` of the dropped rows.
     """
     counter = DropCounter()
-    records = read_pairs(path, origin_of=_origin, counter=counter)
+    records = read_pairs(
+        path, origin_of=_origin, any_caption=is_evaluation, counter=counter
+    )
     return list(records), counter
 
 

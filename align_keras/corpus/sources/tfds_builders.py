@@ -13,7 +13,12 @@ from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.pair import (
+    EVALUATION,
+    Part,
+    SourceKind,
+    SourcePair,
+)
 from align_keras.corpus.sources.source_files import SourceFile, record_ranges
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
@@ -97,7 +102,10 @@ def _read_part(
     name = f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
     path = os.path.join(os.path.abspath(spool), name)
     spans = _write_tar(path, part.start, [image for image, _, _ in examples])
+    is_evaluation = EVALUATION in part.options
     for span, (_, captions, language) in zip(spans, examples, strict=True):
+        if is_evaluation and not captions:
+            captions = [""]
         image = member_location("bytes", span, path)
         for caption in captions:
             yield SourcePair(image, caption, language=language)

@@ -18,7 +18,12 @@ from align_keras.corpus.opt_out import (
 )
 from align_keras.corpus.page_process import read_page
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.pair import (
+    EVALUATION,
+    Part,
+    SourceKind,
+    SourcePair,
+)
 from align_keras.corpus.sources.source_files import whole_files
 from align_keras.corpus.sources.warc_records import (
     parse_record,
@@ -57,7 +62,14 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     # The whole archive is indexed first, since an image may follow its page.
     index = _read_index(part.path, counter, honor_opt_out)
     for offset in index.page_offsets:
-        yield from _read_page(part.path, offset, index, counter, honor_opt_out)
+        yield from _read_page(
+            part.path,
+            offset,
+            index,
+            counter,
+            honor_opt_out,
+            any_caption=EVALUATION in part.options,
+        )
 
 
 def _read_index(path: str, counter: DropCounter, honor_opt_out: bool) -> _Index:
@@ -75,7 +87,13 @@ def _read_index(path: str, counter: DropCounter, honor_opt_out: bool) -> _Index:
 
 
 def _read_page(
-    path: str, offset: int, index: _Index, counter: DropCounter, honor_opt_out: bool
+    path: str,
+    offset: int,
+    index: _Index,
+    counter: DropCounter,
+    honor_opt_out: bool,
+    *,
+    any_caption: bool,
 ) -> Iterator[SourcePair]:
     """Yields the pairs of the page whose record begins at `offset`."""
     position = f"byte {offset}"
@@ -86,7 +104,12 @@ def _read_page(
         charset = match[1] if match else None
         page_opts_out = honor_opt_out and _opts_out(record)
         pairs = read_page(
-            content, _address(record), counter, charset, honor_opt_out=honor_opt_out
+            content,
+            _address(record),
+            counter,
+            charset,
+            honor_opt_out=honor_opt_out,
+            any_caption=any_caption,
         )
     except (InputError, OSError):
         raise

@@ -159,7 +159,8 @@ def rename_classes(data: Any, names: list | dict, ordered: bool = True) -> Any:
 def _names_of_dict(
     names: dict[str, str], old: Sequence[str], ordered: bool
 ) -> list[str]:
-    by_name = {readable_name(name): new for name, new in names.items()}
+    # The names of TFDS data are readable. CLIP_benchmark's names can have underscores.
+    by_name = {readable_name(name): new for name, new in names.items()} | names
     if ordered:
         for label, name in enumerate(old):
             if name not in by_name and str(label) in by_name:

@@ -28,6 +28,11 @@ class ShardImages:
     def __init__(self, spans: Sequence[ImageSpan]) -> None:
         self._spans = list(spans)
 
+    @property
+    def spans(self) -> list[ImageSpan]:
+        """Positions of the images, which are not read."""
+        return list(self._spans)
+
     def __len__(self) -> int:
         return len(self._spans)
 

@@ -54,6 +54,14 @@ def test_a_caption_counts_once_for_each_term():
     assert counts.tolist() == [2, 1]
 
 
+def test_terms_of_the_same_form_are_merged(tmp_path):
+    path = tmp_path / "terms.txt"
+    path.write_text("black cat\nblack\tcat\nbird\nblack cat\n")
+    assert read_terms(path) == ["black cat", "bird"]
+    matcher = TermMatcher(["black cat", "black\tcat", "bird"])
+    assert matcher.count(["a black cat", "a bird"]).tolist() == [1, 0, 1]
+
+
 def test_the_expected_number_of_captions_of_a_frequent_term_is_the_threshold():
     captions = ["cat"] * 400 + ["cat dog"] * 100 + ["dog"] * 10 + ["bird"] * 5
     matcher = TermMatcher(["cat", "dog", "fish"])

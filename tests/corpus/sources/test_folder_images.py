@@ -46,6 +46,13 @@ def test_wrong_encodings_and_removed_files_are_counted(tmp_path):
     assert counter.bad == {"wrong encoding": 1, "vanished": 1}
 
 
+def test_unicode_separators_do_not_divide_captions(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.txt").write_bytes("one\u2028two,\x85three\r\nlast".encode())
+    pairs, _ = read_source(tmp_path)
+    assert [pair.caption for pair in pairs] == ["one two, three", "last"]
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".TXT"])
 def test_the_captions_are_part_of_the_fingerprint(tmp_path, suffix):
     (tmp_path / "a.png").touch()

@@ -113,8 +113,19 @@ def test_evaluation_pages_cannot_opt_out(tmp_path):
     (tmp_path / "a.html").write_text(meta + "<img src=y.png alt=b>")
     source = evaluation_source(f"html:{tmp_path}")
     [part] = source.parts()
-    assert [pair.caption for pair in read_part(part, DropCounter())] == ["b"]
+    pairs = list(read_part(part, DropCounter()))
+    assert [pair.image for pair in pairs] == [str(tmp_path / "y.png")]
     assert source.fingerprint() != open_source(f"html:{tmp_path}").fingerprint()
+
+
+def test_evaluation_images_need_no_usable_caption(tmp_path):
+    images = ["<img src=a.png>", "<img src=b.png alt=b.png>", "<img src=a.png alt=c>"]
+    (tmp_path / "a.html").write_text("".join(images))
+    [part] = evaluation_source(f"html:{tmp_path}").parts()
+    pairs = list(read_part(part, DropCounter()))
+    assert [pair.image for pair in pairs] == [
+        str(tmp_path / name) for name in ("a.png", "b.png")
+    ]
 
 
 def test_bad_captions_are_counted(tmp_path):

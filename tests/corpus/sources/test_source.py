@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 
 from align_keras.config import load_corpus_config
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
-from align_keras.corpus.sources import open_source, read_location
+from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.source import (
     OTHER_RULE,
     PADDED,
+    evaluation_source,
     extract_part,
     merged_counts,
 )
@@ -328,6 +331,55 @@ def test_a_removed_file_raises_an_error_and_leaves_no_table(pages, tmp_path):
     with pytest.raises(InputError, match="1 of its files vanished.*page.html"):
         extract_part(task)
     assert not list(tmp_path.glob("*.parquet")) and not list(tmp_path.glob(".*"))
+
+
+UNUSABLE_CAPTIONS = {"a": "", "b": "IMG_0001.jpg", "c": "x" * 2001, "d": "a cat"}
+
+
+def write_images_in_folder(folder):
+    for name, caption in UNUSABLE_CAPTIONS.items():
+        Image.new("RGB", (9, 9)).save(folder / f"{name}.png")
+        if name != "d":
+            (folder / f"{name}.txt").write_text(caption)
+    (folder / "d.txt").write_bytes(b"K\xe4se")
+    Image.new("RGB", (9, 9)).save(folder / "e.png")
+    return f"folder:{folder}", [str(folder / f"{name}.png") for name in "abcde"]
+
+
+def write_images_in_table(folder):
+    lines = [f"{name}.png,{text}" for name, text in UNUSABLE_CAPTIONS.items()]
+    lines.append("d.png,another cat")
+    (folder / "a.csv").write_text("\n".join(["image,caption", *lines]))
+    return f"table:{folder / 'a.csv'}", [str(folder / f"{name}.png") for name in "abcd"]
+
+
+def write_images_in_shard(folder):
+    path = folder / "a.tar"
+    members = {f"{name}.txt": text for name, text in UNUSABLE_CAPTIONS.items()}
+    members |= {f"{name}.png": "image" for name in "abcde"}
+    with tarfile.open(path, "w") as tar:
+        for name, content in sorted(members.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content.encode()))
+    with tarfile.open(path) as tar:
+        spans = [(m.offset_data, m.size) for m in tar if m.name.endswith(".png")]
+    return f"webdataset:{path}", [
+        member_location("bytes", span, str(path)) for span in spans
+    ]
+
+
+@pytest.mark.parametrize(
+    "write", [write_images_in_folder, write_images_in_table, write_images_in_shard]
+)
+def test_evaluation_images_need_no_usable_caption(tmp_path, write):
+    spec, locations = write(tmp_path)
+    source, counter, images = evaluation_source(spec), DropCounter(), []
+    for part in source.parts():
+        images += [pair.image for pair in read_part(part, counter)]
+    assert images == locations
+    assert not counter.bad and not counter.filtered
+    assert source.fingerprint() != open_source(spec).fingerprint()
 
 
 def test_the_counts_of_parts_are_added():

@@ -116,6 +116,12 @@ def test_classes_are_renamed_by_order_by_name_or_by_label():
         assert rename_classes(data, names).class_names == ["fox", "bird"]
 
 
+def test_a_table_can_have_names_of_folders_with_underscores():
+    data = data_with_classes("red_fox", "owl")
+    renamed = rename_classes(data, {"red_fox": "fox", "owl": "bird"}, ordered=True)
+    assert renamed.class_names == ["fox", "bird"]
+
+
 def test_the_names_of_imagenet_apply_to_a_subset_of_its_ids():
     ids = imagenet_ids()
     names = [f"name {row}" for row in range(1000)]

@@ -1,0 +1,27 @@
+"""Tests of the patterns of sources."""
+
+import pytest
+
+from align_keras.datasets import open_sources
+from align_keras.utils.errors import InputError
+from tests.helpers.source_files import write_tars
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_overlapping_patterns_read_a_file_once(tmp_path):
+    folder = write_tars(tmp_path / "tars", files=12, count=1)
+    for number in range(12):
+        (folder / f"{number:05}.tar").rename(folder / f"{number}.tar")
+    source = open_sources(f"{folder}/{{1..11}}*.tar")
+    assert source.info.splits["train"].num_examples == 11
+
+
+def test_an_empty_range_raises_a_one_line_error(tmp_path):
+    write_tars(tmp_path / "tars", files=1)
+    with pytest.raises(InputError, match=r"the range \{9\.\.0\} is empty") as caught:
+        open_sources(f"{tmp_path}/tars/{{9..0}}.tar")
+    assert "\n" not in str(caught.value)
