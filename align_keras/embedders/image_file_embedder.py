@@ -45,7 +45,8 @@ def _check_same_weights(align: ALIGN, content: bytes, path: str) -> None:
         encoder_fingerprint = read_tower_metadata(content).get("encoder_fingerprint")
     except (zipfile.BadZipFile, KeyError, ValueError):
         encoder_fingerprint = None
-    if encoder_fingerprint != align.image_encoder.fingerprint():
+    # Towers are exported from the float32 form of a model.
+    if encoder_fingerprint != align.image_encoder.fingerprint("float32"):
         raise InputError(
             "`runtime` must be an image tower that was exported from this model. "
             f"Received: runtime={path}, which has the weights of another model. Export "

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.pair_loss import PairLoss, as_pair_loss
+from align_keras.losses.pair_loss import PairLoss, as_pair_loss, check_rows
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
@@ -156,6 +156,9 @@ class DistillationLoss(PairLoss):
         teacher_rows = [inputs.pop(name) for name in TEACHER_INPUTS]
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)
+        check_rows("text_embeddings", images, texts)
+        for name, rows in zip(TEACHER_INPUTS, teacher_rows, strict=True):
+            check_rows(name, images, tf.convert_to_tensor(rows))
         losses: list[tf.Tensor] = []
         if self.contrastive_weight:
             losses.extend(

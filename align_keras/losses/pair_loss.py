@@ -114,6 +114,7 @@ class PairLoss:
         Raises:
             InputError: if `call` returns another number of losses.
         """
+        check_rows("text_embeddings", image_embeddings, text_embeddings)
         images, _ = gather_replicas(image_embeddings)
         texts, _ = gather_replicas(text_embeddings)
         if token_ids is not None:
@@ -219,6 +220,9 @@ class RowLoss(PairLoss):
             pair_groups = tf.convert_to_tensor(pair_groups)
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)
+        check_rows("text_embeddings", images, texts)
+        if pair_groups is not None:
+            check_rows("pair_groups", images, pair_groups)
         if self.hard_negative_weight == 1:
             return self.row_losses(images, texts, temperature, pair_groups)
         if negative_groups is None:
@@ -287,6 +291,30 @@ class RowLoss(PairLoss):
         `negative_weights`.
         """
         raise NotImplementedError
+
+
+def check_rows(name: str, images: tf.Tensor, rows: tf.Tensor) -> None:
+    """Raises unless a tensor has one row for each image, and there is an image.
+
+    Only static shapes are compared.
+
+    Args:
+        name: str, name of the tensor for the message.
+        images: float tensor (n, d), the image embeddings.
+        rows: tensor (n, …).
+    """
+    image_shape = tf.TensorShape(images.shape)
+    shape = tf.TensorShape(rows.shape)
+    if not image_shape.rank or not shape.rank:
+        return
+    is_equal = image_shape[:1].is_compatible_with(shape[:1])
+    if is_equal and 0 not in (image_shape[0], shape[0]):
+        return
+    raise InputError(
+        f"{name} must have one row for each image, at least one. Received: shape "
+        f"{shape} for image_embeddings of shape {image_shape}. Pass the rows of the "
+        "same pairs."
+    )
 
 
 @keras.saving.register_keras_serializable(package="align_keras")

@@ -1,5 +1,6 @@
 """ALIGN: an image encoder and a text encoder with a common embedding space."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,14 +21,19 @@ from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
-from align_keras.models.lora import adapted_layers
+from align_keras.models.lora import adapted_layers, merged_while_saving
 from align_keras.models.preset_config import upgrade_config
-from align_keras.models.preset_saving import save_task
+from align_keras.models.preset_saving import (
+    atomic_keras_path,
+    check_shard_size,
+    save_task,
+)
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import set_trainable_flag
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
 
 # Name under which a weights file holds the states of the seed generators.
 _SEEDS = "seeds"
@@ -390,9 +396,42 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: None. The weights are always in one file.
+            max_shard_size: float or None, gigabytes that the weights may have. They are
+                always in one file.
+
+        Raises:
+            InputError: if the weights are larger than `max_shard_size`.
         """
+        check_shard_size(self.backbone, max_shard_size)
         save_task(self, preset_dir)
+
+    def save(
+        self,
+        filepath: str | os.PathLike,
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes a file, as `keras.Model.save`.
+
+        A `.keras` file replaces an earlier file only when it is complete. The file of a
+        model with LoRA has merged kernels and no optimizer.
+
+        Args:
+            filepath: str or path that ends in `.keras`.
+            overwrite: bool, replace an existing file without a question.
+            zipped: as in `keras.Model.save`.
+            **kwargs: other arguments of `keras.Model.save`.
+        """
+        options = {"overwrite": overwrite, "zipped": zipped, **kwargs}
+        is_file = str(filepath).endswith(".keras") and not is_url(filepath)
+        is_replaceable = overwrite or not os.path.exists(filepath)
+        with contextlib.ExitStack() as stack:
+            # Keras would round merged kernels to the compute dtype.
+            stack.enter_context(merged_while_saving(self))
+            if is_file and is_replaceable:
+                filepath = stack.enter_context(atomic_keras_path(filepath))
+            super().save(filepath, **options)
 
     def export_saved_model(
         self, directory: str | os.PathLike, weights: str | None = None

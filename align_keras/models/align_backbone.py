@@ -15,7 +15,7 @@ from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.preset_config import ENCODERS
-from align_keras.models.preset_saving import save_backbone
+from align_keras.models.preset_saving import check_shard_size, save_backbone
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
     TrainableFlags,
@@ -213,8 +213,13 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: None. The weights are always in one file.
+            max_shard_size: float or None, gigabytes that the weights may have. They are
+                always in one file.
+
+        Raises:
+            InputError: if the weights are larger than `max_shard_size`.
         """
+        check_shard_size(self, max_shard_size)
         save_backbone(self, preset_dir)
 
     def get_config(self) -> dict:

@@ -86,6 +86,12 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
                 "`crop` of `image_converter` must be 'random' or 'center'. Received: "
                 f"crop={image_converter.crop!r}. Use it only for classifiers."
             )
+        if image_converter.central_crop is not None:
+            raise InputError(
+                "`central_crop` of `image_converter` must be None. Received: "
+                f"central_crop={image_converter.central_crop}. Embedding and exports "
+                "use the whole image. Use it only for classifiers."
+            )
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
         self.image_converter = image_converter

@@ -27,6 +27,7 @@ from align_keras.models.gradients import (
     is_finite_step,
     loss_gradients,
 )
+from align_keras.models.lora import has_factors
 from align_keras.models.raw_pairs import raw_pairs
 from align_keras.optimizers import apply_if
 from align_keras.optimizers.recipes import (
@@ -258,11 +259,14 @@ class ContrastiveModel(keras_hub.models.Task):
         `keras.models.clone_model` returns a plain model, whose `compile` accepts only
         the arguments of Keras. It can clone a model that was compiled without arguments
         and not trained.
+
+        A `.keras` file of a model with LoRA contains merged kernels. The moments of the
+        optimizer belong to the factors, so the optimizer is left out.
         """
         if not self.compiled:
             return None
         config: dict[str, Any] = {}
-        if self.optimizer is not None:
+        if self.optimizer is not None and not has_factors(self):
             config["optimizer"] = keras.optimizers.serialize(self.optimizer)
             config["optimizer_built"] = self.optimizer.built
             config["recipe"] = self.recipe
@@ -478,7 +482,9 @@ class ContrastiveModel(keras_hub.models.Task):
     ) -> list[float] | dict[str, float]:
         """Returns the losses and metrics, as `keras.Model.evaluate`.
 
-        The data may be raw pairs or model inputs, as in `fit`.
+        The data may be raw pairs or model inputs, as in `fit`. The losses are means
+        over the rows of all batches. Under a strategy, all replicas must have the same
+        number of rows in each batch.
         """
         argument_names = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown(
@@ -559,9 +565,12 @@ class ContrastiveModel(keras_hub.models.Task):
         gradients, losses = sums[: len(gradients)], tuple(sums[len(gradients) :])
         losses = tuple(loss / replica_count() for loss in losses)
         variables = self.trainable_variables
-        norms = gradient_norms(self.optimizer, variables, gradients)
+        norms = gradient_norms(self, gradients)
         loss = self.loss.total(*losses)
         finite = is_finite_step(self.optimizer, loss, norms[0], self.loss_upper_bound)
+        if self.steps_per_execution > 1:
+            # The steps after a bad step run before `StopAtNonFinite` can stop them.
+            finite &= self.loss_metrics[0].has_finite_loss()
         gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
         apply_if(finite, self.optimizer, gradients, variables)
         self.forward_state.merge(before, finite)
@@ -572,15 +581,23 @@ class ContrastiveModel(keras_hub.models.Task):
         losses: Sequence[tf.Tensor],
         norms: Sequence = (0, 0, 0),
         finite: tf.Tensor | bool = True,
+        rows: tf.Tensor | int = 1,
     ) -> dict:
         """Updates the running means of the metrics and returns them by name.
 
         A step that isn't finite doesn't change the means. In this case the method
-        returns the values of the step instead of the means, with NaN as `loss`.
+        returns the values of the step instead of the means, with NaN as `loss`. With
+        `steps_per_execution` above 1, Keras returns only the values of the last step,
+        so the mean of `loss` becomes NaN. `rows` is the weight of the step.
         """
         details = [*losses, self.temperature, *norms]
         (metric,) = self.loss_metrics
-        metric.update_state([self.loss.total(*losses), *details], finite)
+        loss = self.loss.total(*losses)
+        if self.steps_per_execution > 1:
+            loss = tf.where(finite, loss, float("nan"))
+            metric.update_state([loss, *details], weight=rows)
+            return metric.result()
+        metric.update_state([loss, *details], finite, rows)
         means = metric.result()
         values_of_bad_step = [float("nan"), *details]
         return {
@@ -601,7 +618,10 @@ class ContrastiveModel(keras_hub.models.Task):
             self.temperature,
             inputs,
         )
-        means = self.update_loss_metrics(losses)
+        losses = tuple(reduce_over_replicas("MEAN", list(losses)))
+        # As in Keras, a smaller last batch has less weight.
+        rows = ops.shape(inputs["images"])[0]
+        means = self.update_loss_metrics(losses, rows=rows)
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}
 
     def predict_step(self, data: dict) -> dict:
@@ -743,7 +763,7 @@ class LossMetrics(keras.metrics.Metric):
         self.parts = parts
         self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
         # The first two entries are the number of steps and the number of steps with
-        # finite gradient norms.
+        # finite gradient norms. Each step of `evaluate` counts as its number of rows.
         self.sums = self.add_variable(
             (len(self.names) + 2,),
             "zeros",
@@ -752,21 +772,32 @@ class LossMetrics(keras.metrics.Metric):
             name="sums",
         )
 
-    def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
+    def has_finite_loss(self) -> tf.Tensor:
+        """Returns True unless the loss of a step of this epoch was NaN or infinite."""
+        return ops.isfinite(self.sums[2])
+
+    def update_state(
+        self,
+        values: list,
+        finite: tf.Tensor | bool = True,
+        weight: tf.Tensor | int = 1,
+    ) -> None:
         """Adds the values of a step if `finite` is True.
 
         Args:
             values: list of scalars in the order of `names`.
             finite: bool, True if the losses and the gradients of the step are finite.
+            weight: int ≥ 1, weight of the step in the means.
         """
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
         # A step counts even if its scaled gradient overflowed, but its gradient norms
-        # are left out of the means.
-        has_norms = ops.all(ops.isfinite(norms))
+        # are left out of the means. A step without a loss keeps them for the error.
+        has_norms = ops.all(ops.isfinite(norms)) | ~ops.isfinite(losses[0])
         norms = ops.where(has_norms, norms, ops.zeros_like(norms))
         counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
         step = ops.concatenate([ops.stack(counts), losses, norms])
+        step *= ops.cast(weight, step.dtype)
         self.sums.assign_add(ops.where(finite, step, ops.zeros_like(step)))
 
     def result(self) -> dict:

@@ -17,6 +17,7 @@ from align_keras.models.image_function import image_function
 from align_keras.models.on_replicas import on_replicas
 from align_keras.models.raw_pairs import plain_data
 from align_keras.text.padding import trim_padding
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Number of batches whose texts are tokenized and sorted by length at once.
@@ -246,6 +247,7 @@ def embed_texts(
         float32 array (n, dimension).
     """
     texts = as_sequence("texts", texts)
+    check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     preprocessor.require_tokenizer()
     embeddings = np.zeros((len(texts), dimension), "float32")
     window = _SORTED_BATCHES * batch_size
@@ -292,6 +294,7 @@ def embed_images(
             f"{type(images).__name__}. Write [image]."
         )
     images = as_sequence("images", images)
+    check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     batches = [
         embed_pixels(pixels)
         for pixels in _read_ahead(images, image_converter, batch_size)

@@ -138,22 +138,31 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         """Returns layers whose outputs aren't used, which are never trained."""
         return []
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, dtype: str | None = None) -> str:
         """Returns the SHA-256 of the configuration and the weights, 64 hex digits.
 
         LoRA factors are merged into the kernels, as in a saved model. Only those of
         quantized layers stay separate.
+
+        Args:
+            dtype: str, dtype to which the model is converted before, such as
+                `"float32"`. None keeps the dtype policy of the model.
         """
         # The name and the frozen layers don't change the embeddings.
         config = self.get_config()
         config.pop("name")
         config.pop(CONFIG_KEY, None)
+        if dtype is not None:
+            policy = keras.dtype_policies.get(dtype)
+            config["dtype"] = keras.dtype_policies.serialize(policy)
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode())
         # `variables` would include the dropout seeds, which differ each time the model
         # is loaded.
         for weight in lora.merged_weights(self):
             value = np.ascontiguousarray(weight.numpy())
+            if dtype is not None and keras.backend.is_float_dtype(value.dtype.name):
+                value = value.astype(policy.variable_dtype)
             digest.update(f"{value.dtype} {value.shape}".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()

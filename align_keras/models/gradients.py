@@ -293,19 +293,25 @@ def check_weight_dtypes(
 # === Gradient norms and the check for non-finite values ===
 
 
-def gradient_norms(
-    optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
-) -> list[tf.Tensor]:
-    """Returns the gradient norms of the model, the image and the text encoder."""
-    scale = optimizer.scale_loss(1.0)
+def gradient_norms(model: keras.Model, gradients: list) -> list[tf.Tensor]:
+    """Returns the gradient norms of the model, the image and the text encoder.
+
+    Args:
+        model: `ALIGN` with an optimizer.
+        gradients: list of tensors, one for each trainable variable of the model.
+    """
+    scale = model.optimizer.scale_loss(1.0)
+    towers = {}
+    for name in ("image_encoder", "text_encoder"):
+        for variable in getattr(model, name).trainable_variables:
+            towers[id(variable)] = name
     squares = {
         "image_encoder": tf.constant(0.0),
         "text_encoder": tf.constant(0.0),
         "align": tf.constant(0.0),
     }
-    for variable, gradient in zip(variables, gradients, strict=True):
-        tower = variable.path.partition("/")[0]
-        tower = tower if tower in squares else "align"
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        tower = towers.get(id(variable), "align")
         gradient = tf.convert_to_tensor(gradient)
         # Squares of 16-bit gradients would overflow or underflow in 16 bits.
         if gradient.dtype.size < 4:

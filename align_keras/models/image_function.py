@@ -34,11 +34,11 @@ def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     config = json.dumps(encoder.get_config(), sort_keys=True, default=str)
     key = (config, [id(variable) for variable in encoder.variables])
     # `vars` bypasses the attribute tracking of Keras.
-    cache = vars(model).setdefault("_image_function", {})
-    if cache.get("key") != key:
-        cache["key"] = key
-        cache["function"] = on_replicas(model.distribute_strategy, image_graph(model))
-    compute = cache["function"]
+    cached_key, compute = vars(model).get("_image_function", (None, None))
+    if cached_key != key:
+        compute = on_replicas(model.distribute_strategy, image_graph(model))
+        # One assignment, because other threads may read the cache at any time.
+        vars(model)["_image_function"] = (key, compute)
     width = encoder.output_shape[-1]
 
     def embed(pixels: np.ndarray) -> np.ndarray:

@@ -42,6 +42,11 @@ def adapted_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
     ]
 
 
+def has_factors(model: keras.layers.Layer) -> bool:
+    """Returns True if a layer of a model has factors, also while they are merged."""
+    return any(hasattr(layer, _FACTORS[0]) for layer in model._flatten_layers())
+
+
 def layers_named(
     model: keras.layers.Layer, names: Iterable[str]
 ) -> list[keras.layers.Layer]:

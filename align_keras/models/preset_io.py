@@ -87,6 +87,8 @@ _FOR_FOLDERS = (
 )
 # Arguments of `Encoder.set_training`.
 _TRAINING = ("training", "blocks", "rank")
+# Mode of `Encoder.set_training` that has the argument.
+_MODE_OF_ARGUMENT = {"blocks": "last_blocks", "rank": "lora"}
 
 
 def from_preset(
@@ -103,6 +105,11 @@ def from_preset(
     if not training:
         return _open_preset(cls, preset, load_weights, revision, token, arguments)
     _check_training_arguments(training, arguments)
+    if str(preset).endswith(".keras"):
+        raise InputError(
+            f"{' and '.join(training)} can't be set with a .keras file. Received: "
+            f"{preset}. Open the file, and call set_training of its encoders."
+        )
     if str(preset) not in preset_names():
         # The mode replaces the frozen layers of the preset.
         arguments["locked"] = False
@@ -122,6 +129,13 @@ def _check_training_arguments(training: dict, arguments: dict) -> None:
             'training="last_blocks" or training="lora".'
         )
     check_choice("training", training["training"], TRAINING_MODES)
+    for name, mode in _MODE_OF_ARGUMENT.items():
+        if name in training and training["training"] != mode:
+            raise InputError(
+                f'{name} can only be set with training="{mode}". Received: '
+                f"{name}={training[name]!r} and training={training['training']!r}. "
+                f"Leave {name} out."
+            )
     refused = [name for name in ("locked", "trainable") if name in arguments]
     if refused:
         raise InputError(

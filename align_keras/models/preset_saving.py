@@ -4,17 +4,23 @@
 written atomically.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import keras_hub
 import numpy as np
 
+from align_keras.models.conversion.litert_weights import (
+    REST_FILE,
+    TABLE_FILE,
+    TOWER_FILES,
+)
 from align_keras.models.lora import merged_while_saving
 from align_keras.models.preset_files import (
     CONFIG_FILE,
@@ -30,16 +36,37 @@ from align_keras.models.preset_files import (
     file_digests,
 )
 from align_keras.text.vocabulary import VOCABULARY_FILE
-from align_keras.utils.files import atomic_write, refuse_url
+from align_keras.utils.arguments import check_number
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path, atomic_write, refuse_url
 
 # Bytes. Upper bound of the metadata that HDF5 stores for a tensor.
 _HDF5_BYTES = 8192
+# Other forms of the weights of a model. `load_model` prefers the towers.
+_OTHER_WEIGHTS = (
+    *TOWER_FILES,
+    TABLE_FILE,
+    REST_FILE,
+    "image.onnx",
+    "text.onnx",
+)
+_TOKENIZER_FILES = (TOKENIZER_CONFIG, VOCABULARY_ASSET, VOCABULARY_FILE)
+_PREPROCESSOR_FILES = (
+    PREPROCESSOR_CONFIG_FILE,
+    IMAGE_CONVERTER_FILE,
+    *_TOKENIZER_FILES,
+)
 
 
 def save_task(task: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes the files of `ALIGN.save_to_preset`."""
+    """Writes the files of `ALIGN.save_to_preset`.
+
+    The files of an earlier model in the folder are replaced or removed.
+    """
     directory = _make_directory(directory)
-    if task.preprocessor is not None:
+    if task.preprocessor is None:
+        _remove_files(directory, _PREPROCESSOR_FILES)
+    else:
         save_preprocessor(task.preprocessor, directory)
     _save_weights(task.backbone, directory)
     save_task_config(task, directory, [WEIGHTS_FILE])
@@ -71,7 +98,9 @@ def save_preprocessor(
 ) -> None:
     """Writes preprocessor.json and the files of the tokenizer and the converter."""
     directory = _make_directory(directory)
-    if preprocessor.tokenizer is not None:
+    if preprocessor.tokenizer is None:
+        _remove_files(directory, _TOKENIZER_FILES)
+    else:
         save_tokenizer(preprocessor.tokenizer, directory)
     save_image_converter(preprocessor.image_converter, directory)
     _write_config(preprocessor, directory / PREPROCESSOR_CONFIG_FILE)
@@ -95,11 +124,60 @@ def save_image_converter(
     _write_config(image_converter, _make_directory(directory) / IMAGE_CONVERTER_FILE)
 
 
+def check_shard_size(backbone: keras.Model, max_shard_size: float | None) -> None:
+    """Raises if the weights don't fit in one file of at most this size.
+
+    KerasHub divides larger weights into several files, and passes 10 by default.
+
+    Args:
+        backbone: `ALIGNBackbone`.
+        max_shard_size: float > 0, gigabytes, or None.
+    """
+    if max_shard_size is None:
+        return
+    size = _size_of_weights(backbone) / 1e9
+    check_number("max_shard_size", max_shard_size, 0, math.inf)
+    if size > max_shard_size:
+        raise InputError(
+            "max_shard_size must be None or at least the size of the weights, because "
+            f"they are in one file. Received: max_shard_size={max_shard_size} for "
+            f"weights of {size:.3g} GB. Leave it out."
+        )
+
+
+def _size_of_weights(backbone: keras.Model) -> int:
+    """Returns the size of all variables in bytes."""
+    return sum(
+        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+        for variable in backbone.variables
+    )
+
+
+@contextlib.contextmanager
+def atomic_keras_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path and renames it to `path` when the block ends.
+
+    Keras needs a path that ends in `.keras`.
+    """
+    with atomic_path(path) as temporary:
+        keras_file = temporary.with_name(f"{temporary.name}.keras")
+        try:
+            yield keras_file
+            keras_file.replace(temporary)
+        finally:
+            keras_file.unlink(missing_ok=True)
+
+
 def _make_directory(directory: str | os.PathLike) -> pathlib.Path:
     refuse_url(directory, "directory")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def _remove_files(directory: pathlib.Path, names: Iterable[str]) -> None:
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
 
 
 def _save_backbone_config(
@@ -154,12 +232,12 @@ def _clean(config: dict[str, Any]) -> None:
 
 
 def _save_weights(backbone: keras.Model, directory: pathlib.Path) -> None:
-    """Writes the weights atomically, after reserving the disk space for them."""
+    """Writes the weights atomically, after reserving the disk space for them.
+
+    Other forms of the weights of an earlier model are removed afterwards.
+    """
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
-    size = sum(
-        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
-        for variable in backbone.variables
-    )
+    size = _size_of_weights(backbone)
     try:
         with open(temporary, "wb") as file:
             # HDF5 aborts the process if the disk becomes full while it writes.
@@ -171,5 +249,6 @@ def _save_weights(backbone: keras.Model, directory: pathlib.Path) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(directory / WEIGHTS_FILE)
+        _remove_files(directory, _OTHER_WEIGHTS)
     finally:
         temporary.unlink(missing_ok=True)

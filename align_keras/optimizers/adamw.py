@@ -13,7 +13,10 @@ import tensorflow as tf
 from keras import ops
 
 from align_keras.optimizers.fused_updates import apply_fused_adam
-from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.optimizers.multipliers import (
+    LearningRateMultipliers,
+    checked_patterns,
+)
 
 # Paths of matrices that Muon doesn't orthogonalize. The gradients of embeddings are
 # sparse. Depthwise kernels aren't matrices of inputs by outputs. The biases of
@@ -192,7 +195,7 @@ class Muon(AdamW):
             **kwargs,
         )
         self.momentum = momentum
-        self.by_adam = tuple(by_adam)
+        self.by_adam = checked_patterns("by_adam", by_adam)
 
     def _matrix_shape(
         self, variable: keras.Variable | tf.Variable

@@ -15,6 +15,16 @@ from align_keras.utils.errors import InputError
 DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 
 
+def checked_patterns(name: str, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Returns a list of regular expressions as a tuple, or raises for a single str."""
+    if isinstance(patterns, str):
+        raise InputError(
+            f"{name} must be a list of regular expressions. Received: "
+            f"{name}={patterns!r}. Write [{patterns!r}]."
+        )
+    return tuple(patterns)
+
+
 class LearningRateMultipliers(ReplicaGradients):
     """Mixin of a Keras optimizer that scales the learning rate of each variable.
 
@@ -42,7 +52,7 @@ class LearningRateMultipliers(ReplicaGradients):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.decay = weight_decay
-        self.exclusions = tuple(exclusions)
+        self.exclusions = checked_patterns("exclusions", exclusions)
         self.learning_rate_multipliers = dict(learning_rate_multipliers or {})
         for pattern, factor in self.learning_rate_multipliers.items():
             if not factor > 0:

@@ -93,11 +93,15 @@ def apply_if(
     >>> variable.numpy().tolist()
     [0.5]
     """
-    iterations = inner_optimizer(optimizer).iterations
+    inner = inner_optimizer(optimizer)
+    if inner is optimizer:
+        _apply_if(condition, optimizer, gradients, variables)
+        return
+    # The property `iterations` isn't a variable if gradients are accumulated.
+    iterations = inner._iterations
     after = iterations.value + tf.cast(condition, iterations.dtype)
     _apply_if(condition, optimizer, gradients, variables)
-    if inner_optimizer(optimizer) is not optimizer:
-        iterations.assign(after)
+    iterations.assign(after)
 
 
 def _apply_if(

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss, PairLoss, SigmoidLoss
+from align_keras.losses import (
+    ContrastiveLoss,
+    DistillationLoss,
+    MatryoshkaLoss,
+    PairLoss,
+    SigmoidLoss,
+)
+from align_keras.losses.distillation_loss import TEACHER_INPUTS
 from align_keras.losses.pair_loss import FunctionLoss, as_pair_loss
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
@@ -115,3 +122,35 @@ def test_objects_that_are_not_pair_losses_are_refused():
         ContrastiveLoss(label_smothing=0.1)
     with pytest.raises(InputError, match="token_ids must not be None"):
         ContrastiveLoss(share_equal_captions=True)(tf.eye(2), tf.eye(2), 1.0)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ContrastiveLoss(),
+        ContrastiveLoss(tile_size=2),
+        SigmoidLoss(),
+        DistillationLoss(contrastive_weight=0.0),
+        FunctionLoss(sigmoid_loss),
+        MatryoshkaLoss(ContrastiveLoss(), widths=(2,)),
+    ],
+)
+def test_other_numbers_of_rows_are_refused(loss):
+    rows = tf.eye(4)
+    teacher = {}
+    if isinstance(loss, DistillationLoss):
+        teacher = dict.fromkeys(TEACHER_INPUTS, rows)
+    words = r"text_embeddings must have one row for each image.* shape \(3, \d\) for"
+    with pytest.raises(InputError, match=words):
+        loss(rows, rows[:3], 1.0, **teacher)
+    with pytest.raises(InputError, match="at least one. Received: shape"):
+        loss(rows[:0], rows[:0], 1.0, **teacher)
+
+
+def test_other_numbers_of_teacher_rows_are_refused():
+    rows = tf.eye(4)
+    teacher = {TEACHER_INPUTS[0]: rows, TEACHER_INPUTS[1]: rows[:1]}
+    with pytest.raises(InputError, match="teacher_text_embeddings must have one row"):
+        DistillationLoss()(rows, rows, 1.0, **teacher)
+    with pytest.raises(InputError, match="pair_groups must have one row"):
+        ContrastiveLoss()(rows, rows, 1.0, pair_groups=tf.range(3))

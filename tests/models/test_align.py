@@ -160,6 +160,16 @@ def test_encoding_accepts_ragged_tensors_and_refuses_generators(model):
             call(values)
 
 
+@pytest.mark.parametrize("batch_size", [0, -4, 2.5])
+def test_other_batch_sizes_are_refused(model, batch_size):
+    pixels = np.zeros((2, 40, 40, 3), "uint8")
+    words = f"batch_size must be a whole number .* Received: batch_size={batch_size}"
+    with pytest.raises(InputError, match=words):
+        model.encode_texts(["a", "b"], batch_size=batch_size)
+    with pytest.raises(InputError, match=words):
+        model.encode_images(pixels, batch_size=batch_size)
+
+
 def test_encode_images_accepts_floats_with_a_value_range(model):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 40, 60, 3)).astype("uint8")
     expected = model.encode_images(pixels)
@@ -343,6 +353,11 @@ def test_exports_and_files_without_an_align_are_refused(tmp_path):
         (damaged, {}, "can't be opened"),
         (damaged, {"dtype": "float16"}, "dtype can't be set with a .keras file"),
         (damaged, {"load_weights": False}, "load_weights can't be set"),
+        (
+            damaged,
+            {"training": "lora", "rank": 2},
+            "training and rank can't be set with a .keras file.*call set_training",
+        ),
         (
             tmp_path / "dense.keras",
             {},

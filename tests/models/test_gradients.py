@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.models import ALIGN, ImageEncoder
 from align_keras.models.gradients import (
     cached_loss_gradients,
     check_weight_dtypes,
+    gradient_norms,
     read_values,
     scaled_loss,
     split_inputs,
@@ -64,6 +66,20 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
         )
     for seed, expected_seed in zip(state.seeds, expected_seeds, strict=True):
         np.testing.assert_array_equal(seed, expected_seed)
+
+
+def test_the_gradient_norms_of_encoders_with_other_names():
+    image_encoder = ImageEncoder.from_variant("nano", 8, image_size=32, name="vision")
+    text_encoder = small_align(projection_dim=8).text_encoder
+    model = ALIGN.from_encoders(image_encoder, text_encoder)
+    model.compile(SGD(0.1))
+    gradients = [tf.zeros(variable.shape) for variable in model.trainable_variables]
+    paths = [variable.path for variable in model.trainable_variables]
+    first = next(n for n, path in enumerate(paths) if path.startswith("vision/"))
+    gradients[first] += 3.0 / np.sqrt(np.prod(gradients[first].shape))
+    gradients[paths.index("temperature/log_temperature")] += 4.0
+    norms = gradient_norms(model, gradients)
+    np.testing.assert_allclose(norms, [5.0, 3.0, 0.0], rtol=1e-5)
 
 
 def test_unsuitable_micro_batch_sizes_are_refused():

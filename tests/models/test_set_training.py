@@ -382,3 +382,9 @@ def test_from_preset_sets_the_mode_of_both_encoders(adapted):
         ALIGN.from_preset(base, training="lora", locked=True)
     with pytest.raises(InputError, match="training must be one of"):
         ALIGN.from_preset(base, training="some")
+    words = 'rank can only be set with training="lora". Received: rank=16 and'
+    with pytest.raises(InputError, match=words):
+        ALIGN.from_preset(base, training="projection", rank=16)
+    words = 'blocks can only be set with training="last_blocks". Received: blocks=3'
+    with pytest.raises(InputError, match=words):
+        ALIGN.from_preset(base, training="lora", blocks=3)

@@ -130,3 +130,12 @@ def test_updates_of_lamb_by_slices_equal_those_by_a_dense_gradient():
     expected = train_embedding(lambda: Lamb(0.05), dense=True)
     actual = train_embedding(lambda: Lamb(0.05))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_a_single_pattern_is_refused():
+    words = r"regular expressions. Received: exclusions='bias\|gamma'. Write \["
+    for optimizer in (AdamW, Lamb, Muon):
+        with pytest.raises(InputError, match=words):
+            optimizer(exclusions="bias|gamma")
+    with pytest.raises(InputError, match="by_adam must be a list"):
+        Muon(by_adam="embedding")

@@ -31,6 +31,22 @@ def test_a_skipped_update_changes_neither_weights_nor_optimizer():
     assert optimizer.iterations.numpy() == 1
 
 
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_gradients_can_be_accumulated(is_scaled):
+    variable = keras.Variable([1.0])
+    optimizer = SGD(0.5, momentum=0.0, gradient_accumulation_steps=2)
+    if is_scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+    optimizer.build([variable])
+    values = []
+    for gradient in (1.0, 3.0, 4.0):
+        apply_if(tf.constant(True), optimizer, [tf.constant([gradient])], [variable])
+        values.append(float(variable.numpy()[0]))
+    assert values == [1.0, 0.0, 0.0]
+    # An update of accumulated gradients is one iteration.
+    assert int(inner_optimizer(optimizer).iterations) == 1
+
+
 def test_only_optimizers_of_the_package_get_summed_gradients():
     gradients = [tf.constant([4.0])]
     (mean,) = take_summed_gradients(keras.optimizers.SGD(), gradients, 2)

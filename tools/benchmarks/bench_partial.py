@@ -90,8 +90,8 @@ def measure_mode(mode, arguments):
         "align_small_en",
         image_size=arguments.image_size,
         training=mode,
-        blocks=arguments.blocks,
-        rank=arguments.rank,
+        blocks=arguments.blocks if mode == "last_blocks" else None,
+        rank=arguments.rank if mode == "lora" else None,
     )
     batch_size = arguments.batch_size
     steps_per_epoch = max(1, len(train[1]) // batch_size)

@@ -1,0 +1,48 @@
+"""Presets that are saved into the folder of an earlier model."""
+
+import shutil
+
+import pytest
+
+from align_keras.embedders.locations import locate_model
+from align_keras.models import ALIGN
+from align_keras.utils.errors import InputError
+from tests.helpers.small import small_align
+
+TOWERS = ("image.tflite", "text.tflite", "image.onnx", "text.onnx")
+
+
+@pytest.mark.parametrize("part", ["task", "backbone"])
+def test_a_preset_replaces_the_towers_of_an_earlier_model(tmp_path, part):
+    model = small_align()
+    for name in TOWERS:
+        (tmp_path / name).write_bytes(b"the earlier model")
+    saved = model if part == "task" else model.backbone
+    saved.save_to_preset(tmp_path)
+    assert locate_model(tmp_path).runtimes == ("keras",)
+    assert not [name for name in TOWERS if (tmp_path / name).exists()]
+
+
+def test_a_preset_without_a_tokenizer_does_not_adopt_an_earlier_one(tmp_path):
+    model = small_align()
+    model.save_to_preset(tmp_path)
+    assert ALIGN.from_preset(tmp_path).vocabulary == model.vocabulary
+    ALIGN(model.backbone).save_to_preset(tmp_path)
+    assert ALIGN.from_preset(tmp_path).vocabulary is None
+    model.save_to_preset(tmp_path)
+    ALIGN.from_encoders(
+        model.image_encoder, model.text_encoder, vocabulary=None
+    ).save_to_preset(tmp_path)
+    assert ALIGN.from_preset(tmp_path).vocabulary is None
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_smaller_file_size_than_that_of_the_weights_is_refused(tmp_path):
+    model = small_align()
+    for saved in (model, model.backbone):
+        with pytest.raises(InputError, match="max_shard_size must be None or at least"):
+            saved.save_to_preset(tmp_path / "preset", max_shard_size=1e-6)
+        assert not (tmp_path / "preset").exists()
+        # The default value of KerasHub.
+        saved.save_to_preset(tmp_path / "preset", max_shard_size=10)
+        shutil.rmtree(tmp_path / "preset")
