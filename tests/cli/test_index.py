@@ -339,6 +339,7 @@ def watch_with(monkeypatch, steps):
     monkeypatch.setattr("align_keras.cli.index.WATCH_RETRY_SECONDS", 0)
 
 
+@pytest.mark.ci
 def test_watch_continues_after_an_error(folder, tmp_path, capsys, monkeypatch):
     def steps():
         with Store.locked(tmp_path / "index"):
@@ -362,6 +363,7 @@ def test_watch_continues_after_an_error(folder, tmp_path, capsys, monkeypatch):
     assert len(Index.open()) == 5
 
 
+@pytest.mark.ci
 def test_watch_ends_after_a_rebuild_with_another_model(
     folder, tmp_path, capsys, monkeypatch
 ):
