@@ -82,7 +82,7 @@ def test_a_table_is_indexed_with_its_columns(store, tmp_path):
     index = Index.build(tmp_path / "index", ["memory://s/table.csv"], GOLDEN)
     assert counts(index.changes) == (1, 0, 0, 0, 0)
     problem = "of the table: no such file or bucket"
-    assert index.changes.examples == {problem: "memory://s/gone.png"}
+    assert index.changes.examples == {problem: "memory://s/s/gone.png"}
     [hit] = index.query("red", where="year_ = 1999")
     assert hit.path == "memory://s/photos/red.png" and hit.captions == ["a red one"]
     again = Index.build(tmp_path / "index", (), GOLDEN)
@@ -215,7 +215,7 @@ def test_a_table_at_an_address_has_the_same_pairs_as_a_local_copy(store, tmp_pat
     ]
     assert [pair.image_path for pair in remote_pairs] == [
         "memory://s/photos/red.png",
-        "memory://s/gone.png",
+        "memory://s/s/gone.png",
     ]
     store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
     for address, message in (
