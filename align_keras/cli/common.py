@@ -120,6 +120,20 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
         )
 
 
+def refuse_empty(arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
+    """Raises InputError if an option has an empty value.
+
+    The command would otherwise ignore the option, for example if a variable of a shell
+    script is not set.
+    """
+    for name in names:
+        if getattr(arguments, name) == "":
+            raise InputError(
+                f"`{name}` must not be empty. Received: {name}=''. Enter a value, or "
+                f"leave `{name}` out."
+            )
+
+
 def name_addresses(text: object, arguments: argparse.Namespace) -> str:
     """Returns a message with addresses in place of the paths of their local copies.
 

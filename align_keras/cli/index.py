@@ -12,6 +12,7 @@ from align_keras.cli.common import (
     add_dimensions,
     name_addresses,
     read_model_options,
+    refuse_empty,
 )
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
@@ -169,20 +170,6 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(index, engine, watch)
     return 0
-
-
-def refuse_empty(arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
-    """Raises InputError if an option has an empty value.
-
-    The command would otherwise ignore the option, for example if a variable of a shell
-    script is not set.
-    """
-    for name in names:
-        if getattr(arguments, name) == "":
-            raise InputError(
-                f"`{name}` must not be empty. Received: {name}=''. Enter a value, or "
-                f"leave `{name}` out."
-            )
 
 
 def _refuse_together(

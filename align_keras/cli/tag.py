@@ -7,8 +7,12 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from align_keras.cli.common import name_addresses, print_table, read_model_options
-from align_keras.cli.index import refuse_empty
+from align_keras.cli.common import (
+    name_addresses,
+    print_table,
+    read_model_options,
+    refuse_empty,
+)
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say

@@ -22,6 +22,7 @@ from align_keras.utils.files import atomic_write, read_json
 INPUTS_FILE = "inputs.json"
 # Inputs whose fingerprint must not change, and the options that name them.
 _FINGERPRINTS = {
+    "teacher": "task.distillation.teacher",
     "base_model": "finetune.model",
     "hard_negatives": "task.train_data.hard_negatives",
 }
@@ -87,9 +88,9 @@ def check_inputs(
 
     Args:
         directory: str or path of the run's folder.
-        inputs: dict of the fingerprints `train_pairs`, `teacher` and `vocabulary` and
-            the number `train_images`. Each of them is optional. Others are
-            `base_model` and `hard_negatives`.
+        inputs: dict of the fingerprints `train_pairs`, `vocabulary`, `teacher`,
+            `base_model` and `hard_negatives`, and the number `train_images`. Each of
+            them is optional.
         read_only: bool, True to record nothing.
 
     Raises:
@@ -113,13 +114,6 @@ def check_inputs(
             f"{find_vocabulary_file(directory)} must contain the vocabulary that the "
             "run started with, but it has changed. Restore the file, remove it so that "
             "the run creates it again, or use another --model_dir."
-        )
-    teacher = inputs.get("teacher")
-    if teacher is not None and recorded.get("teacher", teacher) != teacher:
-        raise InputError(
-            "task.distillation.teacher must be the model that the run started with. "
-            f"Received: the fingerprint {teacher} instead of {recorded['teacher']}. "
-            "Restore the model, or use another --model_dir."
         )
     for name, option in _FINGERPRINTS.items():
         value = inputs.get(name)

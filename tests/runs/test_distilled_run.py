@@ -67,7 +67,7 @@ def test_a_run_reports_the_losses_and_refuses_another_teacher(home, capsys):
     assert inputs["teacher"] == align_keras.load_model("align_small_en").fingerprint
     inputs["teacher"] = "0" * 16
     (run_folder / "inputs.json").write_text(json.dumps(inputs))
-    with pytest.raises(InputError, match="the model that the run started with"):
+    with pytest.raises(InputError, match="distillation.teacher must have the content"):
         train(run_folder, *SIMILARITIES_ONLY)
     with pytest.raises(InputError, match="width of the teacher's embeddings, 384"):
         train(home / "other_width", TEACHER)
