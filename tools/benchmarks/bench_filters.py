@@ -25,8 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_small_model
+import projection_training
 
-SETTINGS = {"steps": 600, "dropout": 0.3}
+SETTINGS = projection_training.Settings(600, dropout=0.3)
 WRONG_SHARES = (0.0, 0.3)
 SEED = 0
 MIN_WORD_LENGTH = 3
@@ -54,9 +55,7 @@ class Pairs:
         halves = np.random.default_rng(SEED).permutation(len(rows)) % 2
         for half in (0, 1):
             part = (rows, captions, halves != half)
-            model = bench_small_model.Projected(
-                features, *bench_small_model.train(features, [part], SEED, **SETTINGS)
-            )
+            model = projection_training.train(features, [part], SEED, SETTINGS)
             for number in np.flatnonzero(halves == half):
                 embeddings[number] = model.encode_images(rows[[number]])[0]
                 texts = model.encode_texts(captions[number])
@@ -163,7 +162,7 @@ def main():
         pairs = Pairs(features, rows, exchange_captions(captions, share))
         for name, keeps in conditions(pairs):
             part = pairs.select(keeps)
-            table = bench_small_model.measure(features, held_out, [part], **SETTINGS)
+            table = bench_small_model.measure(features, held_out, [part], SETTINGS)
             means = table.mean(axis=1)
             num_kept = int(sum(kept.sum() for kept in keeps))
             print(

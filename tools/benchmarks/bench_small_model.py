@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_held_out
+from projection_training import Settings, train
 
 SEEDS = (0, 1, 2)
 DRAWINGS = ("clipart", "emoji")
@@ -36,39 +37,43 @@ TWO_COLORS = ("iconify/streamline-color", "iconify/streamline-plump-color")
 ALL = (*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS, "iconify/icon-park")
 # Name of a row → corpora and settings.
 ROWS = {
-    "clip art, two emoji vendors": (DRAWINGS, {}),
-    "+ three emoji vendors": ((*DRAWINGS, *EMOJI), {}),
-    "+ icons in color": ((*DRAWINGS, *EMOJI, *COLOR), {}),
-    "+ icons in two colors": ((*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS), {}),
-    "+ icon-park (all)": (ALL, {}),
-    "all, 300 steps": (ALL, {"steps": 300}),
-    "all, 600 steps": (ALL, {"steps": 600}),
-    "all, 600 steps, dropout 0.3": (ALL, {"steps": 600, "dropout": 0.3}),
-    "all, 600 steps, no class names": (ALL, {"steps": 600, "class_names": False}),
-    "all, 600 steps, smoothing 0.1": (ALL, {"steps": 600, "label_smoothing": 0.1}),
+    "clip art, two emoji vendors": (DRAWINGS, Settings()),
+    "+ three emoji vendors": ((*DRAWINGS, *EMOJI), Settings()),
+    "+ icons in color": ((*DRAWINGS, *EMOJI, *COLOR), Settings()),
+    "+ icons in two colors": ((*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS), Settings()),
+    "+ icon-park (all)": (ALL, Settings()),
+    "all, 300 steps": (ALL, Settings(300)),
+    "all, 600 steps": (ALL, Settings(600)),
+    "all, 600 steps, dropout 0.3": (ALL, Settings(600, dropout=0.3)),
+    "all, 600 steps, no class names": (ALL, Settings(600, class_names=False)),
+    "all, 600 steps, smoothing 0.1": (ALL, Settings(600, label_smoothing=0.1)),
 }
-BATCH_SIZE = 256
-LEARNING_RATE = 1.5e-3
-WARMUP_STEPS = 25
 # Number of authors of clip art of which one is held out.
 AUTHORS_PER_HELD_OUT = 12
 _CREATOR = re.compile(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>", re.DOTALL)
 
 
-def untrained_model():
+def untrained_model(params_override=""):
     """Returns the untrained model of the experiment with a preprocessor."""
     from align_keras.config import load_config
     from align_keras.models.warm_start import text_weights
     from align_keras.runs.assemble import build_model
 
-    config = load_config("align_small_en").task.model
+    config = load_config("align_small_en", params_override=params_override).task.model
     return build_model(config, text_weights(config.text_encoder.weights).vocabulary)
 
 
 class Features:
-    """Inputs of the projection in a folder, and embeddings of texts."""
+    """Inputs of the projection in a folder, and embeddings of texts.
 
-    def __init__(self, model, folder):
+    Args:
+        model: untrained `ALIGN`.
+        folder: path of the folder.
+        texts: dict of the embeddings of texts that models with the same text encoder
+            share.
+    """
+
+    def __init__(self, model, folder, texts=None):
         import keras
         import tensorflow as tf
 
@@ -78,7 +83,7 @@ class Features:
         projection = encoder.get_layer("projection")
         self.kernel = np.asarray(projection.kernel)
         self._graph = tf.function(keras.Model(encoder.inputs, projection.input))
-        self._texts = {}
+        self._texts = {} if texts is None else texts
         folder.mkdir(parents=True, exist_ok=True)
 
     def images(self, name, read):
@@ -135,91 +140,6 @@ def is_held_out(identifier):
     return int(digest, 16) % AUTHORS_PER_HELD_OUT == 0
 
 
-def train(
-    features,
-    parts,
-    seed,
-    *,
-    steps=150,
-    dropout=0.0,
-    class_names=True,
-    label_smoothing=0.0,
-):
-    """Trains a projection. Returns its kernel and bias."""
-    import keras
-    import tensorflow as tf
-
-    from align_keras.losses import contrastive_loss
-
-    rows = np.concatenate([part_rows[keep] for part_rows, _, keep in parts])
-    captions = [
-        texts
-        for _, part_captions, keep in parts
-        for texts, is_kept in zip(part_captions, keep, strict=True)
-        if is_kept
-    ]
-    distinct = sorted({text for texts in captions for text in texts})
-    number_of = {text: number for number, text in enumerate(distinct)}
-    text_rows = features.texts(distinct)
-    rng = np.random.default_rng(seed)
-    initial = features.kernel
-    if not class_names:
-        initial = rng.normal(scale=initial.std(), size=initial.shape)
-    kernel = tf.Variable(initial.astype("float32"))
-    bias = tf.Variable(tf.zeros(initial.shape[1]))
-    log_temperature = tf.Variable(np.log(0.07).astype("float32"))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - WARMUP_STEPS,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=WARMUP_STEPS,
-    )
-    optimizer = keras.optimizers.Adam(schedule)
-    variables = [kernel, bias, log_temperature]
-
-    @tf.function
-    def step(inputs, texts, groups):
-        with tf.GradientTape() as tape:
-            inputs = tf.nn.dropout(inputs, dropout) if dropout else inputs
-            images = tf.math.l2_normalize(inputs @ kernel + bias, axis=1)
-            loss = contrastive_loss(
-                images,
-                texts,
-                tf.exp(log_temperature),
-                pair_groups=groups,
-                label_smoothing=label_smoothing,
-            )
-        optimizer.apply(tape.gradient(loss, variables), variables)
-
-    keras.utils.set_random_seed(seed)
-    order = np.zeros(0, int)
-    for _ in range(steps):
-        if len(order) < BATCH_SIZE:
-            order = np.concatenate([order, rng.permutation(len(rows))])
-        batch, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
-        numbers = np.array([number_of[rng.choice(captions[row])] for row in batch])
-        step(rows[batch], text_rows[numbers], numbers)
-    return kernel.numpy(), bias.numpy()
-
-
-class Projected:
-    """Model whose images are features."""
-
-    def __init__(self, features, kernel, bias):
-        self._features = features
-        self._kernel = kernel
-        self._bias = bias
-
-    def encode_images(self, rows):
-        """Returns the embeddings of features."""
-        projected = rows @ self._kernel + self._bias
-        return projected / np.linalg.norm(projected, axis=1, keepdims=True)
-
-    def encode_texts(self, texts):
-        """Returns the embeddings of captions."""
-        return self._features.texts(texts)
-
-
 def read_held_out(features):
     """Returns a dict from the name of a held-out source to features and captions."""
     held_out = {}
@@ -245,17 +165,18 @@ def read_corpora(features):
     }
 
 
-def measure(features, held_out, parts, **settings):
+def recalls_at_10(model, held_out):
+    """Returns recall at 10 of each source in percent."""
+    return [
+        bench_held_out.recalls(model, rows, captions)[-1]
+        for rows, captions in held_out.values()
+    ]
+
+
+def measure(features, held_out, parts, settings):
     """Returns recall at 10 of each source and seed in percent, (seeds, sources)."""
-    table = []
-    for seed in SEEDS:
-        model = Projected(features, *train(features, parts, seed, **settings))
-        recalls = [
-            bench_held_out.recalls(model, rows, captions)[-1]
-            for rows, captions in held_out.values()
-        ]
-        table.append(recalls)
-    return np.array(table)
+    models = [train(features, parts, seed, settings) for seed in SEEDS]
+    return np.array([recalls_at_10(model, held_out) for model in models])
 
 
 def main():
@@ -274,7 +195,7 @@ def main():
     print(f"{'':32} {' '.join(f'{name:>11}' for name in held_out)}   mean authors  ±")
     for row, (names, settings) in ROWS.items():
         parts = [corpora[name] for name in names]
-        table = measure(features, sources, parts, **settings)
+        table = measure(features, sources, parts, settings)
         means = table[:, :-1].mean(axis=1)
         *recalls, of_authors = table.mean(axis=0)
         cells = " ".join(f"{value:11.1f}" for value in recalls)

