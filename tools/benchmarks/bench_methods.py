@@ -53,7 +53,7 @@ ROWS = {
 # Name of a row with averaged weights → changed settings.
 AVERAGED_ROWS = {
     "weights of three seeds averaged": {},
-    "the same, text projection": {"text_rate": 0.3},
+    "the same, text projection, 0.3": {"text_rate": 0.3},
 }
 ENSEMBLE = "ensemble"
 TEACHER_WEIGHTS = (1.0, 4.0)
