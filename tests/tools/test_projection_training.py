@@ -119,8 +119,12 @@ def test_similar_images_have_no_common_caption(features):
 
 
 def test_the_mean_of_models_has_the_mean_of_their_weights(features):
-    arrays = [[np.full((2, 3), value), np.zeros(3), np.eye(3)] for value in (1.0, 3.0)]
-    models = [projection_training.Projection(features, row) for row in arrays]
+    models = [
+        projection_training.Projection(
+            features, np.full((2, 3), value), np.zeros(3), np.eye(3)
+        )
+        for value in (1.0, 3.0)
+    ]
     mean = projection_training.mean_of(models)
-    np.testing.assert_array_equal(mean.weights[0], np.full((2, 3), 2.0))
-    np.testing.assert_array_equal(mean.weights[2], np.eye(3))
+    np.testing.assert_array_equal(mean.kernel, np.full((2, 3), 2.0))
+    np.testing.assert_array_equal(mean.text_kernel, np.eye(3))

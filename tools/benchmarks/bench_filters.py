@@ -1,4 +1,4 @@
-"""Measures what the filters of `align-keras corpus score` do to held-out recall.
+"""Measures the effect of the filters of `align-keras corpus score` on held-out recall.
 
     python tools/benchmarks/bench_filters.py --out saved_models/bench_small_model
 

@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_small_model
+from bench_small_model import print_header, print_row
 from projection_training import Settings, join, mean_of, train
 
 ALONE = Settings(600, dropout=0.3)
@@ -53,7 +54,7 @@ ROWS = {
 # Name of a row with averaged weights → changed settings.
 AVERAGED_ROWS = {
     "weights of three seeds averaged": {},
-    "the same, text projection, 0.3": {"text_rate": 0.3},
+    "averaged, text projection 0.3": {"text_rate": 0.3},
 }
 ENSEMBLE = "ensemble"
 TEACHER_WEIGHTS = (1.0, 4.0)
@@ -81,7 +82,7 @@ class Sources:
 
     Attributes:
         features: `bench_small_model.Features`.
-        parts: list of what its method `images` returns, for each corpus.
+        parts: list with the tuple of its method `images` for each corpus.
         held_out: dict from the name of a source to features and captions.
     """
 
@@ -89,10 +90,8 @@ class Sources:
         self.features = features
         corpora = bench_small_model.read_corpora(features)
         self.parts = list(corpora.values())
-        self.held_out = bench_small_model.read_held_out(features)
-        rows, captions, keep = corpora["clipart"]
-        author_captions = [captions[number] for number in np.flatnonzero(~keep)]
-        self.held_out["authors"] = (rows[~keep], author_captions)
+        held_out = bench_small_model.read_held_out(features)
+        self.held_out = bench_small_model.with_authors(held_out, corpora)
 
     def train(self, seed, settings, teacher=None):
         """Returns a trained projection."""
@@ -119,18 +118,6 @@ def encoder_sources(folder, texts):
         )
         sources[name] = Sources(features)
     return sources
-
-
-def print_row(name, table):
-    """Prints a row of recalls, (seeds, sources)."""
-    table = np.array(table)
-    means = table[:, :-1].mean(axis=1)
-    *recalls, of_authors = table.mean(axis=0)
-    cells = " ".join(f"{value:11.1f}" for value in recalls)
-    spread = f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-"
-    print(
-        f"{name:32} {cells} {means.mean():6.1f} {of_authors:7.1f} {spread}", flush=True
-    )
 
 
 def train_seeds(sources, settings, teacher=None):
@@ -167,7 +154,7 @@ def print_ensemble(sources, others):
         ]
         held_out[name] = (np.mean(rows, axis=0), captions)
     ensemble = Embedded(sources.features)
-    print_row("ensemble", [bench_small_model.recalls_at_10(ensemble, held_out)])
+    print_row(ENSEMBLE, [bench_small_model.recalls_at_10(ensemble, held_out)])
     teacher = np.mean(
         [
             model.encode_images(join(member.parts)[0])
@@ -195,8 +182,7 @@ def main():
     texts = {}
     model = bench_small_model.untrained_model()
     sources = Sources(bench_small_model.Features(model, arguments.out, texts))
-    header = " ".join(f"{name:>11}" for name in list(sources.held_out)[:-1])
-    print(f"{'':32} {header}   mean authors  ±")
+    print_header(sources.held_out)
     for name in arguments.rows:
         if name in ROWS:
             settings = dataclasses.replace(ALONE, **ROWS[name])

@@ -158,7 +158,7 @@ def read_held_out(features):
 
 
 def read_corpora(features):
-    """Returns a dict from the name of a corpus to what `Features.images` returns."""
+    """Returns a dict from the name of a corpus to its tuple of `Features.images`."""
     return {
         name: features.images(name, lambda name=name: corpus_pairs(name))
         for name in ALL
@@ -179,6 +179,32 @@ def measure(features, held_out, parts, settings):
     return np.array([recalls_at_10(model, held_out) for model in models])
 
 
+def with_authors(held_out, corpora):
+    """Returns the held-out sources, followed by the held-out authors of clip art."""
+    rows, captions, keep = corpora["clipart"]
+    author_captions = [captions[number] for number in np.flatnonzero(~keep)]
+    return {**held_out, "authors": (rows[~keep], author_captions)}
+
+
+def print_header(sources):
+    """Prints the names of the columns of `print_row`."""
+    *names, _ = sources
+    cells = " ".join(f"{name:>11}" for name in names)
+    print(f"{'':32} {cells}   mean authors  ±")
+
+
+def print_row(name, table):
+    """Prints a row of recalls, (seeds, sources). The last source is `authors`."""
+    table = np.array(table)
+    means = table[:, :-1].mean(axis=1)
+    *recalls, of_authors = table.mean(axis=0)
+    cells = " ".join(f"{value:11.1f}" for value in recalls)
+    spread = f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-"
+    print(
+        f"{name:32} {cells} {means.mean():6.1f} {of_authors:7.1f} {spread}", flush=True
+    )
+
+
 def main():
     """Prints the table."""
     parser = argparse.ArgumentParser(
@@ -189,20 +215,11 @@ def main():
     features = Features(untrained_model(), arguments.out)
     held_out = read_held_out(features)
     corpora = read_corpora(features)
-    rows, captions, keep = corpora["clipart"]
-    author_captions = [captions[number] for number in np.flatnonzero(~keep)]
-    sources = {**held_out, "authors": (rows[~keep], author_captions)}
-    print(f"{'':32} {' '.join(f'{name:>11}' for name in held_out)}   mean authors  ±")
+    sources = with_authors(held_out, corpora)
+    print_header(sources)
     for row, (names, settings) in ROWS.items():
         parts = [corpora[name] for name in names]
-        table = measure(features, sources, parts, settings)
-        means = table[:, :-1].mean(axis=1)
-        *recalls, of_authors = table.mean(axis=0)
-        cells = " ".join(f"{value:11.1f}" for value in recalls)
-        print(
-            f"{row:32} {cells} {means.mean():6.1f} {of_authors:7.1f} "
-            f"{means.std(ddof=1):.1f}"
-        )
+        print_row(row, measure(features, sources, parts, settings))
 
 
 if __name__ == "__main__":

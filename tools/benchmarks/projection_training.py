@@ -6,6 +6,7 @@ this module. Only the projection is trained, so a training takes seconds.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,40 +62,47 @@ class Settings:
     teacher_weight: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
 class Projection:
     """Model whose images are inputs of the projection.
 
-    Args:
+    Attributes:
         features: `bench_small_model.Features`, which embeds the texts.
-        weights: list of arrays: kernel and bias of the images, and kernel of the texts.
+        kernel: float array (features, d) of the images.
+        bias: float array (d,) of the images.
+        text_kernel: float array (d, d). Its product with the embedding of a text is
+            added to the embedding.
     """
 
-    def __init__(self, features, weights: Sequence[np.ndarray]) -> None:
-        self._features = features
-        self.weights = weights
+    features: Any
+    kernel: np.ndarray
+    bias: np.ndarray
+    text_kernel: np.ndarray
 
     def encode_images(self, rows: np.ndarray) -> np.ndarray:
         """Returns the embeddings of images, (n, d) of unit length."""
-        kernel, bias, _ = self.weights
-        return _unit_length(rows @ kernel + bias)
+        return _unit_length(rows @ self.kernel + self.bias)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Returns the embeddings of texts, (n, d) of unit length."""
-        rows = self._features.texts(texts)
-        return _unit_length(rows + rows @ self.weights[2])
+        rows = self.features.texts(texts)
+        return _unit_length(rows + rows @ self.text_kernel)
 
 
 def mean_of(models: Sequence[Projection]) -> Projection:
     """Returns a model whose weights are the means of those of several models."""
-    features = models[0]._features
-    groups = zip(*(model.weights for model in models), strict=True)
-    return Projection(features, [np.mean(group, axis=0) for group in groups])
+    return Projection(
+        models[0].features,
+        np.mean([model.kernel for model in models], axis=0),
+        np.mean([model.bias for model in models], axis=0),
+        np.mean([model.text_kernel for model in models], axis=0),
+    )
 
 
 def join(parts: Sequence[tuple]) -> tuple[np.ndarray, list[list[str]]]:
     """Returns the rows and captions of the images of all parts that are not held out.
 
-    A part is what `bench_small_model.Features.images` returns.
+    A part is a tuple that `bench_small_model.Features.images` returns.
     """
     rows = np.concatenate([part_rows[keep] for part_rows, _, keep in parts])
     captions = [
@@ -117,7 +125,7 @@ def train(
 
     Args:
         features: `bench_small_model.Features`.
-        parts: list of what its method `images` returns.
+        parts: list of the tuples that its method `images` returns.
         seed: int, seed of the weights, the order and the captions.
         settings: `Settings`.
         teacher: array (images, d), embeddings of the images of `join(parts)` by the
@@ -190,9 +198,7 @@ def train(
     kernel_mean, bias_mean, text_mean = (
         (total / settings.averaged_steps).astype("float32") for total in sums
     )
-    return Projection(
-        features, [kernel_mean, bias_mean, settings.text_rate * text_mean]
-    )
+    return Projection(features, kernel_mean, bias_mean, settings.text_rate * text_mean)
 
 
 class _TextTable:
