@@ -135,6 +135,7 @@ TASKS = (
                 "SigmoidLossConfig",
                 "MatryoshkaConfig",
                 "DistillationConfig",
+                "TeacherConfig",
                 "DataConfig",
                 "SourceConfig",
                 "EvaluationConfig",

@@ -353,17 +353,38 @@ class LossConfig(_OneOf):
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """Item of the list `task.distillation.teacher`.
+
+    Attributes:
+        model: Name or folder of the teacher, as in `align_keras.load_model`.
+        weight: Weight of its similarities, relative to the weights of the other
+            teachers.
+
+    Example:
+
+    >>> TeacherConfig("align_small_en").weight
+    1.0
+    """
+
+    model: str
+    weight: float = number_field(1.0, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class DistillationConfig:
-    """Distillation of a trained model, the teacher.
+    """Distillation of trained models, the teachers.
 
     The losses are those of `align_keras.losses.DistillationLoss`.
 
     Attributes:
-        teacher: Name or folder of the teacher, as in `align_keras.load_model`, or None
-            to train without a teacher.
+        teacher: Name or folder of the teacher, as in `align_keras.load_model`, a list
+            of several teachers, or None to train without a teacher. The similarity of
+            an image and a caption is the weighted mean of those of all teachers.
         embedding_weight: Weight of the squared distance between the embeddings and
             those of the teacher. A weight above 0 requires a `projection_dim` that
-            equals the width of the teacher's embeddings.
+            equals the width of the teacher's embeddings. It must be 0 for several
+            teachers.
         similarity_weight: Weight of the divergence of the similarities in a batch from
             those of the teacher.
         contrastive_weight: Weight of the loss in `task.loss`. With 0, the model learns
@@ -375,11 +396,11 @@ class DistillationConfig:
 
     Example:
 
-    >>> DistillationConfig(teacher="align_small_en").contrastive_weight
+    >>> DistillationConfig((TeacherConfig("align_small_en"),)).contrastive_weight
     1.0
     """
 
-    teacher: str | None = None
+    teacher: tuple[TeacherConfig, ...] | None = None
     embedding_weight: float = number_field(1.0, at_least=0)
     similarity_weight: float = number_field(1.0, at_least=0)
     contrastive_weight: float = number_field(1.0, at_least=0)

@@ -175,6 +175,10 @@ def _check_distillation(config: ExperimentConfig, report: Report) -> None:
     if not any(map(report.get, weights)):
         rule = f"above 0 if {weights[0]} is 0"
         report.refuse(weights[1], rule, "Set one of the weights.", weights[0])
+    if len(report.get(teacher)) > 1 and report.get(weights[0]):
+        # The embeddings of different teachers aren't in the same space.
+        remedy = f"Set {weights[0]}=0, or remove all teachers but one."
+        report.refuse(weights[0], f"0 if {teacher} has several models", remedy, teacher)
 
 
 def _check_callbacks(config: ExperimentConfig, report: Report) -> None:

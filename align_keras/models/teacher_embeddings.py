@@ -1,4 +1,4 @@
-"""Embeddings of a teacher, which batches of images and captions look up by content."""
+"""Embeddings of teachers, which batches of images and captions look up by content."""
 
 from collections.abc import Sequence
 
@@ -10,43 +10,57 @@ from align_keras.utils.errors import InputError
 
 
 class TeacherEmbeddings:
-    """Embeddings of images and captions that a teacher computed once.
+    """Embeddings of images and captions that one or several teachers computed once.
 
     `align_keras.teacher_embeddings` computes them. `image_text_batches` and
     `training_batches` add them to each batch. The embeddings of an image are those of
     the whole image as the teacher reads it, also if the student sees an augmented crop
     of it.
 
+    The embeddings of several teachers are scaled and joined to one vector of unit
+    length, so that its cosines are the weighted means of the cosines of the teachers.
+
     Args:
         image_hashes: int64 array (images,), `image_hash` of each image.
-        image_embeddings: float32 array (images, t), which may be memory-mapped.
+        image_embeddings: list with a float32 array (images, t) of each teacher. The
+            arrays may be memory-mapped and have different widths.
         captions: sequence of str.
-        caption_embeddings: float32 array (captions, t), which may be memory-mapped.
+        caption_embeddings: list with a float32 array (captions, t) of each teacher, in
+            the same order.
+        weights: list with a float > 0 for each teacher, relative to the weights of the
+            others. None weights all teachers equally.
 
     Attributes:
-        dimension: int, width of the embeddings.
+        dimension: int, width of the embeddings, the sum of those of all teachers.
+
+    References:
+        Hinton et al. 2015, section 3 (distilling an ensemble).
 
     Example:
 
     >>> hashes = np.array([7])
-    >>> teacher = TeacherEmbeddings(hashes, np.eye(1, 4), ["a"], np.eye(1, 4))
-    >>> batch = teacher.lookup(tf.constant(hashes), tf.constant(["a"]))
+    >>> rows = [np.eye(1, 4), np.eye(1, 2)]
+    >>> teachers = TeacherEmbeddings(hashes, rows, ["a"], rows)
+    >>> batch = teachers.lookup(tf.constant(hashes), tf.constant(["a"]))
     >>> batch["teacher_text_embeddings"].shape
-    TensorShape([1, 4])
+    TensorShape([1, 6])
     """
 
     def __init__(
         self,
         image_hashes: np.ndarray,
-        image_embeddings: np.ndarray,
+        image_embeddings: Sequence[np.ndarray],
         captions: Sequence[str],
-        caption_embeddings: np.ndarray,
+        caption_embeddings: Sequence[np.ndarray],
+        weights: Sequence[float] | None = None,
     ) -> None:
-        self.dimension = int(image_embeddings.shape[1])
+        self.dimension = sum(int(rows.shape[1]) for rows in image_embeddings)
         encoded = [caption.encode("utf-8", "surrogatepass") for caption in captions]
         caption_hashes = _caption_hashes(tf.constant(encoded, tf.string)).numpy()
-        self._images = _Rows("image", image_hashes, image_embeddings)
-        self._captions = _Rows("caption", caption_hashes, caption_embeddings)
+        shares = np.ones(len(image_embeddings)) if weights is None else weights
+        scales = np.sqrt(np.asarray(shares, np.float32) / np.sum(shares))
+        self._images = _Rows("image", image_hashes, image_embeddings, scales)
+        self._captions = _Rows("caption", caption_hashes, caption_embeddings, scales)
 
     def lookup(
         self, image_hashes: tf.Tensor, captions: tf.Tensor
@@ -95,17 +109,25 @@ class TeacherEmbeddings:
 
 
 class _Rows:
-    """Rows of an array that are selected by hashes.
+    """Rows of arrays that are selected by hashes.
 
     Args:
         kind: `"image"` or `"caption"`, for messages.
         hashes: int64 array (rows,).
-        values: float array (rows, t).
+        values: float arrays (rows, t).
+        scales: float array, factor of each array.
     """
 
-    def __init__(self, kind: str, hashes: np.ndarray, values: np.ndarray) -> None:
+    def __init__(
+        self,
+        kind: str,
+        hashes: np.ndarray,
+        values: Sequence[np.ndarray],
+        scales: np.ndarray,
+    ) -> None:
         self._kind = kind
         self._values = values
+        self._scales = scales
         # Equal hashes belong to equal items, which have equal embeddings.
         self._hashes, self._row_numbers = np.unique(hashes, return_index=True)
 
@@ -120,8 +142,12 @@ class _Rows:
                 f"Received: {len(missing)} of {len(hashes)} without an embedding. Pass "
                 "the same images and captions to align_keras.teacher_embeddings."
             )
-        rows = self._values[self._row_numbers[positions]]
-        return np.ascontiguousarray(rows, np.float32)
+        numbers = self._row_numbers[positions]
+        rows = [
+            scale * values[numbers]
+            for scale, values in zip(self._scales, self._values, strict=True)
+        ]
+        return np.concatenate(rows, axis=1, dtype=np.float32)
 
 
 def _caption_hashes(captions: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,9 @@
-"""Embeddings of training pairs by a teacher, from which a student learns."""
+"""Embeddings of training pairs by teachers, from which a student learns."""
 
+import functools
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -16,21 +17,25 @@ from align_keras.models.pair_sources import PairSource, source_of_pairs
 from align_keras.models.preset_table import with_preset
 from align_keras.models.teacher_embeddings import TeacherEmbeddings
 from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
 
+    Teacher: TypeAlias = str | os.PathLike | ALIGN | Embedder
+
 
 def teacher_embeddings(
-    teacher: "str | os.PathLike | ALIGN | Embedder",
+    teacher: "Teacher | Sequence[Teacher]",
     images: Any,
     captions: Any = None,
     *,
+    weights: Sequence[float] | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> TeacherEmbeddings:
-    """Embeds images and captions by a teacher, for `DistillationLoss`.
+    """Embeds images and captions by one or several teachers, for `DistillationLoss`.
 
     The embeddings are cached by the content of the images and captions and by the
     fingerprint of the teacher. A later call for the same items reads them from the
@@ -38,9 +43,14 @@ def teacher_embeddings(
     image as its own preprocessing reads it, without augmentation.
 
     Args:
-        teacher: any model that `load_model` opens.
+        teacher: any model that `load_model` opens, or a list of such models. The cosine
+            of an image and a caption is then the weighted mean of the cosines of all
+            models. Such embeddings need `DistillationLoss(embedding_weight=0)`, because
+            those of different models aren't in the same space.
         images: argument of `align_keras.models.image_text_batches`.
         captions: argument of `align_keras.models.image_text_batches`.
+        weights: list with a float > 0 for each model of a list, relative to the weights
+            of the others. None weights all models equally.
         cache_dir: folder of the embeddings. Defaults to the cache of
             `align-keras evaluate`, ~/.cache/align_keras/embeddings.
 
@@ -48,7 +58,8 @@ def teacher_embeddings(
         `TeacherEmbeddings`, the argument `teacher` of `image_text_batches`.
 
     Raises:
-        InputError: if the teacher doesn't exist, or can't decode an image.
+        InputError: if a teacher doesn't exist or can't decode an image, or if the
+            number of weights is another than the number of teachers.
 
     References:
         Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
@@ -77,6 +88,9 @@ def teacher_embeddings(
     sorted(history.history)[:3]  # ['gradient_norm', 'image_gradient_norm', 'loss']
     ```
     """
+    teachers = [load_model(model) for model in _as_list(teacher)]
+    if weights is not None:
+        _check_weights(weights, len(teachers))
     source = source_of_pairs(images, captions)
     hashes: list[int] = []
     texts: dict[str, None] = {}
@@ -85,86 +99,131 @@ def teacher_embeddings(
         hashes.append(int(image_hash(image)))
         texts.update(dict.fromkeys(_decoded(image_captions)))
     return _embed(
-        load_model(teacher),
-        _images_of(source),
+        teachers,
+        weights,
+        lambda: _images_of(source),
         np.array(hashes, np.int64),
         list(texts),
         cache_dir,
     )
 
 
-def open_teacher(task: TaskConfig) -> Embedder | None:
-    """Opens the teacher of an experiment.
+def open_teachers(task: TaskConfig) -> list[Embedder]:
+    """Opens the teachers of an experiment.
 
     Args:
         task: `TaskConfig`.
 
     Returns:
-        `Embedder`, or None if the experiment has no teacher.
+        list of `Embedder`. It is empty if the experiment has no teacher.
 
     Raises:
-        InputError: if the teacher doesn't exist, or its embeddings have another width
+        InputError: if a teacher doesn't exist, or its embeddings have another width
             than those of the student although they are compared.
     """
     distillation = task.distillation
-    if distillation.teacher is None:
-        return None
     try:
-        teacher = load_model(distillation.teacher)
+        teachers = [load_model(item.model) for item in distillation.teacher or ()]
     except InputError as error:
         raise InputError(f"task.distillation.teacher: {error}") from None
+    if not teachers or not distillation.embedding_weight:
+        return teachers
     width = with_preset(task.model).projection_dim
-    if distillation.embedding_weight and width != teacher.dimension:
+    (teacher,) = teachers
+    if width != teacher.dimension:
         raise InputError(
             "task.model.projection_dim must equal the width of the teacher's "
             f"embeddings, {teacher.dimension}, if task.distillation.embedding_weight "
             f"is above 0. Received: projection_dim={width}. Change projection_dim, or "
             "set task.distillation.embedding_weight=0."
         )
-    return teacher
+    return teachers
 
 
 def embed_training_pairs(
-    teacher: Embedder,
+    teachers: Sequence[Embedder],
     builder: Any,
     split: str,
+    weights: Sequence[float] | None = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> TeacherEmbeddings:
-    """Embeds all images and captions of a split by a teacher.
+    """Embeds all images and captions of a split by one or several teachers.
 
     Args:
-        teacher: `Embedder`.
+        teachers: list of `Embedder`.
         builder: prepared TFDS builder or `Mixture` of the training pairs.
         split: str, such as `"train"`.
+        weights: as in `teacher_embeddings`.
         cache_dir: as in `teacher_embeddings`.
     """
-    say(f"embedding the training pairs by {teacher.name}")
     images = stored_images(builder, split)
     hashes = images.map(image_hash, tf.data.AUTOTUNE).batch(1024)
     no_hashes = np.zeros(0, np.int64)
     return _embed(
-        teacher,
-        images.as_numpy_iterator(),
+        teachers,
+        weights,
+        images.as_numpy_iterator,
         np.concatenate([no_hashes, *hashes.as_numpy_iterator()]),
         list(dict.fromkeys(read_captions(builder, split))),
         cache_dir,
     )
 
 
+def _as_list(teacher: "Teacher | Sequence[Teacher]") -> "list[Teacher]":
+    """Returns a list of teachers.
+
+    Raises:
+        InputError: if the list is empty.
+    """
+    if not isinstance(teacher, list | tuple):
+        return [teacher]
+    if not teacher:
+        raise InputError(
+            "teacher must be a model or a list of models. Received: an empty list. "
+            "Add a model, such as align_small_en."
+        )
+    return list(teacher)
+
+
+def _check_weights(weights: Sequence[float], count: int) -> None:
+    """Raises unless there is a weight above 0 for each of `count` teachers."""
+    if len(weights) != count:
+        raise InputError(
+            f"weights must have one number for each of {count} teachers. Received: "
+            f"{len(weights)} numbers. Add or remove numbers."
+        )
+    for weight in weights:
+        check_number(
+            "weights",
+            weight,
+            1e-6,
+            1e6,
+            remedy="Pass for example 1.",
+        )
+
+
 def _embed(
-    teacher: Embedder,
-    images: Iterable,
+    teachers: Sequence[Embedder],
+    weights: Sequence[float] | None,
+    read_images: Callable[[], Iterable],
     image_hashes: np.ndarray,
     captions: Sequence[str],
     cache_dir: str | os.PathLike | None,
 ) -> TeacherEmbeddings:
-    """Returns the embeddings of the images and captions, from the cache if possible."""
-    encoders = CachedEncoders(lambda: teacher, cache_dir or default_cache())
+    """Returns the embeddings of the images and captions, from the cache if possible.
+
+    `read_images` returns an iterator over the images. It is called for each teacher.
+    """
+    cache = cache_dir or default_cache()
+    image_embeddings = []
+    caption_embeddings = []
+    for teacher in teachers:
+        say(f"embedding the training pairs by {teacher.name}")
+        encoders = CachedEncoders(functools.partial(load_model, teacher), cache)
+        image_embeddings.append(encoders.images(read_images(), len(image_hashes)))
+        caption_embeddings.append(encoders.texts(captions))
     return TeacherEmbeddings(
-        image_hashes,
-        encoders.images(images, len(image_hashes)),
-        captions,
-        encoders.texts(captions),
+        image_hashes, image_embeddings, captions, caption_embeddings, weights
     )
 
 

@@ -138,11 +138,11 @@ def train_experiment(
         from align_keras.models.warm_start import check_weights_installed
         from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
-        from align_keras.runs.distillation import embed_training_pairs, open_teacher
+        from align_keras.runs.distillation import embed_training_pairs, open_teachers
         from align_keras.runs.results import write_results
         from align_keras.runs.run_corpora import open_corpora, report_notes
         from align_keras.runs.run_inputs import (
-            check_teacher_unchanged,
+            check_teachers_unchanged,
             check_training_pairs,
             check_vocabulary_unchanged,
         )
@@ -169,10 +169,10 @@ def train_experiment(
             start_trackers,
         )
 
-        # Open the teacher. An evaluation needs it to open the same training pairs.
-        teacher = None
+        # Open the teachers. An evaluation needs them to open the same training pairs.
+        teachers = []
         if mode != "index":
-            teacher = open_teacher(task)
+            teachers = open_teachers(task)
 
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
         check_weights_installed(
@@ -183,7 +183,7 @@ def train_experiment(
             task.train_data,
             task.validation_data,
             image_size,
-            0 if teacher is None else teacher.image_size,
+            max((teacher.image_size for teacher in teachers), default=0),
         )
         report_notes(corpora.notes)
         if not is_read_only:
@@ -205,8 +205,9 @@ def train_experiment(
 
         # Check that a resumed run reads the pairs that it began with.
         check_training_pairs(directory, corpora.train, task.train_data, is_read_only)
-        if teacher is not None:
-            check_teacher_unchanged(directory, teacher.fingerprint, is_read_only)
+        if teachers:
+            fingerprints = [teacher.fingerprint for teacher in teachers]
+            check_teachers_unchanged(directory, fingerprints, is_read_only)
 
         # Load or learn the vocabulary.
         vocabulary = prepare_vocabulary(config, corpora.train, directory)
@@ -237,11 +238,15 @@ def train_experiment(
                 metrics = evaluate()
             return Run(config, directory, model, validation_pairs, metrics)
 
-        # Embed the training pairs by the teacher, or read its cached embeddings.
+        # Embed the training pairs by the teachers, or read their cached embeddings.
         embeddings = None
-        if teacher is not None:
-            split = task.train_data.tfds_split
-            embeddings = embed_training_pairs(teacher, corpora.train, split)
+        if teachers:
+            embeddings = embed_training_pairs(
+                teachers,
+                corpora.train,
+                task.train_data.tfds_split,
+                [item.weight for item in task.distillation.teacher or ()],
+            )
 
         # Start the trackers. Only the chief logs.
         trackers = RunTrackers(directory)

@@ -25,7 +25,7 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
     Raises:
         InputError: if the package of a tracker or a corpus is missing, if the test
-            pairs would choose the best checkpoint, if the teacher doesn't exist, or if
+            pairs would choose the best checkpoint, if a teacher doesn't exist, or if
             there are too few readable pairs.
     """
     _check_trackers(config)
@@ -37,10 +37,9 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
 
 def _check_teacher(config: ExperimentConfig) -> None:
-    """Raises if there is no teacher with the configured name."""
-    teacher = config.task.distillation.teacher
-    if teacher is not None:
-        locate_model(teacher)
+    """Raises if a teacher with a configured name doesn't exist."""
+    for teacher in config.task.distillation.teacher or ():
+        locate_model(teacher.model)
 
 
 def _check_trackers(config: ExperimentConfig) -> None:

@@ -58,11 +58,11 @@ def check_training_pairs(
     check_batch_size(train.global_batch_size, builder, train.tfds_split)
 
 
-def check_teacher_unchanged(
-    directory: pathlib.Path, fingerprint: str, is_read_only: bool = False
+def check_teachers_unchanged(
+    directory: pathlib.Path, fingerprints: Sequence[str], is_read_only: bool = False
 ) -> None:
-    """Raises InputError if the teacher has changed since the start of the run."""
-    check_inputs(directory, {"teacher": fingerprint}, is_read_only)
+    """Raises InputError if a teacher has changed since the start of the run."""
+    check_inputs(directory, {"teacher": " ".join(fingerprints)}, is_read_only)
 
 
 def check_vocabulary_unchanged(

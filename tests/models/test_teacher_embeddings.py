@@ -94,6 +94,38 @@ def test_embeddings_are_computed_once_and_read_from_the_cache(
         np.testing.assert_array_equal(actual[name], expected[name])
 
 
+def test_the_cosines_of_several_teachers_are_the_weighted_means(model, images, cache):
+    # The second teacher has embeddings of another width.
+    truncated = align_keras.load_model(model, dimensions=64)
+    teachers = align_keras.teacher_embeddings(
+        [model, truncated], images, CAPTIONS, weights=[3.0, 1.0], cache_dir=cache
+    )
+    batch = batch_of(images, CAPTIONS, teachers, training=False)
+    image_rows = batch["teacher_image_embeddings"]
+    text_rows = batch["teacher_text_embeddings"]
+    assert image_rows.shape == (8, teachers.dimension) == (8, 384 + 64)
+    cosines = [
+        one.encode_images(images) @ one.encode_texts(CAPTIONS).T
+        for one in (model, truncated)
+    ]
+    expected = 0.75 * cosines[0] + 0.25 * cosines[1]
+    np.testing.assert_allclose(image_rows @ text_rows.T, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(image_rows, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "teachers, weights, message",
+    [
+        ([], None, "Received: an empty list"),
+        (["align_small_en"], [1.0, 2.0], "one number for each of 1 teachers"),
+        (["align_small_en"] * 2, [1.0, 0.0], "weights must be a number from"),
+    ],
+)
+def test_wrong_teachers_and_weights_are_refused(images, teachers, weights, message):
+    with pytest.raises(InputError, match=message):
+        align_keras.teacher_embeddings(teachers, images, CAPTIONS, weights=weights)
+
+
 def test_a_pair_without_an_embedding_is_refused(images, teacher):
     with pytest.raises(tf.errors.OpError, match="each caption of a batch"):
         batch_of(images, ["another caption"] * 8, teacher)
@@ -111,7 +143,7 @@ def test_batches_of_a_corpus_have_the_embeddings_of_their_captions(
     model, cache, tmp_path, with_cache
 ):
     builder = build_noise(tmp_path)
-    embeddings = embed_training_pairs(model, builder, "train", cache)
+    embeddings = embed_training_pairs([model], builder, "train", cache_dir=cache)
     options = {"batch_size": 24, "cache": with_cache, "teacher": embeddings}
     batches = training_batches(builder, "train", preprocessor(), **options)
     batch = next(batches.as_numpy_iterator())

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import align_keras
 from align_keras.config import load_config
-from align_keras.runs.distillation import open_teacher
+from align_keras.runs.distillation import open_teachers
 from align_keras.training.checkpoints import checkpoints_in
 from align_keras.utils.errors import InputError
 from tests.helpers.small_run import SMALL, write_pairs
@@ -65,6 +65,18 @@ def test_a_run_reports_the_losses_and_refuses_another_teacher(home, capsys):
 
     inputs = json.loads((run_folder / "inputs.json").read_text())
     assert inputs["teacher"] == align_keras.load_model("align_small_en").fingerprint
+
+    # A second run learns from both models.
+    ensemble = (
+        f"task.distillation.teacher=[align_small_en,{{model: {run_folder}, weight: 2}}]"
+    )
+    with pytest.raises(InputError, match="embedding_weight' must be 0 if"):
+        train(home / "both", ensemble)
+    train(home / "both", ensemble, "task.distillation.embedding_weight=0")
+    both = json.loads((home / "both" / "inputs.json").read_text())
+    student = align_keras.load_model(run_folder).fingerprint
+    assert both["teacher"] == f"{inputs['teacher']} {student}"
+
     inputs["teacher"] = "0" * 16
     (run_folder / "inputs.json").write_text(json.dumps(inputs))
     with pytest.raises(InputError, match="distillation.teacher must have the content"):
@@ -95,4 +107,4 @@ def test_a_run_with_a_teacher_resumes_with_the_same_weights(home):
 def test_a_teacher_that_does_not_exist_is_named_by_its_setting():
     config = load_config(params_override="task.distillation.teacher=nosuch")
     with pytest.raises(InputError, match=r"task\.distillation\.teacher: .*'nosuch'"):
-        open_teacher(config.task)
+        open_teachers(config.task)
