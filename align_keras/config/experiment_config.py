@@ -453,8 +453,9 @@ class DataConfig:
         caption_sources: Probability of each source of captions, such as `{alt: 0.7,
             synthetic: 0.3}`, or None to draw all captions of an image with equal
             probability. The sources are columns of captions in the table, or values of
-            its column `source`. The probabilities are divided by the sum over the
-            sources that an image has.
+            its column `source`. In the shards of `source` they are columns, keys of the
+            `.json` members of a tar, or features of TFRecord files. The probabilities
+            are divided by the sum over the sources that an image has.
         where: Condition on the scores of `align-keras corpus score`, such as
             `similarity > 0.2 and detected_language = 'en'`, or None for all pairs. It
             requires a corpus that `align-keras corpus` built.

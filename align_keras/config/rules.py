@@ -352,7 +352,6 @@ def _check_source(data: DataConfig, key: str, report: Report) -> None:
         report.refuse(source, "null, because validation needs a corpus", remedy)
     for other in ("corpus", "pairs"):
         report.refuse_both(f"{key}.{other}", source)
-    report.refuse_both(f"{key}.caption_sources", source)
     if data.cache:
         remedy = "Leave one of them out, or build a corpus."
         report.refuse(f"{key}.cache", "false if source is set", remedy, source)

@@ -23,7 +23,7 @@ from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, normalize_image, open_image
 from align_keras.corpus.parquet_tables import arrow, open_parquet
-from align_keras.corpus.sources.pair import Part, columns_of
+from align_keras.corpus.sources.pair import CAPTION_SOURCES, Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
 from align_keras.corpus.sources.source_files import SourceFile, one_file
@@ -57,8 +57,9 @@ _MAX_GAP = 65_536
 _ROWS_PER_BATCH = 32
 _END_OF_JPEG = b"\xff\xd9"
 # Position and captions of a record. The position is (offset, bytes) in a tar or
-# TFRecord file, and (row group, row) or (offset of the batch, row) in a table.
-_Row = tuple[tuple[int, int], list[str]]
+# TFRecord file, and (row group, row) or (offset of the batch, row) in a table. Each
+# caption has the number of its source, which is 0 for files with one source.
+_Row = tuple[tuple[int, int], list[tuple[str, int]]]
 
 
 # === Building ===
@@ -70,6 +71,7 @@ def index_files(
     files: list[SourceFile],
     image_column: str | None = None,
     caption_column: str | None = None,
+    caption_sources: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Indexes the records of files.
 
@@ -82,22 +84,32 @@ def index_files(
         files: list of `SourceFile`.
         image_column: str, column of images in tables, or None to recognize it.
         caption_column: str, column of captions in tables, or None to recognize it.
+        caption_sources: list of str, columns or JSON keys of captions, each of which is
+            a source. The files may lack some of them. An empty list reads one caption
+            column or key.
 
     Returns:
         list with a dict per file: `path`, `size`, `modified`, `kind`, `count` (number
         of records), `stretches` (first record of each stretch), `counts` (metadata of a
-        `DropCounter`) and `index` (path of the index file). `RecordIndex` takes this
-        dict.
+        `DropCounter`) and `index` (path of the index file). With `caption_sources`, it
+        also has `caption_sources` and `source_counts`, the number of captions of each
+        source. `RecordIndex` takes this dict.
 
     Raises:
         InputError: if the cache folder is not writable, a file vanished, or a table
-            lacks a column.
+            lacks a column of images, or has no column of captions.
     """
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(home, "align_keras", "source_indexes")
     join = join_url if is_url(root) else os.path.join
     common = {"kind": kind, "version": _VERSION, "folder": os.fspath(folder)}
-    columns = {"image_column": image_column, "caption_column": caption_column}
+    columns: dict[str, Any] = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+    }
+    # Without sources, the name of an index file is that of earlier versions.
+    if caption_sources:
+        columns["caption_sources"] = list(caption_sources)
     tasks = [
         {**common, **columns, "path": join(root, file.name), **file._asdict()}
         for file in files
@@ -126,11 +138,12 @@ def _index_file(task: dict[str, Any]) -> dict[str, Any]:
         rows, column = _table_rows(task, counter)
     else:
         rows, column = _span_rows(task, counter), ""
-    positions, texts, caption_counts = [], [], []
+    positions, texts, source_numbers, caption_counts = [], [], [], []
     for position, captions in rows:
         positions.append(position)
         caption_counts.append(len(captions))
-        texts += [caption.encode() for caption in captions]
+        texts += [caption.encode() for caption, _ in captions]
+        source_numbers += [number for _, number in captions]
         counter.keep()
     if counter.bad["vanished"]:
         raise InputError(
@@ -140,6 +153,14 @@ def _index_file(task: dict[str, Any]) -> dict[str, Any]:
     position_array = np.array(positions, "int64").reshape(-1, 2)
     name = hashlib.blake2b(json.dumps(task, sort_keys=True).encode(), digest_size=16)
     index = pathlib.Path(task["folder"], f"{name.hexdigest()}.npz")
+    arrays_of_sources: dict[str, Any] = {}
+    values_of_sources: dict[str, Any] = {}
+    if sources := task.get("caption_sources"):
+        numbers = np.array(source_numbers, "int16")
+        arrays_of_sources["sources"] = numbers
+        values_of_sources["caption_sources"] = sources
+        counts = np.bincount(numbers, minlength=len(sources))
+        values_of_sources["source_counts"] = counts.tolist()
     with atomic_write(index, "wb") as file:
         # The names of the arrays are part of the stored format.
         np.savez(
@@ -149,12 +170,14 @@ def _index_file(task: dict[str, Any]) -> dict[str, Any]:
             ends=np.cumsum([len(text) for text in texts], dtype="int64"),
             texts=np.frombuffer(b"".join(texts), "uint8"),
             column=np.array(column),
+            **arrays_of_sources,
         )
     return {
         "count": len(positions),
         "stretches": _stretches(position_array, kind),
         "counts": counter.as_metadata(),
         "index": os.fspath(index),
+        **values_of_sources,
     }
 
 
@@ -170,15 +193,23 @@ def _stretches(positions: np.ndarray, kind: str) -> list[int]:
 
 
 def _span_rows(task: dict[str, Any], counter: DropCounter) -> Iterator[_Row]:
-    """Yields ((offset, bytes), [caption]) of a tar or TFRecord file."""
+    """Yields the records of a tar or TFRecord file that have usable captions."""
     root, name = os.path.split(task["path"])
-    for pair in read_part(Part(task["kind"], root, (name,)), counter):
-        offset, size = map(int, pair.image.split(":", 2)[1].split(","))
+    sources = task.get("caption_sources")
+    options = ((CAPTION_SOURCES, tuple(sources)),) if sources else ()
+    pairs = read_part(Part(task["kind"], root, (name,), options=options), counter)
+    # Successive pairs have the captions of the same image.
+    for image, pairs_of_image in itertools.groupby(pairs, operator.attrgetter("image")):
+        offset, size = map(int, image.split(":", 2)[1].split(","))
+        captions = [
+            (pair.caption, sources.index(pair.source) if sources else 0)
+            for pair in pairs_of_image
+        ]
         if size > MAX_FILE_BYTES or not size:
             reason = "oversized" if size else "empty"
-            counter.drop(reason, pair.image, f"{size:,} bytes")
+            counter.drop(reason, image, f"{size:,} bytes")
         else:
-            yield (offset, size), [pair.caption]
+            yield (offset, size), captions
 
 
 def _table_rows(
@@ -200,15 +231,41 @@ def _table_rows(
         task["image_column"] or image_column_of(schema),
         "jpg, png, webp or image with the files' bytes, or a Hugging Face image",
     )
-    caption = _checked_column(
-        path,
-        names,
-        "caption",
-        task["caption_column"] or columns_of_parts.get("caption"),
-        "caption, text, alt_text and others",
-    )
-    columns = [caption, *{"status", "error_message"}.intersection(names)]
-    return _rows_of_tables(task, columns, caption, counter), image
+    if sources := task.get("caption_sources"):
+        caption_columns = _source_columns(path, names, sources)
+    else:
+        caption = _checked_column(
+            path,
+            names,
+            "caption",
+            task["caption_column"] or columns_of_parts.get("caption"),
+            "caption, text, alt_text and others",
+        )
+        caption_columns = {caption: 0}
+    columns = [*caption_columns, *{"status", "error_message"}.intersection(names)]
+    return _rows_of_tables(task, columns, caption_columns, counter), image
+
+
+def _source_columns(
+    path: str, names: list[str], caption_sources: list[str]
+) -> dict[str, int]:
+    """Returns a dict from the columns of sources in a table to the sources' numbers.
+
+    Raises:
+        InputError: if the table has none of the columns.
+    """
+    columns = {
+        source: number
+        for number, source in enumerate(caption_sources)
+        if source in names
+    }
+    if not columns:
+        raise InputError(
+            f"{path} must have a column for at least one of the caption sources "
+            f"{', '.join(caption_sources)}. Received: the columns {', '.join(names)}. "
+            "Correct task.train_data.caption_sources."
+        )
+    return columns
 
 
 def _checked_column(
@@ -233,9 +290,19 @@ def _checked_column(
 
 
 def _rows_of_tables(
-    task: dict[str, Any], columns: list[str], caption: str, counter: DropCounter
+    task: dict[str, Any],
+    columns: list[str],
+    caption_columns: dict[str, int],
+    counter: DropCounter,
 ) -> Iterator[_Row]:
-    """Yields the rows that have usable captions, and counts the other rows."""
+    """Yields the rows that have usable captions, and counts the other rows.
+
+    Args:
+        task: dict, task of `_index_file`.
+        columns: list of str, columns to read.
+        caption_columns: dict from a column of captions to the number of its source.
+        counter: `DropCounter`.
+    """
     batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
     path, group, row = task["path"], 0, -1
     try:
@@ -245,31 +312,53 @@ def _rows_of_tables(
                 if values.get("status") not in (None, "success"):
                     detail = str(values.get("error_message", ""))
                     counter.filter("not downloaded", position, detail)
-                elif captions := _usable_captions(values[caption], counter, position):
+                    continue
+                captions = [
+                    (caption, number)
+                    for column, number in caption_columns.items()
+                    for caption in _usable_captions(values[column], position)
+                ]
+                if captions:
                     yield (group, row), captions
+                else:
+                    cells = [values[column] for column in caption_columns]
+                    _count_unusable(cells, counter, position)
     except (OSError, arrow().ArrowException) as error:
         detail = " ".join(str(error).split())
         counter.drop("broken record", f"{path} after row {group},{row}", detail)
 
 
-def _usable_captions(value: object, counter: DropCounter, position: str) -> list[str]:
-    """Returns the usable captions of a cell, or counts its row if there are none.
+def _usable_captions(value: object, position: str) -> list[str]:
+    """Returns the usable captions of a cell."""
+    ignored_counter = DropCounter()
+    return [
+        text.encode("utf-8", "replace").decode()
+        for text in _cell_captions(value)
+        if is_usable(text, ignored_counter, position, "")
+    ]
+
+
+def _count_unusable(cells: list[object], counter: DropCounter, position: str) -> None:
+    """Counts a row once, under the drop reason of its first caption that isn't empty.
 
     Args:
-        value: str or list of str, captions. Other values are empty captions.
+        cells: list of the values of all columns of captions.
         counter: `DropCounter`.
         position: str, position of the row.
     """
+    captions = [text for cell in cells for text in _cell_captions(cell)]
+    first = next((text for text in captions if text), "")
+    is_usable(first, counter, position, "")
+
+
+def _cell_captions(value: object) -> list[str]:
+    """Returns the cleaned captions of a cell.
+
+    Args:
+        value: str or list of str, captions. Other values are empty captions.
+    """
     texts = value if isinstance(value, list) and value else [value]
-    cleaned = [clean_caption(text) if isinstance(text, str) else "" for text in texts]
-    ignored_counter = DropCounter()
-    usable = [
-        text for text in cleaned if is_usable(text, ignored_counter, position, "")
-    ]
-    if not usable:
-        # The row is counted once, under the drop reason of its first caption.
-        is_usable(cleaned[0], counter, position, "")
-    return [text.encode("utf-8", "replace").decode() for text in usable]
+    return [clean_caption(text) if isinstance(text, str) else "" for text in texts]
 
 
 # === Tables ===
@@ -353,6 +442,8 @@ class RecordIndex:
                 self._text_bounds = np.append(0, stored["ends"])
                 self._texts = stored["texts"].tobytes()
                 self._column = str(stored["column"])
+                # Only the index of a file with several sources of captions has it.
+                self._sources = stored.get("sources")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"The index of {self.path} must be undamaged. Received: "
@@ -367,13 +458,26 @@ class RecordIndex:
     def arrays(self) -> list[np.ndarray]:
         """Returns all arrays of the index, for a fingerprint of its content."""
         texts = np.frombuffer(self._texts, np.uint8)
-        return [self.positions, self.numbers, self._text_bounds, texts]
+        arrays = [self.positions, self.numbers, self._text_bounds, texts]
+        return arrays if self._sources is None else [*arrays, self._sources]
 
     def captions(self, number: int) -> list[bytes]:
         """Returns the captions of a record in UTF-8."""
         first = self._first_caption[number]
         bounds = self._text_bounds[first : first + self.numbers[number] + 1].tolist()
         return [self._texts[slice(*span)] for span in itertools.pairwise(bounds)]
+
+    def caption_sources(self, number: int) -> list[bytes]:
+        """Returns the source of each caption of a record in UTF-8.
+
+        The list is empty if the file was indexed without sources.
+        """
+        if self._sources is None:
+            return []
+        names = self.file_info["caption_sources"]
+        first = self._first_caption[number]
+        numbers = self._sources[first : first + self.numbers[number]].tolist()
+        return [names[source].encode() for source in numbers]
 
     def name(self, number: int) -> str:
         """Returns the name of a record, which has its file name and position."""

@@ -34,7 +34,8 @@ def check_caption_sources(
             "caption_sources requires a corpus with the feature caption_sources. "
             f"Received: {builder.name}, whose examples have "
             f"{', '.join(builder.info.features)}. Train on a table with "
-            "task.train_data.pairs, or leave caption_sources out."
+            "task.train_data.pairs, on shards with task.train_data.source, or leave "
+            "caption_sources out."
         )
 
 

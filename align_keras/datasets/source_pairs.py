@@ -66,6 +66,7 @@ def open_sources(
     *,
     image_column: str | None = None,
     caption_column: str | None = None,
+    caption_sources: Sequence[str] = (),
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
 ) -> Any:
@@ -92,6 +93,11 @@ def open_sources(
             it is detected by its name.
         caption_column: str, column of the captions in Parquet and Arrow files. By
             default it is detected by its name.
+        caption_sources: list of str, the names of several sources of captions. They are
+            columns of Parquet and Arrow files, keys of the `.json` members of a tar, or
+            features of TFRecord files. The key `caption` of a tar is its `.txt` member.
+            A record has the captions of all its sources, and the source of each caption
+            in the feature `caption_sources`. An empty list reads one column or key.
         max_bad_fraction: float in [0, 1], the largest fraction of records without a
             caption or an image.
         shorter_side: int, the shorter side in pixels that training needs from the
@@ -103,7 +109,8 @@ def open_sources(
 
     Raises:
         InputError: If a source doesn't exist, is of an unknown kind, has no column of
-            captions, or has too few usable records.
+            captions, or has too few usable records, or if no record has a caption of
+            one of `caption_sources`.
 
     Example:
 
@@ -131,14 +138,57 @@ def open_sources(
             f"weights={list(weights)} for sources={names}. Use for example [2, 1] for "
             "two sources."
         )
-    columns = {"image_column": image_column, "caption_column": caption_column}
-    members = {
-        name: open_corpus(name, shorter_side=shorter_side)
-        if os.path.isfile(os.path.join(name, "features.json"))
-        else SourcePairs(name, max_bad_fraction=max_bad_fraction, **columns)
-        for name in names
-    }
+    if caption_sources and caption_column is not None:
+        raise InputError(
+            "caption_column must be left out if caption_sources is set, because each "
+            f"source is a column. Received: caption_column={caption_column!r}. Leave "
+            "it out."
+        )
+    members: dict[str, Any] = {}
+    for name in names:
+        if os.path.isfile(os.path.join(name, "features.json")):
+            members[name] = open_corpus(name, shorter_side=shorter_side)
+        else:
+            members[name] = SourcePairs(
+                name,
+                image_column=image_column,
+                caption_column=caption_column,
+                caption_sources=caption_sources,
+                max_bad_fraction=max_bad_fraction,
+            )
+    if caption_sources:
+        _check_caption_sources(members, caption_sources)
     return Mixture(members, weights) if len(members) > 1 else members[names[0]]
+
+
+def _check_caption_sources(
+    members: dict[str, Any], caption_sources: Sequence[str]
+) -> None:
+    """Raises unless all members are shards, and each source has a caption in them.
+
+    Args:
+        members: dict from the name of a member to its `SourcePairs` or TFDS builder.
+        caption_sources: list of str, argument of `open_sources`.
+    """
+    counts = np.zeros(len(caption_sources), np.int64)
+    for name, member in members.items():
+        if not isinstance(member, SourcePairs):
+            raise InputError(
+                "caption_sources requires shards, because a built corpus has no "
+                f"caption sources. Received: {name!r}. Leave one of them out."
+            )
+        counts += member.source_counts
+    missing = [
+        source
+        for source, count in zip(caption_sources, counts, strict=True)
+        if not count
+    ]
+    if missing:
+        raise InputError(
+            f"caption_sources must be columns or keys of {', '.join(members)} with "
+            f"captions. Received: {', '.join(missing)}, without a caption in any "
+            "record. Correct task.train_data.caption_sources."
+        )
 
 
 class SourcePairs:
@@ -149,23 +199,37 @@ class SourcePairs:
 
     Args:
         name: str, a source as in `open_sources`.
+        image_column: str, argument of `open_sources`.
+        caption_column: str, argument of `open_sources`.
+        caption_sources: list of str, argument of `open_sources`.
         max_bad_fraction: float in [0, 1], the largest fraction of records without a
             caption or an image.
-        **columns: `image_column` and `caption_column` of Parquet and Arrow files.
+
+    Attributes:
+        source_counts: int64 array, number of captions of each of `caption_sources`.
     """
 
     def __init__(
-        self, name: str, *, max_bad_fraction: float = 0.1, **columns: str | None
+        self,
+        name: str,
+        *,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        caption_sources: Sequence[str] = (),
+        max_bad_fraction: float = 0.1,
     ) -> None:
         self.name = name
         kind, root, files = _find(name)
+        columns = {"image_column": image_column, "caption_column": caption_column}
         if kind not in ("parquet", "arrow") and any(columns.values()):
             raise InputError(
                 "image_column and caption_column apply only to Parquet and Arrow "
                 f"files. Received: {columns} for {name!r}, a source of kind {kind}. "
                 "Leave them out."
             )
-        indexes = index_files(kind, root, files, **columns)
+        indexes = index_files(
+            kind, root, files, image_column, caption_column, caption_sources
+        )
         counter = DropCounter()
         splits: dict[str, list[dict[str, Any]]] = {}
         for file, indexed in zip(files, indexes, strict=True):
@@ -177,12 +241,17 @@ class SourcePairs:
             raise InputError(f"source {name!r}: {error}") from None
         self._indexed = {file["path"]: json.dumps(file) for file in indexes}
         self._faults: set[str] = set()
+        self.source_counts = np.zeros(len(caption_sources), np.int64)
+        for indexed in indexes:
+            self.source_counts += indexed.get("source_counts", 0)
         text = tfds.features.Text()
         features = {
             "id": text,
             "image": tfds.features.Image(shape=(None, None, 3)),
             "captions": tfds.features.Sequence(text),
         }
+        if caption_sources:
+            features["caption_sources"] = tfds.features.Sequence(text)
         self.info = types.SimpleNamespace(
             splits=_SourceSplits(splits),
             features=tfds.features.FeaturesDict(features),
@@ -257,8 +326,14 @@ class SourcePairs:
                 self._report_fault(index, *fault)
             name = index.name(number).encode("utf-8", "surrogateescape")
             # The replacement example gets as many captions as the faulty record had.
-            captions = list(islice(cycle(index.captions(number)), counts[row]))
-            batch.append(_example(id=[name], image=[image], captions=captions))
+            lists = {"captions": index.captions(number)}
+            if sources := index.caption_sources(number):
+                lists["caption_sources"] = sources
+            lists = {
+                feature: list(islice(cycle(values), counts[row]))
+                for feature, values in lists.items()
+            }
+            batch.append(_example(id=[name], image=[image], **lists))
             if len(batch) == _RECORDS_PER_BATCH:
                 yield np.array(batch, object)
                 batch = []

@@ -77,7 +77,12 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
     if sources is not None:
         weights = [source.weight for source in sources if source.weight is not None]
         paths = [source.path for source in sources]
-        return open_sources(paths, weights or None, **columns)
+        return open_sources(
+            paths,
+            weights or None,
+            caption_sources=tuple(data_config.caption_sources or ()),
+            **columns,
+        )
     with contextlib.ExitStack() as stack:
         count = str(data_config.corpus).count("+") + 1
         name = f"{count} corpora" if count > 2 else data_config.corpus

@@ -529,10 +529,6 @@ def test_validation_on_the_same_table_has_the_same_caption_sources():
             f"{SOURCES_KEY}.alt=1,task.train_data.pair_weighted=true",
             "pair_weighted' must be false if caption_sources is set",
         ),
-        (
-            f"{SOURCES_KEY}.alt=1,task.train_data.source=a.tar",
-            "caption_sources' must be null if task.train_data.source is set",
-        ),
     ],
 )
 def test_wrong_caption_sources_are_refused(override, rule):

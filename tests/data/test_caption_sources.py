@@ -1,6 +1,7 @@
 """Tests of captions that are drawn by the probabilities of their sources."""
 
 import collections
+import json
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from PIL import Image
 
 from align_keras.data import training_batches
 from align_keras.data.caption_sources import caption_probabilities
-from align_keras.datasets import open_corpus
+from align_keras.datasets import open_corpus, open_sources
 from align_keras.models import ALIGNImageConverter, ALIGNPreprocessor, ALIGNTokenizer
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY
+from tests.helpers.source_files import jpeg, write_tar
 
 SOURCES = {"alt": 0.7, "synthetic": 0.3}
 PREPROCESSOR = ALIGNPreprocessor(
@@ -124,3 +126,85 @@ def test_corpora_without_sources_are_refused(folder):
         training_batches(
             builder, "train", PREPROCESSOR, pair_weighted=True, **arguments
         )
+
+
+# Captions of the records of shards by their source. The last record has no caption of a
+# source, and is counted as bad.
+RECORDS = [
+    {"alt": "a", "synthetic": "b"},
+    {"alt": "c", "synthetic": ""},
+    {"synthetic": "d"},
+    {"file": "x"},
+]
+
+
+def write_shard(kind, folder):
+    """Writes the records as a shard. Returns its path."""
+    path = folder / f"a.{'tar' if kind == 'webdataset' else kind}"
+    images = [jpeg(number) for number in range(len(RECORDS))]
+    if kind == "webdataset":
+        members = [
+            {"jpg": image, "txt": b"y", "json": json.dumps(record).encode()}
+            for image, record in zip(images, RECORDS, strict=True)
+        ]
+        write_tar(path, [(f"{row:03}", parts) for row, parts in enumerate(members)])
+    elif kind == "tfrecord":
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for image, record in zip(images, RECORDS, strict=True):
+                values = {"jpg": image, "caption": b"y"}
+                values |= {name: text.encode() for name, text in record.items()}
+                example = tf.train.Example()
+                for name, value in values.items():
+                    example.features.feature[name].bytes_list.value.append(value)
+                writer.write(example.SerializeToString())
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = {"jpg": images, "caption": ["y"] * len(images)}
+        for name in ("alt", "synthetic", "file"):
+            columns[name] = [record.get(name) for record in RECORDS]
+        # Tables may also have a list of captions in a cell.
+        columns["synthetic"] = [[text] if text else [] for text in columns["synthetic"]]
+        table = pyarrow.table(columns)
+        if kind == "parquet":
+            parquet.write_table(table, path)
+        else:
+            with pyarrow.ipc.new_stream(path, table.schema) as writer:
+                writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "webdataset",
+        *(
+            pytest.param(kind, marks=pytest.mark.ci)
+            for kind in ("tfrecord", "parquet", "arrow")
+        ),
+    ],
+)
+def test_shards_have_the_captions_of_all_sources(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = str(write_shard(kind, tmp_path))
+    options = {"max_bad_fraction": 0.3}
+    builder = open_sources(path, caption_sources=list(SOURCES), **options)
+    assert "3 pairs kept" in builder.info.metadata["summary"]
+    assert list(builder.captions("train")) == ["a", "b", "c", "d"]
+    letters = collections.Counter()
+    batches = training_batches(
+        builder, "train", PREPROCESSOR, batch_size=3, caption_sources=SOURCES
+    )
+    for batch in batches.take(100).as_numpy_iterator():
+        letters.update(VOCABULARY[number] for number in batch["token_ids"][:, 1])
+    assert set(letters) == set("abcd")
+    assert letters["c"] == letters["d"] == 100
+    # Four standard deviations of 100 draws with a probability of 0.7.
+    assert letters["a"] == pytest.approx(70, abs=4 * 21**0.5)
+    # The index with sources is another one than that without.
+    assert list(open_sources(path, **options).captions("train")) == ["y"] * 4
+
+    with pytest.raises(InputError, match="Received: drawn, without a caption"):
+        open_sources(path, caption_sources=["alt", "drawn"], max_bad_fraction=1.0)
+    with pytest.raises(InputError, match="caption_column must be left out"):
+        open_sources(path, caption_sources=["alt"], caption_column="alt")

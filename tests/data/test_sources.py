@@ -71,7 +71,9 @@ def faulty(tmp_path_factory):
 @pytest.mark.ci
 def test_batches_have_the_embeddings_of_a_teacher(builder, cache):
     teacher = load_model("align_small_en")
-    embeddings = embed_training_pairs(teacher, builder, "train", cache / "embeddings")
+    embeddings = embed_training_pairs(
+        [teacher], builder, "train", cache_dir=cache / "embeddings"
+    )
     [batch] = batches(builder, 1, batch_size=24, teacher=embeddings)
     images = [files["jpg"] for _, files in samples(0, 24)]
     for name, expected in (

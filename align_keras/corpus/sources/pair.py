@@ -23,6 +23,8 @@ _COLUMNS = {
 # Option (name, value) of a source of evaluation images. Their copies are removed from a
 # corpus, so an image is read even if it has no usable caption.
 EVALUATION = ("use", "evaluation")
+# Name of the option of a shard with the names of the sources of captions.
+CAPTION_SOURCES = "caption_sources"
 # Column or JSON key with the uid of a record in the shards of DataComp.
 UID_COLUMN = "uid"
 # Pixels. No image format has a larger side, and tables store the sizes as int32.
@@ -80,6 +82,8 @@ class SourcePair(NamedTuple):
             the image. It is (0, 0) if the image was not resized, and None if the source
             records no sizes.
         uid: str, uid of the record in a shard of DataComp, or "".
+        source: str, source of the caption if the part has the option `CAPTION_SOURCES`,
+            or "".
     """
 
     image: str
@@ -89,6 +93,7 @@ class SourcePair(NamedTuple):
     page_url: str = ""
     original_size: tuple[int, int] | None = None
     uid: str = ""
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +210,32 @@ def pair_of_shard(
     else:
         return pair_from_columns(image, row, columns)
     return None
+
+
+def pairs_of_sources(
+    pair: SourcePair | None, row: dict, part: Part
+) -> list[SourcePair]:
+    """Returns a pair for each of the sources of captions in a record of a shard.
+
+    Args:
+        pair: result of `pair_of_shard`.
+        row: dict, column → value.
+        part: `Part`. Its option `CAPTION_SOURCES` is a tuple of the columns or keys
+            that have captions. A part without the option has one caption per record.
+
+    Returns:
+        list of `SourcePair`. It has a single pair with the caption "" if the record has
+        none of the captions, and is empty if `pair` is None.
+    """
+    if pair is None:
+        return []
+    sources = dict(part.options).get(CAPTION_SOURCES)
+    if sources is None:
+        return [pair]
+    captions = [(row.get(source), source) for source in sources]
+    pairs = [
+        pair._replace(caption=caption, source=source)
+        for caption, source in captions
+        if isinstance(caption, str) and caption.strip()
+    ]
+    return pairs or [pair._replace(caption="")]

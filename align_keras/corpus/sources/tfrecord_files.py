@@ -12,7 +12,13 @@ from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair, pair_of_shard
+from align_keras.corpus.sources.pair import (
+    Part,
+    SourceKind,
+    SourcePair,
+    pair_of_shard,
+    pairs_of_sources,
+)
 from align_keras.corpus.sources.source_files import (
     MAX_TEXT_BYTES,
     MAX_TFRECORD_BYTES,
@@ -32,8 +38,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     uid_filter = UidFilter(part, counter)
     with open_regular(part.path) as file:
         for offset, message in read_messages(file, part.path, counter):
-            if pair := _pair(part.path, offset, message, uid_filter, counter):
-                yield pair
+            yield from _pairs(part, offset, message, uid_filter, counter)
     uid_filter.finish()
 
 
@@ -77,14 +82,15 @@ def read_messages(
         offset += length + 16
 
 
-def _pair(
-    path: str,
+def _pairs(
+    part: Part,
     offset: int,
     message: bytes,
     uid_filter: UidFilter,
     counter: DropCounter,
-) -> SourcePair | None:
-    position = f"{path} byte {offset}"
+) -> list[SourcePair]:
+    """Returns the pairs of a record, or counts the reason why it has no pair."""
+    position = f"{part.path} byte {offset}"
     try:
         # The first value of each feature is used.
         spans = {name: values[0] for name, values in feature_values(message).items()}
@@ -98,12 +104,13 @@ def _pair(
         row |= feature_integers(message)
     except (ValueError, IndexError) as error:
         counter.drop("broken record", position, str(error))
-        return None
+        return []
     if not uid_filter.keeps(row, position):
-        return None
+        return []
     span = next((spans[name] for name in _IMAGE_FEATURES if name in spans), None)
-    image = span and member_location("bytes", (offset + span[0], span[1]), path)
-    return pair_of_shard(counter, position, row, image, spans)
+    image = span and member_location("bytes", (offset + span[0], span[1]), part.path)
+    pair = pair_of_shard(counter, position, row, image, spans)
+    return pairs_of_sources(pair, row, part)
 
 
 def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:

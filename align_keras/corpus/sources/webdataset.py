@@ -15,7 +15,13 @@ from typing import IO, Any
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair, pair_of_shard
+from align_keras.corpus.sources.pair import (
+    Part,
+    SourceKind,
+    SourcePair,
+    pair_of_shard,
+    pairs_of_sources,
+)
 from align_keras.corpus.sources.source_files import (
     MAX_HEADER_BYTES,
     MAX_TEXT_BYTES,
@@ -42,8 +48,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     uid_filter = UidFilter(part, counter)
     with open_regular(part.path) as file:
         for key, sample in _samples(file, part.path, counter):
-            if pair := _pair(file, part.path, key, sample, uid_filter, counter):
-                yield pair
+            yield from _pairs(file, part, key, sample, uid_filter, counter)
     uid_filter.finish()
 
 
@@ -153,23 +158,25 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
         return
 
 
-def _pair(
+def _pairs(
     file: IO[bytes],
-    path: str,
+    part: Part,
     key: str,
     sample: _Spans,
     uid_filter: UidFilter,
     counter: DropCounter,
-) -> SourcePair | None:
-    """Returns the pair of a sample, or counts the reason why it has no pair."""
+) -> list[SourcePair]:
+    """Returns the pairs of a sample, or counts the reason why it has no pair."""
+    path = part.path
     row = _metadata(file, sample)
     if not uid_filter.keeps(row, f"{path} {key}"):
-        return None
+        return []
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
     span = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     image = span and member_location("bytes", span, path)
-    return pair_of_shard(counter, f"{path} {key}", row, image, sample)
+    pair = pair_of_shard(counter, f"{path} {key}", row, image, sample)
+    return pairs_of_sources(pair, row, part)
 
 
 def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:

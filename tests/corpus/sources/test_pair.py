@@ -16,13 +16,13 @@ def test_common_columns_are_recognized():
 def test_values_other_than_strings_are_ignored():
     row = {"caption": None, "rule": 3, "language": float("nan"), "page_url": None}
     pair = pair_from_columns("/a", row | {"uid": 7})
-    assert pair == ("/a", "", "caption", "", "", None, "")
+    assert pair == ("/a", "", "caption", "", "", None, "", "")
 
 
 def test_all_columns_are_used():
     row = {"txt": "x", "rule": "figcaption", "lang": "de", "page_url": "https://p"}
     pair = pair_from_columns("/a", row | {"url": "https://u", "uid": "0f"})
-    assert pair == ("/a", "x", "figcaption", "de", "https://p", None, "0f")
+    assert pair == ("/a", "x", "figcaption", "de", "https://p", None, "0f", "")
 
 
 def test_an_unknown_rule_becomes_caption():
