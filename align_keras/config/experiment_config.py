@@ -458,7 +458,8 @@ class DataConfig:
             are divided by the sum over the sources that an image has.
         where: Condition on the scores of `align-keras corpus score`, such as
             `similarity > 0.2 and detected_language = 'en'`, or None for all pairs. It
-            requires a corpus that `align-keras corpus` built.
+            requires that `corpus`, or each `source`, is a corpus that `align-keras
+            corpus` built.
         hard_negatives: File of `align-keras mine`, or None. Each pair of a batch is
             then followed by one of its mined negatives.
         encoding: Text encoding of the table and of caption files.

@@ -306,9 +306,10 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
         if data.split_by != "image" and data.corpus != "pairs":
             rule, remedy = "image unless corpus is 'pairs'", "Set the table or folder."
             report.refuse(f"{key}.split_by", rule, remedy, f"{key}.corpus")
-        if data.where is not None and data.corpus in (None, "pairs"):
-            rule = "null unless corpus is the folder of a built corpus"
-            remedy = "Set the corpus, or leave it out."
+        is_table = data.source is None and data.corpus in (None, "pairs")
+        if data.where is not None and is_table:
+            rule = "null unless corpus or source is the folder of a built corpus"
+            remedy = "Set the corpus or the source, or leave it out."
             report.refuse(f"{key}.where", rule, remedy, f"{key}.corpus")
         if data.source is not None:
             _check_source(data, key, report)

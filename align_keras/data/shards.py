@@ -21,9 +21,9 @@ from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 
 _READ_BUFFER_BYTES = 1 << 20
-# File in the folder of the data that caches the counts of captions.
 # Builders that read their records by the method `records`.
 _RECORD_SOURCES = (SourcePairs, SelectedPairs)
+# File in the folder of the data that caches the counts of captions.
 _FILE = "caption_counts.npz"
 # Number of records whose captions are counted in one batch.
 _READ_AT_ONCE = 256

@@ -67,6 +67,7 @@ def open_sources(
     image_column: str | None = None,
     caption_column: str | None = None,
     caption_sources: Sequence[str] = (),
+    where: str | None = None,
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
 ) -> Any:
@@ -98,6 +99,9 @@ def open_sources(
             features of TFRecord files. The key `caption` of a tar is its `.txt` member.
             A record has the captions of all its sources, and the source of each caption
             in the feature `caption_sources`. An empty list reads one column or key.
+        where: str, condition on the scores of `align-keras corpus score`, which selects
+            pairs as in `open_corpus`, or None for all pairs. It requires that all
+            sources are built corpora.
         max_bad_fraction: float in [0, 1], the largest fraction of records without a
             caption or an image.
         shorter_side: int, the shorter side in pixels that training needs from the
@@ -109,8 +113,8 @@ def open_sources(
 
     Raises:
         InputError: If a source doesn't exist, is of an unknown kind, has no column of
-            captions, or has too few usable records, or if no record has a caption of
-            one of `caption_sources`.
+            captions, or has too few usable records, if no record has a caption of one
+            of `caption_sources`, or if `where` keeps no pair of a source.
 
     Example:
 
@@ -147,7 +151,13 @@ def open_sources(
     members: dict[str, Any] = {}
     for name in names:
         if os.path.isfile(os.path.join(name, "features.json")):
-            members[name] = open_corpus(name, shorter_side=shorter_side)
+            members[name] = open_corpus(name, shorter_side=shorter_side, where=where)
+        elif where is not None:
+            raise InputError(
+                "where must be None unless all sources are corpora that `align-keras "
+                f"corpus` built. Received: where={where!r} for {name!r}. Leave it out, "
+                "or build a corpus of the source and score it."
+            )
         else:
             members[name] = SourcePairs(
                 name,

@@ -73,17 +73,23 @@ def _check_corpora(config: ExperimentConfig) -> None:
 
 
 def _check_where(section: str, data: DataConfig) -> None:
-    """Raises unless the corpus has scores with the columns of the condition."""
-    folder = str(data.corpus)
-    if not os.path.isfile(os.path.join(folder, INDEX)):
-        raise InputError(
-            f"task.{section}.where must be null unless task.{section}.corpus is a "
-            f"folder of shards that `align-keras corpus` wrote. Received: {folder}. "
-            "Check the path, or leave it out."
-        )
-    table = ScoreTable(scores_path(folder))
-    table.check_shards(folder)
-    table.check_condition(str(data.where))
+    """Raises unless all corpora have scores with the columns of the condition."""
+    if data.source is None:
+        key = f"task.{section}.corpus"
+        folders = [str(data.corpus)]
+    else:
+        key = f"task.{section}.source"
+        folders = [source.path for source in data.source]
+    for folder in folders:
+        if not os.path.isfile(os.path.join(folder, INDEX)):
+            raise InputError(
+                f"task.{section}.where must be null unless {key} is a folder of shards "
+                f"that `align-keras corpus` wrote. Received: {folder}. Check the path, "
+                "or leave it out."
+            )
+        table = ScoreTable(scores_path(folder))
+        table.check_shards(folder)
+        table.check_condition(str(data.where))
 
 
 def _check_pairs(config: ExperimentConfig) -> None:

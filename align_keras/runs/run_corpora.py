@@ -81,6 +81,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             paths,
             weights or None,
             caption_sources=tuple(data_config.caption_sources or ()),
+            where=data_config.where,
             **columns,
         )
     with contextlib.ExitStack() as stack:

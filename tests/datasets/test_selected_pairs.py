@@ -1,12 +1,13 @@
 """Tests of the pairs of a corpus that a condition on their scores selects."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.config import DataConfig, load_config
+from align_keras.config import DataConfig, SourceConfig, load_config
 from align_keras.data.order import shuffled_records
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import (
@@ -16,6 +17,7 @@ from align_keras.data.stored_pairs import (
     read_retrieval_set,
     stored_images,
 )
+from align_keras.datasets import open_sources
 from align_keras.datasets.build import open_corpus
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.runs.run_checks import check_run_config
@@ -23,6 +25,7 @@ from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import assert_equal, batches
 from tests.helpers.scored_corpus import similarity, write_scores, write_shards
+from tests.helpers.source_files import write_tars
 
 WHERE = "similarity > 0.5 and language <> 'de'"
 SPLITS = ("test", "train[50%:]", "all")
@@ -234,6 +237,26 @@ def test_invalid_conditions_are_reported(shards, where, message):
 
 
 @pytest.mark.ci
+def test_a_condition_selects_pairs_of_several_corpora(shards, builder, tmp_path):
+    # The second corpus has the same pairs.
+    shutil.copytree(shards.parents[1], tmp_path / "copy")
+    copy = tmp_path / "copy" / shards.parent.name / shards.name
+    data = DataConfig(
+        source=(SourceConfig(str(shards), 3.0), SourceConfig(str(copy), 1.0)),
+        where=WHERE,
+    )
+    mixture = prepare_corpus(data, 32)
+    size = builder.info.splits["train"].num_examples
+    assert mixture.info.splits["train"].num_examples == 2 * size
+    expected = read_captions(builder, "train")
+    assert sorted(read_captions(mixture, "train")) == sorted(2 * expected)
+    from_start = batches(mixture, 5, batch_size=6)
+    assert_equal(from_start[2:], batches(mixture, 3, batch_size=6, start_step=2))
+    with pytest.raises(InputError, match="where must be None unless all sources"):
+        open_sources([str(shards), str(write_tars(tmp_path / "tars"))], where=WHERE)
+
+
+@pytest.mark.ci
 def test_a_split_without_a_selected_pair_is_reported(shards):
     test_ids = read_retrieval_set(open_corpus(str(shards)), "test").ids
     pairs = open_corpus(str(shards), where=f"id = '{test_ids[0]}'")
@@ -283,6 +306,13 @@ def test_a_run_checks_the_condition_before_it_starts_tensorflow(shards):
         check_run_config(load_config(params_override=[overrides]), False)
 
     check(str(shards), "similarity > 0.5")
+    sources = {
+        "task.train_data.source": [str(shards), "shards.tar"],
+        "task.train_data.where": "similarity > 0.5",
+        "task.validation_data.corpus": str(shards),
+    }
+    with pytest.raises(InputError, match="Received: shards.tar"):
+        check_run_config(load_config(params_override=[sources]), False)
     with pytest.raises(InputError, match="Columns are caption, caption_number"):
         check(str(shards), "quality > 0.5")
     with pytest.raises(InputError, match=r"task\.train_data\.where must be null"):
