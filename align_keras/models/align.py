@@ -400,7 +400,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
                 always in one file.
 
         Raises:
-            InputError: if the weights are larger than `max_shard_size`.
+            InputError: if the weights are larger than `max_shard_size`, or the folder
+                contains a SavedModel.
         """
         check_shard_size(self.backbone, max_shard_size)
         save_task(self, preset_dir)

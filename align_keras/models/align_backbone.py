@@ -217,7 +217,8 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
                 always in one file.
 
         Raises:
-            InputError: if the weights are larger than `max_shard_size`.
+            InputError: if the weights are larger than `max_shard_size`, or the folder
+                contains a SavedModel.
         """
         check_shard_size(self, max_shard_size)
         save_backbone(self, preset_dir)

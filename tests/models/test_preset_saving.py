@@ -23,6 +23,18 @@ def test_a_preset_replaces_the_towers_of_an_earlier_model(tmp_path, part):
     assert not [name for name in TOWERS if (tmp_path / name).exists()]
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "align/1/saved_model.pb"])
+def test_a_folder_with_a_saved_model_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"the earlier model")
+    model = small_align()
+    for saved in (model, model.backbone):
+        with pytest.raises(InputError, match="without a SavedModel, because"):
+            saved.save_to_preset(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_preset_without_a_tokenizer_does_not_adopt_an_earlier_one(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path)

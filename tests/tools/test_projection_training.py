@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tools.benchmarks import projection_training
+from tools.benchmarks import bench_data_curve, projection_training
 from tools.benchmarks.bench_methods import ALONE, ROWS
 
 # Rows of the benchmark that use different parts of the code.
@@ -128,3 +128,20 @@ def test_the_mean_of_models_has_the_mean_of_their_weights(features):
     mean = projection_training.mean_of(models)
     np.testing.assert_array_equal(mean.kernel, np.full((2, 3), 2.0))
     np.testing.assert_array_equal(mean.text_kernel, np.eye(3))
+
+
+def test_a_sample_has_a_part_of_the_images_that_are_not_held_out():
+    keep = np.arange(1000) % 4 > 0
+    parts = [(np.zeros((1000, 2)), [["a"]] * 1000, keep)]
+    ((_, _, sampled),) = bench_data_curve.sample(parts, 0.5, seed=0)
+    assert not sampled[~keep].any()
+    # Four standard deviations of 750 draws with a probability of 1/2.
+    assert sampled.sum() == pytest.approx(375, abs=4 * (750 / 4) ** 0.5)
+    ((_, _, complete),) = bench_data_curve.sample(parts, 1, seed=0)
+    np.testing.assert_array_equal(complete, keep)
+
+
+def test_the_line_of_a_curve_has_the_gain_of_twice_as_many_images():
+    counts = np.array([100, 200, 400, 1600])
+    gain, start = bench_data_curve.fitted_line(counts, 7 + 3 * np.log2(counts))
+    assert (gain, start) == (pytest.approx(3), pytest.approx(7))
