@@ -112,6 +112,12 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             "The images must be named by `folder` or `index`. Received: neither. Add a "
             "folder of images."
         )
+    if arguments.out and not (arguments.folder or arguments.index):
+        raise InputError(
+            "`out` must be used with images, named by `folder` or `index`. Received: "
+            f"out={arguments.out} without them. Add a folder of images, or leave `out` "
+            "out."
+        )
     if arguments.calibrate and not arguments.thresholds:
         raise InputError(
             "`calibrate` must be used with `thresholds`, the file to write. Received: "

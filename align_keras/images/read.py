@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
 # First bytes of JPEG, PNG and GIF.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a")
 
 
 def image_path(path: str | os.PathLike) -> str:

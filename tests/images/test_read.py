@@ -63,7 +63,7 @@ def gif(screen, *frames):
     return b"".join([*parts, b";"])
 
 
-@pytest.mark.parametrize("name", ["BM.jpg", "BM", "a"])
+@pytest.mark.parametrize("name", ["BM.jpg", "BM", "a", "GIF87.png"])
 def test_short_paths_are_not_contents(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(GOOD["jpeg"])

@@ -154,6 +154,10 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
             ["--calibrate", "no.csv", "--thresholds", "t.json"],
             "--calibrate must be an existing table. Received: --calibrate=no.csv",
         ),
+        (
+            ["--calibrate", "X", "--thresholds", "t.json", "--out", "tags.csv"],
+            "--out must be used with images, named by FOLDER or --index",
+        ),
         (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
         (["X", "--out", ""], "--out must not be empty. Received: --out=''"),
         (["X", "--index", ""], "--index must not be empty"),
