@@ -35,7 +35,7 @@ CHANGEABLE_OPTIONS = (
     r"task\.loss\.contrastive\.(tile_size|matmul_dtype)",
     r"task\.loss\.sigmoid\.tile_size",
     r"task\.model\.\w+_encoder\.rematerialize",
-    r"runtime\.(distribution_strategy|num_replicas)",
+    r"runtime\.(distribution_strategy|num_replicas|tpu)",
 )
 
 

@@ -62,6 +62,17 @@ def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longest
 
 
+def test_a_run_continues_on_another_tpu(tmp_path):
+    on_tpu = "runtime.distribution_strategy=tpu,runtime.tpu"
+    config = load_config("quickstart_icons", params_override=f"{on_tpu}=first")
+    lock_folder(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
+    other = load_config("quickstart_icons", params_override=f"{on_tpu}=second")
+    lock_folder(other, tmp_path)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == other
+
+
 def test_an_evaluation_has_the_configuration_of_the_run(tmp_path):
     config = load_config("quickstart_icons")
     lock_folder(config, tmp_path)
