@@ -9,10 +9,15 @@ directions, for each source of `bench_held_out.py`, their mean, and the recall o
 of the clip art: the drawings of one in twelve authors, which no setting is trained on.
 Each value is the mean of the seeds, and the last column has the standard deviation of
 the mean of the sources.
+
+The row "+ Papirus" is printed if Debian's package papirus-icon-theme is installed. It
+adds the icons of apps, devices and file types, whose names are captions.
 """
 
 import argparse
+import collections
 import hashlib
+import io
 import pathlib
 import re
 import sys
@@ -22,6 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_held_out
+import bench_marks
 from projection_training import Settings, train
 
 SEEDS = (0, 1, 2)
@@ -48,6 +54,10 @@ ROWS = {
     "all, 600 steps, no class names": (ALL, Settings(600, class_names=False)),
     "all, 600 steps, smoothing 0.1": (ALL, Settings(600, label_smoothing=0.1)),
 }
+PAPIRUS = pathlib.Path("/usr/share/icons/Papirus/64x64")
+PAPIRUS_FOLDERS = ("apps", "devices", "mimetypes")
+# Pixels of a rendered icon.
+PAPIRUS_SIDE = 256
 # Number of authors of clip art of which one is held out.
 AUTHORS_PER_HELD_OUT = 12
 _CREATOR = re.compile(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>", re.DOTALL)
@@ -127,6 +137,31 @@ def corpus_pairs(name):
     if name == "clipart":
         keep = np.array([not is_held_out(row["id"].decode()) for row in rows])
     return [row["image"] for row in rows], captions, keep
+
+
+def papirus_pairs():
+    """Renders the icons of Papirus on white.
+
+    Returns:
+        Tuple as of `corpus_pairs`. The names of the links to an icon are captions too.
+    """
+    import resvg_py
+    from PIL import Image
+
+    names = collections.defaultdict(list)
+    for folder in PAPIRUS_FOLDERS:
+        for file in sorted((PAPIRUS / folder).glob("*.svg")):
+            words = bench_marks.name_words(file.stem.replace(".", " "))
+            if re.search("[a-z]{3}", words) and file.exists():
+                names[file.resolve()].append(words)
+    images, captions = [], []
+    for file, texts in sorted(names.items()):
+        content = resvg_py.svg_to_bytes(svg_path=str(file), width=PAPIRUS_SIDE)
+        icon = Image.open(io.BytesIO(bytes(content))).convert("RGBA")
+        white = Image.new("RGBA", icon.size, "white")
+        images.append(np.asarray(Image.alpha_composite(white, icon).convert("RGB")))
+        captions.append(sorted(set(texts)))
+    return images, captions, np.ones(len(images), bool)
 
 
 def is_held_out(identifier):
@@ -220,6 +255,10 @@ def main():
     for row, (names, settings) in ROWS.items():
         parts = [corpora[name] for name in names]
         print_row(row, measure(features, sources, parts, settings))
+    if PAPIRUS.is_dir():
+        parts = [*corpora.values(), features.images("papirus", papirus_pairs)]
+        settings = Settings(600, dropout=0.3)
+        print_row("+ Papirus", measure(features, sources, parts, settings))
 
 
 if __name__ == "__main__":
