@@ -147,6 +147,8 @@ def write_shard(kind, folder):
             {"jpg": image, "txt": b"y", "json": json.dumps(record).encode()}
             for image, record in zip(images, RECORDS, strict=True)
         ]
+        # A key may have a list of captions, as a cell of a table.
+        members[2]["json"] = json.dumps({"synthetic": ["d"]}).encode()
         write_tar(path, [(f"{row:03}", parts) for row, parts in enumerate(members)])
     elif kind == "tfrecord":
         with tf.io.TFRecordWriter(str(path)) as writer:
@@ -163,7 +165,7 @@ def write_shard(kind, folder):
         columns = {"jpg": images, "caption": ["y"] * len(images)}
         for name in ("alt", "synthetic", "file"):
             columns[name] = [record.get(name) for record in RECORDS]
-        # Tables may also have a list of captions in a cell.
+        # A cell may have a list of captions.
         columns["synthetic"] = [[text] if text else [] for text in columns["synthetic"]]
         table = pyarrow.table(columns)
         if kind == "parquet":

@@ -221,7 +221,8 @@ def pairs_of_sources(
         pair: result of `pair_of_shard`.
         row: dict, column → value.
         part: `Part`. Its option `CAPTION_SOURCES` is a tuple of the columns or keys
-            that have captions. A part without the option has one caption per record.
+            that have a caption or a list of captions. A part without the option has one
+            caption per record.
 
     Returns:
         list of `SourcePair`. It has a single pair with the caption "" if the record has
@@ -232,10 +233,13 @@ def pairs_of_sources(
     sources = dict(part.options).get(CAPTION_SOURCES)
     if sources is None:
         return [pair]
-    captions = [(row.get(source), source) for source in sources]
-    pairs = [
-        pair._replace(caption=caption, source=source)
-        for caption, source in captions
-        if isinstance(caption, str) and caption.strip()
-    ]
+    pairs = []
+    for source in sources:
+        value = row.get(source)
+        captions = value if isinstance(value, list) else [value]
+        pairs += [
+            pair._replace(caption=caption, source=source)
+            for caption in captions
+            if isinstance(caption, str) and caption.strip()
+        ]
     return pairs or [pair._replace(caption="")]
