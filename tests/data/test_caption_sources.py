@@ -180,7 +180,7 @@ def write_shard(kind, folder):
     "kind",
     [
         "webdataset",
-        pytest.param("tfrecord", marks=pytest.mark.ci),
+        pytest.param("tfrecord", marks=pytest.mark.release),
         pytest.param("parquet", marks=pytest.mark.ci),
         pytest.param("arrow", marks=pytest.mark.release),
     ],
