@@ -306,8 +306,8 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
         if data.split_by != "image" and data.corpus != "pairs":
             rule, remedy = "image unless corpus is 'pairs'", "Set the table or folder."
             report.refuse(f"{key}.split_by", rule, remedy, f"{key}.corpus")
-        is_table = data.source is None and data.corpus in (None, "pairs")
-        if data.where is not None and is_table:
+        has_no_scores = data.source is None and data.corpus in (None, "pairs")
+        if data.where is not None and has_no_scores:
             rule = "null unless corpus or source is the folder of a built corpus"
             remedy = "Set the corpus or the source, or leave it out."
             report.refuse(f"{key}.where", rule, remedy, f"{key}.corpus")

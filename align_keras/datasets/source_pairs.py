@@ -11,7 +11,7 @@ import json
 import os
 import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -336,14 +336,15 @@ class SourcePairs:
                 self._report_fault(index, *fault)
             name = index.name(number).encode("utf-8", "surrogateescape")
             # The replacement example gets as many captions as the faulty record had.
-            lists = {"captions": index.captions(number)}
-            if sources := index.caption_sources(number):
-                lists["caption_sources"] = sources
-            lists = {
-                feature: list(islice(cycle(values), counts[row]))
-                for feature, values in lists.items()
-            }
-            batch.append(_example(id=[name], image=[image], **lists))
+            example = _example(
+                id=[name],
+                image=[image],
+                captions=islice(cycle(index.captions(number)), counts[row]),
+                caption_sources=islice(
+                    cycle(index.caption_sources(number)), counts[row]
+                ),
+            )
+            batch.append(example)
             if len(batch) == _RECORDS_PER_BATCH:
                 yield np.array(batch, object)
                 batch = []
@@ -362,7 +363,7 @@ class SourcePairs:
             say(f"{self.name}: skipped {count:,} faulty images, most recently {name}")
 
 
-def _example(**features: list[bytes]) -> bytes:
+def _example(**features: Iterable[bytes]) -> bytes:
     example = tf_example_pb2.Example()
     for name, values in features.items():
         example.features.feature[name].bytes_list.value.extend(values)

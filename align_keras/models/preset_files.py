@@ -88,3 +88,20 @@ def check_digests(
                 "the run with the command that started it, or download both files "
                 "again."
             )
+
+
+def check_no_saved_model(name: str, directory: str | os.PathLike) -> None:
+    """Raises if a folder has a SavedModel, which `load_model` prefers to a preset.
+
+    Args:
+        name: str, name of the argument for the message.
+        directory: str or path of the folder, which may not exist.
+    """
+    for saved_model in ("saved_model.pb", "align"):
+        if os.path.exists(os.path.join(directory, saved_model)):
+            raise InputError(
+                f"{name} must be a folder without a SavedModel, because "
+                "align_keras.load_model would open the SavedModel instead of the "
+                f"saved weights. Received: {directory} with {saved_model}. Choose "
+                "another folder."
+            )

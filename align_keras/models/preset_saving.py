@@ -33,6 +33,7 @@ from align_keras.models.preset_files import (
     TOKENIZER_CONFIG,
     VOCABULARY_ASSET,
     WEIGHTS_FILE,
+    check_no_saved_model,
     file_digests,
 )
 from align_keras.text.vocabulary import VOCABULARY_FILE
@@ -50,8 +51,6 @@ _OTHER_WEIGHTS = (
     "image.onnx",
     "text.onnx",
 )
-# Files and folders of SavedModels, which `load_model` prefers as well.
-_SAVED_MODELS = ("saved_model.pb", "align")
 _TOKENIZER_FILES = (TOKENIZER_CONFIG, VOCABULARY_ASSET, VOCABULARY_FILE)
 _PREPROCESSOR_FILES = (
     PREPROCESSOR_CONFIG_FILE,
@@ -68,7 +67,7 @@ def save_task(task: keras.Model, directory: str | os.PathLike) -> None:
     Raises:
         InputError: if the folder contains a SavedModel.
     """
-    _check_no_saved_model(directory)
+    check_no_saved_model("preset_dir", directory)
     directory = _make_directory(directory)
     if task.preprocessor is None:
         _remove_files(directory, _PREPROCESSOR_FILES)
@@ -98,7 +97,7 @@ def save_backbone(backbone: keras.Model, directory: str | os.PathLike) -> None:
     Raises:
         InputError: if the folder contains a SavedModel.
     """
-    _check_no_saved_model(directory)
+    check_no_saved_model("preset_dir", directory)
     directory = _make_directory(directory)
     _save_weights(backbone, directory)
     _save_backbone_config(backbone, directory, [WEIGHTS_FILE])
@@ -133,17 +132,6 @@ def save_image_converter(
 ) -> None:
     """Writes image_converter.json."""
     _write_config(image_converter, _make_directory(directory) / IMAGE_CONVERTER_FILE)
-
-
-def _check_no_saved_model(directory: str | os.PathLike) -> None:
-    """Raises if a folder has a SavedModel, which `load_model` would open instead."""
-    for name in _SAVED_MODELS:
-        if os.path.exists(os.path.join(directory, name)):
-            raise InputError(
-                "preset_dir must be a folder without a SavedModel, because "
-                "align_keras.load_model would open the SavedModel instead of the "
-                f"preset. Received: {directory} with {name}. Choose another folder."
-            )
 
 
 def check_shard_size(backbone: keras.Model, max_shard_size: float | None) -> None:

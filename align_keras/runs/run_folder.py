@@ -16,7 +16,7 @@ from align_keras.config import (
     write_config_file,
 )
 from align_keras.config.fields import without_passwords
-from align_keras.models.preset_files import find_vocabulary_file
+from align_keras.models.preset_files import check_no_saved_model, find_vocabulary_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, locked, refuse_url
 from align_keras.utils.progress import say
@@ -68,6 +68,8 @@ def lock_folder(
         _check_bound(config, pathlib.Path(directory))
         return contextlib.nullcontext()
     refuse_url(directory, "model_dir")
+    # Saving the trained model would fail after the training.
+    check_no_saved_model("model_dir", directory)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     lock = hold(directory / f".run{_worker_suffix(config)}.lock")

@@ -62,6 +62,13 @@ def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longest
 
 
+def test_a_folder_with_a_saved_model_is_refused_before_the_training(tmp_path):
+    (tmp_path / "align" / "1").mkdir(parents=True)
+    with pytest.raises(InputError, match="model_dir must be a folder without a Saved"):
+        lock_folder(load_config("quickstart_icons"), tmp_path)
+    assert not (tmp_path / "params.yaml").exists()
+
+
 def test_a_run_continues_on_another_tpu(tmp_path):
     on_tpu = "runtime.distribution_strategy=tpu,runtime.tpu"
     config = load_config("quickstart_icons", params_override=f"{on_tpu}=first")
