@@ -39,7 +39,10 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 def _check_teacher(config: ExperimentConfig) -> None:
     """Raises if a teacher with a configured name doesn't exist."""
     for teacher in config.task.distillation.teacher or ():
-        locate_model(teacher.model)
+        try:
+            locate_model(teacher.model)
+        except InputError as error:
+            raise InputError(f"task.distillation.teacher: {error}") from None
 
 
 def _check_trackers(config: ExperimentConfig) -> None:
