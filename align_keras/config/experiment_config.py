@@ -436,6 +436,9 @@ class DataConfig:
             `iconify/flat-color-icons`, several of these joined by `+`, `pairs`, or the
             path of a data set that TFDS prepared, such as the output of `align-keras
             corpus`. An experiment must set it.
+        corpus_repeats: Number of times that an epoch contains the pairs of a corpus in
+            a mixture, such as `{emoji: 2}`, or None for once each. It is allowed in
+            `train_data` only.
         source: Shards to read instead of a corpus: a path, or a list of `path` and
             `weight`, as in `align_keras.datasets.open_sources`. It is allowed in
             `train_data` only.
@@ -492,6 +495,7 @@ class DataConfig:
     """
 
     corpus: str | None = None
+    corpus_repeats: dict[str, float] | None = number_field(None, above=0)
     source: tuple[SourceConfig, ...] | None = None
     tfds_split: str = "train"
     split_by: Literal["image", "image_and_caption"] = "image"

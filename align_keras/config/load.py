@@ -242,6 +242,9 @@ def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str,
         corpus, pairs, source = (
             f"{section}.{name}" for name in ("corpus", "pairs", "source")
         )
+        repeats = f"{section}.corpus_repeats"
+        if repeats in values and not layer.keys().isdisjoint({corpus, pairs, source}):
+            layer = {repeats: None, **layer}
         if layer.get(source) is not None:
             layer = {corpus: None, pairs: None, **layer}
         elif layer.get(pairs) is not None:

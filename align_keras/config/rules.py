@@ -311,8 +311,22 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
             rule = "null unless corpus or source is the folder of a built corpus"
             remedy = "Set the corpus or the source, or leave it out."
             report.refuse(f"{key}.where", rule, remedy, f"{key}.corpus")
+        if data.corpus_repeats is not None:
+            _check_corpus_repeats(data, key, report)
         if data.source is not None:
             _check_source(data, key, report)
+
+
+def _check_corpus_repeats(data: DataConfig, key: str, report: Report) -> None:
+    repeats = f"{key}.corpus_repeats"
+    if key != _DATA:
+        remedy = "Leave it out. Validation reads each pair once."
+        report.refuse(repeats, "null", remedy)
+    members = (data.corpus or "").split("+")
+    if len(members) == 1 or not set(members).issuperset(data.corpus_repeats or {}):
+        rule = "numbers for corpora that corpus joins by +"
+        remedy = "Use for example {emoji: 2} for corpus clipart+emoji."
+        report.refuse(repeats, rule, remedy, f"{key}.corpus")
 
 
 def _check_hard_negatives(config: ExperimentConfig, report: Report) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -47,6 +47,7 @@ def open_corpus(
     shorter_side: int | None = None,
     split_by: str = "image",
     where: str | None = None,
+    repeats: Mapping[str, float] | None = None,
     progress: Callable | None = None,
 ) -> tfds.core.DatasetBuilder | Mixture | SelectedPairs:
     """Prepares a corpus if needed and returns its builder.
@@ -78,6 +79,9 @@ def open_corpus(
         where: str, condition on the scores of `align-keras corpus score` that selects
             the pairs of a corpus, such as `"similarity > 0.2"`, or None for all pairs.
             It requires the folder of the shards as `name`.
+        repeats: dict from the name of a corpus in a mixture to the number of times that
+            an epoch of training contains its pairs, such as `{"emoji": 2}`, or None for
+            once each.
         progress: callable that receives the number of finished images and their total,
             or None.
 
@@ -89,7 +93,8 @@ def open_corpus(
 
     Raises:
         InputError: If the name is unknown, a package is missing, the pairs can't be
-            used, `data_dir` can't be written, or `where` keeps no pair.
+            used, `data_dir` can't be written, `where` keeps no pair, or `repeats` names
+            a corpus that isn't in the mixture.
 
     Example:
 
@@ -105,7 +110,9 @@ def open_corpus(
         "max_bad_fraction": max_bad_fraction,
         "progress": progress,
     }
-    if os.path.isfile(os.path.join(name, "dataset_info.json")):
+    is_folder = os.path.isfile(os.path.join(name, "dataset_info.json"))
+    _check_repeats(repeats, [] if is_folder else name.split("+"), name)
+    if is_folder:
         refuse_damaged(name, whole=False)
         builder = tfds.builder_from_directory(name)
         _check_shorter_side(builder, name, shorter_side)
@@ -117,7 +124,7 @@ def open_corpus(
             f"{name!r}. Leave it out, or pass the folder of the shards."
         )
     if "+" in name:
-        return _build_mixture(name, pairs, **options)
+        return _build_mixture(name, pairs, repeats=repeats, **options)
     corpus, config = _corpus_and_config(name)
     if (corpus == "pairs") != (pairs is not None):
         raise InputError(
@@ -192,10 +199,27 @@ def _check_shorter_side(builder: Any, name: str, required_side: int | None) -> N
         )
 
 
+def _check_repeats(
+    repeats: Mapping[str, float] | None, members: Sequence[str], name: str
+) -> None:
+    """Raises unless the keys are members of a mixture and the values are above 0."""
+    if repeats is None:
+        return
+    names = set(members) if len(members) > 1 else set()
+    is_valid = names.issuperset(repeats) and all(n > 0 for n in repeats.values())
+    if not is_valid:
+        raise InputError(
+            "repeats must map corpora of a mixture to numbers above 0. Received: "
+            f"repeats={dict(repeats)} for corpus {name!r}. Use for example "
+            "{'emoji': 2} for corpus 'clipart+emoji'."
+        )
+
+
 def _build_mixture(
     name: str,
     pairs: str | os.PathLike | None,
     *,
+    repeats: Mapping[str, float] | None,
     progress: Callable | None,
     **options: Any,
 ) -> Mixture:
@@ -217,7 +241,7 @@ def _build_mixture(
         members[part] = _prepare(
             _BUILDERS[corpus], config=config, progress=report_progress, **options
         )
-    return Mixture(members)
+    return Mixture(members, repeats=repeats)
 
 
 def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], None]:

@@ -1,5 +1,6 @@
 """TFDS builder for the icon sets of Iconify, rendered by resvg."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,14 +25,55 @@ _SCOPE = "@iconify-json"
 _SIDE = 256
 _SET_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
-# Words at the end of names that describe the drawing style of a set, not the object.
-SUFFIXES_OF_SETS = {
-    "meteocons": frozenset({"fill"}),
-    "streamline-color": frozenset({"flat"}),
-    "streamline-kameleon-color": frozenset({"duo"}),
-    "streamline-plump-color": frozenset({"flat"}),
-    "streamline-stickies-color": frozenset({"duo"}),
+
+@dataclasses.dataclass(frozen=True)
+class IconStyles:
+    """Words at the end of the names of a set that describe the style of the drawing.
+
+    Attributes:
+        removed: words that are removed from the captions.
+        left_out: words of variants. Icons whose names end with one of them are left
+            out, because the set has the same object in another style.
+        has_skin_tones: whether the names may end with a skin tone. This is True for all
+            sets of the category "Emoji".
+    """
+
+    removed: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    has_skin_tones: bool = False
+
+
+STYLES_OF_SETS = {
+    "fluent-emoji": IconStyles(has_skin_tones=True),
+    "icon-park-solid": IconStyles(frozenset({"one", "two", "three", "four", "five"})),
+    "mdi": IconStyles(frozenset({"variant"}), frozenset({"outline"})),
+    "meteocons": IconStyles(frozenset({"fill"})),
+    "ph": IconStyles(
+        frozenset({"fill", "duotone"}), frozenset({"bold", "light", "thin"})
+    ),
+    "pinhead": IconStyles(left_out=frozenset({"outline"})),
+    "streamline-color": IconStyles(frozenset({"flat"})),
+    "streamline-flex-color": IconStyles(frozenset({"flat"})),
+    "streamline-kameleon-color": IconStyles(frozenset({"duo"})),
+    "streamline-plump-color": IconStyles(frozenset({"flat"})),
+    "streamline-sharp-color": IconStyles(frozenset({"flat"})),
+    "streamline-stickies-color": IconStyles(frozenset({"duo"})),
+    "tabler": IconStyles(frozenset({"filled"})),
 }
+# Sets whose styles were added after version 1.0.0, and their version.
+_VERSIONS_OF_SETS = dict.fromkeys(
+    (
+        "fluent-emoji",
+        "icon-park-solid",
+        "mdi",
+        "ph",
+        "pinhead",
+        "streamline-flex-color",
+        "streamline-sharp-color",
+        "tabler",
+    ),
+    "1.1.0",
+)
 # Category of a set in `info.json` whose names may end with a skin tone.
 _EMOJI = "Emoji"
 _SKIN_TONE = re.compile(
@@ -49,8 +91,8 @@ def icon_set_caption(icon_set: str, name: str) -> str:
         name: str, name of the icon, such as `"alarm-clock-1"`.
     """
     words = [word for word in name.lower().split("-") if word]
-    style = SUFFIXES_OF_SETS.get(icon_set, frozenset())
-    while len(words) > 1 and (words[-1] in style or words[-1].isdigit()):
+    removed = STYLES_OF_SETS.get(icon_set, IconStyles()).removed
+    while len(words) > 1 and (words[-1] in removed or words[-1].isdigit()):
         words.pop()
     return " ".join(words)
 
@@ -66,8 +108,9 @@ class Iconify(PairBuilder):
     extra `svg` renders the icons with 256 pixels on white.
 
     Aliases of an icon are further captions. Hidden icons, variations in skin tone, and
-    icons without letters in their names are left out. 5% of the images form the `test`
-    split.
+    icons without letters in their names are left out, and so are the variants of some
+    sets, such as the outlines of `mdi` (`STYLES_OF_SETS`). 5% of the images form the
+    `test` split.
 
     Example:
 
@@ -79,7 +122,10 @@ class Iconify(PairBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    RELEASE_NOTES = {
+        "1.0.0": "First release.",
+        "1.1.0": "The styles of more sets are removed from the captions.",
+    }
     LAYOUT = ImageLayout(size=_SIDE * 5 // 4, margin=True, encoding="png")
     FILTERED_REASONS = frozenset({"blank icon"})
     DESCRIPTION = "Icons of a set of Iconify with their names as captions."
@@ -95,7 +141,9 @@ class Iconify(PairBuilder):
             # There are more than 200 icon sets, so they are not listed in
             # `BUILDER_CONFIGS`.
             config = tfds.core.BuilderConfig(
-                name=config, description=f"Icon set: {config}."
+                name=config,
+                version=_VERSIONS_OF_SETS.get(config),
+                description=f"Icon set: {config}.",
             )
         super().__init__(config=config, **kwargs)
 
@@ -110,14 +158,19 @@ class Iconify(PairBuilder):
         self._license = (info.get("license") or {}).get("spdx") or "unknown"
         self._author = (info.get("author") or {}).get("name") or "unknown"
         category = info.get("category") or ""
+        styles = STYLES_OF_SETS.get(name, IconStyles())
+        has_skin_tones = styles.has_skin_tones or category == _EMOJI
         aliases = _aliases(icons)
         for icon_name, icon in sorted(icons["icons"].items()):
             where = f"{name}/{icon_name}"
             if icon.get("hidden"):
                 counter.filter("hidden icon", where)
                 continue
-            if category == _EMOJI and _SKIN_TONE.search(icon_name):
+            if has_skin_tones and _SKIN_TONE.search(icon_name):
                 counter.filter("variation in skin tone", where)
+                continue
+            if icon_name.rpartition("-")[2] in styles.left_out:
+                counter.filter("variant of another icon", where)
                 continue
             names = (icon_name, *aliases.get(icon_name, ()))
             captions = dict.fromkeys(icon_set_caption(name, word) for word in names)

@@ -31,6 +31,9 @@ class Mixture:
         weights: sequence of float > 0, the share of each member in training. By default
             the shares follow the numbers of examples. With weights, an epoch of the
             mixture may contain a part of a member's examples, or repeat them.
+        repeats: dict from the name of a member to the number of times that an epoch of
+            training contains its examples, float > 0, 1 for the other members. It
+            requires `weights=None`.
 
     Example:
 
@@ -43,10 +46,14 @@ class Mixture:
     """
 
     def __init__(
-        self, members: Mapping[str, Any], weights: Sequence[float] | None = None
+        self,
+        members: Mapping[str, Any],
+        weights: Sequence[float] | None = None,
+        repeats: Mapping[str, float] | None = None,
     ) -> None:
         self.members = dict(members)
         self._weights = weights and dict(zip(self.members, weights, strict=True))
+        self._repeats = dict(repeats or {})
         self.name = "+".join(self.members)
         self.info = types.SimpleNamespace(
             splits=_Splits(self.name, self.members),
@@ -81,15 +88,18 @@ class Mixture:
         Args:
             sizes: dict from the name of a member to its number of examples.
         """
-        total = sum(sizes.values())
-        if self._weights is None and total <= _MAX_TURNS:
-            return list(sizes.values())
-        weights = {name: (self._weights or sizes)[name] for name in sizes}
+        if self._weights is None:
+            weights = {
+                name: size * self._repeats.get(name, 1) for name, size in sizes.items()
+            }
+        else:
+            weights = {name: self._weights[name] for name in sizes}
         total_weight = sum(weights.values())
-        return [
-            max(1, round(_MAX_TURNS * weight / total_weight))
-            for weight in weights.values()
-        ]
+        if self._weights is None and total_weight <= _MAX_TURNS:
+            turns_per_weight = 1.0
+        else:
+            turns_per_weight = _MAX_TURNS / total_weight
+        return [max(1, round(turns_per_weight * weight)) for weight in weights.values()]
 
     @staticmethod
     def endless_turns(

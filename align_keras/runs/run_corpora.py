@@ -105,6 +105,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
             encoding=data_config.encoding,
             split_by=data_config.split_by,
             where=data_config.where,
+            repeats=data_config.corpus_repeats,
             progress=show_progress,
             **columns,
         )

@@ -536,6 +536,45 @@ def test_wrong_caption_sources_are_refused(override, rule):
         load_config(params_override=override)
 
 
+REPEATS_KEY = "task.train_data.corpus_repeats"
+MIXTURE = "task.train_data.corpus=clipart+emoji"
+
+
+def test_a_mixture_repeats_a_corpus(tmp_path):
+    config = load_config(params_override=f"{MIXTURE},{REPEATS_KEY}={{emoji: 2}}")
+    assert config.task.train_data.corpus_repeats == {"emoji": 2.0}
+    write_config_file(config, tmp_path / "run.yaml")
+    again = load_config(config_files=[tmp_path / "run.yaml"])
+    assert again == config
+    # Another corpus has other members.
+    for override in ("task.train_data.corpus=icons", "task.train_data.pairs=a.csv"):
+        other = load_config(
+            config_files=[tmp_path / "run.yaml"], params_override=override
+        )
+        assert other.task.train_data.corpus_repeats is None
+
+
+@pytest.mark.parametrize(
+    "override, rule",
+    [
+        (f"{MIXTURE},{REPEATS_KEY}.emoji=0", "must be > 0. Received: 0.0"),
+        (f"{MIXTURE},{REPEATS_KEY}.icons=2", "must be numbers for corpora that"),
+        (
+            f"task.train_data.corpus=icons,{REPEATS_KEY}.icons=2",
+            "must be numbers for corpora that corpus joins by +",
+        ),
+        (
+            "task.validation_data.corpus=clipart+emoji,"
+            "task.validation_data.corpus_repeats.emoji=2",
+            "corpus_repeats' must be null",
+        ),
+    ],
+)
+def test_wrong_repeats_are_refused(override, rule):
+    with pytest.raises(InputError, match=re.escape(rule)):
+        load_config(params_override=override)
+
+
 NEGATIVES_KEY = "task.train_data.hard_negatives"
 WEIGHT_KEY = "task.loss.contrastive.hard_negative_weight"
 SHARED = "task.loss.contrastive.share_equal_images=true"

@@ -63,6 +63,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
             ">= 0.001 and <= 1000.0",
         ),
         (f"{DATA}.caption_sources={{alt: 0}}", "> 0"),
+        (f"{DATA}.corpus_repeats={{icons: 0}}", "> 0"),
         ("task.loss.contrastive.tile_size=-1", ">= 0"),
         ("task.loss.sigmoid.tile_size=-1", ">= 0"),
         ("task.loss.matryoshka.widths=[0]", ">= 1"),

@@ -113,6 +113,32 @@ def test_a_small_package_is_built(root, tmp_path):
     np.testing.assert_array_equal(examples["linked"]["image"], square["image"])
 
 
+def test_variants_in_style_are_left_out(root, tmp_path):
+    names = ("acorn", "acorn-thin", "acorn-fill", "traffic-light", "acorn-duotone")
+    icons = {**ICONS, "icons": {name: {"body": RED} for name in names}}
+    icons["aliases"] = {}
+    install(root, icons, {**INFO, "category": "UI"}, "ph")
+    builder = open_shapes(tmp_path, "iconify/ph")
+    captions = {
+        row["id"]: row["captions"].tolist()
+        for row in tfds.as_numpy(builder.as_dataset(split="all"))
+    }
+    names_and_styles = (b"acorn", b"acorn-duotone", b"acorn-fill")
+    assert captions == dict.fromkeys(names_and_styles, [b"acorn"])
+    # `traffic-light` ends with a style of this set too.
+    assert builder.info.metadata["dropped"] == {"variant of another icon": 2}
+    # The captions of this set have changed.
+    assert str(builder.version) == "1.1.0"
+    assert str(open_shapes(tmp_path).version) == "1.0.0"
+
+
+def test_the_skin_tones_of_a_set_without_a_category_are_left_out(root, tmp_path):
+    info = {key: INFO[key] for key in INFO if key != "category"}
+    install(root, ICONS, info, "fluent-emoji")
+    dropped = open_shapes(tmp_path, "iconify/fluent-emoji").info.metadata["dropped"]
+    assert dropped["variation in skin tone"] == 2
+
+
 def test_tfds_opens_an_icon_set_by_name(root, tmp_path):
     open_shapes(tmp_path)
     builder = tfds.builder("iconify/shapes", data_dir=tmp_path / "data")
@@ -173,6 +199,10 @@ def test_a_damaged_package_raises_a_message_of_one_line(root, tmp_path, content)
         ("streamline-color", "flat", "flat"),
         ("emojione", "1st-place-medal", "1st place medal"),
         ("openmoji", "Flag-Spain", "flag spain"),
+        ("mdi", "home-variant", "home"),
+        ("ph", "traffic-light-fill", "traffic light"),
+        ("tabler", "heart-filled", "heart"),
+        ("streamline-flex-color", "watchtower-castle-flat", "watchtower castle"),
     ],
 )
 def test_captions(icon_set, name, caption):

@@ -117,6 +117,17 @@ def test_the_first_member_precedes_others_in_a_tie():
     assert turns_of([2, 2, 2]) == [0, 1, 2, 0, 1, 2]
 
 
+def test_an_epoch_repeats_the_examples_of_a_member(toys):
+    members = {"big": toys["big"], "small": toys["small"]}
+    mixture = Mixture(members, repeats={"small": 2.0})
+    assert mixture.shares({"big": 60, "small": 13}) == [60, 26]
+    # Evaluation reads each example once.
+    assert mixture.info.splits["train"].num_examples == 73
+    # A large mixture keeps the ratio.
+    large = mixture.shares({"big": 6_000_000, "small": 1_000_000})
+    assert large == [75_000, 25_000]
+
+
 def test_a_split_that_a_member_does_not_have_raises(toys):
     mixture = mixture_of(toys, "big", "tests")
     assert list(mixture.info.splits) == ["test"]
