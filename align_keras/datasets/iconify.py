@@ -44,10 +44,13 @@ class IconStyles:
 
 
 STYLES_OF_SETS = {
+    "boxicons": IconStyles(frozenset({"filled", "alt"})),
+    "carbon": IconStyles(frozenset({"alt", "filled", "outline", "reference", "solid"})),
     "fluent-emoji": IconStyles(has_skin_tones=True),
     "icon-park-solid": IconStyles(frozenset({"one", "two", "three", "four", "five"})),
     "mdi": IconStyles(frozenset({"variant"}), frozenset({"outline"})),
     "meteocons": IconStyles(frozenset({"fill"})),
+    "mingcute": IconStyles(frozenset({"fill"}), frozenset({"line"})),
     "ph": IconStyles(
         frozenset({"fill", "duotone"}), frozenset({"bold", "light", "thin"})
     ),
@@ -63,9 +66,12 @@ STYLES_OF_SETS = {
 # Sets whose styles were added after version 1.0.0, and their version.
 _VERSIONS_OF_SETS = dict.fromkeys(
     (
+        "boxicons",
+        "carbon",
         "fluent-emoji",
         "icon-park-solid",
         "mdi",
+        "mingcute",
         "ph",
         "pinhead",
         "streamline-flex-color",

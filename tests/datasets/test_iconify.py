@@ -8,8 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from align_keras.config import DataConfig
 from align_keras.datasets import Iconify, emoji, open_corpus
 from align_keras.datasets.iconify import icon_set_caption
+from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 
 pytest.importorskip("resvg_py")
@@ -157,6 +159,31 @@ def test_a_mixture_may_have_several_icon_sets(root, tmp_path):
         open_shapes(tmp_path, "iconify/shapes+iconify/shapes")
 
 
+def test_an_epoch_of_a_run_repeats_a_corpus(root, tmp_path):
+    install(root, name="more-shapes")
+    shapes = ("iconify/shapes", "iconify/more-shapes")
+    data = DataConfig(
+        corpus="+".join(shapes),
+        corpus_repeats={shapes[1]: 3},
+        tfds_data_dir=str(tmp_path / "data"),
+        max_bad_fraction=0.5,
+    )
+    mixture = prepare_corpus(data, image_size=64)
+    assert mixture.shares(dict.fromkeys(shapes, 4)) == [4, 12]
+
+
+@pytest.mark.parametrize(
+    "repeats", [{"iconify/shapes": 0}, {"iconify/other": 2}, {"iconify": 2}]
+)
+def test_wrong_repeats_are_refused(root, tmp_path, repeats):
+    install(root, name="more-shapes")
+    name = "iconify/shapes+iconify/more-shapes"
+    with pytest.raises(InputError, match="repeats must map corpora of a mixture to"):
+        open_corpus(name, data_dir=tmp_path, repeats=repeats)
+    with pytest.raises(InputError, match="repeats must map corpora of a mixture to"):
+        open_corpus("iconify/shapes", data_dir=tmp_path, repeats={"iconify/shapes": 2})
+
+
 @pytest.mark.parametrize("name", ["iconify", "iconify/", "iconify/a b", "iconify/../x"])
 def test_other_names_are_refused(root, tmp_path, name):
     with pytest.raises(InputError, match="The name of an icon set must consist of"):
@@ -202,6 +229,8 @@ def test_a_damaged_package_raises_a_message_of_one_line(root, tmp_path, content)
         ("mdi", "home-variant", "home"),
         ("ph", "traffic-light-fill", "traffic light"),
         ("tabler", "heart-filled", "heart"),
+        ("boxicons", "cart-minus-filled", "cart minus"),
+        ("carbon", "text-fill", "text fill"),
         ("streamline-flex-color", "watchtower-castle-flat", "watchtower castle"),
     ],
 )

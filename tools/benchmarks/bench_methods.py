@@ -9,6 +9,7 @@ training data, on features in `--out`. It prints the same columns. The rows are
 - other settings of `projection_training.Settings`, each with 600 steps and dropout,
 - the mean of the weights of three trainings, for three times three seeds,
 - other image encoders, three seeds of each,
+- fast image encoders, three seeds of each,
 - an ensemble of these encoders and seeds, whose cosine is the mean of all cosines,
 - the first encoder, which learns the cosines of the ensemble as well.
 
@@ -60,6 +61,8 @@ ENSEMBLE = "ensemble"
 TEACHER_WEIGHTS = (1.0, 4.0)
 # Variant of EfficientNet and size of the images in pixels.
 OTHER_ENCODERS = (("lite0", 224), ("lite1", 240), ("lite2", 260))
+FAST_ENCODERS = (("lite0", 128), ("lite0", 160))
+FAST = "fast encoders"
 
 
 class Embedded:
@@ -102,11 +105,11 @@ class Sources:
         return bench_small_model.recalls_at_10(model, self.held_out)
 
 
-def encoder_sources(folder, texts):
-    """Returns a dict from the name of another encoder to its `Sources`."""
+def encoder_sources(folder, texts, encoders):
+    """Returns a dict from the name of an encoder to its `Sources`."""
     section = "task.model.image_encoder"
     sources = {}
-    for variant, side in OTHER_ENCODERS:
+    for variant, side in encoders:
         override = (
             f"{section}.variant=efficientnet_{variant},"
             f"{section}.weights=efficientnet-{variant},{section}.image_size={side}"
@@ -176,7 +179,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    all_rows = [*ROWS, *AVERAGED_ROWS, ENSEMBLE]
+    all_rows = [*ROWS, *AVERAGED_ROWS, FAST, ENSEMBLE]
     parser.add_argument("--rows", nargs="+", choices=all_rows, default=all_rows)
     arguments = parser.parse_args()
     texts = {}
@@ -191,8 +194,14 @@ def main():
         elif name in AVERAGED_ROWS:
             settings = dataclasses.replace(ALONE, **AVERAGED_ROWS[name])
             print_averaged(name, sources, settings)
+        elif name == FAST:
+            fast = encoder_sources(arguments.out, texts, FAST_ENCODERS)
+            for encoder, other in fast.items():
+                models = train_seeds(other, ALONE)
+                print_row(encoder, [other.recalls(model) for model in models])
         else:
-            print_ensemble(sources, encoder_sources(arguments.out, texts))
+            others = encoder_sources(arguments.out, texts, OTHER_ENCODERS)
+            print_ensemble(sources, others)
 
 
 if __name__ == "__main__":

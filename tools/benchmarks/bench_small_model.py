@@ -41,6 +41,24 @@ COLOR = (
 )
 TWO_COLORS = ("iconify/streamline-color", "iconify/streamline-plump-color")
 ALL = (*DRAWINGS, *EMOJI, *COLOR, *TWO_COLORS, "iconify/icon-park")
+MORE_EMOJI = ("iconify/fluent-emoji", "iconify/noto-v1")
+MORE_COLOR = (
+    "iconify/streamline-flex-color",
+    "iconify/streamline-sharp-color",
+    "iconify/streamline-cyber-color",
+    "iconify/marketeq",
+    "iconify/meteocons",
+)
+BLACK = (
+    "iconify/game-icons",
+    "iconify/tabler",
+    "iconify/lucide",
+    "iconify/pinhead",
+    "iconify/icon-park-solid",
+    "iconify/boxicons",
+    "iconify/mingcute",
+    "iconify/carbon",
+)
 # Name of a row → corpora and settings.
 ROWS = {
     "clip art, two emoji vendors": (DRAWINGS, Settings()),
@@ -53,6 +71,17 @@ ROWS = {
     "all, 600 steps, dropout 0.3": (ALL, Settings(600, dropout=0.3)),
     "all, 600 steps, no class names": (ALL, Settings(600, class_names=False)),
     "all, 600 steps, smoothing 0.1": (ALL, Settings(600, label_smoothing=0.1)),
+}
+MORE = (*ALL, *MORE_EMOJI, *MORE_COLOR, *BLACK)
+# Rows with more icon sets. A corpus that is listed twice has twice the influence.
+ROWS_OF_MORE_SETS = {
+    "all + 2 emoji sets": ((*ALL, *MORE_EMOJI), Settings(600, dropout=0.3)),
+    "+ 5 icon sets in color": (
+        (*ALL, *MORE_EMOJI, *MORE_COLOR),
+        Settings(600, dropout=0.3),
+    ),
+    "+ 8 icon sets in black": (MORE, Settings(1200, dropout=0.3)),
+    "all and emoji twice": ((*MORE, *ALL, *MORE_EMOJI), Settings(1200, dropout=0.3)),
 }
 PAPIRUS = pathlib.Path("/usr/share/icons/Papirus/64x64")
 PAPIRUS_FOLDERS = ("apps", "devices", "mimetypes")
@@ -192,11 +221,11 @@ def read_held_out(features):
     return held_out
 
 
-def read_corpora(features):
+def read_corpora(features, names=ALL):
     """Returns a dict from the name of a corpus to its tuple of `Features.images`."""
     return {
         name: features.images(name, lambda name=name: corpus_pairs(name))
-        for name in ALL
+        for name in names
     }
 
 
@@ -246,19 +275,32 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        default=[],
+        help="folder of a corpus of `align-keras corpus`, for another row",
+    )
     arguments = parser.parse_args()
     features = Features(untrained_model(), arguments.out)
     held_out = read_held_out(features)
-    corpora = read_corpora(features)
+    corpora = read_corpora(features, MORE)
     sources = with_authors(held_out, corpora)
     print_header(sources)
-    for row, (names, settings) in ROWS.items():
+    for row, (names, settings) in {**ROWS, **ROWS_OF_MORE_SETS}.items():
         parts = [corpora[name] for name in names]
         print_row(row, measure(features, sources, parts, settings))
     if PAPIRUS.is_dir():
-        parts = [*corpora.values(), features.images("papirus", papirus_pairs)]
+        parts = [corpora[name] for name in ALL]
+        parts.append(features.images("papirus", papirus_pairs))
         settings = Settings(600, dropout=0.3)
         print_row("+ Papirus", measure(features, sources, parts, settings))
+    for folder in arguments.corpus:
+        parts = [corpora[name] for name in ALL]
+        pairs = features.images(folder, lambda folder=folder: corpus_pairs(folder))
+        parts.append(pairs)
+        settings = Settings(600, dropout=0.3)
+        print_row("+ another corpus", measure(features, sources, parts, settings))
 
 
 if __name__ == "__main__":
