@@ -9,7 +9,8 @@ training data, on features in `--out`. It prints the same columns. The rows are
 - other settings of `projection_training.Settings`, each with 600 steps and dropout,
 - the mean of the weights of three trainings, for three times three seeds,
 - other image encoders, three seeds of each,
-- fast image encoders, three seeds of each,
+- fast image encoders, three seeds of each, with the milliseconds that their int8 towers
+  take for an image with two threads,
 - an ensemble of these encoders and seeds, whose cosine is the mean of all cosines,
 - the first encoder, which learns the cosines of the ensemble as well.
 
@@ -60,9 +61,14 @@ AVERAGED_ROWS = {
 ENSEMBLE = "ensemble"
 TEACHER_WEIGHTS = (1.0, 4.0)
 # Variant of EfficientNet and size of the images in pixels.
+SHIPPED_ENCODER = ("lite2", 160)
 OTHER_ENCODERS = (("lite0", 224), ("lite1", 240), ("lite2", 260))
 FAST_ENCODERS = (("lite0", 128), ("lite0", 160))
 FAST = "fast encoders"
+# Random images that calibrate a tower whose speed is measured.
+CALIBRATION_IMAGES = 32
+# Number of images for each measurement of the speed.
+TIMED_IMAGES = 200
 
 
 class Embedded:
@@ -107,20 +113,47 @@ class Sources:
 
 def encoder_sources(folder, texts, encoders):
     """Returns a dict from the name of an encoder to its `Sources`."""
-    section = "task.model.image_encoder"
     sources = {}
     for variant, side in encoders:
-        override = (
-            f"{section}.variant=efficientnet_{variant},"
-            f"{section}.weights=efficientnet-{variant},{section}.image_size={side}"
-        )
-        model = bench_small_model.untrained_model(override)
-        name = f"{variant} at {side} pixels"
         features = bench_small_model.Features(
-            model, folder / f"{variant}_{side}", texts
+            encoder_model(variant, side), folder / f"{variant}_{side}", texts
         )
-        sources[name] = Sources(features)
+        sources[f"{variant} at {side} pixels"] = Sources(features)
     return sources
+
+
+def encoder_model(variant, side):
+    """Returns the untrained model of the experiment with another image encoder."""
+    section = "task.model.image_encoder"
+    return bench_small_model.untrained_model(
+        f"{section}.variant=efficientnet_{variant},"
+        f"{section}.weights=efficientnet-{variant},{section}.image_size={side}"
+    )
+
+
+def milliseconds(encoders):
+    """Measures the int8 towers of encoders in turn, with two threads.
+
+    Args:
+        encoders: list of tuples of the variant of EfficientNet and the size in pixels.
+
+    Returns:
+        dict from an encoder to the median time of an image in milliseconds.
+    """
+    from align_keras.export.litert import image_flatbuffer
+    from align_keras.export.litert_file import LiteRTTower
+    from align_keras.runs.export_litert import interleaved_medians
+
+    rng = np.random.default_rng(0)
+    calls = {}
+    for variant, side in encoders:
+        shape = (CALIBRATION_IMAGES, side, side, 3)
+        images = rng.integers(0, 256, shape).astype("float32")
+        model = encoder_model(variant, side)
+        tower = LiteRTTower(image_flatbuffer(model, "int8", images), threads=2)
+        image = images[:1]
+        calls[variant, side] = lambda tower=tower, image=image: tower(images=image)
+    return interleaved_medians(calls, TIMED_IMAGES)
 
 
 def train_seeds(sources, settings, teacher=None):
@@ -199,6 +232,9 @@ def main():
             for encoder, other in fast.items():
                 models = train_seeds(other, ALONE)
                 print_row(encoder, [other.recalls(model) for model in models])
+            times = milliseconds((SHIPPED_ENCODER, *FAST_ENCODERS))
+            for (variant, side), time in times.items():
+                print(f"{variant} at {side} pixels: {time:.2f} ms", flush=True)
         else:
             others = encoder_sources(arguments.out, texts, OTHER_ENCODERS)
             print_ensemble(sources, others)
