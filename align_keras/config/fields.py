@@ -26,6 +26,8 @@ _TYPE_NAMES = {
     float: "a number",
     str: "a string",
 }
+# Characters of a value in a message.
+_MAX_DESCRIPTION = 60
 # Rules for mappings by the type of their values.
 _MAPPING_RULES = {
     float: "names with numbers, such as {alt: 0.7, synthetic: 0.3}",
@@ -190,7 +192,9 @@ def member_of(hint: Any) -> tuple[Any, bool]:
 def describe_value(value: Any) -> str:
     """Describes a value in a message by its type and, if it is short, its content."""
     if isinstance(value, dict):
-        return "keys and values"
+        items = ", ".join(f"{key}: {item}" for key, item in value.items())
+        is_short = value and len(items) <= _MAX_DESCRIPTION
+        return f"{{{items}}}" if is_short else "keys and values"
     if isinstance(value, list | tuple):
         return "a list"
     if value is None:
@@ -198,7 +202,8 @@ def describe_value(value: Any) -> str:
     if isinstance(value, bool):
         return f"the boolean {str(value).lower()}"
     text = repr(value)
-    text = text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) > _MAX_DESCRIPTION:
+        text = f"{text[: _MAX_DESCRIPTION - 3]}..."
     return f"the string {text}" if isinstance(value, str) else text
 
 

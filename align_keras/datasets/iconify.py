@@ -143,13 +143,14 @@ class Iconify(PairBuilder):
         self, *, config: str | tfds.core.BuilderConfig | None = None, **kwargs: Any
     ) -> None:
         if not isinstance(config, tfds.core.BuilderConfig):
-            check_icon_set_name(config or "")
+            icon_set = config or ""
+            check_icon_set_name(icon_set)
             # There are more than 200 icon sets, so they are not listed in
             # `BUILDER_CONFIGS`.
             config = tfds.core.BuilderConfig(
-                name=config,
-                version=_VERSIONS_OF_SETS.get(config),
-                description=f"Icon set: {config}.",
+                name=icon_set,
+                version=_VERSIONS_OF_SETS.get(icon_set),
+                description=f"Icon set: {icon_set}.",
             )
         super().__init__(config=config, **kwargs)
 

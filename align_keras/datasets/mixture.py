@@ -35,6 +35,9 @@ class Mixture:
             training contains its examples, float > 0, 1 for the other members. It
             requires `weights=None`.
 
+    Raises:
+        InputError: if both `weights` and `repeats` are passed.
+
     Example:
 
     ```python
@@ -51,8 +54,16 @@ class Mixture:
         weights: Sequence[float] | None = None,
         repeats: Mapping[str, float] | None = None,
     ) -> None:
+        if weights and repeats:
+            raise InputError(
+                "weights or repeats must be None. Received: "
+                f"weights={list(weights)}, repeats={dict(repeats)}. Leave one of them "
+                "out."
+            )
         self.members = dict(members)
-        self._weights = weights and dict(zip(self.members, weights, strict=True))
+        self._weights: dict[str, float] | None = None
+        if weights:
+            self._weights = dict(zip(self.members, weights, strict=True))
         self._repeats = dict(repeats or {})
         self.name = "+".join(self.members)
         self.info = types.SimpleNamespace(
