@@ -55,16 +55,13 @@ CALIBRATION_IMAGES = 200
 LICENSE = (
     "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
-    "Noto Emoji (Apache-2.0, Google) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
+    "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
 )
 # Licenses of the icon sets of the experiment `align_small_en`.
 ICON_SET_LICENSES = (
     " The other drawings are Fluent Emoji (MIT, Microsoft Corporation), Emoji One 2 "
-    "(CC BY 4.0, Emoji One), Streamline (CC BY 4.0, Streamline), IconPark (Apache-2.0, "
-    "ByteDance), Marketeq (MIT, Marketeq), Meteocons (MIT, Bas Milius), Game Icons "
-    "(CC BY 3.0, GameIcons), Material Design Icons (Apache-2.0, Pictogrammers), Tabler "
-    "Icons (MIT, Pawel Kuna), Phosphor (MIT, Phosphor Icons), Lucide (ISC, Lucide "
-    "Contributors) and Pinhead Map Icons (CC0, Quincy Morgan)."
+    "(CC BY 4.0, Emoji One), Streamline (CC BY 4.0, Streamline) and IconPark "
+    "(Apache-2.0, ByteDance)."
 )
 # Weights with fewer values are saved as floats.
 _MIN_SIZE = 256
