@@ -36,50 +36,41 @@ class IconStyles:
             out, because the set has the same object in another style.
         has_skin_tones: whether the names may end with a skin tone. This is True for all
             sets of the category "Emoji".
+        version: version of the prepared set. It changes with its captions.
     """
 
     removed: frozenset[str] = frozenset()
     left_out: frozenset[str] = frozenset()
     has_skin_tones: bool = False
+    version: str = "1.0.0"
 
 
 STYLES_OF_SETS = {
-    "boxicons": IconStyles(frozenset({"filled", "alt"})),
-    "carbon": IconStyles(frozenset({"alt", "filled", "outline", "reference", "solid"})),
-    "fluent-emoji": IconStyles(has_skin_tones=True),
-    "icon-park-solid": IconStyles(frozenset({"one", "two", "three", "four", "five"})),
-    "mdi": IconStyles(frozenset({"variant"}), frozenset({"outline"})),
-    "meteocons": IconStyles(frozenset({"fill"})),
-    "mingcute": IconStyles(frozenset({"fill"}), frozenset({"line"})),
-    "ph": IconStyles(
-        frozenset({"fill", "duotone"}), frozenset({"bold", "light", "thin"})
+    "boxicons": IconStyles(frozenset({"filled", "alt"}), version="1.1.0"),
+    "carbon": IconStyles(
+        frozenset({"alt", "filled", "outline", "reference", "solid"}), version="1.1.0"
     ),
-    "pinhead": IconStyles(left_out=frozenset({"outline"})),
+    "fluent-emoji": IconStyles(has_skin_tones=True, version="1.1.0"),
+    "icon-park-solid": IconStyles(
+        frozenset({"one", "two", "three", "four", "five"}), version="1.1.0"
+    ),
+    "mdi": IconStyles(frozenset({"variant"}), frozenset({"outline"}), version="1.1.0"),
+    "meteocons": IconStyles(frozenset({"fill"})),
+    "mingcute": IconStyles(frozenset({"fill"}), frozenset({"line"}), version="1.1.0"),
+    "ph": IconStyles(
+        frozenset({"fill", "duotone"}),
+        frozenset({"bold", "light", "thin"}),
+        version="1.1.0",
+    ),
+    "pinhead": IconStyles(left_out=frozenset({"outline"}), version="1.1.0"),
     "streamline-color": IconStyles(frozenset({"flat"})),
-    "streamline-flex-color": IconStyles(frozenset({"flat"})),
+    "streamline-flex-color": IconStyles(frozenset({"flat"}), version="1.1.0"),
     "streamline-kameleon-color": IconStyles(frozenset({"duo"})),
     "streamline-plump-color": IconStyles(frozenset({"flat"})),
-    "streamline-sharp-color": IconStyles(frozenset({"flat"})),
+    "streamline-sharp-color": IconStyles(frozenset({"flat"}), version="1.1.0"),
     "streamline-stickies-color": IconStyles(frozenset({"duo"})),
-    "tabler": IconStyles(frozenset({"filled"})),
+    "tabler": IconStyles(frozenset({"filled"}), version="1.1.0"),
 }
-# Sets whose styles were added after version 1.0.0, and their version.
-_VERSIONS_OF_SETS = dict.fromkeys(
-    (
-        "boxicons",
-        "carbon",
-        "fluent-emoji",
-        "icon-park-solid",
-        "mdi",
-        "mingcute",
-        "ph",
-        "pinhead",
-        "streamline-flex-color",
-        "streamline-sharp-color",
-        "tabler",
-    ),
-    "1.1.0",
-)
 # Category of a set in `info.json` whose names may end with a skin tone.
 _EMOJI = "Emoji"
 _SKIN_TONE = re.compile(
@@ -149,7 +140,7 @@ class Iconify(PairBuilder):
             # `BUILDER_CONFIGS`.
             config = tfds.core.BuilderConfig(
                 name=icon_set,
-                version=_VERSIONS_OF_SETS.get(icon_set),
+                version=STYLES_OF_SETS.get(icon_set, IconStyles()).version,
                 description=f"Icon set: {icon_set}.",
             )
         super().__init__(config=config, **kwargs)

@@ -10,6 +10,9 @@ of the clip art: the drawings of one in twelve authors, which no setting is trai
 Each value is the mean of the seeds, and the last column has the standard deviation of
 the mean of the sources.
 
+The icon sets are the npm packages @iconify-json/NAME in ALIGN_KERAS_ICONIFY_DIR. Each
+`--corpus` is the folder of a corpus of `align-keras corpus` and adds a row.
+
 The row "+ Papirus" is printed if Debian's package papirus-icon-theme is installed. It
 adds the icons of apps, devices and file types, whose names are captions.
 """
@@ -59,7 +62,9 @@ BLACK = (
     "iconify/mingcute",
     "iconify/carbon",
 )
-# Name of a row → corpora and settings.
+MORE = (*ALL, *MORE_EMOJI, *MORE_COLOR, *BLACK)
+# Name of a row → corpora and settings. A corpus that is listed twice has twice the
+# influence.
 ROWS = {
     "clip art, two emoji vendors": (DRAWINGS, Settings()),
     "+ three emoji vendors": ((*DRAWINGS, *EMOJI), Settings()),
@@ -71,10 +76,6 @@ ROWS = {
     "all, 600 steps, dropout 0.3": (ALL, Settings(600, dropout=0.3)),
     "all, 600 steps, no class names": (ALL, Settings(600, class_names=False)),
     "all, 600 steps, smoothing 0.1": (ALL, Settings(600, label_smoothing=0.1)),
-}
-MORE = (*ALL, *MORE_EMOJI, *MORE_COLOR, *BLACK)
-# Rows with more icon sets. A corpus that is listed twice has twice the influence.
-ROWS_OF_MORE_SETS = {
     "all + 2 emoji sets": ((*ALL, *MORE_EMOJI), Settings(600, dropout=0.3)),
     "+ 5 icon sets in color": (
         (*ALL, *MORE_EMOJI, *MORE_COLOR),
@@ -287,7 +288,7 @@ def main():
     corpora = read_corpora(features, MORE)
     sources = with_authors(held_out, corpora)
     print_header(sources)
-    for row, (names, settings) in {**ROWS, **ROWS_OF_MORE_SETS}.items():
+    for row, (names, settings) in ROWS.items():
         parts = [corpora[name] for name in names]
         print_row(row, measure(features, sources, parts, settings))
     if PAPIRUS.is_dir():
