@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import math
+import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -206,11 +208,14 @@ def _check_repeats(
     if repeats is None:
         return
     names = set(members) if len(members) > 1 else set()
-    is_valid = names.issuperset(repeats) and all(n > 0 for n in repeats.values())
-    if not is_valid:
+    are_numbers = all(
+        isinstance(number, numbers.Real) and 0 < number < math.inf
+        for number in repeats.values()
+    )
+    if not names.issuperset(repeats) or not are_numbers:
         raise InputError(
-            "repeats must map corpora of a mixture to numbers above 0. Received: "
-            f"repeats={dict(repeats)} for corpus {name!r}. Use for example "
+            "repeats must map corpora of a mixture to finite numbers above 0. "
+            f"Received: repeats={dict(repeats)} for corpus {name!r}. Use for example "
             "{'emoji': 2} for corpus 'clipart+emoji'."
         )
 

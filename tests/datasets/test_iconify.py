@@ -173,7 +173,14 @@ def test_an_epoch_of_a_run_repeats_a_corpus(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "repeats", [{"iconify/shapes": 0}, {"iconify/other": 2}, {"iconify": 2}]
+    "repeats",
+    [
+        {"iconify/shapes": 0},
+        {"iconify/shapes": "2"},
+        {"iconify/shapes": float("inf")},
+        {"iconify/other": 2},
+        {"iconify": 2},
+    ],
 )
 def test_wrong_repeats_are_refused(root, tmp_path, repeats):
     install(root, name="more-shapes")
