@@ -38,7 +38,7 @@ MAX_BYTES = 150_000
 # File name, size, color scheme and query of each screenshot of the search page.
 SEARCHES = (
     ("search", DESKTOP, "light", "a red flower"),
-    ("search_dark", DESKTOP, "dark", "an animal in the water"),
+    ("search_dark", DESKTOP, "dark", "a musical instrument"),
     ("search_phone", PHONE, "light", "a lemon"),
 )
 # Screenshots of each report, with the anchor of the section that they show. The start

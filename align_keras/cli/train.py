@@ -19,8 +19,8 @@ _MINILM = {
 }
 # Arguments of the encoders that match the weights of align_small_en.
 _SMALL_IMAGE = {
-    "variant": "efficientnet_lite2",
-    "image_size": 160,
+    "variant": "efficientnet_lite0",
+    "image_size": 144,
     "num_classes": 1000,
 }
 _SMALL_TEXT = {**_MINILM, "projection": False, "sequence_length": 32}

@@ -47,9 +47,9 @@ _SMALL = {
 # config.json of each model.
 _TRAINED = {
     "align_small_en": _PresetSizes(
-        image_encoder="efficientnet_lite2",
+        image_encoder="efficientnet_lite0",
         text_encoder="minilm_l6",
-        image_size=160,
+        image_size=144,
         sequence_length=32,
         projection_dim=384,
     )

@@ -31,8 +31,8 @@ class ModelIdentity:
 
     Example:
 
-    >>> ModelIdentity("align_small_en", "596235108e50399e", 384).reference()
-    {'name': 'align_small_en', 'fingerprint': '596235108e50399e'}
+    >>> ModelIdentity("align_small_en", "5096e14d9423cd35", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': '5096e14d9423cd35'}
     """
 
     name: str

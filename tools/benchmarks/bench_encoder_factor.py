@@ -1,0 +1,127 @@
+"""Measures a trained image encoder that is interpolated with its initial weights.
+
+    python tools/benchmarks/bench_encoder_factor.py --run RUN --run RUN_2 --run RUN_3
+
+The runs are trainings of the experiment `align_small_en` with different seeds. Each
+factor weights the trained weights of the image encoder against its initial weights
+(Wortsman et al. 2022). The projection keeps its trained weights. Columns:
+
+- recall at 10 of each source of `bench_held_out.py` in percent, the mean of both
+  directions, and the mean of the sources.
+- first and in three: share of the 166 photographs of `bench_photographs.py` in GCompris
+  whose word is first and among the first three of 86 words, in percent.
+
+Each value is the mean of the runs, and the mean of the sources is followed by its
+standard deviation over the runs. The rows "averaged" have the mean of the weights of
+all runs.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+import bench_held_out
+import bench_photographs
+
+FACTORS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.4)
+PHOTOGRAPHS = "photographs"
+
+
+@dataclasses.dataclass(frozen=True)
+class TestData:
+    """Images and captions of the held-out sources, and the photographs of GCompris.
+
+    Attributes:
+        sources: dict from the name of a source to a tuple of images and captions.
+        photographs: list of the paths of the photographs.
+        words: list of the word of each photograph.
+    """
+
+    sources: dict[str, tuple[list, list]]
+    photographs: list[str]
+    words: list[str]
+
+    def measure(self, model: Any) -> list[float]:
+        """Returns the values of a row in percent, without the mean of the sources."""
+        row = [
+            bench_held_out.recalls(model, images, captions)[-1]
+            for images, captions in self.sources.values()
+        ]
+        words = sorted(set(self.words))
+        scores = model.encode_images(self.photographs) @ model.encode_texts(words).T
+        best = np.argsort(-scores, axis=1, kind="stable")
+        is_correct = np.asarray(words)[best] == np.asarray(self.words)[:, None]
+        return [*row, *(100 * is_correct[:, :k].any(axis=1).mean() for k in (1, 3))]
+
+
+def read_test_data(folder: pathlib.Path) -> TestData:
+    """Reads all images, and writes those of GCompris to a folder."""
+    gcompris = bench_held_out.GCOMPRIS
+    sources = bench_held_out.read_sources(gcompris, bench_held_out.WORD_CARDS, folder)
+    sources[PHOTOGRAPHS] = bench_held_out.photograph_pairs(
+        gcompris, bench_held_out.BACKGROUNDS, folder
+    )
+    photograph_folder = folder / PHOTOGRAPHS
+    photograph_folder.mkdir()
+    files, words = bench_photographs.read_word_photographs(gcompris, photograph_folder)
+    return TestData(sources, files, words)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", action="append", required=True)
+    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS)
+    arguments = parser.parse_args()
+    from align_keras.models import ALIGN
+    from align_keras.runs.run import open_run
+    from align_keras.training.interpolation import interpolate_weights, read_weights
+    from tools.make_small_model import interpolate_encoder
+
+    model_config = open_run(arguments.run[0]).config.task.model
+    model = ALIGN.from_preset(arguments.run[0])
+    weights = [read_weights(ALIGN.from_preset(run)) for run in arguments.run]
+    averaged = {
+        path: np.mean([of_run[path] for of_run in weights], axis=0)
+        for path in weights[0]
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = read_test_data(pathlib.Path(folder))
+        print(" | ".join(["factor", *data.sources, "mean", "first", "in three"]))
+
+        def row_of(trained: dict[str, np.ndarray], factor: float) -> list[float]:
+            interpolate_weights(model, trained, trained, 1.0)
+            interpolate_encoder(model, model_config, factor)
+            return data.measure(model)
+
+        for factor in arguments.factors:
+            rows = [row_of(of_run, factor) for of_run in weights]
+            print_row(f"{factor:g}", rows, len(data.sources))
+            if len(weights) > 1:
+                row = row_of(averaged, factor)
+                print_row(f"{factor:g}, averaged", [row], len(data.sources))
+
+
+def print_row(name: str, rows: list[list[float]], source_count: int) -> None:
+    """Prints the mean of the rows of several runs."""
+    values = np.mean(rows, axis=0)
+    means = np.mean(np.asarray(rows)[:, :source_count], axis=1)
+    cells = [
+        *(f"{value:.1f}" for value in values[:source_count]),
+        f"{means.mean():.1f} ± {means.std():.1f}",
+        *(f"{value:.1f}" for value in values[source_count:]),
+    ]
+    print(" | ".join([name, *cells]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
