@@ -3,18 +3,48 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
+from align_keras.config import load_config
 from align_keras.models import ALIGN
 from align_keras.models.conversion.litert_weights import (
     REST_FILE,
     TABLE_FILE,
     TOWER_FILES,
 )
+from align_keras.runs.assemble import build_model
+from align_keras.training.interpolation import interpolate_weights, read_weights
 from align_keras.utils.errors import InputError
 from tests.helpers.drawn_align import calibrated_align, drawn_images
-from tools.make_small_model import fold_batch_norms, save_with_towers
+from tests.helpers.small import VOCABULARY
+from tools.make_small_model import (
+    fold_batch_norms,
+    interpolate_encoder,
+    save_with_towers,
+)
+
+SMALL_MODEL = {
+    "task.model.preset": "align_nano",
+    "task.model.text_encoder.vocabulary_size": len(VOCABULARY),
+}
+
+
+def test_the_encoder_is_interpolated_without_its_projection():
+    config = load_config(params_override=SMALL_MODEL).task.model
+    keras.utils.set_random_seed(1)
+    model = build_model(config, VOCABULARY)
+    initial = read_weights(model)
+    changed = {path: weights + 1.0 for path, weights in initial.items()}
+    interpolate_weights(model, initial, changed, 1.0)
+    # The same seed gives the same initial weights.
+    keras.utils.set_random_seed(1)
+    interpolate_encoder(model, config, 0.75)
+    for path, weights in read_weights(model).items():
+        is_encoder = path.startswith("image_encoder/") and "projection" not in path
+        expected = initial[path] + (0.75 if is_encoder else 1.0)
+        np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_folding_batch_norms_does_not_change_the_outputs():
