@@ -406,7 +406,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         Example:
 
         >>> ALIGNImageConverter.from_preset("align_small_en").image_size
-        (160, 160)
+        (144, 144)
         """
         # The preprocessor imports this module.
         from align_keras.models.align_preprocessor import ALIGNPreprocessor

@@ -199,7 +199,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         Example:
 
         >>> ALIGNPreprocessor.from_preset("align_small_en").image_size
-        (160, 160)
+        (144, 144)
         """
         # ALIGN imports this module.
         from align_keras.models.align import ALIGN
