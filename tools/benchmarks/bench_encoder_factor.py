@@ -35,7 +35,7 @@ PHOTOGRAPHS = "photographs"
 
 
 @dataclasses.dataclass(frozen=True)
-class TestData:
+class HeldOutData:
     """Images and captions of the held-out sources, and the photographs of GCompris.
 
     Attributes:
@@ -61,7 +61,7 @@ class TestData:
         return [*row, *(100 * is_correct[:, :k].any(axis=1).mean() for k in (1, 3))]
 
 
-def read_test_data(folder: pathlib.Path) -> TestData:
+def read_held_out_data(folder: pathlib.Path) -> HeldOutData:
     """Reads all images, and writes those of GCompris to a folder."""
     gcompris = bench_held_out.GCOMPRIS
     sources = bench_held_out.read_sources(gcompris, bench_held_out.WORD_CARDS, folder)
@@ -71,7 +71,7 @@ def read_test_data(folder: pathlib.Path) -> TestData:
     photograph_folder = folder / PHOTOGRAPHS
     photograph_folder.mkdir()
     files, words = bench_photographs.read_word_photographs(gcompris, photograph_folder)
-    return TestData(sources, files, words)
+    return HeldOutData(sources, files, words)
 
 
 def main() -> None:
@@ -89,25 +89,29 @@ def main() -> None:
 
     model_config = open_run(arguments.run[0]).config.task.model
     model = ALIGN.from_preset(arguments.run[0])
-    weights = [read_weights(ALIGN.from_preset(run)) for run in arguments.run]
+    run_weights = [read_weights(ALIGN.from_preset(run)) for run in arguments.run]
     averaged = {
-        path: np.mean([of_run[path] for of_run in weights], axis=0)
-        for path in weights[0]
+        path: np.mean([weights[path] for weights in run_weights], axis=0)
+        for path in run_weights[0]
     }
+
+    def measure(
+        data: HeldOutData, weights: dict[str, np.ndarray], factor: float
+    ) -> list[float]:
+        """Returns the row of trained weights with a factor."""
+        # With equal ends, the interpolation sets these weights.
+        interpolate_weights(model, weights, weights, 1.0)
+        interpolate_encoder(model, model_config, factor)
+        return data.measure(model)
+
     with tempfile.TemporaryDirectory() as folder:
-        data = read_test_data(pathlib.Path(folder))
+        data = read_held_out_data(pathlib.Path(folder))
         print(" | ".join(["factor", *data.sources, "mean", "first", "in three"]))
-
-        def row_of(trained: dict[str, np.ndarray], factor: float) -> list[float]:
-            interpolate_weights(model, trained, trained, 1.0)
-            interpolate_encoder(model, model_config, factor)
-            return data.measure(model)
-
         for factor in arguments.factors:
-            rows = [row_of(of_run, factor) for of_run in weights]
+            rows = [measure(data, weights, factor) for weights in run_weights]
             print_row(f"{factor:g}", rows, len(data.sources))
-            if len(weights) > 1:
-                row = row_of(averaged, factor)
+            if len(run_weights) > 1:
+                row = measure(data, averaged, factor)
                 print_row(f"{factor:g}, averaged", [row], len(data.sources))
 
 
@@ -115,9 +119,12 @@ def print_row(name: str, rows: list[list[float]], source_count: int) -> None:
     """Prints the mean of the rows of several runs."""
     values = np.mean(rows, axis=0)
     means = np.mean(np.asarray(rows)[:, :source_count], axis=1)
+    mean_cell = f"{means.mean():.1f}"
+    if len(rows) > 1:
+        mean_cell += f" ± {means.std():.1f}"
     cells = [
         *(f"{value:.1f}" for value in values[:source_count]),
-        f"{means.mean():.1f}" + (f" ± {means.std():.1f}" if len(rows) > 1 else ""),
+        mean_cell,
         *(f"{value:.1f}" for value in values[source_count:]),
     ]
     print(" | ".join([name, *cells]), flush=True)
