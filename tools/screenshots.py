@@ -37,7 +37,7 @@ PHONE = (390, 780)
 MAX_BYTES = 150_000
 # File name, size, color scheme and query of each screenshot of the search page.
 SEARCHES = (
-    ("search", DESKTOP, "light", "a red flower"),
+    ("search", DESKTOP, "light", "a sailing boat"),
     ("search_dark", DESKTOP, "dark", "a musical instrument"),
     ("search_phone", PHONE, "light", "a lemon"),
 )

@@ -14,9 +14,9 @@ from align_keras.utils.errors import InputError
 
 # Thresholds of `relevance` for `relative_heights`. They were chosen with align_small_en
 # on images of GCompris and icons of Font Awesome, on which the model was not trained.
-# The mean precision of both is at least 60% above the strong threshold and at least 25%
+# The mean precision of both is at least 60% above the strong threshold and at least 30%
 # above the good threshold (`tools/benchmarks/bench_marks.py`).
-_STRONG, _GOOD = 1.5, 1.0
+_STRONG, _GOOD = 1.5, 1.1
 # A score is at most sqrt(n - 1) standard deviations above the mean of n scores. With
 # fewer than 13 images, no match could be strong, and with 3 images none could be good.
 _FEWEST_RATED_IMAGES = 20

@@ -113,11 +113,12 @@ class Sources:
 def encoder_sources(folder, texts, encoders):
     """Returns a dict from the name of an encoder to its `Sources`."""
     sources = {}
-    for variant, side in encoders:
-        model = bench_small_model.untrained_model((variant, side))
+    for encoder in encoders:
+        model = bench_small_model.untrained_model(encoder)
         features = bench_small_model.Features(
-            model, folder / f"{variant}_{side}", texts
+            model, bench_small_model.features_folder(folder, encoder), texts
         )
+        variant, side = encoder
         sources[f"{variant} at {side} pixels"] = Sources(features)
     return sources
 

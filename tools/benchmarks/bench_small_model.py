@@ -5,17 +5,17 @@
 This script computes the inputs of the image projection once for each image, keeps them
 in `--out`, and trains only the projection, which takes seconds instead of an hour.
 Images are not augmented. The model is that of the experiment `align_small_en` with the
-image encoder `ENCODER`. The script prints the recall at 10 in percent, the mean of both
-directions, for each source of `bench_held_out.py`, their mean, and the recall of a part
-of the clip art: the drawings of one in twelve authors, which no setting is trained on.
-Each value is the mean of the seeds, and the last column has the standard deviation of
-the mean of the sources.
+image encoder of `--encoder`. The script prints the recall at 10 in percent, the mean of
+both directions, for each source of `bench_held_out.py`, their mean, and the recall of a
+part of the clip art: the drawings of one in twelve authors, which no setting is trained
+on. Each value is the mean of the seeds, and the last column has the standard deviation
+of the mean of the sources. `--rows` computes some of the rows.
 
 The icon sets are the npm packages @iconify-json/NAME in ALIGN_KERAS_ICONIFY_DIR. Each
 `--corpus` is the folder of a corpus of `align-keras corpus` and adds a row.
 
-The row "+ Papirus" is printed if Debian's package papirus-icon-theme is installed. It
-adds the icons of apps, devices and file types, whose names are captions.
+The row "+ Papirus" needs Debian's package papirus-icon-theme. It adds the icons of
+apps, devices and file types, whose names are captions.
 """
 
 import argparse
@@ -88,6 +88,7 @@ ROWS = {
     "+ 8 icon sets in black": (MORE, Settings(1200, dropout=0.3)),
     "all and emoji twice": ((*MORE, *ALL, *MORE_EMOJI), Settings(1200, dropout=0.3)),
 }
+PAPIRUS_ROW = "+ Papirus"
 PAPIRUS = pathlib.Path("/usr/share/icons/Papirus/64x64")
 PAPIRUS_FOLDERS = ("apps", "devices", "mimetypes")
 # Pixels of a rendered icon.
@@ -120,6 +121,19 @@ def untrained_model(encoder=ENCODER, params_override=""):
         "align_small_en", params_override=",".join(filter(None, overrides))
     ).task.model
     return build_model(config, text_weights(config.text_encoder.weights).vocabulary)
+
+
+def features_folder(out, encoder):
+    """Returns the folder of the features of an encoder.
+
+    Args:
+        out: path, folder of the features of `ENCODER`.
+        encoder: tuple of the variant of EfficientNet and the size in pixels.
+    """
+    if encoder == ENCODER:
+        return out
+    variant, side = encoder
+    return out / f"{variant}_{side}"
 
 
 class Features:
@@ -296,25 +310,38 @@ def main():
     )
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument(
+        "--encoder",
+        nargs=2,
+        default=ENCODER,
+        metavar=("VARIANT", "PIXELS"),
+        help="variant of EfficientNet and size of the images, such as lite0 144",
+    )
+    rows = [*ROWS, PAPIRUS_ROW] if PAPIRUS.is_dir() else list(ROWS)
+    parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
+    parser.add_argument(
         "--corpus",
         action="append",
         default=[],
         help="folder of a corpus of `align-keras corpus`, for another row",
     )
     arguments = parser.parse_args()
-    features = Features(untrained_model(), arguments.out)
+    encoder = (arguments.encoder[0], int(arguments.encoder[1]))
+    features = Features(
+        untrained_model(encoder), features_folder(arguments.out, encoder)
+    )
     held_out = read_held_out(features)
     corpora = read_corpora(features, MORE)
     sources = with_authors(held_out, corpora)
     print_header(sources)
-    for row, (names, settings) in ROWS.items():
-        parts = [corpora[name] for name in names]
+    for row in arguments.rows:
+        if row == PAPIRUS_ROW:
+            parts = [corpora[name] for name in ALL]
+            parts.append(features.images("papirus", papirus_pairs))
+            settings = Settings(600, dropout=0.3)
+        else:
+            names, settings = ROWS[row]
+            parts = [corpora[name] for name in names]
         print_row(row, measure(features, sources, parts, settings))
-    if PAPIRUS.is_dir():
-        parts = [corpora[name] for name in ALL]
-        parts.append(features.images("papirus", papirus_pairs))
-        settings = Settings(600, dropout=0.3)
-        print_row("+ Papirus", measure(features, sources, parts, settings))
     for folder in arguments.corpus:
         parts = [corpora[name] for name in ALL]
         pairs = features.images(folder, lambda folder=folder: corpus_pairs(folder))
