@@ -7,6 +7,7 @@ from typing import Any
 
 from align_keras.config import DataConfig
 from align_keras.datasets import open_corpus, open_sources
+from align_keras.datasets.mixture import Mixture
 from align_keras.images import crop_size_to_resize_size
 from align_keras.utils.progress import progress_bar, say
 
@@ -20,7 +21,8 @@ class RunCorpora:
         validation: TFDS builder or `Mixture` of the validation pairs.
         train_name: str, name of the training corpus, or the path of its table.
         validation_name: str, name of the validation corpus, or the path of its table.
-        notes: dict from the name of a corpus to the metadata of its builder.
+        notes: dict from the name of a corpus to the metadata of its builder. It has an
+            entry for each member of a `Mixture`.
     """
 
     train: Any
@@ -50,10 +52,19 @@ def open_corpora(
     train_name = corpus_name(train_data)
     validation_name = corpus_name(validation_data)
     notes = {
-        train_name: dict(train.info.metadata or {}),
-        validation_name: dict(validation.info.metadata or {}),
+        **_notes_of_members(train_name, train),
+        **_notes_of_members(validation_name, validation),
     }
     return RunCorpora(train, validation, train_name, validation_name, notes)
+
+
+def _notes_of_members(name: str, corpus: Any) -> dict[str, dict]:
+    """Returns a dict from the name of each member of a corpus to its metadata."""
+    members = corpus.members if isinstance(corpus, Mixture) else {name: corpus}
+    return {
+        member_name: dict(builder.info.metadata or {})
+        for member_name, builder in members.items()
+    }
 
 
 def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
