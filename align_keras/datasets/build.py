@@ -91,7 +91,7 @@ def open_corpus(
         A prepared `tfds.core.DatasetBuilder`, a `Mixture` of several, or the
         `SelectedPairs` of a corpus. Its examples have `"id"`, `"image"`, `"captions"`,
         `"category"` and `"image_key"`. Its `info.metadata` has the numbers of kept and
-        dropped pairs.
+        dropped pairs. That of a `Mixture` is a dict from the name of a corpus to them.
 
     Raises:
         InputError: If the name is unknown, a package is missing, the pairs can't be

@@ -68,7 +68,10 @@ class Mixture:
         self.name = "+".join(self.members)
         self.info = types.SimpleNamespace(
             splits=_Splits(self.name, self.members),
-            metadata=_merged_metadata(self.members),
+            metadata={
+                name: dict(builder.info.metadata or {})
+                for name, builder in self.members.items()
+            },
             # The features of the members differ only in the encoding of the images,
             # which the decoder detects from the bytes.
             features=next(iter(self.members.values())).info.features,
@@ -198,35 +201,3 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
 
     members = tf.range(len(sizes), dtype=tf.int64)
     return tf.data.Dataset.range(start, total).scan(taken, turn)
-
-
-def _merged_metadata(members: dict[str, Any]) -> dict[str, Any]:
-    """Returns the counts of all members in the form of a single corpus.
-
-    Each reason is prefixed with the name of its member.
-    """
-    metadata = {name: builder.info.metadata or {} for name, builder in members.items()}
-
-    def merge_dicts(key: str) -> dict[str, Any]:
-        return {
-            f"{name}: {reason}": value
-            for name, member_metadata in metadata.items()
-            for reason, value in member_metadata.get(key, {}).items()
-        }
-
-    def merge_lists(key: str) -> list[str]:
-        return [
-            f"{name}: {line}"
-            for name, member_metadata in metadata.items()
-            for line in member_metadata.get(key, [])
-        ]
-
-    return {
-        "kept": sum(values.get("kept", 0) for values in metadata.values()),
-        "dropped": merge_dicts("dropped"),
-        "filtered": merge_lists("filtered"),
-        "converted": merge_dicts("converted"),
-        "examples": merge_dicts("examples"),
-        "summary": merge_lists("summary"),
-        "notes": {name: values.get("notes", {}) for name, values in metadata.items()},
-    }

@@ -52,19 +52,16 @@ def open_corpora(
     train_name = corpus_name(train_data)
     validation_name = corpus_name(validation_data)
     notes = {
-        **_notes_of_members(train_name, train),
-        **_notes_of_members(validation_name, validation),
+        **_corpus_notes(train_name, train),
+        **_corpus_notes(validation_name, validation),
     }
     return RunCorpora(train, validation, train_name, validation_name, notes)
 
 
-def _notes_of_members(name: str, corpus: Any) -> dict[str, dict]:
-    """Returns a dict from the name of each member of a corpus to its metadata."""
-    members = corpus.members if isinstance(corpus, Mixture) else {name: corpus}
-    return {
-        member_name: dict(builder.info.metadata or {})
-        for member_name, builder in members.items()
-    }
+def _corpus_notes(name: str, corpus: Any) -> dict[str, dict]:
+    """Returns a dict from the name of a corpus, or of each member, to its metadata."""
+    metadata = dict(corpus.info.metadata or {})
+    return metadata if isinstance(corpus, Mixture) else {name: metadata}
 
 
 def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:

@@ -1,19 +1,13 @@
 """Tests of the corpora of a run."""
 
-from PIL import Image
-
 from align_keras.config import load_config
 from align_keras.runs.run_corpora import open_corpora, report_notes
+from tests.helpers.translated_stamps import write_translated_stamps
 
 
 def test_each_member_of_a_mixture_has_notes(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "stamps" / "animals"
-    folder.mkdir(parents=True)
-    for number, name in enumerate(("cat", "dog", "eel")):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{name}.png")
-        french = "fr.utf8=Un.\n" * (name != "eel")
-        (folder / f"{name}.txt").write_text(f"A {name}.\nde.utf8=Ein {name}.\n{french}")
-    monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(folder.parent))
+    write_translated_stamps(tmp_path / "stamps")
+    monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     data_dir = str(tmp_path / "data")
     overrides = {
         "task.train_data.corpus": "stamps/de+stamps/fr",
@@ -23,8 +17,8 @@ def test_each_member_of_a_mixture_has_notes(tmp_path, monkeypatch, capsys):
     }
     task = load_config("quickstart_stamps", params_override=overrides).task
     corpora = open_corpora(task.train_data, task.validation_data, 64)
-    kept = {name: notes["kept"] for name, notes in corpora.notes.items()}
-    assert kept == {"stamps/de": 3, "stamps/fr": 2, "stamps": 3}
+    num_pairs = {name: notes["kept"] for name, notes in corpora.notes.items()}
+    assert num_pairs == {"stamps/de": 3, "stamps/fr": 2, "stamps": 3}
     report_notes(corpora.notes)
     lines = capsys.readouterr().err.splitlines()
     # The name of the mixture would make the lines long.

@@ -67,6 +67,7 @@ BLACK = (
     "iconify/carbon",
 )
 MORE = (*ALL, *MORE_EMOJI, *MORE_COLOR, *BLACK)
+PAPIRUS = pathlib.Path("/usr/share/icons/Papirus/64x64")
 # Name of a row → corpora and settings. A corpus that is listed twice has twice the
 # influence.
 ROWS = {
@@ -88,8 +89,8 @@ ROWS = {
     "+ 8 icon sets in black": (MORE, Settings(1200, dropout=0.3)),
     "all and emoji twice": ((*MORE, *ALL, *MORE_EMOJI), Settings(1200, dropout=0.3)),
 }
-PAPIRUS_ROW = "+ Papirus"
-PAPIRUS = pathlib.Path("/usr/share/icons/Papirus/64x64")
+if PAPIRUS.is_dir():
+    ROWS["+ Papirus"] = ((*ALL, "papirus"), Settings(600, dropout=0.3))
 PAPIRUS_FOLDERS = ("apps", "devices", "mimetypes")
 # Pixels of a rendered icon.
 PAPIRUS_SIDE = 256
@@ -190,6 +191,8 @@ class Features:
 
 def corpus_pairs(name):
     """Returns the images and captions of a corpus, and which are not held out."""
+    if name == "papirus":
+        return papirus_pairs()
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import open_corpus
@@ -316,8 +319,7 @@ def main():
         metavar=("VARIANT", "PIXELS"),
         help="variant of EfficientNet and size of the images, such as lite0 144",
     )
-    rows = [*ROWS, PAPIRUS_ROW] if PAPIRUS.is_dir() else list(ROWS)
-    parser.add_argument("--rows", nargs="+", choices=rows, default=rows)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument(
         "--corpus",
         action="append",
@@ -330,24 +332,16 @@ def main():
         untrained_model(encoder), features_folder(arguments.out, encoder)
     )
     held_out = read_held_out(features)
-    corpora = read_corpora(features, MORE)
+    rows = {row: ROWS[row] for row in arguments.rows}
+    for folder in arguments.corpus:
+        rows[f"+ {folder}"] = ((*ALL, folder), Settings(600, dropout=0.3))
+    names = dict.fromkeys(name for row_names, _ in rows.values() for name in row_names)
+    corpora = read_corpora(features, names)
     sources = with_authors(held_out, corpora)
     print_header(sources)
-    for row in arguments.rows:
-        if row == PAPIRUS_ROW:
-            parts = [corpora[name] for name in ALL]
-            parts.append(features.images("papirus", papirus_pairs))
-            settings = Settings(600, dropout=0.3)
-        else:
-            names, settings = ROWS[row]
-            parts = [corpora[name] for name in names]
+    for row, (row_names, settings) in rows.items():
+        parts = [corpora[name] for name in row_names]
         print_row(row, measure(features, sources, parts, settings))
-    for folder in arguments.corpus:
-        parts = [corpora[name] for name in ALL]
-        pairs = features.images(folder, lambda folder=folder: corpus_pairs(folder))
-        parts.append(pairs)
-        settings = Settings(600, dropout=0.3)
-        print_row("+ another corpus", measure(features, sources, parts, settings))
 
 
 if __name__ == "__main__":

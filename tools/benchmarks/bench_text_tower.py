@@ -10,11 +10,8 @@ A seed takes 10 minutes of processor time.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,42 +19,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_small_model
 from bench_small_model import print_header, print_row
 from projection_training import (
-    BATCH_SIZE,
     INITIAL_TEMPERATURE,
     LEARNING_RATE,
-    WARMUP_STEPS,
+    Batches,
+    Projection,
+    Settings,
+    adam,
     join,
 )
 
-STEPS = 300
-DROPOUT = 0.3
+SETTINGS = Settings(300, dropout=0.3)
 RATES = (0.01,)
 # Share of a batch that is encoded as short captions.
 SHORT_SHARE = 7 / 8
-
-
-@dataclasses.dataclass(frozen=True)
-class TunedModel:
-    """Projection of the images, and the tuned text tower.
-
-    Attributes:
-        model: `ALIGN` with the text tower.
-        kernel: float array (features, d).
-        bias: float array (d,).
-    """
-
-    model: Any
-    kernel: np.ndarray
-    bias: np.ndarray
-
-    def encode_images(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the embeddings of images, (n, d) of unit length."""
-        embeddings = rows @ self.kernel + self.bias
-        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the embeddings of texts, (n, d) of unit length."""
-        return self.model.encode_texts(texts)
 
 
 def draw_captions(captions, batch, rng):
@@ -68,11 +42,11 @@ def draw_captions(captions, batch, rng):
 
 
 def split_by_length(tokens):
-    """Splits the token ids of a batch into short and long captions, without padding.
+    """Splits the token ids of a batch into short and long captions.
 
-    Few captions are long. Without the split, each caption would be as long as the
-    longest one, and a step would take twice the time. The lengths are multiples of 4,
-    so TensorFlow traces the step only a few times.
+    Few captions are long. Without the split, all captions would be padded to the length
+    of the longest one, and a step would take twice the time. The lengths are multiples
+    of 4, so TensorFlow traces the step only a few times.
 
     Returns:
         Tuple of int array (n,), the order of the captions from short to long, and a
@@ -92,7 +66,8 @@ def train(features, model, parts, seed, rate):
     """Trains the projection and the text tower.
 
     Args:
-        features: `bench_small_model.Features`.
+        features: `bench_small_model.Features` of the model, which has not embedded any
+            text yet.
         model: `ALIGN`, whose text tower is changed.
         parts: list of the tuples that its method `images` returns.
         seed: int, seed of the order and the captions.
@@ -100,7 +75,7 @@ def train(features, model, parts, seed, rate):
             projection.
 
     Returns:
-        `TunedModel`.
+        `Projection`, whose texts are embedded with the tuned tower.
     """
     import keras
     import tensorflow as tf
@@ -116,27 +91,18 @@ def train(features, model, parts, seed, rate):
     loss = ContrastiveLoss(share_equal_captions=True)
     tower = model.text_encoder
 
-    def optimizer(learning_rate):
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            STEPS - WARMUP_STEPS,
-            warmup_target=learning_rate,
-            warmup_steps=WARMUP_STEPS,
-        )
-        return keras.optimizers.Adam(schedule)
-
     projection_variables = [kernel, bias, log_temperature]
     tower_variables = [variable.value for variable in tower.trainable_variables]
-    projection_optimizer = optimizer(LEARNING_RATE)
-    tower_optimizer = optimizer(rate * LEARNING_RATE)
+    projection_optimizer = adam(LEARNING_RATE, SETTINGS.steps)
+    tower_optimizer = adam(rate * LEARNING_RATE, SETTINGS.steps)
 
     @tf.function(reduce_retracing=True)
     def step(images, token_parts, groups):
         with tf.GradientTape() as tape:
-            images = tf.nn.dropout(images, DROPOUT)
+            images = tf.nn.dropout(images, SETTINGS.dropout)
             images = tf.math.l2_normalize(images @ kernel + bias, axis=1)
-            texts = [tower(tokens, training=True) for tokens in token_parts]
-            texts = tf.math.l2_normalize(tf.concat(texts, axis=0), axis=1)
+            text_parts = [tower(tokens, training=True) for tokens in token_parts]
+            texts = tf.math.l2_normalize(tf.concat(text_parts, axis=0), axis=1)
             total = loss(images, texts, tf.exp(log_temperature), pair_groups=groups)
         variables = projection_variables + tower_variables
         gradients = tape.gradient(total, variables)
@@ -144,15 +110,14 @@ def train(features, model, parts, seed, rate):
         projection_optimizer.apply(gradients[:count], projection_variables)
         tower_optimizer.apply(gradients[count:], tower.trainable_variables)
 
-    order = np.zeros(0, int)
-    for _ in range(STEPS):
-        if len(order) < BATCH_SIZE:
-            order = np.concatenate([order, rng.permutation(len(rows))])
-        batch, order = order[:BATCH_SIZE], order[BATCH_SIZE:]
+    batches = Batches(len(rows), rng, SETTINGS, features, rows, captions)
+    for _ in range(SETTINGS.steps):
+        batch, _ = batches.next()
         texts, groups = draw_captions(captions, batch, rng)
         by_length, token_parts = split_by_length(model.preprocessor.tokenizer(texts))
         step(rows[batch[by_length]], token_parts, groups[by_length])
-    return TunedModel(model, kernel.numpy(), bias.numpy())
+    no_text_kernel = np.zeros([features.kernel.shape[1]] * 2, "float32")
+    return Projection(features, kernel.numpy(), bias.numpy(), no_text_kernel)
 
 
 def main():
@@ -171,12 +136,14 @@ def main():
     held_out = bench_small_model.with_authors(
         bench_small_model.read_held_out(features), corpora
     )
-    initial = model.text_encoder.get_weights()
+    initial_weights = model.text_encoder.get_weights()
     print_header(held_out)
     for rate in arguments.rates:
         recalls = []
         for seed in bench_small_model.SEEDS:
-            model.text_encoder.set_weights(initial)
+            model.text_encoder.set_weights(initial_weights)
+            # New features have no embeddings of texts by an earlier tower.
+            features = bench_small_model.Features(model, arguments.out)
             tuned = train(features, model, list(corpora.values()), seed, rate)
             recalls.append(bench_small_model.recalls_at_10(tuned, held_out))
             print("seed", seed, np.round(recalls[-1], 1), file=sys.stderr, flush=True)

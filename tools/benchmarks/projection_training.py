@@ -1,7 +1,8 @@
 """Trains the image projection of `align_small_en` on its stored inputs.
 
-The benchmarks `bench_small_model.py`, `bench_filters.py` and `bench_methods.py` use
-this module. Only the projection is trained, so a training takes seconds.
+The benchmarks `bench_small_model.py`, `bench_filters.py`, `bench_methods.py` and
+`bench_text_tower.py` use this module. Except in the last one, only the projection is
+trained, so a training takes seconds.
 """
 
 import dataclasses
@@ -146,13 +147,7 @@ def train(
     log_temperature = tf.Variable(
         np.log(settings.temperature or INITIAL_TEMPERATURE).astype("float32")
     )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        settings.steps - WARMUP_STEPS,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=WARMUP_STEPS,
-    )
-    optimizer = keras.optimizers.Adam(schedule)
+    optimizer = adam(LEARNING_RATE, settings.steps)
     variables = [kernel, bias]
     if settings.temperature is None:
         variables.append(log_temperature)
@@ -178,7 +173,7 @@ def train(
         optimizer.apply(tape.gradient(total, variables), variables)
 
     keras.utils.set_random_seed(seed)
-    batches = _Batches(len(rows), rng, settings, features, rows, captions)
+    batches = Batches(len(rows), rng, settings, features, rows, captions)
     sums = [
         np.zeros(variable.shape, "float64") for variable in (kernel, bias, text_kernel)
     ]
@@ -199,6 +194,19 @@ def train(
         (total / settings.averaged_steps).astype("float32") for total in sums
     )
     return Projection(features, kernel_mean, bias_mean, settings.text_rate * text_mean)
+
+
+def adam(learning_rate: float, steps: int):
+    """Returns Adam with a warm-up to a learning rate and a cosine decay."""
+    import keras
+
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - WARMUP_STEPS,
+        warmup_target=learning_rate,
+        warmup_steps=WARMUP_STEPS,
+    )
+    return keras.optimizers.Adam(schedule)
 
 
 class _TextTable:
@@ -241,7 +249,7 @@ class _TextTable:
         return np.array([rng.choice(self._choices[image]) for image in images])
 
 
-class _Batches:
+class Batches:
     """Numbers of the images of each batch."""
 
     def __init__(
