@@ -3,6 +3,8 @@
 Train the run first with `align-keras train --experiment align_small_en --model_dir
 RUN`. `python -m tools.make_small_model --run RUN --to saved_models/align_small_en` then
 
+- gives the text encoder room for 32 tokens, because queries are longer than the
+  captions of the training,
 - interpolates the image encoder, without its projection, between its initial and its
   trained weights,
 - folds batch normalization into the convolutions,
@@ -59,6 +61,8 @@ from align_keras.utils.files import atomic_write
 # the same mean recall on the held-out sources and recognizes more photographs
 # (tools/benchmarks/bench_encoder_factor.py).
 ENCODER_FACTOR = 0.8
+# Number of tokens of a text. The training pads its short captions to 16 tokens.
+SEQUENCE_LENGTH = 32
 # Number of training images that calibrate the ranges of activations.
 CALIBRATION_IMAGES = 200
 LICENSE = (
@@ -241,7 +245,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     task = open_run(options.run).config.task
     # Users who fine-tune the model train its projection only, unless they unlock it.
-    model = ALIGN.from_preset(options.run, locked=True)
+    model = ALIGN.from_preset(options.run, locked=True, sequence_length=SEQUENCE_LENGTH)
     interpolate_encoder(model, task.model, ENCODER_FACTOR)
     size = model.image_size
     corpus = prepare_corpus(task.train_data, size)

@@ -31,8 +31,8 @@ class ModelIdentity:
 
     Example:
 
-    >>> ModelIdentity("align_small_en", "5096e14d9423cd35", 384).reference()
-    {'name': 'align_small_en', 'fingerprint': '5096e14d9423cd35'}
+    >>> ModelIdentity("align_small_en", "786def33e90f574d", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': '786def33e90f574d'}
     """
 
     name: str

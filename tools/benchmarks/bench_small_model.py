@@ -38,6 +38,8 @@ SEEDS = (0, 1, 2)
 # Variant of EfficientNet and size of the images in pixels. The tables were measured
 # with it before `align_small_en` got a faster encoder (Lite0 at 144 pixels).
 ENCODER = ("lite2", 160)
+# Number of tokens of a text, with which the tables were measured.
+SEQUENCE_LENGTH = 32
 DRAWINGS = ("clipart", "emoji")
 EMOJI = ("iconify/fluent-emoji-flat", "iconify/emojione", "iconify/streamline-emojis")
 COLOR = (
@@ -99,12 +101,11 @@ AUTHORS_PER_HELD_OUT = 12
 _CREATOR = re.compile(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>", re.DOTALL)
 
 
-def untrained_model(encoder=ENCODER, params_override=""):
+def untrained_model(encoder=ENCODER):
     """Returns the untrained model of the experiment with a preprocessor.
 
     Args:
         encoder: tuple of the variant of EfficientNet and the size in pixels.
-        params_override: str, further options of the experiment.
     """
     from align_keras.config import load_config
     from align_keras.models.warm_start import text_weights
@@ -116,12 +117,12 @@ def untrained_model(encoder=ENCODER, params_override=""):
         f"{section}.variant=efficientnet_{variant}",
         f"{section}.weights=efficientnet-{variant}",
         f"{section}.image_size={side}",
-        params_override,
+        f"task.model.text_encoder.sequence_length={SEQUENCE_LENGTH}",
     ]
-    config = load_config(
-        "align_small_en", params_override=",".join(filter(None, overrides))
-    ).task.model
-    return build_model(config, text_weights(config.text_encoder.weights).vocabulary)
+    config = load_config("align_small_en", params_override=",".join(overrides))
+    model_config = config.task.model
+    vocabulary = text_weights(model_config.text_encoder.weights).vocabulary
+    return build_model(model_config, vocabulary)
 
 
 def features_folder(out, encoder):

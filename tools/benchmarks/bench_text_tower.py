@@ -128,9 +128,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     arguments = parser.parse_args()
-    model = bench_small_model.untrained_model(
-        params_override="task.model.text_encoder.locked=false"
-    )
+    model = bench_small_model.untrained_model()
     features = bench_small_model.Features(model, arguments.out)
     corpora = bench_small_model.read_corpora(features)
     held_out = bench_small_model.with_authors(
