@@ -77,13 +77,11 @@ def train(features, model, parts, seed, rate):
     Returns:
         `Projection`, whose texts are embedded with the tuned tower.
     """
-    import keras
     import tensorflow as tf
 
     from align_keras.losses import ContrastiveLoss
 
     rows, captions = join(parts)
-    keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     kernel = tf.Variable(features.kernel.astype("float32"))
     bias = tf.Variable(tf.zeros(features.kernel.shape[1]))
@@ -128,18 +126,22 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     arguments = parser.parse_args()
-    model = bench_small_model.untrained_model()
-    features = bench_small_model.Features(model, arguments.out)
+    import keras
+
+    features = bench_small_model.Features(
+        bench_small_model.untrained_model(), arguments.out
+    )
     corpora = bench_small_model.read_corpora(features)
     held_out = bench_small_model.with_authors(
         bench_small_model.read_held_out(features), corpora
     )
-    initial_weights = model.text_encoder.get_weights()
     print_header(held_out)
     for rate in arguments.rates:
         recalls = []
         for seed in bench_small_model.SEEDS:
-            model.text_encoder.set_weights(initial_weights)
+            # The layers of dropout take their seeds when the model is built.
+            keras.utils.set_random_seed(seed)
+            model = bench_small_model.untrained_model()
             # New features have no embeddings of texts by an earlier tower.
             features = bench_small_model.Features(model, arguments.out)
             tuned = train(features, model, list(corpora.values()), seed, rate)
