@@ -21,6 +21,7 @@ the extra `litert`.
 import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -235,17 +236,41 @@ def measure(folder, stamps=None):
     return {name: round(value, 4) for name, value in metrics}
 
 
-def main(arguments=None):
-    """Writes the folder, and prints its recall on the stamps."""
+def main(arguments: list[str] | None = None) -> int:
+    """Writes the folder, and prints its recall on the stamps.
+
+    Returns:
+        The exit code. 2 is an input that the user has to correct.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
     parser.add_argument(
         "--run", required=True, help="folder of a run of the experiment align_small_en"
     )
     options = parser.parse_args(arguments)
-    task = open_run(options.run).config.task
+    try:
+        convert(options.run, options.to)
+        recall = measure(options.to)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(recall))
+    return 0
+
+
+def convert(run: str, folder: pathlib.Path) -> None:
+    """Interpolates the image encoder of a run, and writes the folder of the model.
+
+    Args:
+        run: str, folder of a run of the experiment `align_small_en`.
+        folder: `pathlib.Path`, folder to write.
+
+    Raises:
+        InputError: if the folder of the run has no trained run.
+    """
+    task = open_run(run).config.task
     # Users who fine-tune the model train its projection only, unless they unlock it.
-    model = ALIGN.from_preset(options.run, locked=True, sequence_length=SEQUENCE_LENGTH)
+    model = ALIGN.from_preset(run, locked=True, sequence_length=SEQUENCE_LENGTH)
     interpolate_encoder(model, task.model, ENCODER_FACTOR)
     size = model.image_size
     corpus = prepare_corpus(task.train_data, size)
@@ -253,8 +278,7 @@ def main(arguments=None):
     pixels = preprocess_images(data.images, size).batch(64)
     has_icon_sets = "iconify/" in str(task.train_data.corpus)
     license_text = LICENSE + (ICON_SET_LICENSES if has_icon_sets else "")
-    write(model, options.to, pixels, len(data.images), license_text)
-    print(json.dumps(measure(options.to)))
+    write(model, folder, pixels, len(data.images), license_text)
 
 
 def write(model, folder, pixels, count, license_text):
@@ -279,4 +303,4 @@ def write(model, folder, pixels, count, license_text):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,15 +12,18 @@ factor weights the trained weights of the image encoder against its initial weig
   whose word is first and among the first three of 86 words, in percent.
 
 Each value is the mean of the runs, and the mean of the sources is followed by its
-standard deviation over the runs. The rows "averaged" have the mean of the weights of
-all runs. A factor takes one to two minutes for each run and for their average.
+standard deviation over the runs. The squared deviations are divided by the number of
+runs. The rows "averaged" have the mean of the weights of all runs. A factor takes one
+to two minutes for each run and for their average.
 """
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,22 +77,59 @@ def read_held_out_data(folder: pathlib.Path) -> HeldOutData:
     return HeldOutData(sources, files, words)
 
 
-def main() -> None:
-    """Prints the table."""
+def main() -> int:
+    """Prints the table.
+
+    Returns:
+        The exit code. 2 is an input that the user has to correct.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", action="append", required=True)
-    parser.add_argument("--factors", type=float, nargs="+", default=FACTORS)
+    parser.add_argument("--factors", type=parse_factor, nargs="+", default=FACTORS)
     arguments = parser.parse_args()
+    from align_keras.utils.errors import InputError
+
+    try:
+        print_table(arguments.run, arguments.factors)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_factor(text: str) -> float:
+    """Returns a value of `--factors`, which is from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a number from 0 to 1. Received: {text}. Use 0.8, for example."
+        )
+    return value
+
+
+def print_table(runs: list[str], factors: Sequence[float]) -> None:
+    """Prints a row for each factor, and one for the average of several runs.
+
+    Args:
+        runs: list of the folders of runs of the experiment `align_small_en`.
+        factors: sequence of floats from 0 to 1.
+
+    Raises:
+        InputError: if a folder has no trained run.
+    """
     from align_keras.models import ALIGN
     from align_keras.runs.run import open_run
     from align_keras.training.interpolation import interpolate_weights, read_weights
     from tools.make_small_model import interpolate_encoder
 
-    model_config = open_run(arguments.run[0]).config.task.model
-    model = ALIGN.from_preset(arguments.run[0])
-    run_weights = [read_weights(ALIGN.from_preset(run)) for run in arguments.run]
+    model_config = open_run(runs[0]).config.task.model
+    model = ALIGN.from_preset(runs[0])
+    run_weights = [read_weights(ALIGN.from_preset(run)) for run in runs]
     averaged = {
         path: np.mean([weights[path] for weights in run_weights], axis=0)
         for path in run_weights[0]
@@ -107,7 +147,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = read_held_out_data(pathlib.Path(folder))
         print(" | ".join(["factor", *data.sources, "mean", "first", "in three"]))
-        for factor in arguments.factors:
+        for factor in factors:
             rows = [measure(data, weights, factor) for weights in run_weights]
             print_row(f"{factor:g}", rows, len(data.sources))
             if len(run_weights) > 1:
@@ -131,4 +171,4 @@ def print_row(name: str, rows: list[list[float]], source_count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -328,7 +328,13 @@ def main():
         help="folder of a corpus of `align-keras corpus`, for another row",
     )
     arguments = parser.parse_args()
-    encoder = (arguments.encoder[0], int(arguments.encoder[1]))
+    variant, pixels = arguments.encoder
+    if not str(pixels).isdecimal():
+        parser.error(
+            "--encoder must have a size in pixels as its second value. "
+            f"Received: --encoder {variant} {pixels}. Use lite0 144, for example."
+        )
+    encoder = (variant, int(pixels))
     features = Features(
         untrained_model(encoder), features_folder(arguments.out, encoder)
     )
