@@ -21,7 +21,6 @@ the extra `litert`.
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -236,12 +235,8 @@ def measure(folder, stamps=None):
     return {name: round(value, 4) for name, value in metrics}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Writes the folder, and prints its recall on the stamps.
-
-    Returns:
-        The exit code. 2 is an input that the user has to correct.
-    """
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the folder, and prints its recall on the stamps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
     parser.add_argument(
@@ -252,10 +247,8 @@ def main(arguments: list[str] | None = None) -> int:
         convert(options.run, options.to)
         recall = measure(options.to)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        parser.error(str(error))
     print(json.dumps(recall))
-    return 0
 
 
 def convert(run: str, folder: pathlib.Path) -> None:
@@ -303,4 +296,4 @@ def write(model, folder, pixels, count, license_text):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

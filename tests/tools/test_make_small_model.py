@@ -11,8 +11,9 @@ def test_a_folder_without_a_run_is_refused(
     from tools.make_small_model import main
 
     folder = tmp_path / "model"
-    assert main(["--run", str(tmp_path / "nothing"), "--to", str(folder)]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: model_dir must be the folder of a run. ")
-    assert message.count("\n") == 1
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--run", str(tmp_path / "nothing"), "--to", str(folder)])
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "error: model_dir must be the folder of a run. Received: " in message
     assert not folder.exists()

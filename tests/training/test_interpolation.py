@@ -47,6 +47,15 @@ def test_weights_equal_a_direct_average_of_both_files(align, tmp_path, factor):
         np.testing.assert_array_equal(value, start[path])
 
 
+@pytest.mark.parametrize("factor", [-0.1, 1.5, float("nan")])
+def test_factors_outside_the_range_are_refused(align, factor):
+    start = read_weights(align)
+    with pytest.raises(InputError, match="factor must be "):
+        interpolate_weights(align, start, changed(start), factor)
+    for path, value in read_weights(align).items():
+        np.testing.assert_array_equal(value, start[path])
+
+
 def test_weights_of_another_model_are_refused(align):
     start = read_weights(align)
     path = "image_encoder/projection/bias"

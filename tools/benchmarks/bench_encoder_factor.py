@@ -11,15 +11,14 @@ factor weights the trained weights of the image encoder against its initial weig
 - first and in three: share of the 166 photographs of `bench_photographs.py` in GCompris
   whose word is first and among the first three of 86 words, in percent.
 
-Each value is the mean of the runs, and the mean of the sources is followed by its
-standard deviation over the runs. The squared deviations are divided by the number of
-runs. The rows "averaged" have the mean of the weights of all runs. A factor takes one
-to two minutes for each run and for their average.
+Each value is the mean of the runs. The rows "deviation" have the standard deviation of
+each column over the runs (`ddof=0`), and the rows "averaged" have the mean of the
+weights of all runs. A factor takes one to two minutes for each run and for their
+average.
 """
 
 import argparse
 import dataclasses
-import math
 import pathlib
 import sys
 import tempfile
@@ -32,6 +31,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 import bench_held_out
 import bench_photographs
+
+from align_keras.cli.common import number_type
+from align_keras.utils.errors import InputError
 
 FACTORS = (1.0, 0.8, 0.6)
 PHOTOGRAPHS = "photographs"
@@ -77,43 +79,27 @@ def read_held_out_data(folder: pathlib.Path) -> HeldOutData:
     return HeldOutData(sources, files, words)
 
 
-def main() -> int:
-    """Prints the table.
-
-    Returns:
-        The exit code. 2 is an input that the user has to correct.
-    """
+def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--run", action="append", required=True)
-    parser.add_argument("--factors", type=parse_factor, nargs="+", default=FACTORS)
+    parser.add_argument(
+        "--factors",
+        type=number_type("a number from 0 to 1", float, 0, 1),
+        nargs="+",
+        default=FACTORS,
+    )
     arguments = parser.parse_args()
-    from align_keras.utils.errors import InputError
-
     try:
         print_table(arguments.run, arguments.factors)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def parse_factor(text: str) -> float:
-    """Returns a value of `--factors`, which is from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a number from 0 to 1. Received: {text}. Use 0.8, for example."
-        )
-    return value
+        parser.error(str(error))
 
 
 def print_table(runs: list[str], factors: Sequence[float]) -> None:
-    """Prints a row for each factor, and one for the average of several runs.
+    """Prints the rows of each factor.
 
     Args:
         runs: list of the folders of runs of the experiment `align_small_en`.
@@ -149,26 +135,34 @@ def print_table(runs: list[str], factors: Sequence[float]) -> None:
         print(" | ".join(["factor", *data.sources, "mean", "first", "in three"]))
         for factor in factors:
             rows = [measure(data, weights, factor) for weights in run_weights]
-            print_row(f"{factor:g}", rows, len(data.sources))
+            print_mean(f"{factor:g}", rows, len(data.sources))
             if len(run_weights) > 1:
                 row = measure(data, averaged, factor)
-                print_row(f"{factor:g}, averaged", [row], len(data.sources))
+                print_mean(f"{factor:g}, averaged", [row], len(data.sources))
 
 
-def print_row(name: str, rows: list[list[float]], source_count: int) -> None:
-    """Prints the mean of the rows of several runs."""
-    values = np.mean(rows, axis=0)
-    means = np.mean(np.asarray(rows)[:, :source_count], axis=1)
-    mean_cell = f"{means.mean():.1f}"
+def print_mean(name: str, rows: list[list[float]], source_count: int) -> None:
+    """Prints the mean of the rows of several runs, and its standard deviation.
+
+    Args:
+        name: str, first cell of the row.
+        rows: list of a row for each run, from `HeldOutData.measure`.
+        source_count: int, number of the leading columns that are sources. The mean of
+            these columns becomes the column after them.
+    """
+    table = np.asarray(rows)
+    means = table[:, :source_count].mean(axis=1)
+    table = np.insert(table, source_count, means, axis=1)
+    print_row(name, table.mean(axis=0))
     if len(rows) > 1:
-        mean_cell += f" ± {means.std():.1f}"
-    cells = [
-        *(f"{value:.1f}" for value in values[:source_count]),
-        mean_cell,
-        *(f"{value:.1f}" for value in values[source_count:]),
-    ]
+        print_row(f"{name}, deviation", table.std(axis=0))
+
+
+def print_row(name: str, values: np.ndarray) -> None:
+    """Prints a row of the table."""
+    cells = [f"{value:.1f}" for value in values]
     print(" | ".join([name, *cells]), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

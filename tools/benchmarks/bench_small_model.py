@@ -328,16 +328,14 @@ def main():
         help="folder of a corpus of `align-keras corpus`, for another row",
     )
     arguments = parser.parse_args()
-    variant, pixels = arguments.encoder
-    if not str(pixels).isdecimal():
-        parser.error(
-            "--encoder must have a size in pixels as its second value. "
-            f"Received: --encoder {variant} {pixels}. Use lite0 144, for example."
-        )
-    encoder = (variant, int(pixels))
-    features = Features(
-        untrained_model(encoder), features_folder(arguments.out, encoder)
-    )
+    from align_keras.utils.errors import InputError
+
+    variant, side = arguments.encoder
+    try:
+        model = untrained_model((variant, side))
+    except InputError as error:
+        parser.error(str(error))
+    features = Features(model, features_folder(arguments.out, (variant, int(side))))
     held_out = read_held_out(features)
     rows = {row: ROWS[row] for row in arguments.rows}
     for folder in arguments.corpus:
