@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -29,6 +28,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _MALFORMED = "malformed line"
 # Bytes. A table is read into memory completely.
 _MAX_BYTES = 2_000_000_000
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
@@ -60,7 +60,7 @@ def read_pairs(
     encoding: str = "utf-8",
     origin_of: Callable | None = None,
     caption_sources: Sequence[str] | None = None,
-    any_caption: bool = False,
+    caption_counter: DropCounter | None = None,
     counter: DropCounter,
 ) -> Iterator[PairRecord]:
     """Reads image-caption pairs from a table or a folder.
@@ -82,8 +82,9 @@ def read_pairs(
         caption_sources: names of the sources of captions, or None. Each name is a
             column of captions, or a value of the column `source`. Captions of other
             sources are left out. The sources are the origins of the captions.
-        any_caption: bool, True to give an image of a table without a usable caption the
-            caption "", instead of dropping it.
+        caption_counter: `DropCounter` for unusable captions of a table, or None to
+            count them in `counter`. With it, an image without a usable caption gets the
+            caption "" instead of being dropped.
         counter: `DropCounter` for unusable rows and captions.
 
     Returns:
@@ -95,8 +96,9 @@ def read_pairs(
     if is_url(path):
         options: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
         options |= {"image_column": image_column, "caption_column": caption_column}
-        options |= {"caption_sources": caption_sources, "any_caption": any_caption}
-        return iter(_read_remote_table(os.fspath(path), counter=counter, **options))
+        options |= {"caption_sources": caption_sources, "counter": counter}
+        options |= {"caption_counter": caption_counter}
+        return iter(_read_remote_table(os.fspath(path), **options))
     path = pathlib.Path(path)
     _check_encoding(encoding)
     if path.is_dir():
@@ -135,7 +137,7 @@ def read_pairs(
             id_column,
             captions_of,
             counter,
-            any_caption=any_caption,
+            caption_counter=caption_counter,
         )
     )
 
@@ -312,11 +314,13 @@ def _merge_rows(
     captions_of: _CaptionReader,
     counter: DropCounter,
     *,
-    any_caption: bool,
+    caption_counter: DropCounter | None,
 ) -> Iterable[PairRecord]:
     """Returns a record per image from the (row, position) of a table."""
     records: dict[str, PairRecord] = {}
     ids = set()
+    needs_caption = caption_counter is None
+    caption_counter = counter if caption_counter is None else caption_counter
     for row, position in rows:
         image = row.get(image_column)
         if not isinstance(image, str) or not image.strip():
@@ -327,18 +331,16 @@ def _merge_rows(
         record = records.get(key)
         if record is None:
             identifier = _identifier(row.get(id_column), image)
+            # For example the id of a product with several photographs.
             if identifier in ids:
-                counter.drop("duplicate id", position, f"id {identifier}")
-                continue
+                identifier = _identifier(None, image)
             record = PairRecord(identifier, pathlib.Path(key), [], position)
         captions = captions_of(row)
         if not captions:
             counter.filter("other caption source", position)
-        # With `any_caption`, no image is dropped because of its captions.
-        caption_counter = DropCounter() if any_caption else counter
         for texts, origin in captions:
             _add_captions(record, texts, position, caption_counter, origin)
-        if any_caption and not record.captions:
+        if not (needs_caption or record.captions):
             record.captions.append("")
             record.origins.extend(captions[0][1] or () if captions else ())
         # A row without a usable caption does not reserve its id.
@@ -507,14 +509,13 @@ def read_table(
         InputError: if the file cannot be read or decoded, or is empty.
     """
     try:
-        content = read_regular(path, _MAX_BYTES)
+        text = decode(path, read_regular(path, _MAX_BYTES), encoding)
     except OSError as error:
         raise InputError(
             f"The table must be a regular file of at most {_MAX_BYTES:,} bytes that "
             f"can be read. Received: {path} ({error.strerror}). Copy it to a file, or "
             "split it into smaller tables."
         ) from None
-    text = decode(path, content, encoding)
     if not text.strip():
         raise InputError(
             f"The table must have a header line and a line per pair. Received: {path}, "
@@ -618,9 +619,10 @@ def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | N
         for number, line in enumerate(text_lines(text), start=1):
             yield number, [_unquoted(cell) for cell in line.split("\t")], None
         return
-    header = text.lstrip().split("\n", 1)[0]
+    # `io.StringIO` would take four bytes for each character.
+    lines, next_line = _LINE.findall(text), 0
+    header = next((line for line in lines if line.strip()), "")
     delimiter = ";" if "," not in header and ";" in header else ","
-    lines, next_line = list(io.StringIO(text, newline="")), 0
     while next_line < len(lines):
         # The map starts at any line in constant time, unlike a slice or `islice`.
         remaining_lines = map(lines.__getitem__, range(next_line, len(lines)))

@@ -355,8 +355,10 @@ class _Update:
 
     def _read_table(self, file: bytes, root: int) -> Iterator[ImageFile | SkippedFile]:
         """Yields the images of a table, and stores their records for `_finish`."""
-        path, counter = os.fsdecode(file), DropCounter()
-        records = list(read_pairs(path, counter=counter, origin_of=dict))
+        path, counter, captions = os.fsdecode(file), DropCounter(), DropCounter()
+        records = list(
+            read_pairs(path, counter=counter, caption_counter=captions, origin_of=dict)
+        )
         names = {name for record in records for row in record.origins for name in row}
         self.store.check_columns(root, names, printable(path))
         table_records = self.table_records.setdefault(root, {})
@@ -384,6 +386,10 @@ class _Update:
             raise unreachable
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
+        # An image needs no caption.
+        del captions.bad["empty caption"]
+        for reason, count in captions.bad.items():
+            self.changes.unreadable[f"caption of the table: {reason}"] += count
 
     def _plan_file(
         self, image_file: ImageFile, root: int, root_file: bytes, files: list[_File]
@@ -631,7 +637,8 @@ def _table_rows(record: PairRecord) -> list[TableRow]:
     rows: dict[int, TableRow] = {}
     for caption, origin in zip(record.captions, record.origins, strict=True):
         row = rows.setdefault(id(origin), TableRow([], origin))
-        row.captions.append(caption)
+        if caption:
+            row.captions.append(caption)
     return list(rows.values())
 
 

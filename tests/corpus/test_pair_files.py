@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
 
@@ -168,12 +169,14 @@ def test_captions_are_cleaned(tmp_path):
     assert records[0].captions == ["A red cat"]
 
 
-def test_later_duplicate_ids_are_dropped(tmp_path):
+def test_images_with_the_same_id_have_their_paths_as_ids(tmp_path):
     path = write_table(tmp_path, "id,image,caption\n1,a.png,A\n1,b.png,B\n1,a.png,C\n")
     records, counter = read(path)
-    assert [(record.id, record.captions) for record in records] == [("1", ["A", "C"])]
-    assert counter.bad == {"duplicate id": 1}
-    assert counter.examples["duplicate id"] == "pairs.csv line 3: id 1"
+    assert [(record.id, record.captions) for record in records] == [
+        ("1", ["A", "C"]),
+        ("b.png", ["B"]),
+    ]
+    assert not counter.bad
 
 
 def test_repeated_rows_are_filtered(tmp_path):
@@ -287,6 +290,20 @@ def test_unicode_separators_do_not_divide_captions_of_tsv_and_text_files(tmp_pat
     records, folder_counter = read(tmp_path)
     assert [record.captions for record in records] == [[caption, "second"]]
     assert not counter.bad and not folder_counter.bad
+
+
+def test_a_huge_cell_is_a_malformed_line_and_takes_little_memory(tmp_path):
+    size = 10_000_000
+    path = write_table(tmp_path, f"image,caption\na.png,{'x' * size}\nb.png,A cat\n")
+    counter = DropCounter()
+    tracemalloc.start()
+    _, rows = read_table(path, "utf-8", counter)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [row["image"] for row, _ in rows] == ["b.png"]
+    assert counter.bad == {"malformed line": 1}
+    # The bytes, the text and its lines.
+    assert peak < 3.5 * size
 
 
 def test_many_malformed_lines_are_read_in_linear_time(tmp_path):

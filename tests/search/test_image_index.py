@@ -179,6 +179,22 @@ def test_a_table_adds_captions_and_columns(build, photos, colors):
     assert hit.captions == ["a lawn"]
 
 
+def test_a_table_loses_no_image_because_of_its_ids_or_captions(build, photos):
+    table = photos.parent / "table.csv"
+    files = ["red.png", "green.png", "Italy/blue.jpg"]
+    captions = ["a leaf", "x" * 2001, ""]
+    rows = [f"7,photos/{f},{c}\n" for f, c in zip(files, captions, strict=True)]
+    table.write_text("".join(["id,image,caption\n", *rows]))
+    for _ in range(2):
+        index = build(table)
+        assert len(index) == 3
+        assert index.changes.unreadable == {"caption of the table: long caption": 1}
+    hits = {hit.columns["name"]: hit.captions for hit in index.query("red", k=3)}
+    assert hits == {"red.png": ["a leaf"], "green.png": [], "blue.jpg": []}
+    (hit, *_) = index.query("green", k=1, where="id_ = 7")
+    assert hit.columns["name"] == "green.png"
+
+
 def test_names_that_are_not_utf8_and_circular_links_are_handled(build, photos, colors):
     name = os.path.join(os.fsencode(photos), b"\xff caf\xe9.png")
     with open(name, "wb") as file:

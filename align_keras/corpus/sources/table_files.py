@@ -67,8 +67,10 @@ def _records(
         Tuple of the list of records and the `DropCounter` of the dropped rows.
     """
     counter = DropCounter()
+    # The captions of evaluation images are not used.
+    caption_counter = DropCounter() if is_evaluation else None
     records = read_pairs(
-        path, origin_of=_origin, any_caption=is_evaluation, counter=counter
+        path, origin_of=_origin, caption_counter=caption_counter, counter=counter
     )
     return list(records), counter
 
