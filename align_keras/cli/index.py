@@ -159,7 +159,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # `changes` is None only for an index that was opened without an update.
     changes = cast("Changes", index.changes)
-    print(_summary(changes))
+    summary = _summary(changes)
+    print("\n".join(summary))
     if arguments.left_out:
         count = _write_left_out(arguments.left_out, changes)
         say(f"files left out: {count:,}, listed in {arguments.left_out}")
@@ -168,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         _export(index, arguments.export)
     if arguments.watch:
         with contextlib.suppress(KeyboardInterrupt):
-            _watch(index, engine, watch)
+            _watch(index, engine, watch, summary)
     return 0
 
 
@@ -194,16 +195,17 @@ def _export(index: "Index", to: str) -> None:
         print(f"{path}: {len(index):,} images, {size:,.1f} MB")
 
 
-def _watch(index: "Index", engine: str, watch: Callable) -> None:
+def _watch(index: "Index", engine: str, watch: Callable, summary: list[str]) -> None:
     """Updates the index whenever a file changes, until the process is interrupted.
 
     Args:
         index: `Index`.
         engine: str, engine of `Index.add`.
         watch: `watchfiles.watch`.
+        summary: printed result of `_summary`.
     """
     roots = [os.fsdecode(root) for root in index.store.sources()]
-    updates = _WatchUpdates(index, engine)
+    updates = _WatchUpdates(index, engine, summary)
     say(f"watching {', '.join(roots)}. Press Ctrl+C to stop.")
     while True:
         present_roots = _identities(roots)
@@ -221,11 +223,13 @@ class _WatchUpdates:
     Args:
         index: `Index`.
         engine: str, engine of `Index.add`.
+        summary: printed result of `_summary`, whose left-out files are not repeated.
     """
 
-    def __init__(self, index: "Index", engine: str) -> None:
+    def __init__(self, index: "Index", engine: str, summary: list[str]) -> None:
         self._index = index
         self._engine = engine
+        self._summary = summary
         # Message of the error of the last update, or None.
         self._problem: str | None = None
         self._retry_time = 0.0
@@ -236,7 +240,7 @@ class _WatchUpdates:
         return self._problem is not None and time.monotonic() >= self._retry_time
 
     def run(self) -> None:
-        """Updates the index, and prints a summary if any image changed.
+        """Updates the index, and prints the changes.
 
         Another process may be writing the index, or a table may be half written. The
         error is printed once, and a later update repeats the work.
@@ -257,8 +261,12 @@ class _WatchUpdates:
             self._retry_time = time.monotonic() + WATCH_RETRY_SECONDS
             return
         self._problem = None
-        if changes.added or changes.changed or changes.renamed or changes.removed:
-            print(_summary(changes), flush=True)
+        summary = _summary(changes)
+        lines = [line for line in summary[1:] if line not in self._summary]
+        self._summary = summary
+        is_changed = changes.added or changes.changed or changes.renamed
+        if is_changed or changes.removed or lines:
+            print(*summary[:1], *lines, sep="\n", flush=True)
 
 
 def _watch_present_roots(
@@ -303,8 +311,8 @@ def _identities(roots: list[str]) -> dict[str, tuple[int, int]]:
     return identities
 
 
-def _summary(changes: "Changes") -> str:
-    """Returns the summary of a run.
+def _summary(changes: "Changes") -> list[str]:
+    """Returns the lines of the summary of a run.
 
     The first line counts the images by change. Each further line counts the files that
     were left out for one reason.
@@ -321,7 +329,7 @@ def _summary(changes: "Changes") -> str:
             line += f" ({', '.join(examples)}{ending})"
         remedy = _remedies().get(reason)
         lines.append(line + (f". {remedy}." if remedy else ""))
-    return "\n".join(lines)
+    return lines
 
 
 def _remedies() -> dict[str, str]:

@@ -364,6 +364,23 @@ def test_watch_continues_after_an_error(folder, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.ci
+def test_watch_prints_left_out_files_once(folder, capsys, monkeypatch):
+    (folder / "cut.png").write_bytes(b"no image")
+
+    def steps():
+        (folder / "new.png").write_bytes(image_bytes((7, 77, 177)))
+        yield {"new.png"}
+        (folder / "empty.png").touch()
+        yield {"empty.png"}
+
+    watch_with(monkeypatch, steps())
+    assert main(["index", str(folder), "--model", str(GOLDEN), "--watch"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("cut.png") == 1 and out.count("empty.png") == 1
+    assert "1 added, 0 changed" in out
+
+
+@pytest.mark.ci
 def test_watch_ends_after_a_rebuild_with_another_model(
     folder, tmp_path, capsys, monkeypatch
 ):
