@@ -1,6 +1,7 @@
 """Metadata at the top of a model card, which the Hugging Face Hub reads."""
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,6 +83,14 @@ def card_with_metadata(
     text = re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
     # `ModelCard` checks the metadata.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def without_folders(name: str) -> str:
+    """Returns the name of a data set without the folders of this machine.
+
+    A card is published, and an absolute path may contain the name of a person.
+    """
+    return os.path.basename(name.rstrip("/\\")) if os.path.isabs(name) else name
 
 
 def license_of(card: str) -> str | None:

@@ -1,10 +1,13 @@
 """Model cards, the README files of exports."""
 
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+
+from align_keras.export.card_metadata import without_folders
 
 SIGNATURES = (
     "`signatures.json` next to each `saved_model.pb` describes its inputs and outputs."
@@ -42,8 +45,9 @@ def model_card(
         reporting".
     """
     parts = _parts(model) | {"stored weights": weights or "as trained"}
+    folders = [os.path.dirname(name) for name in data or () if os.path.isabs(name)]
     if source is not None:
-        parts = {"from": source} | parts
+        parts = {"from": _without(folders, source)} | parts
     if license is not None:
         parts["license"] = " ".join(license.split())
     environment = jinja2.Environment(
@@ -54,11 +58,23 @@ def model_card(
     return environment.get_template("model_card.md.j2").render(
         parts=parts,
         described=described,
-        data=data,
+        data={
+            without_folders(name): [_without(folders, note) for note in notes]
+            for name, notes in (data or {}).items()
+        },
         evaluation=evaluation,
-        measured=measured,
+        measured=[
+            {**report, "data": without_folders(report["data"])} for report in measured
+        ],
         repository=repository,
     )
+
+
+def _without(folders: Sequence[str], text: str) -> str:
+    """Removes folders from the paths in a text."""
+    for folder in folders:
+        text = text.replace(os.path.join(folder, ""), "")
+    return text
 
 
 def _parts(model: Any) -> dict[str, str]:

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align_keras.embedders.locations import LITERT_FILES, ModelLocation, locate_model
-from align_keras.export.card_metadata import card_with_metadata, license_of
+from align_keras.export.card_metadata import (
+    card_with_metadata,
+    license_of,
+    without_folders,
+)
 from align_keras.models.hub import (
     EXPORT_FOLDERS,
     HUB_PREFIX,
@@ -313,7 +317,7 @@ def _card(
     about = source.describe()
     data = about.pop("data", None) or {}
     reports = [
-        {**report, "data": _without_folders(report["data"])} for report in reports
+        {**report, "data": without_folders(report["data"])} for report in reports
     ]
     path = folder / CARD_FILE
     if path.is_file():
@@ -324,7 +328,7 @@ def _card(
             target,
             exports,
             license=metadata["license"],
-            data={_without_folders(name): notes for name, notes in data.items()},
+            data=data,
             measured=reports,
             **about,
         )
@@ -383,14 +387,9 @@ def _report_of_run(
         validation = task.validation_data
         # Validation pairs without a corpus are a split of the training corpus.
         data = validation if validation.corpus or validation.pairs else task.train_data
-        report["data"] = _without_folders(str(data.pairs or data.corpus))
+        report["data"] = without_folders(str(data.pairs or data.corpus))
         report["split"] = validation.tfds_split
     return report
-
-
-def _without_folders(name: str) -> str:
-    """Returns the name of a data set without the folders of this machine."""
-    return name if "://" in name else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
 def _names_on_hub(data: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from align_keras.cli import export as cli
 from align_keras.cli.main import main
+from align_keras.export.model_card import model_card
 from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
@@ -408,3 +410,17 @@ def weights_of_another_size(tmp_path_factory):
     encoders = small_encoders(lite=True, projection_dim=24)
     ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY).save_to_preset(folder)
     return (folder / "model.weights.h5").read_bytes()
+
+
+def test_a_card_has_no_absolute_path_of_the_training_table(tmp_path):
+    table = tmp_path / "my data" / "pairs.csv"
+    summary = [f"1 dropped, missing: pairs.csv line 2: no file {table.parent}/a.png"]
+    save_data_notes(tmp_path, {str(table): {"summary": summary}, "icons": {}})
+    model = types.SimpleNamespace(image_size=64, dimension=8, runtime="onnx")
+    origin = about_run(tmp_path, f"align-keras quickstart --pairs {table}")
+    report = {"protocol": "retrieval", "data": str(table), "metrics": {}}
+    card = model_card(model, **origin, measured=[report])
+    assert str(tmp_path) not in card
+    assert (
+        "- pairs.csv\n  - 1 dropped, missing: pairs.csv line 2: no file a.png" in card
+    )
