@@ -338,7 +338,6 @@ def _remedies() -> dict[str, str]:
     Some reasons, such as an empty file, have no remedy.
     """
     from align_keras.search.image_files import (
-        NO_HEIF,
         TOO_MANY_BYTES,
         TOO_MANY_PIXELS,
         UNSUPPORTED_FORMAT,
@@ -348,7 +347,6 @@ def _remedies() -> dict[str, str]:
     return {
         TOO_MANY_PIXELS: "Reduce their width and height",
         TOO_MANY_BYTES: "Convert them to JPEG",
-        NO_HEIF: 'Run `pip install "align-keras[heic]"`',
         NO_RAW: 'Run `pip install "align-keras[raw]"`',
         NO_PREVIEW: "Develop them, and index the developed images",
         UNSUPPORTED_FORMAT: "Convert them to JPEG or PNG",

@@ -27,23 +27,6 @@ _REMEDIES = {
 }
 
 
-class ImageError(ValueError):
-    """Error for an image that cannot be used.
-
-    Attributes:
-        reason: str, the drop reason under which a `DropCounter` counts the image.
-        detail: str, the problem in detail.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        return ImageError, (self.reason, self.detail)
-
-
 def printable(text: str) -> str:
     """Escapes the characters of a text that UTF-8 cannot encode.
 

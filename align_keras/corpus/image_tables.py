@@ -21,12 +21,7 @@ from PIL import Image
 from align_keras.corpus.duplicates.hashes import perceptual_hash
 from align_keras.corpus.duplicates.near_duplicates import DUPLICATE
 from align_keras.corpus.filters.filter_rules import primary_language
-from align_keras.corpus.image import (
-    ImageError,
-    check_jpeg_size,
-    normalize_image,
-    opencv,
-)
+from align_keras.corpus.image import check_jpeg_size, normalize_image, opencv
 from align_keras.corpus.parquet_tables import (
     TEXTS,
     arrow,
@@ -37,6 +32,7 @@ from align_keras.corpus.parquet_tables import (
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
+from align_keras.utils.pillow_images import ImageError
 
 # Drop reason of an image that the function `images.refuse` drops.
 REFUSED = "refused"

@@ -14,6 +14,7 @@ from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 from align_keras.utils.remote import is_url, join_url
 
 # Names of columns that are recognized, in order of priority. Case is ignored.
@@ -23,13 +24,15 @@ CAPTION_COLUMNS: tuple[str, ...] = ("caption", "captions", "text", "alt_text", "
 CAPTION_COLUMNS += ("title", "description")
 # Names of the column with the source of a caption, such as "alt" or "synthetic".
 SOURCE_COLUMNS = ("source", "caption_source")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _MALFORMED = "malformed line"
 # Bytes. A table is read into memory completely.
 _MAX_BYTES = 2_000_000_000
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
-_IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
+_IMAGE_NAME = re.compile(
+    rf"^[^\n]*\.(?:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})\b[^\n]*$",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass

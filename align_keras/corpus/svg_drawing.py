@@ -15,7 +15,7 @@ import zlib
 
 from PIL import Image
 
-from align_keras.corpus.drop_counter import ImageError
+from align_keras.utils.pillow_images import ImageError
 
 # Pixels. Larger drawings are rendered at this width or height.
 MAX_SVG_SIDE = 2048

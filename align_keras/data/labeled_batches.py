@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.images import decode_image, image_path, uint8_pixels
+from align_keras.images.read import graph_file, read_graph_file
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def labeled_batches(
     read, items = _items(images, labels)
     if next(iter(_decodable_rows(read, items)), None) is None:
         raise InputError(
-            "images must contain a JPEG, PNG, GIF, BMP or WebP file to learn from. "
-            "Received: no image that can be decoded. Download the data again."
+            "images must contain an image file to learn from. Received: no image that "
+            "can be decoded. Download the data again."
         )
-    if read is tf.io.read_file:
+    if read is read_graph_file:
         shuffle_buffer_size = len(images)
     labels = tf.constant(np.asarray(labels), tf.int32)
     numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
@@ -163,7 +164,7 @@ def _items(images: Collection, labels: Collection) -> tuple[Callable, tf.data.Da
         uint8_pixels(first)
     if isinstance(first, str | os.PathLike):
         paths = tf.constant(list(map(image_path, images)))
-        return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
+        return read_graph_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
 
     def encoded() -> Iterator:
         for image in images:
@@ -172,4 +173,4 @@ def _items(images: Collection, labels: Collection) -> tuple[Callable, tf.data.Da
 
     signature = tf.TensorSpec((), tf.string)
     stream = tf.data.Dataset.from_generator(encoded, output_signature=signature)
-    return tf.identity, stream.enumerate()
+    return graph_file, stream.enumerate()

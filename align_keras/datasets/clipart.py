@@ -8,7 +8,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError
 from align_keras.datasets.clipart_captions import (
     SvgMetadata,
     clipart_captions,
@@ -17,6 +16,7 @@ from align_keras.datasets.clipart_captions import (
 )
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError
 
 CLIPART_DIR = "/usr/share/openclipart"
 CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"

@@ -13,11 +13,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.corpus.image import normalize_image
 from align_keras.corpus.svg_drawing import has_renderer, read_svg
 from align_keras.datasets.emoji import node_modules
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError, MissingExtraError
+from align_keras.utils.pillow_images import ImageError
 
 ICONIFY_DIR_VARIABLE = "ALIGN_KERAS_ICONIFY_DIR"
 _SCOPE = "@iconify-json"

@@ -15,13 +15,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import (
-    WHITE,
-    ImageError,
-    check_jpeg_size,
-    normalize_image,
-)
+from align_keras.corpus.image import check_jpeg_size, normalize_image
 from align_keras.utils.files import locked
+from align_keras.utils.pillow_images import WHITE, ImageError
 
 # Number of threads that decode and resize images. Two threads limit the memory of very
 # large images.

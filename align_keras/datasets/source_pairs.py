@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.record_index import RecordIndex, index_files, open_record_index
 from align_keras.corpus.sources.source_files import (
     SourceFile,
@@ -32,6 +31,7 @@ from align_keras.corpus.sources.source_files import (
 from align_keras.datasets.build import open_corpus
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError, graph_image
 from align_keras.utils.progress import say
 from align_keras.utils.remote import file_system, is_url
 
@@ -338,7 +338,7 @@ class SourcePairs:
             # The replacement example gets as many captions as the faulty record had.
             example = _example(
                 id=[name],
-                image=[image],
+                image=[graph_image(image)],
                 captions=islice(cycle(index.captions(number)), counts[row]),
                 caption_sources=islice(
                     cycle(index.caption_sources(number)), counts[row]

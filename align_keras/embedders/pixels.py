@@ -30,7 +30,8 @@ def square_pixels(image: Any, resize_to: int) -> np.ndarray:
     Raises:
         InputError: if the image cannot be read.
     """
-    from align_keras.corpus.image import ImageError, normalize_image
+    from align_keras.corpus.image import normalize_image
+    from align_keras.utils.pillow_images import ImageError
 
     source = as_png(image) if isinstance(image, np.ndarray) else image
     try:

@@ -21,6 +21,7 @@ from align_keras.text.tensorflow_text import check_tensorflow_text
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_regular
+from align_keras.utils.pillow_images import graph_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,10 +114,10 @@ class SavedModelEmbedder(Embedder):
                 contents.append(as_png(image))
             elif isinstance(image, bytes):
                 names.append(f"image {position}")
-                contents.append(image)
+                contents.append(graph_image(image))
             else:
                 names.append(os.fspath(image))
-                contents.append(_read_file(image))
+                contents.append(graph_image(_read_file(image)))
             if not contents[-1]:
                 raise InputError(
                     f"`images` must not be empty files. Received: 0 bytes for "

@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from align_keras.images.preprocess import (
@@ -13,9 +12,17 @@ from align_keras.images.preprocess import (
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+from align_keras.utils.pillow_images import (
+    GRAPH_SIGNATURES,
+    graph_image,
+    rgb_pixels,
+)
 
-# First bytes of JPEG, PNG and GIF.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a")
+# First bytes of JPEG, PNG, GIF and PNM.
+_SIGNATURES = (
+    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a"),
+    *(b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
+)
 
 
 def image_path(path: str | os.PathLike) -> str:
@@ -47,26 +54,56 @@ def image_path(path: str | os.PathLike) -> str:
 
 
 def encoded_image(image: tf.Tensor) -> tf.Tensor:
-    """Reads the file if the image is a path.
+    """Reads the file if the image is a path, and converts it as `graph_file`.
 
     Args:
         image: scalar string tensor with an encoded image or a path, or pixels.
 
     Returns:
-        The bytes of the file as a scalar string tensor, or `image` if it is not a path.
+        A file in a format that the graph decodes as a scalar string tensor, or `image`
+        if it has pixels.
     """
     if image.dtype != tf.string:
         return image
-    # Short paths are padded. A padding of NUL would make the path "BM.jpg" a BMP file.
+    # Short paths are padded.
     head = tf.strings.join([tf.strings.substr(image, 0, 12), b"?" * 12])
+    sizes = [len(signature) for signature in _SIGNATURES]
+    starts = tf.strings.substr(head, [0] * len(sizes), sizes) == _SIGNATURES
+    is_webp = tf.strings.substr(head, [0, 8], [4, 4]) == [b"RIFF", b"WEBP"]
+    # A path has no NUL, unlike the header of all other formats.
+    parts = tf.raw_ops.StringSplitV2(input=head[tf.newaxis], sep=b"\0", maxsplit=1)
+    has_nul = tf.size(parts.values) > 1
+    is_encoded = tf.reduce_any(starts) | tf.reduce_all(is_webp) | has_nul
+    return graph_file(
+        tf.cond(is_encoded, lambda: image, lambda: tf.io.read_file(image))
+    )
 
-    def has(start: int, part: bytes) -> tf.Tensor:
-        return tf.strings.substr(head, start, len(part)) == part
 
-    is_encoded = (has(0, b"RIFF") & has(8, b"WEBP")) | (has(0, b"BM") & has(6, b"\0\0"))
-    for signature in _SIGNATURES:
-        is_encoded |= has(0, signature)
-    return tf.cond(is_encoded, lambda: image, lambda: tf.io.read_file(image))
+def read_graph_file(path: tf.Tensor) -> tf.Tensor:
+    """Reads an image file, scalar string tensor, as `graph_file`."""
+    return graph_file(tf.io.read_file(path))
+
+
+def graph_file(content: tf.Tensor) -> tf.Tensor:
+    """Converts an image file to PNG if the graph does not decode its format.
+
+    Pillow converts it, so Python must run. Exports do not contain this operation.
+
+    Args:
+        content: scalar string tensor, content of the file.
+    """
+    sizes = [len(signature) for signature in GRAPH_SIGNATURES]
+    starts = tf.strings.substr(content, [0] * len(sizes), sizes) == GRAPH_SIGNATURES
+
+    def convert_in_python(value: Any) -> bytes:
+        # The value is an array of objects in eager mode.
+        return graph_image(value if isinstance(value, bytes) else value.item())
+
+    def convert() -> tf.Tensor:
+        png = tf.numpy_function(convert_in_python, [content], tf.string, stateful=False)
+        return tf.ensure_shape(png, ())
+
+    return tf.cond(tf.reduce_any(starts), lambda: content, convert)
 
 
 def read_image(
@@ -101,16 +138,17 @@ def read_image(
             name = os.fspath(image)
             image = tf.io.read_file(image_path(name))
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
-            return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
+            content = graph_file(tf.convert_to_tensor(image))
+            return preprocess_image_bytes(content, image_size)
     except tf.errors.NotFoundError:
         raise InputError(f"Image {name} was not found. Check the path.") from None
     except tf.errors.OpError:
         raise InputError(
-            f"{name} must be a JPEG, PNG, GIF, BMP or WebP image of at most "
-            f"{MAX_PIXELS:,} pixels. It can't be decoded. Open it and save it again, "
+            f"{name} must be an image of at most {MAX_PIXELS:,} pixels, such as JPEG, "
+            "PNG, WebP, HEIC or TIFF. It can't be decoded. Open it and save it again, "
             "or remove it."
         ) from None
-    pixels = np.asarray(image)
+    pixels = rgb_pixels(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
             f"{name} must be an array (height, width, 3). Received: {pixels.dtype} "

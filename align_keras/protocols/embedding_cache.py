@@ -133,7 +133,7 @@ class CachedEncoders:
         if not len(rows):
             raise InputError(
                 f"At least one image must be decodable. Received: {len(images)} images "
-                "that can't be decoded. Use JPEG, PNG, GIF, BMP or WebP files."
+                "that can't be decoded. Use JPEG or PNG files."
             )
         return embeddings, rows
 

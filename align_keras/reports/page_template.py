@@ -13,8 +13,8 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageOps
 
-from align_keras.corpus.image import to_rgb
 from align_keras.utils.files import atomic_write
+from align_keras.utils.pillow_images import to_rgb
 
 # Gray cross that replaces a damaged image. One damaged image must not prevent a report.
 _BROKEN_IMAGE = (

@@ -197,10 +197,12 @@ def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
     import tensorflow as tf
 
     from align_keras.images import preprocess_image_bytes
+    from align_keras.images.read import graph_file
 
     try:
         content = tf.io.read_file(image) if isinstance(image, str) else image
-        return preprocess_image_bytes(tf.convert_to_tensor(content), size).numpy()
+        content = graph_file(tf.convert_to_tensor(content))
+        return preprocess_image_bytes(content, size).numpy()
     except tf.errors.OpError:
         return None
 
@@ -211,8 +213,7 @@ def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarra
     if images and not readable:
         raise InputError(
             "images must contain at least one image that can be decoded. Received: "
-            f"{len(images)} files that can't be decoded. Use JPEG, PNG, GIF, BMP or "
-            "WebP files."
+            f"{len(images)} files that can't be decoded. Use JPEG or PNG files."
         )
     return readable
 

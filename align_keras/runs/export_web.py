@@ -136,9 +136,10 @@ def read_run_images(align: Any, run: Any) -> WebImages:
 def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
     """Embeds images and creates their thumbnails. Prints the unreadable images."""
     from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.image import ImageError, normalize_image
+    from align_keras.corpus.image import normalize_image
     from align_keras.export.web_page import PageImage
     from align_keras.search.embedding_index import image_suffix
+    from align_keras.utils.pillow_images import ImageError
 
     counter = DropCounter("images")
     records = _read_records(pathlib.Path(images), columns, counter)
@@ -174,8 +175,9 @@ def _read_records(
 ) -> "list[PairRecord]":
     """Reads the pairs of a table or folder. In a folder, images need no captions."""
     from align_keras.corpus.drop_counter import DropCounter, printable
-    from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
+    from align_keras.corpus.pair_files import PairRecord, read_pairs
     from align_keras.corpus.sources.source_files import list_files
+    from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))

@@ -5,11 +5,9 @@ import dataclasses
 import datetime
 import errno
 import hashlib
-import math
 import os
 import stat
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,13 +15,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.drop_counter import printable
-from align_keras.corpus.image import (
-    IMAGE_FORMATS,
-    ImageError,
-    normalize_image,
-    open_image,
-    to_rgb,
-)
+from align_keras.corpus.image import normalize_image
 from align_keras.embedders.pixels import as_png
 from align_keras.search.corpus_images import (
     ShardError,
@@ -42,56 +34,16 @@ from align_keras.search.raw_preview import (
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES, ImageError, open_image
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
-# Pillow warns about each damaged TIFF file. The index counts these files by reason.
-warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
-
-# Formats of `align_keras.corpus.image`, which training reads too.
-DECODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
-HEIF_SUFFIXES = (".heic", ".heif", ".avif")
-# Formats that only an index reads: TIFF, JPEG 2000 and PNM.
-SCAN_SUFFIXES = (
-    ".tif",
-    ".tiff",
-    ".jp2",
-    ".j2k",
-    ".j2c",
-    ".jpc",
-    ".jpx",
-    ".jpf",
-    ".pbm",
-    ".pgm",
-    ".ppm",
-    ".pnm",
-)
 # Image formats that are not decoded. An index reports these files as left out.
 UNSUPPORTED_SUFFIXES = (".jxl", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga")
-_IMAGE_SUFFIXES = DECODED_SUFFIXES + HEIF_SUFFIXES + SCAN_SUFFIXES + RAW_SUFFIXES
+_IMAGE_SUFFIXES = IMAGE_SUFFIXES + RAW_SUFFIXES
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in _IMAGE_SUFFIXES)
 _RAW_SUFFIXES = tuple(os.fsencode(suffix) for suffix in RAW_SUFFIXES)
 _UNSUPPORTED_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNSUPPORTED_SUFFIXES)
 UNSUPPORTED_FORMAT = "format that is not read"
-# Names in Pillow of the formats that `_decode` reads without `normalize_image`.
-_SCAN_FORMATS = ("TIFF", "JPEG2000", "PPM")
-# Beginnings of files in these formats.
-_SCAN_SIGNATURES = (
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
-    b"\xff\x4f\xff\x51",
-    b"\0\0\0\x0cjP  \r\n\x87\n",
-    b"P1",
-    b"P2",
-    b"P3",
-    b"P4",
-    b"P5",
-    b"P6",
-)
-# Brands of ISO base media files with a still image.
-_HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
-NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 TOO_MANY_BYTES = f"more than {MAX_FILE_BYTES:,} bytes"
 TOO_MANY_PIXELS = f"more than {MAX_PIXELS:,} pixels"
 CHANGING = "changes while it is read"
@@ -109,11 +61,6 @@ _MODEL = 0x0110
 _TIME = 0x0132
 _EXIF = 0x8769
 _TIME_TAKEN = 0x9003
-# TIFF tags.
-_BITS_PER_SAMPLE = 258
-_PHOTOMETRIC = 262
-_WHITE_IS_ZERO = 0
-_TILE_SIZES = (322, 323)
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 # Images with more pixels than this are decoded one at a time, because each may take a
 # gigabyte of memory.
@@ -496,93 +443,26 @@ def _open(content: bytes) -> _Photo:
         ImageError: if the image has too many pixels, or needs a package that is not
             installed.
     """
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        photo = _Photo(content, _open_heif(content), content)
-    elif is_raw_photo(content):
-        preview = read_preview(content)
-        opened = open_image(preview.content)
-        photo = _Photo(preview.content, opened, content, preview)
-    elif content.startswith(_SCAN_SIGNATURES):
-        photo = _Photo(content, open_image(content, _SCAN_FORMATS), content)
-    else:
-        try:
-            photo = _Photo(content, open_image(content), content)
-        except ImageError:  # `_decode` raises the error with the reason later.
-            return _Photo(content, None, content)
-    _check_pixels(photo.opened)
-    return photo
-
-
-def _check_pixels(opened: Any) -> None:
-    """Raises ImageError if the size in the header of an image exceeds the limit."""
+    preview = read_preview(content) if is_raw_photo(content) else None
+    photo = _Photo(content, None, content)
+    if preview is not None:
+        photo = _Photo(preview.content, None, content, preview)
+    try:
+        opened = open_image(photo.content)
+    except ImageError as error:
+        if error.reason == "oversized":
+            raise ImageError(TOO_MANY_PIXELS, error.detail) from None
+        return photo  # `_decode` raises the error with the reason later.
     width, height = opened.size
     if width * height > MAX_PIXELS:
         detail = f"{width:,} × {height:,} pixels are more than {MAX_PIXELS:,}"
         raise ImageError(TOO_MANY_PIXELS, detail)
-    if opened.format == "TIFF":
-        # The memory for a tile does not depend on the size of the image.
-        try:
-            tile = math.prod(int(opened.tag_v2.get(tag, 0)) for tag in _TILE_SIZES)
-        except Exception as error:  # Damaged tags have values of any type.
-            raise ImageError("unreadable", f"damaged tags ({error})") from None
-        if tile > MAX_PIXELS:
-            detail = f"a tile of {tile:,} pixels is larger than {MAX_PIXELS:,}"
-            raise ImageError(TOO_MANY_PIXELS, detail)
-
-
-def _open_heif(content: bytes) -> Image.Image:
-    """Opens a HEIC or AVIF image.
-
-    HEIC is decoded by pillow-heif. AVIF is decoded by Pillow if it supports the format,
-    and otherwise by pillow-heif.
-    """
-    Image.init()
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    is_avif = content[8:11] == b"avi"
-    file_format = "AVIF" if is_avif and "AVIF" in Image.OPEN else "HEIF"
-    if file_format not in Image.OPEN:
-        raise ImageError(NO_HEIF, 'run `pip install "align-keras[heic]"` to read it')
-    return open_image(content, (file_format,))
+    return photo._replace(opened=opened)
 
 
 def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
     """Decodes an image to an upright RGB image on white."""
-    opened = photo.opened
-    if opened is None or opened.format in IMAGE_FORMATS:
-        return normalize_image(photo.content, shorter_side=shorter_side)[0]
-    from PIL import ImageOps
-
-    try:
-        opened.load()
-        # Pillow rotates TIFF files while it loads them, and removes the orientation.
-        return to_rgb(ImageOps.exif_transpose(_scale_samples(opened)))[0]
-    except ImageError:
-        raise
-    except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else "unreadable"
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(reason, detail) from None
-
-
-def _scale_samples(image: Any) -> Image.Image:
-    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black.
-
-    Raises:
-        ImageError: if the samples are numbers without a largest value.
-    """
-    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        detail = "samples of 32 bits, which have no level for white"
-        raise ImageError("unreadable", detail)
-    if image.format != "TIFF" or not image.mode.startswith("I;16"):
-        return image
-    bits = image.tag_v2[_BITS_PER_SAMPLE][0]
-    values = np.asarray(image).astype(np.uint16) << (16 - bits)
-    if image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_ZERO:
-        values = np.uint16(2**16 - 1) - values
-    return Image.fromarray(values)
+    return normalize_image(photo.content, shorter_side=shorter_side)[0]
 
 
 def _read_metadata(photo: _Photo) -> PhotoMetadata:

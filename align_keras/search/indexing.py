@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter, printable
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.source_files import is_folder
 from align_keras.embedders import Embedder
@@ -49,6 +48,7 @@ from align_keras.search.store import Store
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
+from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.mined_pairs import MinedPair
 from align_keras.corpus.pair_files import PairRecord, read_pairs
 from align_keras.embedders import Embedder, load_model
@@ -18,6 +17,7 @@ from align_keras.search.query import MAX_K
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import refuse_url
+from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import progress_bar
 
 # Number of images or captions that are embedded at once.

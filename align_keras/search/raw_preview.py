@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.corpus.drop_counter import ImageError
 from align_keras.embedders.pixels import as_png
+from align_keras.utils.pillow_images import ImageError
 
 RAW_SUFFIXES = (
     ".dng",

@@ -25,7 +25,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from align_keras.corpus.image import ImageError
 from align_keras.search.embeddings_api import embeddings_response
 from align_keras.search.image_files import (
     content_hash,
@@ -54,6 +53,7 @@ from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
 from align_keras.search.shared_index import OpenIndex, SharedIndex
 from align_keras.search.text_batches import Batcher
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import say
 from align_keras.utils.version import package_version
 

@@ -60,8 +60,8 @@ def draw_image(path: str, protocol: str) -> str | None:
     """
     from PIL import Image
 
-    from align_keras.corpus.image import ImageError
     from align_keras.search.image_files import read_file, read_upright
+    from align_keras.utils.pillow_images import ImageError
 
     try:
         image = read_upright(read_file(os.fsencode(path))[0], _PIXELS)

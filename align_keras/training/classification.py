@@ -208,8 +208,8 @@ def classify(
         all_predictions.append(np.argmax(logits, axis=1))
     if not all_rows:
         raise InputError(
-            "images must contain a JPEG, PNG, GIF, BMP or WebP file to classify. "
-            "Received: no image that can be decoded. Download the data again."
+            "images must contain an image file to classify. Received: no image that "
+            "can be decoded. Download the data again."
         )
     return Classified(
         rows=np.concatenate(all_rows),

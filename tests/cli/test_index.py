@@ -15,7 +15,6 @@ import zlib
 
 import fsspec
 import pytest
-from PIL import Image
 
 from align_keras.cli.main import main
 from align_keras.embedders.litert_embedder import LiteRTEmbedder
@@ -154,18 +153,6 @@ def test_the_summary_escapes_control_characters(folder, capsys):
     build(folder)
     out = capsys.readouterr().out
     assert "\x1b" not in out and rf"{folder}/a\x1b[31m\n.png" in out
-
-
-def test_the_summary_names_the_extra_for_heic(folder, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    (folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    build(folder)
-    line = next(
-        line for line in capsys.readouterr().out.splitlines() if "a.heic" in line
-    )
-    assert line.startswith("1 left out: HEIC or AVIF")
-    assert 'pip install "align-keras[heic]"' in line
 
 
 def test_paths_are_printed_as_bytes(folder, capfdbinary):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.corpus.image import ImageError, image_size, normalize_image
+from align_keras.corpus.image import image_size, normalize_image
+from align_keras.utils.pillow_images import ImageError
 
 
 def encode(image, image_format="PNG", **options):

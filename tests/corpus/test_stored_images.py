@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, JpegImagePlugin
 
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.image_tables import (
     image_schema,
     load_hook,
@@ -16,6 +15,7 @@ from align_keras.corpus.image_tables import (
 )
 from align_keras.corpus.parquet_tables import read_rows, table_writer
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError
 
 pytestmark = pytest.mark.ci
 

@@ -8,8 +8,9 @@ import pytest
 from align_keras.corpus import image as image_module
 from align_keras.corpus import svg_drawing
 from align_keras.corpus.drop_counter import NO_RENDERER, DropCounter
-from align_keras.corpus.image import ImageError, image_size, normalize_image
+from align_keras.corpus.image import image_size, normalize_image
 from align_keras.corpus.svg_drawing import read_svg
+from align_keras.utils.pillow_images import ImageError
 
 HAS_RENDERER = importlib.util.find_spec("resvg_py") is not None
 needs_renderer = pytest.mark.skipif(

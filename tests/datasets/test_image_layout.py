@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.corpus.image import ImageError
 from align_keras.datasets.pair_builder import (
     ImageLayout,
     limit_image,
     pixel_key,
     square_image,
 )
+from align_keras.utils.pillow_images import ImageError
 
 
 def noise(width, height):

@@ -1,6 +1,7 @@
 """Reading of batches with files that are not images or decompression bombs."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -9,9 +10,19 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.images import decode, preprocess_image_bytes, readable_images
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.image import normalize_image
+from align_keras.corpus.pair_files import read_pairs
+from align_keras.images import (
+    decode,
+    decode_image,
+    preprocess_image_bytes,
+    read_image,
+    readable_images,
+)
 from align_keras.images.decode import pixels_by_header
-from align_keras.images.read import encoded_image
+from align_keras.images.read import encoded_image, read_graph_file
+from align_keras.search.image_files import find_images, read_upright
 from align_keras.utils.files import MAX_PIXELS
 
 
@@ -70,6 +81,65 @@ def test_short_paths_are_not_contents(tmp_path, monkeypatch, name):
     assert encoded_image(tf.constant(name)).numpy() == GOOD["jpeg"]
     content = tf.constant(GOOD["bmp"])
     assert encoded_image(content).numpy() == GOOD["bmp"]
+
+
+def upright_file(file_format):
+    """Returns a file whose pixels are on their side, and which is upright by EXIF."""
+    if file_format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    corners = np.zeros((48, 64, 3), np.uint8)
+    corners[:24, 32:] = 255, 0, 0
+    corners[24:, :32] = 0, 0, 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if file_format in ("PPM", "JPEG2000") else {"exif": exif}
+    if file_format == "HEIF":
+        # pillow-heif writes the rotation of the container for bytes.
+        options = {"exif": exif.tobytes()}
+    image = Image.fromarray(corners)
+    if options:
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return corners, file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file_format", "suffix"),
+    [
+        ("JPEG", ".jpg"),
+        ("HEIF", ".heic"),
+        ("AVIF", ".avif"),
+        ("TIFF", ".tif"),
+        ("JPEG2000", ".jp2"),
+        ("PPM", ".ppm"),
+    ],
+)
+def test_all_readers_have_the_same_formats_and_orientation(
+    tmp_path, file_format, suffix
+):
+    corners, content = upright_file(file_format)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    (tmp_path / "a.txt").write_text("two corners")
+    # Pairs of a folder, sources of a corpus, and files of an index.
+    [record] = read_pairs(tmp_path, counter=DropCounter())
+    [image_file] = find_images(os.fsencode(tmp_path))
+    assert record.image_path == path and image_file.file == os.fsencode(path)
+    corpus_image, _ = normalize_image(path)
+    readers = {
+        "corpus": np.asarray(corpus_image),
+        "index": np.asarray(read_upright(content)),
+        "bytes": decode_image(encoded_image(tf.constant(content))),
+        "path": decode_image(encoded_image(tf.constant(str(path)))),
+        "labels": decode_image(read_graph_file(tf.constant(str(path)))),
+    }
+    for name, pixels in readers.items():
+        difference = np.abs(np.int32(pixels) - corners).mean()
+        assert np.shape(pixels) == (48, 64, 3) and difference < 6, name
+    expected = read_image(corners, 0, 32)
+    for image in (content, path, Image.open(path)):
+        assert np.abs(read_image(image, 0, 32) - expected).mean() < 6
 
 
 BOMBS = {

@@ -11,6 +11,7 @@ from PIL import Image
 
 from align_keras.cli.main import main
 from align_keras.config import load_config, write_config_file
+from align_keras.search import image_files
 from align_keras.search.store import Store
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 from tests.helpers.docs_text import SITE, code_blocks, read_page
@@ -126,12 +127,10 @@ def test_the_message_about_an_unknown_model(folder, fails):
 
 
 def test_messages_about_missing_packages(folder, fails, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    heic = folder / "photos" / "a.heic"
-    heic.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "photos" / "a.NEF").write_bytes(b"never read")
+    monkeypatch.setattr(image_files, "has_raw_reader", lambda: False)
     assert main(["index", "photos", "--model", str(GOLDEN), "--to", "my_index"]) == 0
-    check_printed("left out: HEIC", capsys.readouterr().out)
+    check_printed("left out: RAW", capsys.readouterr().out)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     export = ("export", "litert", "--model", "align_small_en", "--to", "exported")
     fails("The format litert needs", *export)

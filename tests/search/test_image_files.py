@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from align_keras.corpus.image import ImageError
 from align_keras.search import image_files
 from align_keras.search.image_files import (
     decode_square,
@@ -17,6 +16,7 @@ from align_keras.search.image_files import (
     read_file,
     read_photo_metadata,
 )
+from align_keras.utils.pillow_images import ImageError
 
 
 def encoded_image(format, size=(40, 20), **options):

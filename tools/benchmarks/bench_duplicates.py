@@ -33,8 +33,9 @@ from PIL import Image, ImageDraw, ImageOps
 from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.duplicates.hashes import hash_array, perceptual_hash
 from align_keras.corpus.duplicates.near_duplicates import ImageSet, find_duplicates
-from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.corpus.image import normalize_image
 from align_keras.datasets.pair_builder import pixel_key
+from align_keras.utils.pillow_images import ImageError
 
 THRESHOLDS = {"hash": (8, 12, 16), "embedding": (0.9, 0.95, 0.975)}
 # Batch size of the image encoder.

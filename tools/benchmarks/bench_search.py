@@ -89,7 +89,8 @@ def make_jpegs(folder, images, size, count):
     """Writes distinct JPEGs of a size from images, with some noise like photos."""
     from PIL import Image
 
-    from align_keras.corpus.image import ImageError, normalize_image
+    from align_keras.corpus.image import normalize_image
+    from align_keras.utils.pillow_images import ImageError
 
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 1))

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import (
     Part,
@@ -29,6 +28,7 @@ from align_keras.corpus.sources.source_files import (
 )
 from align_keras.corpus.sources.uid_subset import UidFilter
 from align_keras.utils.files import open_regular, size_of
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 
 _BLOCK = tarfile.BLOCKSIZE
 # Types of members with long names and other headers. Their size is limited.

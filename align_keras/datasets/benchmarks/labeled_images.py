@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 
 # TFDS is imported by the functions that use it, so that folders are read without it.
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import tarfile
 
 import pytest
 
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.location import (
     is_from_web,
     is_remote,
@@ -15,6 +14,7 @@ from align_keras.corpus.sources.location import (
     read_location,
     url_path,
 )
+from align_keras.utils.pillow_images import ImageError
 from tests.helpers.source_reading import STRANGE
 
 

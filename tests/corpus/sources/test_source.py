@@ -15,7 +15,6 @@ from PIL import Image
 
 from align_keras.config import load_corpus_config
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location, read_part
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.source import (
@@ -27,6 +26,7 @@ from align_keras.corpus.sources.source import (
 )
 from align_keras.runs.corpus_build import build_corpus
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError
 from tests.helpers.source_reading import IMG2DATASET, read_source
 
 CAPTIONS = {"images": [], "annotations": [{"caption": "x"}]}

@@ -15,7 +15,6 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import warc_records
 from align_keras.corpus.sources.warc_records import (
     iterate_records,
@@ -24,6 +23,7 @@ from align_keras.corpus.sources.warc_records import (
     read_warc_record,
     response_body,
 )
+from align_keras.utils.pillow_images import ImageError
 
 
 def archive(contents, gzip):

@@ -1,0 +1,381 @@
+"""Decoding of image files by Pillow, for all packages that read images in Python.
+
+The graph of `align_keras.images.decode` decodes some of the formats. Pillow decodes all
+of them, by the same rules.
+"""
+
+import contextlib
+import io
+import math
+import struct
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
+
+from align_keras.utils.files import MAX_PIXELS
+
+# The errors of damaged TIFF files are reported, so that no warning is needed.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+
+# Suffixes of all formats that are read.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".jpe", ".jfif"),
+    *(".heic", ".heif", ".avif", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+WHITE = (255, 255, 255)
+
+# Names in Pillow and first bytes of the formats that the graph decodes.
+_GRAPH_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+GRAPH_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+# Brands of ISO base media files with a still image. The brand mif1 has either format.
+_HEIF_FORMATS = ("AVIF", "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+_SCAN_FORMATS = ("TIFF", "JPEG2000", "PPM")
+_SCAN_SIGNATURES = (
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
+    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
+)
+# TIFF tags.
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+_TILE_SIZES = (322, 323)
+# Bytes. Position in a BMP after the last field that is checked.
+_MIN_BITMAP_BYTES = 34
+# Bytes. EXIF metadata is searched for in this part at the start of a file.
+_MAX_EXIF_POSITION = 2**16
+# Pillow's names of metadata that can hold an orientation.
+_ORIENTATION_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+# EXIF orientation → operation that makes the image upright.
+_UPRIGHT_OPERATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# `Image.open` warns or raises if an image exceeds Pillow's global pixel limit. A thread
+# holds this lock while it disables the limit. `decode_rgb` compares the size in
+# the header with `max_pixels` instead.
+_OPEN_LOCK = threading.Lock()
+
+
+class ImageError(ValueError):
+    """Error for an image that cannot be used.
+
+    Attributes:
+        reason: str, the drop reason under which a `DropCounter` counts the image.
+        detail: str, the problem in detail.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.reason, self.detail)
+
+
+def decode_rgb(
+    image: Any,
+    content: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    shorter_side: int | None = None,
+) -> tuple[Image.Image, list[str]]:
+    """Decodes an opened image to 8-bit RGB, upright and on white.
+
+    Args:
+        image: result of `open_image`, or a `PIL.Image.Image`.
+        content: bytes of the file.
+        max_pixels: largest allowed number of pixels in the header.
+        shorter_side: as in `align_keras.corpus.image.normalize_image`.
+
+    Returns:
+        Tuple of the image and the conversions that were necessary.
+
+    Raises:
+        ImageError: if the image cannot be decoded or is too large.
+    """
+    try:
+        if math.prod(image.size) > max_pixels:
+            size = "{} × {} pixels".format(*image.size)
+            raise ImageError("oversized", f"{size} are more than {max_pixels:,}")
+        steps = ["animated"] if _is_animated(image) else []
+        # Pillow reads color PNGs of 16 bits in 8-bit modes. The raw mode of the tiles
+        # still has the bit depth, but `load` removes the tiles.
+        tiles = getattr(image, "tile", ())
+        sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
+        if shorter_side is not None and image.format == "JPEG":
+            scale = shorter_side / min(image.size)
+            if scale <= 1 / 2:
+                # `draft` chooses a scale at which no side is smaller than requested.
+                width, height = image.size
+                reduced = (math.ceil(width * scale), math.ceil(height * scale))
+                image.draft(None, reduced)
+        operation = _UPRIGHT_OPERATIONS.get(_read_orientation(image, content))
+        # Pillow rotates TIFF files and pillow-heif rotates HEIC files here.
+        image.load()
+        image = _scale_samples(_correct_colors(image, content))
+        upright = image if operation is None else image.transpose(operation)
+        if upright is not image:
+            steps.append("rotated")
+        rgb, kind = to_rgb(upright)
+        if image.format == "GIF":
+            rgb = _fill_gif_background(rgb, image.dispose_extent)
+    except ImageError:
+        raise
+    except Exception as error:  # A damaged file can raise any error in a decoder.
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        raise ImageError(reason, one_line(error)) from error
+    # The image is upright now. If it still had an orientation, the caller could rotate
+    # it again.
+    for name in _ORIENTATION_METADATA:
+        rgb.info.pop(name, None)
+    if sixteen_bit and kind != "16-bit":
+        steps.append("16-bit")
+    if kind:
+        steps.append(kind)
+    return rgb, steps
+
+
+def graph_image(content: bytes) -> bytes:
+    """Converts an image to PNG unless the graph decodes its format.
+
+    The bytes of an image that Pillow cannot decode are returned unchanged. The graph
+    raises an error for them.
+    """
+    if content.startswith(GRAPH_SIGNATURES):
+        return content
+    try:
+        image, _ = decode_rgb(open_image(content), content)
+    except ImageError:
+        return content
+    file = io.BytesIO()
+    image.save(file, "png", compress_level=0)
+    return file.getvalue()
+
+
+def rgb_pixels(image: Any) -> np.ndarray:
+    """Returns an array, or the uint8 pixels (height, width, 3) of a `PIL.Image.Image`.
+
+    The pixels are upright and on white.
+    """
+    if not isinstance(image, Image.Image):
+        return np.asarray(image)
+    return np.asarray(to_rgb(ImageOps.exif_transpose(image))[0])
+
+
+def open_image(content: bytes) -> Any:
+    """Opens an image with Pillow without decoding its pixels.
+
+    The number of pixels is not limited.
+
+    Args:
+        content: bytes of a file.
+
+    Returns:
+        `PIL.Image.Image`.
+
+    Raises:
+        ImageError: if the format is unknown, or the header cannot be read.
+    """
+    with _OPEN_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(content), formats=_formats(content))
+        except Image.UnidentifiedImageError:
+            if _has_zero_size(content):
+                raise ImageError("zero size", "the width or height is 0") from None
+            raise ImageError("unreadable", "no known image format") from None
+        except Exception as error:
+            raise ImageError("unreadable", one_line(error)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "BMP":
+        _check_bitmap(content)
+    if image.format == "TIFF":
+        _check_tile(image)
+    return image
+
+
+def _formats(content: bytes) -> tuple[str, ...]:
+    """Returns the names in Pillow of the formats that a file may have."""
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        # This import takes memory for libheif, which few images need.
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        return _HEIF_FORMATS
+    return _SCAN_FORMATS if content.startswith(_SCAN_SIGNATURES) else _GRAPH_FORMATS
+
+
+def _check_tile(image: Any) -> None:
+    # The memory for a tile does not depend on the size of the image.
+    try:
+        tile = math.prod(int(image.tag_v2.get(tag, 0)) for tag in _TILE_SIZES)
+    except Exception as error:  # Damaged tags have values of any type.
+        raise ImageError("unreadable", f"damaged tags ({error})") from None
+    if tile > MAX_PIXELS:
+        detail = f"a tile of {tile:,} pixels is larger than {MAX_PIXELS:,}"
+        raise ImageError("oversized", detail)
+
+
+def _check_bitmap(content: bytes) -> None:
+    # A bitmap with the header of OS/2 can have fewer bytes than the fields below.
+    if len(content) < _MIN_BITMAP_BYTES:
+        raise ImageError("unreadable", "a compressed or unusual BMP")
+    header_size, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
+    if header_size < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
+        raise ImageError("unreadable", "a compressed or unusual BMP")
+
+
+def _has_zero_size(content: bytes) -> bool:
+    """Returns True for the header of a PNG or GIF with a width or height of 0.
+
+    Pillow does not recognize the format of such an image.
+    """
+    if content.startswith(b"\x89PNG") and len(content) >= 24:
+        return 0 in struct.unpack_from(">II", content, 16)
+    if content.startswith(b"GIF8") and len(content) >= 10:
+        return 0 in struct.unpack_from("<HH", content, 6)
+    return False
+
+
+def _correct_colors(image: Any, content: bytes) -> Any:
+    """Corrects colors that Pillow decodes differently from other decoders.
+
+    Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted values. In
+    a gray PNG of less than 8 bits, Pillow compares pixels of 8 bits with a transparent
+    gray level that still has the bit depth of the file.
+    """
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        return ImageChops.invert(image)
+    transparent_level = image.info.get("transparency")
+    if (
+        image.format == "PNG"
+        and image.mode == "L"
+        and isinstance(transparent_level, int)
+    ):
+        max_level = 2 ** min(content[24], 8) - 1
+        # The PNG standard ignores the higher bits of the stored number.
+        level = transparent_level & max_level
+        image.info["transparency"] = level * (255 // max_level)
+    return image
+
+
+def _is_animated(image: Any) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        # A later frame is damaged. The first frame may still be readable.
+        return True
+
+
+def _read_orientation(image: Any, content: bytes) -> int:
+    """Returns the orientation in the EXIF metadata, or 1 without an orientation.
+
+    Pillow's own function would also use the orientation in XMP and other metadata.
+    """
+    marker = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
+    if marker not in content[:_MAX_EXIF_POSITION]:
+        return 1
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    byte_order = ">" if exif.startswith(b"MM") else "<"
+    with contextlib.suppress(struct.error):  # The metadata is truncated.
+        (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{byte_order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            # Tag "orientation", type SHORT, one value.
+            if struct.unpack_from(f"{byte_order}HHI", exif, entry) == (0x0112, 3, 1):
+                return struct.unpack_from(f"{byte_order}H2x", exif, entry + 8)[0]
+    return 1
+
+
+def _fill_gif_background(
+    rgb: Image.Image, box: tuple[int, int, int, int]
+) -> Image.Image:
+    """Makes a GIF white outside of its first frame.
+
+    Pillow fills that area with the first color of the palette.
+
+    Args:
+        rgb: `PIL.Image.Image`, the whole GIF.
+        box: tuple of int (left, top, right, bottom), the area of the first frame.
+
+    Returns:
+        `PIL.Image.Image`.
+    """
+    if box == (0, 0, *rgb.size):
+        return rgb
+    white = Image.new("RGB", rgb.size, WHITE)
+    white.paste(rgb.crop(box), box)
+    return white
+
+
+def to_rgb(image: Any) -> tuple[Any, str | None]:
+    """Converts an image to 8-bit RGB on a white background.
+
+    Returns:
+        Tuple of the image and the name of the conversion, or None if the image already
+        was 8-bit RGB.
+    """
+    mode = image.mode
+    if mode == "I" or mode.startswith("I;"):
+        return _scale_to_eight_bits(image), "16-bit"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        is_transparent = rgba.getextrema()[3][0] < 255
+        white = Image.new("RGB", rgba.size, WHITE)
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        if mode in ("P", "PA"):
+            return white, "palette with transparency" if is_transparent else "palette"
+        if is_transparent:
+            return white, "transparency"
+        return white, "grayscale" if mode in ("L", "LA", "La", "1") else None
+    kinds = {"1": "grayscale", "L": "grayscale", "P": "palette", "CMYK": "cmyk"}
+    kind = None if mode == "RGB" else kinds.get(mode, mode.lower())
+    return image if mode == "RGB" else image.convert("RGB"), kind
+
+
+def _scale_to_eight_bits(image: Any) -> Image.Image:
+    values = np.asarray(image)
+    scaled = (values >> 8).astype(np.uint8)
+    transparent_level = image.info.get("transparency")
+    if isinstance(transparent_level, int):
+        scaled[values == transparent_level] = 255
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _scale_samples(image: Any) -> Image.Image:
+    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black.
+
+    Raises:
+        ImageError: if the samples are numbers without a largest value.
+    """
+    if image.format != "TIFF":
+        return image
+    if image.mode in ("F", "I"):
+        detail = "samples of 32 bits, which have no level for white"
+        raise ImageError("unreadable", detail)
+    if not image.mode.startswith("I;16"):
+        return image
+    bits = image.tag_v2[_BITS_PER_SAMPLE][0]
+    values = np.asarray(image).astype(np.uint16) << (16 - bits)
+    if image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_ZERO:
+        values = np.uint16(2**16 - 1) - values
+    return Image.fromarray(values)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the message of an error, or its type if the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
