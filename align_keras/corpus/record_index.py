@@ -21,8 +21,9 @@ import numpy as np
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.corpus.image import normalize_image
 from align_keras.corpus.parquet_tables import arrow, open_parquet
+from align_keras.corpus.sources.location import image_of_cell
 from align_keras.corpus.sources.pair import CAPTION_SOURCES, Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
@@ -34,6 +35,7 @@ from align_keras.utils.files import (
     atomic_write,
     open_regular,
 )
+from align_keras.utils.pillow_images import ImageError, open_image
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url, join_url, read_url
 from align_keras.utils.tasks import run_tasks
@@ -580,8 +582,11 @@ class RecordIndex:
             column, rows = batch.column(0), rows_of_groups[group]
             while rows and rows[0] < first_row + len(column):
                 value = column[rows.popleft() - first_row].as_py()
-                value = value.get("bytes") if isinstance(value, dict) else value
-                yield value if isinstance(value, bytes) else b""
+                try:
+                    image = image_of_cell(value, self.path)
+                except (ImageError, OSError):
+                    image = None
+                yield image if isinstance(image, bytes) else b""
 
 
 def _chunks(positions: Iterable[Sequence[int]]) -> Iterator[list[tuple[int, int]]]:

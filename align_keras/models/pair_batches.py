@@ -35,8 +35,8 @@ def image_text_batches(
             `tf.data.Dataset` of single images. The images are paths, encoded images
             (bytes) or uint8 arrays (height, width, 3), all of the same kind. Without
             `captions`, a list or `tf.data.Dataset` of pairs, which are tuples or dicts
-            of `image` and `caption`, or one tuple, dict or data frame of a sequence of
-            images and a sequence of captions.
+            of `image` and `caption`, one tuple, dict or data frame of a sequence of
+            images and a sequence of captions, or a `Dataset` of Hugging Face.
         captions: sequence or tensor of str, one for each image, or a
             `tf.data.Dataset` of them. For a sequence of lists of str, training draws
             one caption of an image in each epoch, and evaluation uses the first one.

@@ -5,18 +5,24 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from align_keras.images import image_path, uint8_pixels
-from align_keras.images.read import encoded_image, shape_remedy
+from align_keras.images.read import (
+    encoded_image,
+    graph_file,
+    read_graph_file,
+    shape_remedy,
+)
 from align_keras.models.raw_pairs import (
+    EncodedImages,
     image_and_caption,
     is_raw,
     plain_data,
     raw_pairs,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import rgb_pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,25 +132,32 @@ def _image_reader(
         _check_pixels("images", images[0], value_range)
         pixels = tf.convert_to_tensor(images)
         return lambda row: pixels[row], len(images)
+    if isinstance(images, EncodedImages):
+        # The files are read one after another, because they may exceed the memory.
+        def read_file(row: tf.Tensor) -> tf.Tensor:
+            content = tf.numpy_function(lambda row: images[row], [row], tf.string)
+            return graph_file(tf.ensure_shape(content, ()))
+
+        return read_file, len(images)
     images = list(images.numpy() if tf.is_tensor(images) else images)
     if all(isinstance(image, str | os.PathLike) for image in images):
         paths = tf.constant(list(map(image_path, images)), tf.string)
-        return lambda row: tf.io.read_file(paths[row]), len(images)
+        return lambda row: read_graph_file(paths[row]), len(images)
     if all(isinstance(image, bytes) for image in images):
         files = tf.constant(images, tf.string)
         return lambda row: encoded_image(files[row]), len(images)
-    dtype = np.asarray(images[0]).dtype
+    dtype = rgb_pixels(images[0]).dtype
     for row, image in enumerate(images):
         _check_pixels(f"images[{row}]", image, value_range)
-        if np.asarray(image).dtype != dtype:
+        if rgb_pixels(image).dtype != dtype:
             raise InputError(
                 "images must have the same dtype. Received: "
-                f"{dtype} in images[0] and {np.asarray(image).dtype} in images[{row}]. "
+                f"{dtype} in images[0] and {rgb_pixels(image).dtype} in images[{row}]. "
                 "Convert them to uint8."
             )
 
     def read_array(row: Any) -> tf.Tensor:
-        image = tf.numpy_function(lambda row: np.asarray(images[row]), [row], dtype)
+        image = tf.numpy_function(lambda row: rgb_pixels(images[row]), [row], dtype)
         return tf.ensure_shape(image, (None, None, 3))
 
     return read_array, len(images)
@@ -160,7 +173,7 @@ def _check_pixels(
             f"{type(image).__name__} as {name} among images of another kind. Convert "
             "them to the same kind."
         )
-    image = np.asarray(image)
+    image = rgb_pixels(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise InputError(
             f"{name} must be an array (height, width, 3). Received: {image.dtype} "

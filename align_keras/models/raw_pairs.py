@@ -1,17 +1,21 @@
 """Recognition of raw pairs (images with captions) in all accepted forms."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import tensorflow as tf
+
+from align_keras.utils.files import read_regular
 
 
 def plain_data(data: Any) -> Any:
     """Converts data of other libraries to lists and NumPy arrays.
 
-    The function converts columns of data frames, torch tensors and ragged tensors,
-    including those inside of lists, tuples and dicts. It returns all other data
-    unchanged, including data frames and datasets.
+    The function converts columns of data frames and of Hugging Face `datasets`, torch
+    tensors and ragged tensors, including those inside of lists, tuples and dicts. It
+    returns all other data unchanged, including data frames and datasets.
     """
     if isinstance(data, dict):
         return {name: plain_data(part) for name, part in data.items()}
@@ -25,12 +29,65 @@ def plain_data(data: Any) -> Any:
         return [
             row.to_tensor() if isinstance(row, tf.RaggedTensor) else row for row in rows
         ]
+    if _is_hugging_face(data) and hasattr(data, "column_name"):
+        return _column_values(data)
     # Torch isn't a dependency, so its tensors are recognized by their methods.
     if hasattr(data, "detach") and hasattr(data, "cpu"):
         return data.detach().cpu().numpy()
     if hasattr(data, "to_numpy") and not hasattr(data, "columns"):
         return list(data.to_numpy())
     return data
+
+
+class EncodedImages(Sequence):
+    """Images in a column of a Hugging Face `Dataset` as the contents of their files.
+
+    Args:
+        column: `datasets.Column` of dicts of `bytes` and `path`.
+        rows: numbers of the rows.
+    """
+
+    def __init__(self, column: Any, rows: range) -> None:
+        self._column = column
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "EncodedImages": ...
+
+    def __getitem__(self, row: int | slice) -> "bytes | EncodedImages":
+        if isinstance(row, slice):
+            return EncodedImages(self._column, self._rows[row])
+        image = self._column[self._rows[row]]
+        return image["bytes"] or read_regular(image["path"])
+
+
+def _is_hugging_face(data: Any) -> bool:
+    """Returns True for objects of the package `datasets`, which is no dependency."""
+    return type(data).__module__.partition(".")[0] == "datasets"
+
+
+def _column_values(column: Any) -> Any:
+    """Returns the values of a `datasets.Column`, and `EncodedImages` for images.
+
+    The files have the orientation, transparency and original pixels of the images.
+    Values that `set_transform` changes are not files.
+    """
+    dataset, name = column.source, column.column_name
+    # A column within a column has no format.
+    if getattr(dataset, "format", {"type": "custom"})["type"] == "custom":
+        return list(column)
+    dataset = dataset.with_format(None)
+    feature: Any = dataset.features[name]
+    if type(feature).__name__ != "Image":
+        return list(dataset[name])
+    files = dataset.cast_column(name, dataclasses.replace(feature, decode=False))
+    return EncodedImages(files[name], range(len(files)))
 
 
 def is_raw(element: Any) -> bool:
@@ -51,11 +108,16 @@ def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """
     if y is not None:
         x, y = plain_data(x), plain_data(y)
-        is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
+        sequences = tuple | list | np.ndarray | EncodedImages
+        is_sequence = isinstance(x, sequences) or tf.is_tensor(x)
         return (x, y) if is_sequence else None
     if isinstance(x, dict):
         return image_and_caption(x) if is_raw(x) else None
     if hasattr(x, "to_numpy") and is_raw(dict.fromkeys(getattr(x, "columns", ()))):
+        return plain_data(x["image"]), plain_data(x["caption"])
+    # A dataset that is read as a stream has no number of rows.
+    has_rows = _is_hugging_face(x) and hasattr(x, "num_rows")
+    if has_rows and is_raw(dict.fromkeys(x.column_names)):
         return plain_data(x["image"]), plain_data(x["caption"])
     if isinstance(x, list) and x and all(map(_is_one_pair, x)):
         images, captions = zip(*map(image_and_caption, x), strict=True)

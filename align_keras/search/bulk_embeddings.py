@@ -20,7 +20,6 @@ import numpy as np
 
 from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter, printable
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -61,6 +60,7 @@ from align_keras.utils.files import (
     read_regular,
     refuse_url,
 )
+from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, join_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
@@ -673,6 +673,8 @@ def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[bytes 
         folder: path or address of the folder for relative paths.
     """
     texts = column if isinstance(column, list) else column.to_pylist()
+    if input_kind == "images":
+        texts = [_path_of_image(value, name) for value in texts]
     for text in texts:
         if not isinstance(text, str | None):
             raise InputError(
@@ -691,6 +693,19 @@ def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[bytes 
             path = join(folder, text.strip())
             values.append(encode_path(path) if text else b"")
     return values
+
+
+def _path_of_image(value: Any, name: str) -> Any:
+    """Returns the path in an image of Hugging Face, or another value unchanged."""
+    if not isinstance(value, dict) or not {"bytes", "path"} <= set(value):
+        return value
+    if value["bytes"] is not None:
+        raise InputError(
+            f"`column` must contain paths of images. Received: column={name!r} with "
+            "the bytes of images. Save the images as files, or build a corpus from the "
+            "table."
+        )
+    return value["path"]
 
 
 def _read_folder(folder: str) -> SourceRows:

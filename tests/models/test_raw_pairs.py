@@ -136,6 +136,27 @@ def test_data_frames_and_their_columns_are_accepted(model, pixels, paths):
     assert raw_pairs(frame["image"], frame["caption"]) is not None
 
 
+@pytest.mark.ci
+def test_hugging_face_datasets_and_their_columns_are_accepted(model, pixels, paths):
+    datasets = pytest.importorskip("datasets")
+    data = {"image": list(map(str, paths)), "caption": CAPTIONS}
+    dataset = datasets.Dataset.from_dict(data)
+    dataset = dataset.cast_column("image", datasets.Image()).select(range(1, 5))
+    expected = [preprocess_image(image, 32) for image in pixels[1:]]
+    for images, captions in (
+        (dataset, None),
+        (dataset["image"], dataset["caption"]),
+        (dataset.with_format("numpy"), None),
+        (dataset[:]["image"], CAPTIONS[1:]),
+        (dataset.with_transform(lambda rows: rows)["image"], CAPTIONS[1:]),
+    ):
+        (batch,) = batches_of(images, captions, model, 4)
+        np.testing.assert_array_equal(batch["images"], expected)
+    assert len(raw_pairs(dataset)[0][1:3]) == 2
+    with pytest.raises(InputError, match="Received: Dataset"):
+        model.fit(dataset.rename_column("caption", "label"))
+
+
 def test_arrays_of_different_sizes_and_floats_are_accepted(model, pixels):
     images = [image[row:] / 255 for row, image in enumerate(pixels)]
     (batch,) = batches_of(images, CAPTIONS, model, 5, value_range=(0, 1))

@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.parquet_tables import open_parquet
 from align_keras.corpus.sources.warc_records import read_response
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular, size_of
+from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.remote import SCHEMES, cached_version, is_url, read_url
 
 
@@ -133,7 +133,7 @@ def _read(location: str) -> bytes:
         group, row, column = int(numbers[0]), int(numbers[1]), numbers[2]
         remote = is_url(path)
         version = cached_version(path) if remote else os.stat(path).st_mtime_ns
-        return _cell(_column(path, version, group, column), row)
+        return image_of_cell(_column(path, version, group, column)[row].as_py(), path)
     raise ImageError("missing", f"{location[:200]} is not the location of an image")
 
 
@@ -182,11 +182,30 @@ def _column(path: str, modified: int | str, group: int, column: str) -> Any:
         return file.read_row_group(group, columns=[column]).column(column)
 
 
-def _cell(cells: Any, row: int) -> bytes:
-    """Returns the image bytes of a row. Raises `ImageError` if the cell is empty."""
-    value = cells[row].as_py()
-    if isinstance(value, dict):  # Hugging Face stores images as {bytes, path}.
-        value = value.get("bytes")
-    if value is None:
+def image_of_cell(value: Any, path: str) -> bytes:
+    """Returns the bytes of an image in a cell of a table.
+
+    Hugging Face stores images as `{bytes, path}`. A table of images on this machine has
+    no bytes, and paths that are absolute or relative to the table.
+
+    Args:
+        value: bytes, dict or None, the value of the cell.
+        path: path or address of the table.
+
+    Raises:
+        ImageError: if the cell has no image that can be read.
+    """
+    file = None
+    if isinstance(value, dict):
+        value, file = value.get("bytes"), value.get("path")
+    if value is not None:
+        return value
+    if not file:
         raise ImageError("missing", "no image in this row")
-    return value
+    if is_url(path) or is_url(file):
+        raise ImageError("missing", f"no bytes in this row, only the path {file:.200}")
+    file = os.path.join(os.path.dirname(path), file)
+    try:
+        return _read_bytes(file)
+    except FileNotFoundError:
+        raise ImageError("missing", f"no file {file:.200}") from None

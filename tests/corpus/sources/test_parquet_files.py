@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.utils.pillow_images import ImageError
 from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -37,9 +37,23 @@ def test_hugging_face_images_are_read(tmp_path, name):
     pq.write_table(pyarrow.table({"image": images, "text": ["a", "b", "c"]}), path)
     pairs, _ = read_source(path)
     assert read_location(pairs[0].image) == b"one"
-    for pair in pairs[1:]:
-        with pytest.raises(ImageError, match="missing"):
+    for pair, problem in zip(pairs[1:], ("no file", "no image"), strict=True):
+        with pytest.raises(ImageError, match=f"missing: {problem}"):
             read_location(pair.image)
+
+
+def test_paths_of_hugging_face_images_are_read(tmp_path):
+    """`Dataset.to_parquet` writes the paths of local images without their bytes."""
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    paths = ["a.jpg", f"{tmp_path}/a.jpg", "https://example.org/a.jpg"]
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    images = pyarrow.array([{"bytes": None, "path": path} for path in paths], kind)
+    table = pyarrow.table({"image": images, "text": ["a", "b", "c"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pairs, _ = read_source(tmp_path / "a.parquet")
+    assert [read_location(pair.image) for pair in pairs[:2]] == [b"one", b"one"]
+    with pytest.raises(ImageError, match="missing: no bytes"):
+        read_location(pairs[2].image)
 
 
 def test_other_addresses_than_web_addresses_are_dropped(tmp_path):
