@@ -1,7 +1,6 @@
 """Interface of all models that embed images and texts."""
 
 import abc
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +101,14 @@ class Embedder(abc.ABC):
         Raises:
             InputError: if `texts` is not a sequence of str.
         """
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Returns the number of tokens that `encode_texts` reads.
+
+        Each text includes the tokens `[CLS]` and `[SEP]`, and is cut to the sequence
+        length of the model. The result is 0 if the runtime does not return tokens.
+        """
+        return 0
 
     @abc.abstractmethod
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -216,29 +223,3 @@ class Embedder(abc.ABC):
         if self.truncated_to is not None:
             reference["dimensions"] = self.truncated_to
         return reference
-
-
-def check_is_sequence(name: str, kinds: str, values: Any) -> None:
-    """Raises if an argument is a single image or text instead of a sequence.
-
-    Args:
-        name: str, name of the argument.
-        kinds: str, types of the items for the message.
-        values: value of the argument.
-    """
-    if isinstance(values, str | bytes | os.PathLike):
-        raise InputError(
-            f"`{name}` must be a list of {kinds}. Received: a single "
-            f"{type(values).__name__}. Pass a list, [{name[:-1]}]."
-        )
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Raises unless all values are str."""
-    check_is_sequence("texts", "str", texts)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(
-                f"`texts` must be a list of str. Received: {type(text).__name__} at "
-                f"position {position}. Convert it to str."
-            )

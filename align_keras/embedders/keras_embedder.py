@@ -94,6 +94,11 @@ class KerasEmbedder(Embedder):
         with self._lock:
             return self.align.encode_texts(texts)
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        from align_keras.models.embedding import count_tokens
+
+        return count_tokens(texts, self.align.require_preprocessor())
+
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.encode_images(images)
 

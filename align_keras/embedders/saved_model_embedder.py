@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.embedders.embedder import Embedder, check_is_sequence, check_texts
+from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.locations import ModelLocation, find_saved_model
 from align_keras.embedders.pixels import as_png
 from align_keras.embedders.tower_embedder import MAX_SIDE
+from align_keras.text.shortening import shorten_texts
 from align_keras.text.tensorflow_text import check_tensorflow_text
-from align_keras.utils.arguments import check_number
+from align_keras.utils.arguments import check_is_sequence, check_number, check_texts
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_regular
 from align_keras.utils.pillow_images import graph_image
@@ -127,9 +128,23 @@ class SavedModelEmbedder(Embedder):
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         check_texts(texts)
-        # Lone surrogates, which can come from file names, cannot be encoded as UTF-8.
-        encoded = [text.encode("utf-8", "replace") for text in texts]
-        return self._encode(_TEXTS, encoded, texts)
+        return self._encode(_TEXTS, self._shorten(texts), texts)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        if not hasattr(self._model, "tokenize"):
+            return super().count_tokens(texts)
+        tokens = self._model.tokenize(self._tensorflow.constant(self._shorten(texts)))
+        return int(np.sum(tokens["padding_mask"]))
+
+    def _shorten(self, texts: Sequence[str]) -> list[bytes]:
+        """Returns texts with the same tokens in UTF-8."""
+        try:
+            settings = _read_preprocessing(self.directory)["text"]
+            is_uncased = settings["normalization"] == "bert_uncased"
+            texts = shorten_texts(texts, int(settings["sequence_length"]), is_uncased)
+        except (OSError, LookupError, TypeError, ValueError):
+            pass  # An export of another program does not state its settings.
+        return [text.encode("utf-8", "replace") for text in texts]
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.encode_images(images)
@@ -248,6 +263,12 @@ def _read_file(path: str | os.PathLike) -> bytes:
         ) from error
 
 
+def _read_preprocessing(folder: pathlib.Path) -> Any:
+    """Returns the settings of the preprocessing in `signatures.json`."""
+    text = (folder / "signatures.json").read_text(encoding="utf-8")
+    return json.loads(text)["preprocessing"]
+
+
 def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
     """Returns the image size of a SavedModel and the side to which images are resized.
 
@@ -258,8 +279,7 @@ def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
     from align_keras.images import crop_size_to_resize_size
 
     try:
-        text = (folder / "signatures.json").read_text(encoding="utf-8")
-        image_size = int(json.loads(text)["preprocessing"]["image"]["image_size"])
+        image_size = int(_read_preprocessing(folder)["image"]["image_size"])
     except (OSError, ValueError, LookupError, TypeError):
         return _LARGE_SIDE, _LARGE_SIDE
     if not 0 < image_size <= MAX_SIDE // 2:

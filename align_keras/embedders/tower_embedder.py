@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.embedders.embedder import Embedder, check_is_sequence, check_texts
+from align_keras.embedders.embedder import Embedder
+from align_keras.text.shortening import shorten_texts
+from align_keras.utils.arguments import check_is_sequence, check_texts
 from align_keras.utils.errors import InputError
 
 # Maximum image side in the metadata of a tower, in pixels. Such an image takes 200 MB.
@@ -121,11 +123,7 @@ class TowerEmbedder(Embedder):
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
         accepts_any_length = self.accepts_any_length()
-        # A command-line argument that is not valid UTF-8 contains lone surrogates.
-        encodable = [text.encode("utf-8", "replace").decode() for text in texts]
-        encodings = self._tokenizer.encode_batch(encodable)
-        ids = np.array([encoding.ids for encoding in encodings], np.int32)
-        mask = np.array([encoding.attention_mask for encoding in encodings], np.int32)
+        ids, mask = self._tokenize(texts)
         lengths = np.full(len(ids), self.sequence_length)
         if accepts_any_length:
             # The time of a text tower is proportional to the length of the rows.
@@ -137,6 +135,17 @@ class TowerEmbedder(Embedder):
                 ids[rows, :length], mask[rows, :length]
             )
         return embeddings
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return int(self._tokenize(texts)[1].sum())
+
+    def _tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns token ids and their padding mask, int32 (n, sequence_length)."""
+        short = shorten_texts(texts, self.sequence_length, self.is_uncased)
+        encodings = self._tokenizer.encode_batch(short)
+        ids = np.array([encoding.ids for encoding in encodings], np.int32)
+        mask = np.array([encoding.attention_mask for encoding in encodings], np.int32)
+        return ids, mask
 
     @functools.cached_property
     def _tokenizer(self) -> Any:

@@ -52,6 +52,9 @@ class TruncatedEmbedder(Embedder):
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         return self._truncate(self._embedder.encode_texts(texts))
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return self._embedder.count_tokens(texts)
+
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self._truncate(self._embedder.encode_resized(images))
 

@@ -17,7 +17,9 @@ from align_keras.models.image_function import image_function
 from align_keras.models.on_replicas import on_replicas
 from align_keras.models.raw_pairs import plain_data
 from align_keras.text.padding import trim_padding
-from align_keras.utils.arguments import check_number
+from align_keras.text.shortening import shorten_texts
+from align_keras.text.vocabulary import is_uncased
+from align_keras.utils.arguments import check_number, check_texts
 from align_keras.utils.errors import InputError
 
 # Number of batches whose texts are tokenized and sorted by length at once.
@@ -92,13 +94,9 @@ class EmbeddingMethods:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if the model has no vocabulary, or `texts` is a single str.
+            InputError: if the model has no vocabulary, or `texts` is not a list of
+                str.
         """
-        if isinstance(texts, str):
-            raise InputError(
-                "texts must be a list of str. Received: a single str "
-                f"{texts[:40]!r}. Write [text]."
-            )
         return self._embed_texts(
             texts, batch_size, self.text_encoder, self.normalize_text
         )
@@ -247,14 +245,13 @@ def embed_texts(
         float32 array (n, dimension).
     """
     texts = as_sequence("texts", texts)
+    check_texts(texts)
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     preprocessor.require_tokenizer()
     embeddings = np.zeros((len(texts), dimension), "float32")
     window = _SORTED_BATCHES * batch_size
     for window_start in range(0, len(texts), window):
-        tokens = preprocessor.tokenize(
-            list(texts[window_start : window_start + window])
-        )
+        tokens = _tokenize(texts[window_start : window_start + window], preprocessor)
         lengths = tf.reduce_sum(tokens["padding_mask"], axis=1).numpy()
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(order), batch_size):
@@ -262,6 +259,21 @@ def embed_texts(
             batch = {name: tf.gather(values, rows) for name, values in tokens.items()}
             embeddings[window_start + rows] = embed_tokens(trim_padding(batch))
     return embeddings
+
+
+def count_tokens(texts: Sequence[str], preprocessor: ALIGNPreprocessor) -> int:
+    """Returns the number of tokens of texts without padding."""
+    return int(tf.reduce_sum(_tokenize(texts, preprocessor)["padding_mask"]))
+
+
+def _tokenize(
+    texts: Sequence[str], preprocessor: ALIGNPreprocessor
+) -> dict[str, tf.Tensor]:
+    tokenizer = preprocessor.require_tokenizer()
+    short = shorten_texts(
+        texts, tokenizer.sequence_length, is_uncased(tokenizer.normalization)
+    )
+    return preprocessor.tokenize(short)
 
 
 def embed_images(

@@ -5,6 +5,9 @@ because they depend on the version of TensorFlow. A test compares all code point
 Hugging Face.
 """
 
+import re
+import sys
+
 # Characters that are removed. They are control, format and private-use characters and
 # the replacement character. Tab, newline and carriage return are in SPACES instead.
 REMOVED = """
@@ -76,6 +79,30 @@ PUNCTUATION = """
 IDEOGRAPHS = """
     3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B81F 2B920-2CEAF 2F800-2FA1F
 """
+
+
+def complement(ranges: str) -> str:
+    """Returns the ranges of all other code points.
+
+    Example:
+
+    >>> complement("0-2F 3A 40-10FFFE")
+    '30-39 3B-3F 10FFFF'
+    """
+    parts = [part.partition("-") for part in ranges.split()]
+    bounds = sorted((int(low, 16), int(high or low, 16)) for low, _, high in parts)
+    gaps = []
+    start = 0
+    for low, high in [*bounds, (sys.maxunicode + 1, sys.maxunicode + 1)]:
+        if low > start:
+            gaps.append(f"{start:X}" if low == start + 1 else f"{start:X}-{low - 1:X}")
+        start = max(start, high + 1)
+    return " ".join(gaps)
+
+
+def python_class(ranges: str) -> str:
+    """Returns a character class for the module `re`."""
+    return re.sub(r"\\x\{(\w+)\}", lambda x: rf"\U{x[1]:0>8}", re2_class(ranges))
 
 
 def re2_class(ranges: str) -> str:

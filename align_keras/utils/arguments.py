@@ -4,7 +4,8 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from align_keras.utils.errors import InputError
@@ -118,3 +119,31 @@ def _assignment(name: str, value_text: str) -> str:
     """Returns `name=value` if the name is an identifier, and the value alone if not."""
     argument = name.strip("`")
     return f"{argument}={value_text}" if argument.isidentifier() else value_text
+
+
+def check_is_sequence(name: str, kinds: str, values: Any) -> None:
+    """Raises if an argument is a single image or text, or has no length.
+
+    Args:
+        name: str, name of the argument.
+        kinds: str, types of the items for the message.
+        values: value of the argument.
+    """
+    is_single = isinstance(values, str | bytes | os.PathLike)
+    if is_single or not hasattr(values, "__len__"):
+        raise InputError(
+            f"`{name}` must be a list of {kinds}. Received: "
+            f"{'a single ' if is_single else ''}{type(values).__name__}. Pass a list, "
+            f"[{name[:-1]}]."
+        )
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises unless all values are str."""
+    check_is_sequence("texts", "str", texts)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"`texts` must be a list of str. Received: {type(text).__name__} at "
+                f"position {position}. Convert it to str."
+            )

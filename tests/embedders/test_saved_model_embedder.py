@@ -78,6 +78,7 @@ def test_text_embeddings_equal_those_of_the_signature(model, tiny_export):
     np.testing.assert_array_equal(
         model.encode_texts(texts), expected["text_embedding"].numpy()
     )
+    assert model.count_tokens(texts) == 0
 
 
 def test_errors_name_the_unreadable_image(model, tiny, tmp_path):

@@ -70,8 +70,18 @@ def test_embeddings_equal_those_of_keras(align, images, exports, format):
     texts = model.encode_texts(TEXTS)
     np.testing.assert_allclose(texts, keras.encode_texts(TEXTS), rtol=0, atol=1e-4)
     assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 16)
-    with pytest.raises(InputError, match="`texts` must be a list of str"):
-        model.encode_texts("red")
+    for embedder in (model, keras):
+        for texts in ("red", [3], [b"red"], 3, iter(["red"])):
+            with pytest.raises(InputError, match="texts.* must be a"):
+                embedder.encode_texts(texts)
+        unclear = ["\ud800 red", "red " * 100_000]
+        np.testing.assert_array_equal(
+            embedder.encode_texts(unclear),
+            embedder.encode_texts(["? red", "red " * 100]),
+        )
+        assert (
+            embedder.count_tokens(["a", "", "a " * 99]) == 3 + 2 + model.sequence_length
+        )
     with pytest.raises(InputError, match=r"a single str. Pass a list, \[image\]"):
         model.encode_images("red.png")
     with pytest.raises(InputError, match="nowhere.png .*Check the path"):

@@ -60,6 +60,7 @@ def test_an_export_has_the_first_components(tmp_path):
     texts = ["abc", "d e"]
     expected = first_components(model.encode_texts(texts), 4)
     np.testing.assert_allclose(exported.encode_texts(texts), expected, atol=1e-5)
+    assert exported.count_tokens(texts) == load_model(model).count_tokens(texts) > 4
 
 
 def test_a_page_has_all_components(tmp_path, capsys):
