@@ -1,7 +1,8 @@
-"""Embeddings of texts and images in the form of OpenAI's API (`/v1/embeddings`).
+"""Embeddings of texts and images in the form of OpenAI's API.
 
 References:
     https://platform.openai.com/docs/api-reference/embeddings
+    https://platform.openai.com/docs/api-reference/models/list
 """
 
 import base64
@@ -16,6 +17,7 @@ import numpy as np
 from align_keras.embedders import Embedder
 from align_keras.search.image_files import read_query_image
 from align_keras.search.local_server import RequestError
+from align_keras.search.query import check_request_texts
 from align_keras.utils.errors import InputError
 from align_keras.utils.truncation import truncate_embeddings
 
@@ -60,9 +62,17 @@ def embeddings_response(body: bytes, model: Embedder, model_name: str) -> Any:
         {"object": "embedding", "index": row, "embedding": _encode(embedding, request)}
         for row, embedding in enumerate(rows)
     ]
-    # The clients expect the numbers of tokens for the bill.
-    usage = {"prompt_tokens": 0, "total_tokens": 0}
+    texts = [value for value in request.inputs if isinstance(value, str)]
+    num_tokens = model.count_tokens(texts) if texts else 0
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
     return {"object": "list", "data": data, "model": model_name, "usage": usage}
+
+
+def models_response(model_name: str) -> Any:
+    """Returns the list of models as a JSON-serializable dict."""
+    # The field `created` is required, but no model has a time of creation.
+    model = {"object": "model", "id": model_name, "created": 0}
+    return {"object": "list", "data": [{**model, "owned_by": "align-keras"}]}
 
 
 def _read_request(body: bytes, model: Embedder, model_name: str) -> EmbeddingRequest:
@@ -111,6 +121,8 @@ def _read_inputs(values: Any) -> list[str | bytes]:
             "many values. Correct `input`."
         )
     inputs = [_read_input(value) for value in values]
+    texts = [value for value in inputs if isinstance(value, str)]
+    check_request_texts("input", texts, MAX_INPUTS)
     num_images = sum(isinstance(value, bytes) for value in inputs)
     if num_images > MAX_IMAGES:
         raise InputError(

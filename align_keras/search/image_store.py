@@ -178,8 +178,9 @@ class ImageStore(TableRows):
         Raises:
             InputError: if the index has no image with this id.
         """
-        for image in self._images("id = ?", [id]):
-            return image
+        if 0 < id < 2**63:  # Ids in SQLite and PostgreSQL have 64 bits.
+            for image in self._images("id = ?", [id]):
+                return image
         raise InputError(
             f"`id` must be the id of an image in the index. Received: id={id!r}. Use "
             "the id of a hit."

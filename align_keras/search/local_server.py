@@ -295,6 +295,7 @@ class AccessMiddleware:
 
         try:
             headers = Headers(scope=scope)
+            _check_length(headers)
             _check_sender(scope["path"], headers, has_token=self._token is not None)
             if self._token is not None and scope["path"] not in HEALTH_PATHS:
                 _check_token(headers, self._token)
@@ -308,6 +309,21 @@ class AccessMiddleware:
                 raise
             response = _error_response(error, scope["path"])
             await response(scope, receive, send_with_headers)
+
+
+def _check_length(headers: Headers) -> None:
+    """Raises RequestError if a request states the length of its body in two ways.
+
+    A proxy may have read the other length, and would then mistake the rest of the body
+    for the next request (RFC 9112, section 6.1).
+    """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise RequestError(
+            400,
+            "A request must not have both Content-Length and Transfer-Encoding. Leave "
+            "one of them out.",
+            Connection="close",
+        )
 
 
 def _check_token(headers: Headers, token: str) -> None:

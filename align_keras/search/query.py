@@ -21,6 +21,10 @@ _STRONG, _GOOD = 1.5, 1.1
 # fewer than 13 images, no match could be strong, and with 3 images none could be good.
 _FEWEST_RATED_IMAGES = 20
 MAX_K = 100_000
+# Limits of a request to a server: number of texts of a parameter, and characters of a
+# text. The models read about a hundred characters.
+MAX_TEXTS = 32
+MAX_TEXT_LENGTH = 10_000
 
 
 @dataclasses.dataclass
@@ -224,6 +228,23 @@ def check_words(
             "`text_weight` must be used with both an image and words. Received: "
             f"text_weight={text_weight:g} without one of the two. Add the missing "
             "input, or leave `text_weight` out."
+        )
+
+
+def check_request_texts(name: str, texts: Sequence[str], most: int = MAX_TEXTS) -> None:
+    """Raises `InputError` if a request has too many or too long texts.
+
+    Args:
+        name: name of the parameter of the request.
+        texts: texts of the parameter.
+        most: maximum number of texts.
+    """
+    longest = max(map(len, texts), default=0)
+    if len(texts) > most or longest > MAX_TEXT_LENGTH:
+        raise InputError(
+            f"`{name}` must have at most {most:,} texts of at most "
+            f"{MAX_TEXT_LENGTH:,} characters. Received: {len(texts):,} texts of at "
+            f"most {longest:,} characters. Leave texts out, or shorten them."
         )
 
 

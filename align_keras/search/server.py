@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from align_keras.search.embeddings_api import embeddings_response
+from align_keras.search.embeddings_api import embeddings_response, models_response
 from align_keras.search.image_files import (
     content_hash,
     read_file,
@@ -48,7 +48,7 @@ from align_keras.search.local_server import (
     page_address,
     stopping_gracefully,
 )
-from align_keras.search.query import Hit, Query, ScannedRows
+from align_keras.search.query import Hit, Query, ScannedRows, check_request_texts
 from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
 from align_keras.search.shared_index import OpenIndex, SharedIndex
 from align_keras.search.text_batches import Batcher
@@ -69,8 +69,6 @@ MAX_PAGE_HITS = 200
 MAX_HITS = 5_000
 # Number of images from which batches of searches run in several threads.
 _PARALLEL_IMAGES = 50_000
-# Maximum number of texts in a query.
-MAX_WORDS = 32
 
 # Path → methods.
 PATHS = {
@@ -86,6 +84,7 @@ PATHS = {
     "/openapi.json": ("GET",),
     "/api/index": ("GET",),
     "/v1/embeddings": ("POST",),
+    "/v1/models": ("GET",),
 }
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _OPENAPI = pathlib.Path(__file__).parent / "openapi.yaml"
@@ -185,6 +184,7 @@ def make_app(
         "/image/{id}": server.image,
         "/thumbnail/{id}": server.thumbnail,
         "/v1/embeddings": server.embeddings,
+        "/v1/models": server.models,
     }
     routes = [
         Route(path, endpoints[path], methods=list(methods))
@@ -262,7 +262,17 @@ class _Server:
 
     async def openapi(self, request: Request) -> Response:
         """Responds with the OpenAPI document of the server."""
-        return json_response(await asyncio.to_thread(_openapi_document))
+        return json_response(await asyncio.to_thread(self._describe_api))
+
+    def _describe_api(self) -> dict[str, Any]:
+        return _openapi_document(self._shared.get().index.model.dimension)
+
+    async def models(self, request: Request) -> Response:
+        """Responds with the model of the index in the form of OpenAI's list."""
+        return json_response(await asyncio.to_thread(self._list_models))
+
+    def _list_models(self) -> dict[str, Any]:
+        return models_response(self._model_name())
 
     async def embeddings(self, request: Request) -> Response:
         """Responds with the embeddings of texts and images."""
@@ -273,9 +283,13 @@ class _Server:
             return json_response(await run(self._embed, body))
 
     def _embed(self, body: bytes) -> Any:
-        index = self._shared.get().index
-        name = index.store.header["model"]["name"]
-        return embeddings_response(body, index.model, name)
+        return embeddings_response(
+            body, self._shared.get().index.model, self._model_name()
+        )
+
+    def _model_name(self) -> str:
+        name: str = self._shared.get().index.store.header["model"]["name"]
+        return name
 
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
@@ -284,10 +298,9 @@ class _Server:
 
     def _describe_index(self) -> dict[str, Any]:
         index = self._shared.get().index
-        model = index.store.header["model"]["name"]
         return {
             "images": len(index),
-            "model": model,
+            "model": index.store.header["model"]["name"],
             "columns": index.store.columns,
             "values": index.column_values(),
             "text_weight": index.model.text_weight,
@@ -500,18 +513,9 @@ def _read_search(parameters: QueryParams) -> _SearchRequest:
             f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
             "parameter out."
         )
-    num_texts = sum(len(parameters.getlist(name)) for name in ("text", "plus", "minus"))
-    if num_texts > MAX_WORDS:
-        raise InputError(
-            f"text, plus and minus must have at most {MAX_WORDS} values in total. "
-            f"Received: {num_texts} values. Leave some out."
-        )
+    for name in ("text", "plus", "minus", "like"):
+        check_request_texts(name, parameters.getlist(name))
     likes = parameters.getlist("like")
-    if len(likes) > MAX_WORDS:
-        raise InputError(
-            f"like must have at most {MAX_WORDS} values. Received: {len(likes)} "
-            "values. Leave some out."
-        )
     images = [_read_integer("like", text, 1, 2**63 - 1) for text in likes]
     weight = None
     if "text_weight" in parameters:
@@ -579,12 +583,14 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 
 
 @functools.cache
-def _openapi_document() -> dict[str, Any]:
-    """Returns the OpenAPI document with the version of the package."""
+def _openapi_document(dimension: int) -> dict[str, Any]:
+    """Returns the OpenAPI document of a server whose embeddings have this length."""
     import yaml
 
     document = yaml.safe_load(_OPENAPI.read_text(encoding="utf-8"))
     document["info"]["version"] = package_version()
+    request = document["components"]["schemas"]["EmbeddingRequest"]["properties"]
+    request["dimensions"]["maximum"] = dimension
     return document
 
 

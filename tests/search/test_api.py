@@ -11,6 +11,7 @@ from align_keras import load_model
 from align_keras.search import server as server_module
 from align_keras.search.embeddings_api import MAX_IMAGES, MAX_INPUTS
 from align_keras.search.image_index import Index
+from align_keras.search.query import MAX_TEXT_LENGTH, MAX_TEXTS
 from tests.helpers.color_towers import GOLDEN, image_bytes
 from tests.helpers.serving import request, running_app
 
@@ -68,10 +69,13 @@ def test_the_document_has_all_paths_and_limits(document):
     assert k["maximum"] == server_module.MAX_PAGE_HITS
     assert k["default"] == server_module.PAGE_HITS
     assert offset["maximum"] == server_module.MAX_HITS
-    assert parameters["text"]["schema"]["maxItems"] == server_module.MAX_WORDS
-    assert parameters["like"]["schema"]["maxItems"] == server_module.MAX_WORDS
-    inputs = document["components"]["schemas"]["EmbeddingRequest"]["properties"]
+    texts = parameters["text"]["schema"]
+    assert texts["maxItems"] == parameters["like"]["schema"]["maxItems"] == MAX_TEXTS
+    schemas = document["components"]["schemas"]
+    inputs = schemas["EmbeddingRequest"]["properties"]
     assert inputs["input"]["oneOf"][1]["maxItems"] == MAX_INPUTS
+    assert schemas["EmbeddingInput"]["anyOf"][0]["maxLength"] == MAX_TEXT_LENGTH
+    assert inputs["dimensions"]["maximum"] == 4
 
 
 # === Embeddings ===
@@ -97,6 +101,8 @@ def test_the_official_client_embeds_texts_and_images(client, encoding):
     if encoding == "base64":
         embeddings = [np.frombuffer(base64.b64decode(e), "<f4") for e in embeddings]
     model = load_model(str(GOLDEN))
+    # [CLS], [SEP] and the words.
+    assert response.usage.prompt_tokens == response.usage.total_tokens == 3 + 5
     expected = np.empty((4, 4))
     expected[::2] = model.encode_texts(["red", "blue or green"])
     expected[1::2] = model.encode_images(contents)
@@ -112,6 +118,7 @@ def test_the_official_client_truncates_and_reports_errors(client):
     with pytest.raises(openai.BadRequestError, match="from 1 to 4") as error:
         client.embeddings.create(model=str(GOLDEN), input="red", dimensions=5)
     assert error.value.type == "invalid_request_error"
+    assert [entry.id for entry in client.models.list()] == [str(GOLDEN)]
     with pytest.raises(openai.NotFoundError, match="`model` must be"):
         client.embeddings.create(model="text-embedding-3-small", input="red")
 
@@ -131,6 +138,7 @@ def test_the_official_client_truncates_and_reports_errors(client):
         ({"input": "data:image/png;base64,%"}, "must be data:image/TYPE;base64"),
         ({"input": data_url(b"no image")}, "`image` must be readable"),
         ({"input": [data_url(b"x")] * (MAX_IMAGES + 1)}, "at most 64 images"),
+        ({"input": ["red", "a" * (MAX_TEXT_LENGTH + 1)]}, "at most 10,000 characters"),
         ({"input": "red", "encoding_format": "int8"}, "float or base64"),
         ({"input": "red", "encoding_format": []}, "float or base64"),
         ({"input": "red", "dimensions": True}, "integer from 1 to 4"),

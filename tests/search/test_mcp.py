@@ -47,6 +47,8 @@ CALLS = {
     "tag of id": ("tag", {"id": 4, "labels": ["green"]}),
     "describe": ("describe_index", {}),
 }
+# The error for a file that exists is that for a missing file.
+UNREADABLE = "`path` must be the path of an image that the server can read"
 # Tool and arguments of a wrong call, and its error.
 MISTAKES = [
     ("search", {"text": " "}, "must not be blank"),
@@ -55,8 +57,14 @@ MISTAKES = [
     ("similar", {}, "either `id` or `path`"),
     ("similar", {"id": 1, "path": "a.png"}, "either `id` or `path`"),
     ("similar", {"id": 99}, "must be the id of an image"),
-    ("similar", {"path": "none.png"}, "`image` must be readable"),
-    ("similar", {"path": "http://127.0.0.1/a.png"}, "must be the path of a file"),
+    ("similar", {"id": 2**63}, "must be the id of an image"),
+    ("search", {"text": "a" * 10_001}, "at most 10,000 characters"),
+    ("search", {"text": "red", "plus": ["a"] * 33}, "at most 32 texts"),
+    ("similar", {"path": "none.png"}, UNREADABLE),
+    ("similar", {"path": __file__}, UNREADABLE),
+    ("similar", {"path": "a\0b"}, UNREADABLE),
+    ("similar", {"path": r"\\host\share\a.png"}, "must be the path of a local file"),
+    ("similar", {"path": "http://127.0.0.1/a.png"}, "must be the path of a local file"),
     ("tag", {"id": 1, "labels": []}, "`labels` must be one or more different texts"),
     ("tag", {"id": 1, "labels": ["red", ""]}, "`labels` must be texts that are not"),
     ("tag", {"id": 1, "labels": ["red", "red"]}, "Received: 'red' twice"),

@@ -357,7 +357,8 @@ def test_the_page_refers_to_no_other_server(send):
         ({"text": "red", "duplicates": "yes"}, "duplicates must be 0 or 1"),
         ({"minus": "red"}, "must have an `image` or words"),
         ({"text": "red", "minus": "red"}, "cancel out"),
-        ({"text": ["red"] * 33}, "at most 32"),
+        ({"plus": ["red"] * 33}, "at most 32"),
+        ({"text": "a" * 10_001}, "at most 10,000 characters"),
     ],
 )
 def test_invalid_parameters_are_refused(send, parameters, message):
@@ -407,6 +408,14 @@ def send_bytes(port, head, body=b"", step=1_000_000):
             while part := connection.recv(65_536):
                 response += part
         return response
+
+
+def test_a_request_with_two_lengths_ends_the_connection(server):
+    head = b"Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    other = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    content = b"POST /v1/embeddings HTTP/1.1\r\n" + head + b"0\r\n\r\n" + other
+    response = send_bytes(server[1], content)
+    assert response.startswith(b"HTTP/1.1 400 ") and response.count(b"HTTP/1.1") == 1
 
 
 def test_a_body_that_is_too_large_is_refused(server):
