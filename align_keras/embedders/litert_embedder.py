@@ -59,16 +59,18 @@ class LiteRTEmbedder(TowerEmbedder):
         self._opening = threading.Lock()
 
     def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
-        tower = self._tower("image")
-        rows = [tower(images=image[None].astype(np.float32)) for image in pixels]
+        rows = [
+            self._run("image", images=image[None].astype(np.float32))
+            for image in pixels
+        ]
         return np.concatenate(rows)
 
     def embed_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        tower = self._tower("text")
-        open_rows, _ = tower.open_inputs["token_ids"]
+        open_rows, _ = self._tower("text").open_inputs["token_ids"]
         size = _TEXTS_PER_CALL if open_rows == -1 else 1
         batches = [
-            tower(
+            self._run(
+                "text",
                 token_ids=token_ids[start : start + size],
                 padding_mask=mask[start : start + size],
             )
@@ -87,6 +89,14 @@ class LiteRTEmbedder(TowerEmbedder):
                 return _read_member(archive, self.vocabulary_file).decode()
         except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
             raise self.damaged("text", error) from None
+
+    def _run(self, kind: str, **inputs: np.ndarray) -> np.ndarray:
+        tower = self._tower(kind)
+        try:
+            return tower(**inputs)
+        except RuntimeError as error:
+            # For example, the vocabulary may have more tokens than the text tower.
+            raise self.damaged(kind, error) from None
 
     def _tower(self, kind: str) -> Any:
         """Returns the interpreter of a tower for the current thread."""

@@ -86,7 +86,12 @@ class ONNXEmbedder(TowerEmbedder):
     def _run(self, kind: str, **inputs: np.ndarray) -> np.ndarray:
         if kind == "image":
             inputs = {"images": inputs["images"].astype(np.float32)}
-        (embeddings,) = self._sessions[kind].run(None, inputs)
+        try:
+            (embeddings,) = self._sessions[kind].run(None, inputs)
+        except Exception as error:
+            # The errors of ONNX Runtime have no other common base class. For example,
+            # the vocabulary may have more tokens than the text tower.
+            raise self.damaged(kind, error) from None
         return np.asarray(embeddings, np.float32)
 
     def _read_metadata(self, kind: str, path: pathlib.Path) -> dict[str, Any]:

@@ -308,19 +308,28 @@ def check_parameters(
         most: int, largest number of parameters that the file can contain.
         source: path of the file, for the message.
     """
-    image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
+    image_names = (
+        "width_coefficient",
+        "depth_coefficient",
+        "num_stages",
+        "lite",
+        "projection_dim",
+        "num_classes",
+    )
     text_names = (
         "architecture",
         "num_layers",
         "hidden_dim",
         "intermediate_dim",
         "vocabulary_size",
+        "max_sequence_length",
+        "projection_dim",
     )
     image_sizes = {name: image[name] for name in image_names if name in image}
     text_sizes = {name: text[name] for name in text_names if name in text}
+    text_sizes.setdefault("projection_dim", None)
     text_sizes["num_heads"] = 1
     text_sizes["sequence_length"] = 3
-    text_sizes["projection_dim"] = None
     count = image_tower_cost(**image_sizes, image_size=32).parameters
     count += text_tower_cost(**text_sizes).parameters
     if count > most:
