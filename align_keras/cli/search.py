@@ -268,8 +268,6 @@ def print_hits(title: str, hits: "list[Hit]") -> None:
             for hit, row in zip(hits, rows, strict=True)
         ]
         print_table(title, ("rank", *names), table, text_columns=_COLUMNS[1:])
-    if all(hit.relevance == "weak" for hit in hits):
-        print("No image stands out, so these matches may be wrong.")
 
 
 def _row(hit: "Hit") -> dict[str, str]:
@@ -277,7 +275,7 @@ def _row(hit: "Hit") -> dict[str, str]:
     duplicates = f" (duplicates: {len(hit.duplicates)})" if hit.duplicates else ""
     return {
         "score": "" if hit.score is None else f"{hit.score:.3f}",
-        "match": hit.relevance or "",
+        "match": "" if hit.relevance is None else f"{hit.relevance:.0%}",
         "path": hit.path + duplicates,
         "date": str(hit.columns.get("date") or "")[:10],
         "caption": _shorten_captions(hit.captions),

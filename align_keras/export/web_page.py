@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -66,6 +66,7 @@ def write_web_page(
     text_tower: bytes,
     images: Sequence[PageImage],
     embeddings: np.ndarray,
+    relevance_weights: Mapping[str, float],
     title: str,
     runtime: str | os.PathLike | None,
 ) -> None:
@@ -81,6 +82,7 @@ def write_web_page(
         text_tower: content of the LiteRT file of the text encoder.
         images: `PageImage` of each image.
         embeddings: float array (images, d) with rows of unit length.
+        relevance_weights: `RELEVANCE_WEIGHTS` of `align_keras.search.query`.
         title: str, heading of the page.
         runtime: `node_modules` folder that `check_litert_js` accepts and that is copied
             to the page. None requires the user to run `npm install`.
@@ -88,7 +90,15 @@ def write_web_page(
     folder = pathlib.Path(folder)
     dimension = embeddings.shape[1]
     _write_images(folder, images, embeddings)
-    _write_model(folder, tokenizer, image_size, image_tower, text_tower, dimension)
+    _write_model(
+        folder,
+        tokenizer,
+        image_size,
+        image_tower,
+        text_tower,
+        dimension,
+        relevance_weights,
+    )
     _write_page(folder, title, len(images))
     if runtime is not None:
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
@@ -142,6 +152,7 @@ def _write_model(
     image_tower: bytes,
     text_tower: bytes,
     dimension: int,
+    relevance_weights: Mapping[str, float],
 ) -> None:
     model = folder / "model"
     model.mkdir()
@@ -157,6 +168,7 @@ def _write_model(
             "max_pixels": MAX_PIXELS,
             "dimension": dimension,
             "tokenizer": tokenizer_options(tokenizer),
+            "relevance": relevance_weights,
             # The page needs the sizes in bytes for the progress of the download.
             "files": {
                 file.relative_to(folder).as_posix(): file.stat().st_size

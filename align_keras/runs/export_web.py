@@ -54,6 +54,7 @@ def write_web(
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_litert_js, write_web_page
+    from align_keras.search.query import RELEVANCE_WEIGHTS
 
     # Options are checked first, since embedding may take minutes.
     if quantize == "int8":
@@ -76,6 +77,7 @@ def write_web(
         text_tower=text_flatbuffer(align, quantize, license=license),
         images=searched.images,
         embeddings=searched.embeddings,
+        relevance_weights=RELEVANCE_WEIGHTS,
         title=title,
         runtime=litert_js,
     )

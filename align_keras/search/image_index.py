@@ -650,8 +650,8 @@ class Index:
 
         Args:
             embedding: float (d,), embedding of the query.
-            query: `Query`, whose condition and options apply. Its texts and image are
-                ignored.
+            query: `Query`, whose condition and options apply. Its texts and image only
+                determine whether the hits have a `relevance`.
             scanned: `ScannedRows` of the embedding from `store.scan_many`, which spares
                 a scan, or None.
 
@@ -688,17 +688,19 @@ class Index:
             ]
 
         images = self.store.with_stable_rows(ranked_images)
-        scores = np.array([image.score for image in images])
-        sample, count = self._get_sample()
-        if scanned is None:
-            sample_scores = sample @ embedding
-        else:
-            sample_scores = self.store.sample_scores(scanned)
-        ratings = relevance(scores, sample_scores, count)
-        ranked = enumerate(zip(images, ratings, strict=True), start=1)
+        probabilities: Sequence[float | None] = [None] * len(images)
+        if query.has_relevance:
+            scores = np.array([image.score for image in images])
+            sample, count = self._get_sample()
+            if scanned is None:
+                sample_scores = sample @ embedding
+            else:
+                sample_scores = self.store.sample_scores(scanned)
+            probabilities = relevance(scores, sample_scores, count)
+        ranked = enumerate(zip(images, probabilities, strict=True), start=1)
         return [
-            _make_hit(image.details, rank, image.score, rating, image.copies)
-            for rank, (image, rating) in ranked
+            _make_hit(image.details, rank, image.score, probability, image.copies)
+            for rank, (image, probability) in ranked
         ]
 
     def _get_sample(self) -> tuple[np.ndarray, int]:
@@ -893,7 +895,7 @@ def _make_hit(
     details: ImageDetails,
     rank: int,
     score: float | None,
-    rating: str | None,
+    probability: float | None,
     copies: list[str],
 ) -> Hit:
     """Returns a hit with values of its own, because the details are shared."""
@@ -902,7 +904,7 @@ def _make_hit(
         score=None if score is None else round(score, 6),
         id=details.id,
         path=details.path,
-        relevance=rating,
+        relevance=probability,
         captions=list(details.captions),
         columns=dict(details.columns),
         duplicates=copies,

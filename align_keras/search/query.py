@@ -1,7 +1,6 @@
 """Queries and hits of an image index."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,14 +11,18 @@ from align_keras.models.composed_query import encode_query, split_weight
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Thresholds of `relevance` for `relative_heights`. They were chosen with align_small_en
-# on images of GCompris and icons of Font Awesome, on which the model was not trained.
-# The mean precision of both is at least 60% above the strong threshold and at least 30%
-# above the good threshold (`tools/benchmarks/bench_marks.py`).
-_STRONG, _GOOD = 1.5, 1.1
-# A score is at most sqrt(n - 1) standard deviations above the mean of n scores. With
-# fewer than 13 images, no match could be strong, and with 3 images none could be good.
-_FEWEST_RATED_IMAGES = 20
+# Weights of the logistic regression in `relevance`. `tools/benchmarks/bench_marks.py`
+# fitted it with align_small_en on six sources of images that are not training images.
+# The page of `align-keras export web` reads the weights from its `model.json`.
+RELEVANCE_WEIGHTS = {
+    "height": 1.77,
+    "crowd": -0.93,
+    "bias": -0.98,
+    # Factor of the heights in the crowd. 1, 2 and 2.5 fit the sources less well.
+    "steepness": 1.5,
+    # The heights of few scores are small, even if an image is right.
+    "fewest_images": 20,
+}
 MAX_K = 100_000
 # Limits of a request to a server: number of texts of a parameter, and characters of a
 # text. The models read about a hundred characters.
@@ -107,6 +110,11 @@ class Query:
     def has_content(self) -> bool:
         """True if the query has a text or an image, and not only a condition."""
         return bool(self.images or self.all_texts)
+
+    @property
+    def has_relevance(self) -> bool:
+        """True for queries of words only, for which `relevance` was fitted."""
+        return bool(self.all_texts) and not self.images
 
     def encode(
         self,
@@ -259,8 +267,9 @@ class Hit:
         id: int, id of the image in the index.
         path: str, path of the image, or its id in `Index.from_embeddings`. A path that
             is not UTF-8 is decoded with `os.fsdecode`.
-        relevance: str, `"strong"`, `"good"` or `"weak"` (see `relevance`), or None
-            without a query or in an index of fewer than 20 images.
+        relevance: float, estimate of the probability that the image is right (see the
+            function `relevance`). None if the query has an image or no words, and in an
+            index of fewer than 20 images.
         captions: list of str, captions from tables.
         columns: dict, the other columns of the image such as `folder`, `date`, `width`
             and `camera`, and the columns of tables. If several rows of tables name the
@@ -273,7 +282,7 @@ class Hit:
 
     Example:
 
-    >>> Hit(1, 0.4, 7, "a.jpg", "good", stored_image="index/images/000000.jpg").file
+    >>> Hit(1, 0.4, 7, "a.jpg", 0.63, stored_image="index/images/000000.jpg").file
     'index/images/000000.jpg'
     """
 
@@ -281,7 +290,7 @@ class Hit:
     score: float | None
     id: int
     path: str
-    relevance: str | None
+    relevance: float | None
     captions: list[str] = dataclasses.field(default_factory=list)
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     duplicates: list[str] = dataclasses.field(default_factory=list)
@@ -299,15 +308,15 @@ class Hit:
         return dict(vars(self))
 
 
-def relative_heights(
+def heights_and_crowd(
     scores: np.ndarray, sample_scores: np.ndarray, count: int
-) -> np.ndarray:
-    """Returns how far scores are above the scores of a sample of the index.
+) -> tuple[np.ndarray, float]:
+    """Returns the two values from which `relevance` estimates probabilities.
 
-    A cosine similarity has no absolute scale, so each score is converted to standard
-    deviations above the mean of `sample_scores`. The maximum of `count` independent
-    normal variables is about sqrt(2 log count) standard deviations, which is the unit
-    of the result.
+    A cosine similarity has no absolute scale, so both values compare scores with those
+    of the index. The height of a score is its number of standard deviations above the
+    mean. The crowd is the logarithm of the sum of exp(1.5 · height) over the images of
+    the index. It grows with the number of images that have a high score.
 
     Args:
         scores: float (k,), scores of the hits.
@@ -315,36 +324,43 @@ def relative_heights(
         count: int, number of images in the index.
 
     Returns:
-        float (k,). About 1 is the best score that chance gives.
+        float (k,), the heights, and float, the crowd.
 
-    >>> relative_heights(np.array([0.6, 0.2]), np.array([0.0, 0.1, 0.2]), 100).round(1)
-    array([2. , 0.4])
+    >>> heights, _ = heights_and_crowd(np.array([0.6]), np.array([0.0, 0.1, 0.2]), 3)
+    >>> heights.round(2)
+    array([6.12])
     """
     mean = float(sample_scores.mean())
     deviation = max(float(sample_scores.std()), 1e-6)
-    return (scores - mean) / deviation / math.sqrt(2 * math.log(max(count, 3)))
+    sample_heights = (np.asarray(sample_scores, float) - mean) / deviation
+    total = count * np.exp(RELEVANCE_WEIGHTS["steepness"] * sample_heights).mean()
+    return (np.asarray(scores, float) - mean) / deviation, float(np.log(total))
 
 
 def relevance(
     scores: np.ndarray, sample_scores: np.ndarray, count: int
-) -> list[str] | list[None]:
-    """Rates scores by their `relative_heights`.
+) -> list[float] | list[None]:
+    """Estimates for each score the probability that the image is right.
 
-    Args:
-        scores: float (k,), scores of the hits.
-        sample_scores: float (n,), scores of images from all parts of the index.
-        count: int, number of images in the index.
+    The logit of the probability is a weighted sum of the height and the crowd (see
+    `heights_and_crowd`), so a higher score never has a lower probability. The estimate
+    applies to words that describe one image or a few. If the words describe many
+    images, none of them stands out and the estimates are too low.
+
+    The arguments are those of `heights_and_crowd`.
 
     Returns:
-        list of str, `"strong"`, `"good"` or `"weak"` for each score. None for each
-        score if `count` is less than 20, because too few scores exist to compare with.
+        list of float from 0.01 to 0.99. None for each score if `count` is less than 20,
+        because too few scores exist to compare with.
 
-    >>> relevance(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
-    ['strong', 'weak']
+    >>> relevance(np.array([0.6, 0.5, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
+    [0.99, 0.93, 0.01]
     """
-    if count < _FEWEST_RATED_IMAGES:
+    weights = RELEVANCE_WEIGHTS
+    if count < weights["fewest_images"]:
         return [None] * len(scores)
-    return [
-        "strong" if height >= _STRONG else "good" if height >= _GOOD else "weak"
-        for height in relative_heights(scores, sample_scores, count)
-    ]
+    heights, crowd = heights_and_crowd(scores, sample_scores, count)
+    logits = weights["height"] * heights + weights["crowd"] * crowd + weights["bias"]
+    # Probabilities of 1% and 99%. More extreme ones were not measured.
+    probabilities = 1 / (1 + np.exp(-np.clip(logits, -4.6, 4.6)))
+    return [round(float(value), 2) for value in probabilities]

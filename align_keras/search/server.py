@@ -344,6 +344,7 @@ class _Server:
         images = [*search.query.images, image]
         query = dataclasses.replace(search.query, image=images)
         embedding = query.encode(model, stored, current.texts)
+        search = dataclasses.replace(search, query=query)
         hits = self._find_hits(current, search, embedding)
         return _hits_as_json(hits, search, current.state, started)
 

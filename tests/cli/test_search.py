@@ -253,17 +253,15 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has no trained model" in capsys.readouterr().err
 
 
-def create_hit(path, captions, relevance="weak"):
+def create_hit(path, captions, relevance=None):
     return Hit(1, 0.5, 1, path, relevance, captions)
 
 
-@pytest.mark.parametrize(
-    "relevances, has_note",
-    [(("weak", "weak"), True), (("good", "weak"), False), ((None, None), False)],
-)
-def test_a_search_without_a_good_match_says_so(relevances, has_note, capsys):
-    search.print_hits("cats", [create_hit("a", [], value) for value in relevances])
-    assert ("No image stands out" in capsys.readouterr().out) == has_note
+def test_the_relevance_is_printed_in_percent(capsys):
+    search.print_hits("cats", [create_hit("a", [], 0.29)])
+    assert "29%" in capsys.readouterr().out
+    search.print_hits("cats", [create_hit("a", [])])
+    assert "match" not in capsys.readouterr().out
 
 
 def test_long_lists_of_captions_are_shortened(capsys):

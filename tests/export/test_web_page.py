@@ -24,6 +24,7 @@ from align_keras.runs.export_web import (
     write_web,
 )
 from align_keras.search import Index
+from align_keras.search.query import relevance
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.browser import chromium, node_modules, served
 from tests.helpers.image_files import readable_files, refused_files
@@ -167,7 +168,13 @@ def test_a_text_query_has_the_hits_of_python(page, export, text):
     page.fill("#query", text)
     page.press("#query", "Enter")
     hits = wait_for_hits(page, f"“{text.strip()}”")
-    check_hits(hits, export, export.model.encode_texts([text]))
+    embedding = export.model.encode_texts([text])
+    check_hits(hits, export, embedding)
+    scores = export.images.embeddings @ embedding[0]
+    expected = relevance(np.sort(scores)[::-1][:5], scores, len(scores))
+    lines = page.locator("#hits .score").all_inner_texts()[:5]
+    matches = [int(line.partition("% match, ")[0]) for line in lines]
+    np.testing.assert_allclose(matches, 100 * np.array(expected), atol=2)
 
 
 def encoded(image, file_format, **options):
@@ -183,6 +190,7 @@ def test_an_image_query_has_the_hits_of_python(page, export):
     hits = wait_for_hits(page, "seven.png")
     check_hits(hits, export, export.model.encode_images([png]))
     assert page.is_visible("#query-image")
+    assert "match" not in page.inner_text("#hits")
     assert page.input_value("#query") == ""
     # An unreadable file causes an error, and the previous hits remain.
     files = [{"name": "seven.txt", "mimeType": "image/png", "buffer": b"seven"}]

@@ -517,10 +517,31 @@ def test_invalid_queries_raise_errors(build, photos):
 def test_relevance_depends_on_the_other_scores_of_the_query():
     sample = np.random.default_rng(0).normal(0.1, 0.05, 4096)
     scores = np.array([0.5, 0.35, 0.1])
-    assert relevance(scores, sample, 4096) == ["strong", "good", "weak"]
+    best, second, mean = relevance(scores, sample, 4096)
+    assert best > 0.9 > second > 0.2 > mean
     # In a larger index, more images have a high score by chance.
-    assert relevance(scores, sample, 10**8) == ["good", "weak", "weak"]
-    assert relevance(scores, sample + 0.3, 4096) == ["weak"] * 3
+    larger = relevance(scores, sample, 10**6)
+    assert best > larger[0] and second > larger[1]
+    assert max(relevance(scores, sample + 0.3, 4096)) < 0.05
+    # Another model may have a different scale.
+    assert relevance(3 * scores - 1, 3 * sample - 1, 4096) == [best, second, mean]
+
+
+def test_neighboring_scores_have_similar_relevance():
+    sample = np.random.default_rng(0).normal(0.1, 0.05, 4096)
+    steps = np.diff(relevance(np.arange(0, 0.6, 0.002), sample, 4096))
+    assert steps.min() >= 0 and steps.max() < 0.03
+    # Scores without variance and scores far from the sample give no warnings.
+    assert relevance(np.array([-9.0, 9.0]), np.zeros(20), 20) == [0.01, 0.99]
+
+
+def test_only_queries_of_words_have_relevance(build, photos, colors):
+    for number in range(20):
+        (photos / f"{number}.png").write_bytes(colors.image_bytes((9 * number, 60, 90)))
+    index = build(photos)
+    assert index.query("red", k=1)[0].relevance is not None
+    for query in (Query(image=1), Query("red", image=1), index.embedding(1)):
+        assert index.query(query, k=1)[0].relevance is None
 
 
 def test_a_small_index_has_no_relevance():

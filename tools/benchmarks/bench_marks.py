@@ -1,23 +1,23 @@
-"""Chooses and measures the marks strong, good and weak of a search.
+"""Fits and measures the probabilities of a search, `Hit.relevance`.
 
-    python tools/benchmarks/bench_marks.py --gcompris /usr/share/gcompris-qt/rcc \
-        --captioned /usr/share/tuxpaint/stamps
+    python tools/benchmarks/bench_marks.py --captioned /usr/share/tuxpaint/stamps
 
-The thresholds are chosen on two sources on which align_small_en was neither trained nor
-selected: the images of GCompris (Debian's package gcompris-qt-data), whose file names
-are the captions, and the icons of Font Awesome (the test split of the corpus `icons`).
-The strong threshold is the lowest multiple of 0.1 at which the mean precision of both
-sources is at least 60%, and the good threshold that at which it is at least 30%. The
-table also shows `--captioned`, a folder of images with captions on which no threshold
-was chosen. Columns:
+The probabilities are a logistic regression of the height of a score and the crowd of
+its query (see `align_keras.search.query.heights_and_crowd`). The regression is fitted
+on the sources of `bench_held_out.py`, on which align_small_en was neither trained nor tested. Each
+source has the same weight. A hit is one of the 5 best images of a caption. It is right
+if it has the caption.
 
-- hits: the 5 best images of each caption. A hit is right if it has the caption.
-- precision: right hits among the hits with the mark.
-- recall: right hits with the mark among all right hits.
-- no strong or good: share of the captions whose hits are all weak, for captions whose
-  images are in the index, and for the same captions after their images were removed.
-- first is right: share of these captions (images in the index) whose first hit is
-  right, and the same share among the other captions.
+The script prints
+
+- the weights that are fitted on all sources, for `RELEVANCE_WEIGHTS`.
+- for each range of the probability, the number of hits and the percentage of right
+  hits. The weights for a source are fitted on the other sources. Those for
+  `--captioned`, a folder of images with captions, and `--run`, a run of `align-keras
+  quickstart`, are fitted on all sources.
+- the mean probability of the first hits and the percentage of right first hits, and the
+  mean probability after the images of the captions were removed.
+- the deviance that the regression explains, for other factors of the crowd.
 """
 
 import argparse
@@ -31,7 +31,9 @@ import zlib
 import numpy as np
 
 HITS = 5
-PRECISIONS = {"strong": 0.6, "good": 0.3}
+# Upper ends of the ranges of the probability.
+RANGES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+STEEPNESS = (1.0, 1.5, 2.0, 2.5)
 # Resource file of GCompris → folder with images of words.
 GCOMPRIS_FOLDERS = {
     "lang": "words_sample",
@@ -45,17 +47,17 @@ NO_WORDS = {"", "bg", "background", "cancel", "ok"}
 
 
 @dataclasses.dataclass
-class Heights:
-    """Heights of the best hits of the captions of a source.
+class Evidence:
+    """Values of the best hits of the captions of a source.
 
     Attributes:
-        heights: float (captions, HITS).
+        values: float (captions, HITS, 2), the heights and the crowds.
         is_right: bool (captions, HITS), True for hits that have the caption.
-        absent: float (captions,), height of the best hit without the images of the
+        absent: float (captions, 2), values of the best hit without the images of the
             caption.
     """
 
-    heights: np.ndarray
+    values: np.ndarray
     is_right: np.ndarray
     absent: np.ndarray
 
@@ -138,93 +140,158 @@ def captioned_pairs(folder):
     return [record.image_path for record in records], captions
 
 
-def measure_heights(model, images, captions):
-    """Returns the `Heights` of all captions."""
-    from align_keras.search.query import relative_heights
-
+def embed(model, images, captions):
+    """Returns the scores of the captions, and which images have which caption."""
     texts = sorted({text for row in captions for text in row})
-    image_embeddings = model.encode_images(images)
-    scores = model.encode_texts(texts) @ image_embeddings.T
-    heights, is_right, absent = [], [], []
-    for text, row in zip(texts, scores, strict=True):
-        has_caption = np.array([text in image_captions for image_captions in captions])
-        best = np.argsort(-row)[:HITS]
-        heights.append(relative_heights(row[best], row, len(row)))
-        is_right.append(has_caption[best])
-        others = row[~has_caption]
-        absent.append(relative_heights(others.max(keepdims=True), others, len(others)))
-    return Heights(np.array(heights), np.array(is_right), np.concatenate(absent))
+    scores = model.encode_texts(texts) @ model.encode_images(images).T
+    has_caption = [[text in row for row in captions] for text in texts]
+    return scores, np.array(has_caption)
 
 
-def choose_thresholds(sources):
-    """Returns the thresholds of the marks."""
-    thresholds = {}
-    for mark, required in PRECISIONS.items():
-        for tenths in range(5, 30):
-            threshold = tenths / 10
-            precisions = [
-                source.is_right[source.heights >= threshold].mean()
-                for source in sources
-            ]
-            if np.mean(precisions) >= required:
-                thresholds[mark] = threshold
-                break
-    return thresholds
+def run_scores(folder):
+    """Returns `embed` of the index of a run."""
+    from align_keras.embedders import load_model
+    from align_keras.search import Index
+
+    index = Index.open(folder / "index")
+    hits = index.latest(k=len(index))
+    texts = sorted({text for hit in hits for text in hit.captions})
+    images = np.stack([index.embedding(hit.id) for hit in hits])
+    scores = load_model(folder).encode_texts(texts) @ images.T
+    has_caption = [[text in hit.captions for hit in hits] for text in texts]
+    return scores, np.array(has_caption)
 
 
-def print_source(name, source, thresholds):
-    """Prints the precision and recall of the marks of a source."""
-    strong, good = thresholds["strong"], thresholds["good"]
-    marks = {
-        "strong": source.heights >= strong,
-        "good": (source.heights >= good) & (source.heights < strong),
-        "weak": source.heights < good,
-    }
-    count, num_right = len(source.heights), source.is_right.sum()
-    print(f"{name}: {count:,} captions, {num_right:,} right hits")
-    for mark, has_mark in marks.items():
-        hits, right = has_mark.sum(), source.is_right[has_mark].sum()
-        precision, recall = right / hits, right / num_right
-        print(
-            f"  {mark}: {hits:,} hits, precision {precision:.0%}, recall {recall:.0%}"
-        )
-    all_weak = source.heights[:, 0] < good
-    print(
-        f"  no strong or good: {all_weak.mean():.0%}, without the images "
-        f"{np.mean(source.absent < good):.0%}"
+def measure(scores, has_caption):
+    """Returns the `Evidence` of all captions."""
+    from align_keras.search.query import heights_and_crowd
+
+    def values_of(best_scores, row):
+        heights, crowd = heights_and_crowd(best_scores, row, len(row))
+        return np.stack([heights, np.full_like(heights, crowd)], axis=-1)
+
+    values, is_right, absent = [], [], []
+    for row, is_correct in zip(scores, has_caption, strict=True):
+        best = np.argsort(-row, kind="stable")[:HITS]
+        values.append(values_of(row[best], row))
+        is_right.append(is_correct[best])
+        others = row[~is_correct]
+        absent.append(values_of(others.max(keepdims=True), others)[0])
+    return Evidence(np.array(values), np.array(is_right), np.array(absent))
+
+
+def fit(sources):
+    """Returns the weights of the height and the crowd, and the bias."""
+    rows = np.concatenate([source.values.reshape(-1, 2) for source in sources])
+    rows = np.column_stack([rows, np.ones(len(rows))])
+    is_right = np.concatenate([source.is_right.ravel() for source in sources])
+    importance = np.concatenate(
+        [np.full(source.is_right.size, 1 / source.is_right.size) for source in sources]
     )
-    is_first_right = source.is_right[:, 0]
+    weights = np.zeros(3)
+    for _ in range(30):  # Newton's method.
+        chances = probabilities(rows[:, :2], weights)
+        gradient = rows.T @ (importance * (is_right - chances))
+        curvature = (rows.T * (importance * chances * (1 - chances))) @ rows
+        weights += np.linalg.solve(curvature, gradient)
+    return weights
+
+
+def probabilities(values, weights):
+    """Returns the probabilities of heights and crowds."""
+    return 1 / (1 + np.exp(-(values @ weights[:2] + weights[2])))
+
+
+def explained_deviance(source, weights):
+    """Returns the share of the deviance of a constant that the regression explains."""
+    is_right = source.is_right.ravel()
+    chances = probabilities(source.values.reshape(-1, 2), weights)
+    deviance = -np.log(np.where(is_right, chances, 1 - chances)).mean()
+    mean = is_right.mean()
+    return 1 + deviance / (mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
+
+
+def fit_without(sources, name):
+    """Returns the weights that are fitted on all sources except one."""
+    return fit([source for other, source in sources.items() if other != name])
+
+
+def print_source(name, source, weights):
+    """Prints the row of a source."""
+    chances = probabilities(source.values, weights)
+    cells = []
+    start = 0.0
+    for stop in RANGES:
+        is_inside = (chances >= start) & (chances < stop)
+        hits, right = is_inside.sum(), source.is_right[is_inside].sum()
+        cells.append(f"{hits:,}:{right / hits:.0%}" if hits else "0:-")
+        start = stop
+    print(f"{name:12} " + " ".join(f"{cell:>10}" for cell in cells))
+    absent = probabilities(source.absent, weights).mean()
     print(
-        f"  first is right: {is_first_right[all_weak].mean():.0%} of these captions, "
-        f"{is_first_right[~all_weak].mean():.0%} of the others"
+        f"  first hits: mean {chances[:, 0].mean():.0%}, right "
+        f"{source.is_right[:, 0].mean():.0%}, mean without the images {absent:.0%}"
     )
+
+
+def print_steepness(scores):
+    """Prints the mean explained deviance of the sources for factors of the crowd."""
+    from align_keras.search.query import RELEVANCE_WEIGHTS
+
+    default = RELEVANCE_WEIGHTS["steepness"]
+    for steepness in STEEPNESS:
+        RELEVANCE_WEIGHTS["steepness"] = steepness
+        sources = {name: measure(*pair) for name, pair in scores.items()}
+        deviances = [
+            explained_deviance(source, fit_without(sources, name))
+            for name, source in sources.items()
+        ]
+        print(f"steepness {steepness:g}: explained deviance {np.mean(deviances):.3f}")
+    RELEVANCE_WEIGHTS["steepness"] = default
 
 
 def main():
-    """Chooses the thresholds and prints the table."""
+    """Fits the weights and prints the table."""
+    import bench_held_out
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="align_small_en")
-    parser.add_argument("--gcompris", type=pathlib.Path, required=True)
+    for option, default in (
+        ("--gcompris", bench_held_out.GCOMPRIS),
+        ("--word-cards", bench_held_out.WORD_CARDS),
+        ("--backgrounds", bench_held_out.BACKGROUNDS),
+    ):
+        parser.add_argument(option, type=pathlib.Path, default=default)
     parser.add_argument("--captioned", type=pathlib.Path, nargs="*", default=[])
+    parser.add_argument("--run", type=pathlib.Path, nargs="*", default=[])
     arguments = parser.parse_args()
     import align_keras
 
     model = align_keras.load_model(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = gcompris_pairs(arguments.gcompris, pathlib.Path(folder))
-        gcompris = measure_heights(model, *pairs)
-    sources = {
-        "GCompris": gcompris,
-        "Font Awesome": measure_heights(model, *icon_pairs()),
-    }
-    thresholds = choose_thresholds(list(sources.values()))
-    print(f"thresholds: strong {thresholds['strong']:g}, good {thresholds['good']:g}")
-    for captioned in arguments.captioned:
-        sources[str(captioned)] = measure_heights(model, *captioned_pairs(captioned))
+        target = pathlib.Path(folder)
+        pairs = bench_held_out.read_sources(
+            arguments.gcompris, arguments.word_cards, target
+        )
+        pairs["photographs"] = bench_held_out.photograph_pairs(
+            arguments.gcompris, arguments.backgrounds, target
+        )
+        scores = {name: embed(model, *pair) for name, pair in pairs.items()}
+    sources = {name: measure(*pair) for name, pair in scores.items()}
+    weights = fit(list(sources.values()))
+    height, crowd, bias = weights
+    print(f"weights: height {height:.2f}, crowd {crowd:.2f}, bias {bias:.2f}")
+    print_steepness(scores)
+    print(f"{'below':12} " + " ".join(f"{stop:>10.0%}" for stop in RANGES))
     for name, source in sources.items():
-        print_source(name, source, thresholds)
+        print_source(name, source, fit_without(sources, name))
+    for folder in arguments.captioned:
+        evidence = measure(*embed(model, *captioned_pairs(folder)))
+        print_source(folder.name, evidence, weights)
+    for folder in arguments.run:
+        print_source(folder.name, measure(*run_scores(folder)), weights)
 
 
 if __name__ == "__main__":

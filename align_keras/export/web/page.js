@@ -41,17 +41,17 @@ async function load() {
   showStatus("Preparing the text model…");
   state.settings = settings;
   state.litert = litert;
-  state.index = openIndex(embeddings, JSON.parse(decode(entries)), settings.dimension);
+  state.index = openIndex(embeddings, JSON.parse(decode(entries)), settings);
   state.tokenizer = new WordPieceTokenizer(readVocabulary(decode(vocabulary)), settings.tokenizer);
   state.textTower = await Tower.load(litert, textTower);
   progress.end();
 }
 
-function openIndex(bytes, entries, dimension) {
+function openIndex(bytes, entries, { dimension, relevance }) {
   if (bytes.length !== entries.length * dimension * 4) {
     throw new MissingFileError(`images/embeddings.bin (${bytes.length} bytes for ${entries.length} images)`);
   }
-  return new ImageIndex(new Float32Array(bytes.buffer), entries);
+  return new ImageIndex(new Float32Array(bytes.buffer), entries, relevance);
 }
 
 async function loadImageTower() {
@@ -115,8 +115,9 @@ async function embedImage(file) {
  * @param {string} heading heading of the hits.
  * @param {string?} imageUrl URL of the image of an image query, or null.
  * @param {() => Promise<Float32Array>} embed returns the embedding of the query.
+ * @param {boolean} isText true if the query is a text, whose hits have a relevance.
  */
-async function search(heading, imageUrl, embed) {
+async function search(heading, imageUrl, embed, isText = false) {
   const searchNumber = ++state.searches;
   element("error").hidden = true;
   try {
@@ -126,9 +127,10 @@ async function search(heading, imageUrl, embed) {
     const started = performance.now();
     const query = await embed();
     const hits = state.index.rank(query);
+    const relevance = isText ? state.index.relevance(hits) : null;
     if (searchNumber !== state.searches) return;
     const seconds = (performance.now() - started) / 1000;
-    showHits(heading, imageUrl, hits);
+    showHits(heading, imageUrl, hits.map((hit, rank) => ({ ...hit, relevance: relevance?.[rank] })));
     showStatus(`${countImages(state.index.entries.length)} ranked in ${seconds.toFixed(2)} s. Click an image to find similar images.`);
   } catch (error) {
     if (searchNumber === state.searches) showError(error);
@@ -140,7 +142,7 @@ function countImages(count) {
 }
 
 function searchText(text) {
-  if (text.trim()) search(`“${text.trim()}”`, null, () => state.textTower.embed(state.tokenizer.encode(text)));
+  if (text.trim()) search(`“${text.trim()}”`, null, () => state.textTower.embed(state.tokenizer.encode(text)), true);
 }
 
 function searchFile(file) {
@@ -192,7 +194,7 @@ function showNextHits() {
 }
 
 /** Returns the list item of a hit. Sample images have no score. */
-function createHit({ row, score }) {
+function createHit({ row, score, relevance }) {
   const entry = state.index.entries[row];
   const caption = entry.captions.slice(0, CAPTIONS_PER_HIT).join(" · ") || entry.id;
   const image = createElement("img", { src: thumbnailUrl(entry), alt: label(entry), loading: "lazy" });
@@ -203,7 +205,8 @@ function createHit({ row, score }) {
   item.dataset.row = row;
   if (score !== undefined) {
     item.dataset.score = score;
-    text.append(createElement("span", { className: "score", textContent: `cosine ${score.toFixed(3)}` }));
+    const match = relevance === undefined ? "" : `${Math.round(100 * relevance)}% match, `;
+    text.append(createElement("span", { className: "score", textContent: `${match}${score.toFixed(3)}` }));
   }
   return item;
 }

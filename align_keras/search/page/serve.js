@@ -176,9 +176,13 @@ function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
   element("remove-filter").hidden = !hasFilter;
   const count = `${hasMore ? "first " : ""}${state.hits.length.toLocaleString("en")} image${state.hits.length === 1 ? "" : "s"}`;
   const isRanked = state.hits.some((hit) => hit.score !== null);
-  const standsOut = state.hits.some((hit) => hit.relevance !== "weak");
-  const ranking = standsOut ? "Best matches first" : "No image stands out, so these matches may be wrong";
-  showStatus(isRanked ? `${ranking}: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
+  showStatus(isRanked ? `Best matches first: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
+}
+
+/** Returns the score of a hit and, if the query has no image, the probability of a match. */
+function scoreOf(hit, digits) {
+  const score = hit.score.toFixed(digits);
+  return hit.relevance === null ? score : `${Math.round(100 * hit.relevance)}% match, ${score}`;
 }
 
 /** Returns the list item of a hit. */
@@ -191,10 +195,7 @@ function hitItem(hit, position) {
   similarButton.addEventListener("click", () => searchSimilar(hit));
   const caption = createElement("figcaption", {}, createElement("span", { className: "caption", dir: "auto", textContent: title, title: hit.path }));
   if (hit.score !== null) {
-    const score = hit.score.toFixed(3);
-    const className = hit.relevance ? `score match ${hit.relevance}` : "score";
-    const textContent = hit.relevance ? `${hit.relevance} match, ${score}` : score;
-    caption.append(createElement("span", { className, textContent }));
+    caption.append(createElement("span", { className: "score", textContent: scoreOf(hit, 3) }));
   }
   const item = createElement("li", {}, createElement("figure", {}, frame, caption), similarButton);
   Object.assign(item.dataset, { id: hit.id, score: hit.score });
@@ -273,10 +274,7 @@ function openViewer(position) {
   element("original").href = hit.image;
   element("captions").textContent = hit.captions.join(" · ");
   const rows = [["path", hit.path], ...Object.entries(hit.columns).filter(([name]) => !["path", "name"].includes(name))];
-  if (hit.score !== null) {
-    const score = hit.score.toFixed(4);
-    rows.push(hit.relevance ? ["match", `${hit.relevance}, ${score}`] : ["score", score]);
-  }
+  if (hit.score !== null) rows.push(["score", scoreOf(hit, 4)]);
   if (hit.duplicates.length) rows.push(["near-duplicates", hit.duplicates.join("\n")]);
   const cells = rows.flatMap(([name, value]) => [
     createElement("dt", { textContent: name }),
