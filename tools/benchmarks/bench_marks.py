@@ -4,9 +4,9 @@
 
 The probabilities are a logistic regression of the height of a score and the crowd of
 its query (see `align_keras.search.query.heights_and_crowd`). The regression is fitted
-on the sources of `bench_held_out.py`, on which align_small_en was neither trained nor tested. Each
-source has the same weight. A hit is one of the 5 best images of a caption. It is right
-if it has the caption.
+on the sources of `bench_held_out.py`, which are not training images of align_small_en.
+Each source has the same weight. A hit is one of the 5 best images of a caption. It is
+right if it has the caption.
 
 The script prints
 
