@@ -109,9 +109,9 @@ def run_command(*arguments: str) -> None:
 
 def shoot_search(browser: Any, images: str, index: str) -> None:
     """Indexes and serves images, and writes screenshots of the search page."""
-    run_command("index", images, "--to", index)
+    run_command("index", images, "--index", index)
     server = subprocess.Popen(
-        [*ALIGN_KERAS, "serve", index, "--port", "0"],
+        [*ALIGN_KERAS, "serve", "--index", index, "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -70,14 +70,14 @@ def number_type(
 AT_LEAST_ONE = number_type("an integer >= 1", int, 1)
 
 
-def add_index(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument INDEX of a command that serves an index."""
+def add_index(parser: argparse._ActionsContainer) -> None:
+    """Adds the option `--index` of a command that writes or reads an index."""
     parser.add_argument(
-        "index",
-        nargs="?",
+        "--index",
         metavar="INDEX",
-        help="folder or database of the index (default: the default index of "
-        "`align-keras index`)",
+        help="folder of the index, or a PostgreSQL database with pgvector, "
+        "postgresql://user@host/database (default: $ALIGN_KERAS_INDEX, else "
+        "~/.local/share/align_keras/index)",
     )
 
 

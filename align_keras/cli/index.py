@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from align_keras.cli.common import (
     add_dimensions,
+    add_index,
     name_addresses,
     read_model_options,
     refuse_empty,
@@ -52,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "s3://, gs:// or hf://, and tables on https:// (default: the sources in the "
         "index).",
     )
-    parser.add_argument(
-        "--to",
-        metavar="INDEX",
-        help="folder of the index, or a PostgreSQL database with pgvector, "
-        "postgresql://user@host/database (default: $ALIGN_KERAS_INDEX, else "
-        "~/.local/share/align_keras/index)",
-    )
+    add_index(parser)
     parser.add_argument(
         "--model",
         metavar="M",
@@ -119,8 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 
-    refuse_empty(arguments, ("to", "export", "left_out"))
-    folder = arguments.to or default_index()
+    refuse_empty(arguments, ("index", "export", "left_out"))
+    folder = arguments.index or default_index()
     shown_folder = name_addresses(folder, arguments)
     is_new = not is_database(folder) and not Store.exists(folder)
     if not arguments.sources and is_new:

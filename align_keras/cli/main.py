@@ -8,13 +8,12 @@ imported by `run`, so that help and usage errors appear at once.
 import argparse
 import codecs
 import contextlib
-import difflib
 import functools
 import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import align_keras
@@ -26,6 +25,7 @@ from align_keras.cli.error_messages import (
 )
 from align_keras.models.hub import is_hub_name
 from align_keras.utils.addresses import redacted, without_secrets
+from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
 from align_keras.utils.remote import is_url
@@ -98,8 +98,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             `--version`.
     """
     open_streams()
-    words = sys.argv[1:] if argv is None else argv
-    arguments = parse_arguments(list(words))
+    try:
+        try:
+            return run_command(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:
+            # `--help` and `--print-completion` have printed their text.
+            sys.stdout.flush()
+            raise
+    except BrokenPipeError:
+        # A reader such as `head` or `less` has closed the pipe. Without the null
+        # device, Python would report the error again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+
+
+def run_command(argv: list[str]) -> int:
+    """Runs a subcommand and prints its error. Arguments and result are as in `main`."""
+    arguments = parse_arguments(argv)
     remove_secrets(arguments)
     silence_tensorflow()
     failure = FAILURE
@@ -110,10 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # A reader such as `head` or `less` has closed the pipe. Without the null
-        # device, Python would report the error again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+        raise
     except KeyboardInterrupt:
         failure = INTERRUPTED
         message = "Interrupted."
@@ -198,6 +210,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
     chosen_command = next((word for word in argv if not word.startswith("-")), None)
+    parser.check_options(argv[: argv.index(chosen_command)] if chosen_command else argv)
     for name, summary in COMMANDS.items():
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
@@ -209,8 +222,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         if name == chosen_command:
             start = argv.index(name) + 1
             argv = argv[:start] + command.check_options(argv[start:])
-    arguments = parser.parse_args(argv)
-    arguments.options = subparsers.choices[arguments.command].option_names()
+    arguments, unknown_words = parser.parse_known_args(argv)
+    command = subparsers.choices[arguments.command]
+    if unknown_words and unknown_words[0].startswith("-"):
+        command.refuse_option(unknown_words[0], command.options())
+    if unknown_words:
+        command.error(f"unexpected arguments: {' '.join(unknown_words)}")
+    arguments.options = command.option_names()
     arguments.addresses = {}
     return arguments
 
@@ -278,10 +296,10 @@ def use_local_copies(
         from align_keras.utils.mirror import mirrored
 
         is_read_only = arguments.command in READ_ONLY_COMMANDS
-        writes = name in WRITE_ARGUMENTS and not is_read_only
+        writes_index = name == arguments.command == "index"
+        writes = writes_index or (name in WRITE_ARGUMENTS and not is_read_only)
         # The files of an index change in place, so they are uploaded only at the end.
-        pushes = arguments.command != "index"
-        copy = mirrored(address, name, writes=writes, pushes=pushes)
+        copy = mirrored(address, name, writes=writes, pushes=not writes_index)
         path = str(stack.enter_context(copy))
         arguments.addresses[path] = address
         setattr(arguments, name, path)
@@ -341,7 +359,7 @@ class _Parser(argparse.ArgumentParser):
         Raises:
             SystemExit: if an option is unknown.
         """
-        options = set(self._option_string_actions)
+        options = self.options()
         parser = self
         words: list[str] = []
         for position, word in enumerate(argv):
@@ -354,15 +372,23 @@ class _Parser(argparse.ArgumentParser):
                 return words + argv[position:]
             if word in nested:
                 parser = nested[word]
-                options |= set(parser._option_string_actions)
+                options |= parser.options()
             elif option.startswith("--") and option not in options:
                 spelling = option.replace("_", "-")
                 if spelling not in options:
-                    suggestion = _did_you_mean(option, sorted(options))
-                    parser.error(f"unknown option {option}.{suggestion}")
+                    parser.refuse_option(option, options)
                 word = spelling + word[len(option) :]
             words.append(word)
         return words
+
+    def options(self) -> set[str]:
+        """Returns all spellings of the options."""
+        return set(self._option_string_actions)
+
+    def refuse_option(self, option: str, options: Iterable[str]) -> NoReturn:
+        """Exits with a usage error that suggests the most similar option."""
+        suggestion = did_you_mean(option, sorted(options))
+        self.error(f"unknown option {option}. {suggestion}".rstrip())
 
     def nested_commands(self) -> "dict[str, _Parser]":
         """Returns the parsers of the nested commands by name."""
@@ -377,20 +403,12 @@ class _Parser(argparse.ArgumentParser):
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
             choices = [str(choice) for choice in action.choices or ()]
-            suggestion = _did_you_mean(str(value), choices)
+            suggestion = did_you_mean(str(value), choices)
             if action.dest == "command":
-                self.error(
-                    f"unknown command {value!r}.{suggestion} The commands are "
-                    f"{', '.join(choices)}."
-                )
-            message = f"{error.message}.{suggestion}" if suggestion else error.message
+                commands = f"The commands are {', '.join(choices)}."
+                self.error(f"unknown command {value!r}. {suggestion or commands}")
+            message = f"{error.message}. {suggestion}" if suggestion else error.message
             raise argparse.ArgumentError(action, message) from None
-
-
-def _did_you_mean(word: str, choices: list[str]) -> str:
-    """Returns a question that suggests the most similar choice, or ""."""
-    matches = difflib.get_close_matches(word, choices, n=1)
-    return f" Did you mean {matches[0]}?" if matches else ""
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_keras.cli.common import (
     AT_LEAST_ONE,
+    add_index,
     add_moved_model,
     number_type,
     plain_text,
@@ -109,12 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=method_help,
         )
     index_options = parser.add_mutually_exclusive_group()
-    index_options.add_argument(
-        "--index",
-        metavar="INDEX",
-        help="index that `align-keras index` wrote (default: $ALIGN_KERAS_INDEX, else "
-        "~/.local/share/align_keras/index)",
-    )
+    add_index(index_options)
     index_options.add_argument(
         "--model_dir",
         metavar="RUN",

@@ -1,7 +1,6 @@
 """Evaluation of a model by one protocol, or by all protocols with available data."""
 
 import dataclasses
-import difflib
 import importlib.util
 import pathlib
 import tempfile
@@ -35,7 +34,7 @@ from align_keras.protocols.protocol import (
     Request,
     first_names,
 )
-from align_keras.utils.arguments import check_number, refuse_unknown
+from align_keras.utils.arguments import check_number, did_you_mean, refuse_unknown
 from align_keras.utils.errors import InputError, check_tensorflow, needs_tensorflow
 from align_keras.utils.files import replaceable_file
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -155,11 +154,10 @@ def evaluate(
 def checked_request(protocol: str, **options: Any) -> Request:
     """Returns the options of a protocol. Raises InputError for invalid options."""
     if protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        remedy = did_you_mean(protocol, PROTOCOLS) or "Choose one of them."
         raise InputError(
             f"protocol must be one of {', '.join(PROTOCOLS)}. Received: "
-            f"protocol={protocol!r}.{hint}"
+            f"protocol={protocol!r}. {remedy}"
         )
     options = {name: value for name, value in options.items() if value is not None}
     refuse_unknown(protocol, options, OPTIONS)

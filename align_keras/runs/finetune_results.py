@@ -290,7 +290,7 @@ def finetune_commands(directory: pathlib.Path, caption: str) -> list[str]:
     folder = shlex.quote(str(directory))
     return [
         f"align-keras search --model_dir {folder} {shlex.quote(caption)}",
-        f"align-keras index YOUR_IMAGES --model {folder} --to YOUR_INDEX",
+        f"align-keras index YOUR_IMAGES --model {folder} --index YOUR_INDEX",
         f"align-keras export litert --model {folder} --to {folder}_litert",
         f"align-keras push {folder} YOUR_NAME/YOUR_MODEL",
     ]

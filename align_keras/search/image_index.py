@@ -364,7 +364,7 @@ class Index:
         sources = [shlex.quote(os.fsdecode(root)) for root in self.store.sources()]
         command = " ".join(["align-keras index", *sources])
         raise InputError(
-            f"{rule} Rebuild the index with `{command} --to "
+            f"{rule} Rebuild the index with `{command} --index "
             f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
             "--rebuild`."
         )

@@ -39,7 +39,7 @@ _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
 
 def damage_error(folder: pathlib.Path, reason: str) -> InputError:
     """Returns the error for a damaged index, with the command that rebuilds it."""
-    command = run_index_command(folder) or f"align-keras index FOLDER --to {folder}"
+    command = run_index_command(folder) or f"align-keras index FOLDER --index {folder}"
     return InputError(
         f"The index {folder} is damaged ({' '.join(reason.split())[:160]}). Remove "
         f"that folder, then build the index again with `{command}`."

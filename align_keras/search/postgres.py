@@ -134,7 +134,7 @@ class PostgresStore(ImageStore):
                 raise InputError(
                     f"The database {self.folder} must contain an index. Received: a "
                     "database without one. Create the index with `align-keras index "
-                    f"FOLDER --to {self.folder}`."
+                    f"FOLDER --index {self.folder}`."
                 )
         header = json.loads(self._get_meta("header"))
         if header.get("version") != _VERSION:

@@ -199,7 +199,7 @@ def _search_index(
     if not vectors_file.endswith(".f32"):
         raise ValueError(
             f"The index must have float32 vectors. Received: {vectors_file}. Run "
-            f"`align-keras index --to {index} --vectors float32`."
+            f"`align-keras index --index {index} --vectors float32`."
         )
     vectors = np.fromfile(index / vectors_file, "<f4")
     vectors = vectors.reshape(-1, embeddings.shape[1])[[row for row, _, _ in images]]

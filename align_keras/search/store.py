@@ -178,7 +178,7 @@ class Store(ImageStore):
                 raise InputError(
                     f"The index {self.folder} must be upgraded to this release, which "
                     f"needs the permission to write it ({error}). Run `align-keras "
-                    f"index --to {self.folder}` once, as the owner of the folder."
+                    f"index --index {self.folder}` once, as the owner of the folder."
                 ) from None
         self._has_table_rows = True
 
@@ -412,7 +412,7 @@ class Store(ImageStore):
                     f"The index {self.folder} must be writable, because its changes in "
                     f"{WAL} cannot be read without {SHARED_MEMORY} or the permission "
                     "to write. Copy the folder to a disk where you can write, or run "
-                    f"`align-keras index --to {self.folder}` as the owner of the "
+                    f"`align-keras index --index {self.folder}` as the owner of the "
                     "folder."
                 ) from error
             if "locked" in text or "readonly" in text or "unable to open" in text:
@@ -539,8 +539,8 @@ class Store(ImageStore):
                 f"The index {self.folder} must have a row in {DATABASE} for each "
                 f"embedding. Received: {size // row_bytes:,} embeddings in "
                 f"{name} and {rows:,} rows, as in a copy without {WAL}. Copy the whole "
-                f"folder, or run `align-keras index --to {self.folder}`, which embeds "
-                "the missing images."
+                f"folder, or run `align-keras index --index {self.folder}`, which "
+                "embeds the missing images."
             )
 
     def close(self) -> None:
@@ -630,7 +630,7 @@ class Store(ImageStore):
         image = f", {images[0][0]!r:.160}" if images else ""
         path = self.folder / str(self.vectors_file)
         remedy = (
-            "Embed the images again with `align-keras index --rebuild --to "
+            "Embed the images again with `align-keras index --rebuild --index "
             f"{shlex.quote(str(self.folder))}`"
         )
         if self.has_items:
@@ -753,7 +753,7 @@ class Store(ImageStore):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
                 f"The approximate index must be undamaged. Received: {path}. Remove "
-                "this file, and create it again with `align-keras index --to "
+                "this file, and create it again with `align-keras index --index "
                 f"{shlex.quote(str(self.folder))}`."
             )
         return rows
@@ -1247,7 +1247,7 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
             "An index must be a folder that `align-keras index` wrote. Received: "
             f"{folder}, which "
             + ("has no index.json of one" if folder.is_dir() else "doesn't exist")
-            + f". Create the index with `align-keras index FOLDER --to {folder}`."
+            + f". Create the index with `align-keras index FOLDER --index {folder}`."
         )
     if header.get("version") != _VERSION:
         raise InputError(

@@ -36,6 +36,16 @@ def arguments_of(instance: object, cls: Any) -> dict[str, object]:
     return {name: getattr(instance, name) for name in _stored_arguments(cls)}
 
 
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Returns a question with the most similar choice, or "" if none is similar.
+
+    >>> did_you_mean("--modle", ["--model", "--runtime"])
+    'Did you mean --model?'
+    """
+    matches = difflib.get_close_matches(word, list(choices), n=1)
+    return f"Did you mean {matches[0]}?" if matches else ""
+
+
 def refuse_unknown(
     function: str, arguments: Iterable[str], allowed_arguments: Iterable[str]
 ) -> None:

@@ -207,14 +207,6 @@ def test_errors_name_the_options(folder, capsys, words, expected):
     assert expected in err and "Traceback" not in err
 
 
-def test_the_error_for_a_keras_file_names_the_remedy(folder, tmp_path, capsys):
-    words = ["index", str(folder), "--to", str(tmp_path / "index")]
-    assert main([*words, "--model", "model.keras"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--model must be a folder. Received: the file model.keras." in line
-    assert 'from_preset("model.keras").save_to_preset("DIR")' in line
-
-
 def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     towers = tmp_path / "towers"
     shutil.copytree(GOLDEN, towers)
@@ -236,7 +228,7 @@ def test_a_failed_build_does_not_change_the_index(folder, tmp_path, capsys):
     (tmp_path / "bad.csv").write_text("drawing,caption\na.png,a\n")
     model, new_index = ["--model", str(GOLDEN)], tmp_path / "new"
     for source in ("empty", "bad.csv", "nowhere"):
-        words = ["index", str(tmp_path / source), "--to", str(new_index), *model]
+        words = ["index", str(tmp_path / source), "--index", str(new_index), *model]
         assert main(words) == 1 and not new_index.exists()
     build(folder)
     assert main(["index", str(tmp_path / "bad.csv")]) == 1
@@ -259,10 +251,10 @@ def test_messages_name_the_address_of_a_remote_index(
     fs.store.clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     address = "memory://bucket/index"
-    to_index = ["--to", address]
-    assert main(["index", str(folder), "--model", str(GOLDEN), *to_index]) == 0
-    assert main(["index", *to_index, "--remove", str(folder / "red.png")]) == 0
-    assert main(["index", *to_index, "--check"]) == 0
+    index_option = ["--index", address]
+    assert main(["index", str(folder), "--model", str(GOLDEN), *index_option]) == 0
+    assert main(["index", *index_option, "--remove", str(folder / "red.png")]) == 0
+    assert main(["index", *index_option, "--check"]) == 0
     fs.store.clear()
     out, err = capsys.readouterr()
     assert f"4 images in {address}\n" in err
@@ -288,7 +280,7 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--to", ""], "--to must not be empty. Received: --to=''"),
+        (["--index", ""], "--index must not be empty. Received: --index=''"),
         (["--export", ""], "--export must not be empty"),
         (["--left-out", ""], "--left-out must not be empty"),
         (["--check", "--remove", "X"], "--check cannot be used with"),

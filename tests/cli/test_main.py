@@ -87,7 +87,7 @@ def test_each_command_has_a_help(capsys, name):
         "export": "--to",
         "plan": "--devices",
         "evaluate": "--model",
-        "index": "--to",
+        "index": "--index",
         "push": "--exports",
         "embed": "--to",
         "finetune": "--pairs",
@@ -138,9 +138,19 @@ def test_usage_errors_name_the_mistake(capsys, command):
     assert message == "align-keras search: error: unknown option --xyzzy."
     message = usage_error(capsys, "train", "--model_dir", "x", "--mode", "evl")
     assert message.endswith(". Did you mean eval?")
-    assert "unrecognized arguments: -x" in usage_error(
-        capsys, "search", "--model_dir", "x", "-x"
-    )
+    # argparse alone would print the usage of `align-keras` for these mistakes.
+    message = usage_error(capsys, "search", "--model_dir", "x", "-x")
+    assert message == "align-keras search: error: unknown option -x."
+    message = usage_error(capsys, "mcp", "my_index")
+    assert message == "align-keras mcp: error: unexpected arguments: my_index"
+    message = usage_error(capsys, "--vers")
+    assert message.endswith("unknown option --vers. Did you mean --version?")
+
+
+@pytest.mark.parametrize("name", ["index", "search", "tag", "serve", "mcp"])
+def test_every_command_names_its_index_by_the_same_option(capsys, name):
+    message = usage_error(capsys, name, "--indx", "folder")
+    assert message.endswith("unknown option --indx. Did you mean --index?")
 
 
 @pytest.fixture
@@ -317,7 +327,7 @@ def test_the_exit_code_is_the_result_of_the_command(command, code):
     [
         ("train", "--model_dir", "hdfs://host:9000/run"),
         ("quickstart", "--data-dir", "gs://bucket/run"),
-        ("index", "--watch", "--to", "s3://bucket/index"),
+        ("index", "--watch", "--index", "s3://bucket/index"),
         ("embed", "a.txt", "--to", "s3://bucket/x", "--engine", "dask:host:1"),
         ("search", "words", "--model_dir", "hdfs://host:9000/run"),
         ("corpus", "filter", "--out", "https://host/corpus"),
@@ -569,7 +579,7 @@ def run(arguments):
 module.run = run
 sys.modules["align_keras.cli.search"] = module
 from align_keras.cli.main import main
-sys.exit(main(["search"]))
+sys.exit(main(sys.argv[1:] or ["search"]))
 """
 
 
@@ -589,11 +599,12 @@ def test_a_closed_pipe_is_not_an_error():
     assert process.wait(timeout=30) == 1
 
 
-def test_a_pipe_that_is_closed_before_the_last_line_is_not_an_error():
+@pytest.mark.parametrize("command", [["search"], ["--help"]])
+def test_a_pipe_that_is_closed_before_the_last_line_is_not_an_error(command):
     read_end, write_end = os.pipe()
     os.close(read_end)
     process = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(body="print('short')")],
+        [sys.executable, "-c", SCRIPT.format(body="print('short')"), *command],
         cwd=ROOT,
         # The line stays in the buffer until the process ends.
         env={**os.environ, "PYTHONUNBUFFERED": ""},

@@ -89,7 +89,7 @@ def test_the_index_of_a_run_supports_all_options(run_folder, capsys):
     index_result = json.loads(capsys.readouterr().out)
     search.run(parse("--model_dir", run_folder, "red", "--json"))
     assert json.loads(capsys.readouterr().out) == index_result
-    assert main(["index", "--check", "--to", str(index)]) == 0
+    assert main(["index", "--check", "--index", str(index)]) == 0
     assert "3 embeddings" in capsys.readouterr().out
 
 

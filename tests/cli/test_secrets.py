@@ -88,18 +88,18 @@ def test_passwords_of_databases_are_hidden(run, address, work_folder, monkeypatc
     (work_folder / "photos").mkdir()
     (work_folder / "photos" / "a.png").write_bytes(image_bytes("red"))
     model = ("--model", GOLDEN)
-    assert run("index", "photos", "--to", address, *model)[0] == 1
-    assert run("index", "--to", address, "--remove", "photos", *model)[0] == 1
-    assert run("index", "photos", "--to", address, "--rebuild", *model)[0] == 1
+    assert run("index", "photos", "--index", address, *model)[0] == 1
+    assert run("index", "--index", address, "--remove", "photos", *model)[0] == 1
+    assert run("index", "photos", "--index", address, "--rebuild", *model)[0] == 1
     assert run("search", "red", "--index", address)[0] == 1
-    assert run("serve", address, "--port", "0")[0] == 1
+    assert run("serve", "--index", address, "--port", "0")[0] == 1
     monkeypatch.setenv("ALIGN_KERAS_INDEX", address)
     assert run("search", "red")[0] == 1
     assert run("index", "photos", *model)[0] == 1
 
 
 def test_passwords_of_web_servers_are_hidden(run, web, work_folder, monkeypatch):
-    index = ("--to", "index", "--model", GOLDEN)
+    index = ("--index", "index", "--model", GOLDEN)
     address = secret_address(web)
     web.faults[:] = ["500"]
     code, output = run("index", address, *index)
@@ -118,9 +118,9 @@ def test_passwords_of_web_servers_are_hidden(run, web, work_folder, monkeypatch)
     forget_secrets()
     code, output = run("index", *index)
     assert code == 0 and "3 unchanged" in output
-    assert run("index", "--to", "index", "--remove", address)[0] == 0
+    assert run("index", "--index", "index", "--remove", address)[0] == 0
     web.login = "me:another"
-    assert run("index", address, "--to", "other", "--model", GOLDEN)[0] == 1
+    assert run("index", address, "--index", "other", "--model", GOLDEN)[0] == 1
 
 
 # Commands in which {} is an address with a password.

@@ -31,8 +31,10 @@ TRAINING_COMMANDS = {
         "The protocol zero_shot on stamps"
     ),
     "evaluate --suite paper --model align_small_en": "The suite of the paper",
-    "index images --model align_small_en --runtime keras --to new": "runtime='keras'",
-    "index images --model preset --to new": "The model {folder}/preset",
+    "index images --index new --model align_small_en --runtime keras": (
+        "runtime='keras'"
+    ),
+    "index images --model preset --index new": "The model {folder}/preset",
 }
 PUBLIC_NAMES = (
     "align_keras.ALIGN",
@@ -68,7 +70,7 @@ for name in names:
 print(json.dumps(results))
 """
 WORKING_COMMANDS = (
-    f"index images --model {GOLDEN} --to index",
+    f"index images --model {GOLDEN} --index index",
     "search --index index --json red",
     f"evaluate retrieval --model {GOLDEN} --data pairs.csv --json --cache cache",
     # A model with Keras weights and LiteRT towers uses LiteRT.

@@ -10,9 +10,9 @@ from tests.helpers.color_towers import GOLDEN, image_bytes
 
 COMMANDS = {
     "embed": ("embed", "texts.txt", "--to", "out"),
-    "index": ("index", "photos", "--to", "index"),
+    "index": ("index", "photos", "--index", "index"),
     "search": ("search", "red", "--index", "index"),
-    "serve": ("serve", "index", "--port", "0"),
+    "serve": ("serve", "--index", "index", "--port", "0"),
     "evaluate": ("evaluate", "retrieval", "--data", "photos", "--cache", "cache"),
     "plan": ("plan", "--index", "1000"),
     "export": ("export", "saved_model", "--to", "exported"),

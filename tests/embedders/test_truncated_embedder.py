@@ -52,7 +52,7 @@ def test_an_index_of_few_components_is_searched_without_options(
 ):
     folder = tmp_path / "index"
     options = ["--model", "align_small_en", "--dimensions", "64"]
-    assert main(["index", str(photos), "--to", str(folder), *options]) == 0
+    assert main(["index", str(photos), "--index", str(folder), *options]) == 0
     complete = load_model("align_small_en")
     files = [str(path) for path in sorted(photos.iterdir())]
     images = first_components(complete.encode_images(files), 64)
@@ -64,8 +64,8 @@ def test_an_index_of_few_components_is_searched_without_options(
         scores = [hit.score for hit in index.query(TEXTS[0], k=3)]
         np.testing.assert_allclose(scores, expected, atol=1e-3)
     # An update uses the dimensions of the index.
-    assert main(["index", "--to", str(folder), "--model", "align_small_en"]) == 0
-    wrong = ["index", "--to", str(folder), *options[:-1], "32"]
+    assert main(["index", "--index", str(folder), "--model", "align_small_en"]) == 0
+    wrong = ["index", "--index", str(folder), *options[:-1], "32"]
     assert main(wrong) == 1
     assert "--dimensions 32 --rebuild" in capsys.readouterr().err
 

@@ -124,7 +124,7 @@ def test_the_image_indexes_and_serves_images(debian, tmp_path):
         image.save(stage.root / "images" / f"{color[0]}.png")
     stage.environment["HOME"] = "/home/align"
     program = json.loads(stage.settings["ENTRYPOINT"])
-    index = stage.command(*program, "index", "/images", "--to", "/index")
+    index = stage.command(*program, "index", "/images", "--index", "/index")
     subprocess.run(index, check=True)
     imports = "import importlib.util as u; print(u.find_spec('tensorflow'))"
     output = subprocess.check_output(stage.command("python", "-c", imports), text=True)

@@ -101,26 +101,26 @@ def test_a_wrong_message_is_detected():
 def test_messages_about_an_index_that_cannot_be_searched(folder, fails):
     fails("Create the index with", "search", "cat", "--index", "my_index")
     (folder / "my_folder").mkdir()
-    fails("SOURCE must contain", "index", "my_folder", "--to", "other")
-    index = ("index", "photos", "--model", "align_small_en", "--to", "my_index")
+    fails("SOURCE must contain", "index", "my_folder", "--index", "other")
+    index = ("index", "photos", "--model", "align_small_en", "--index", "my_index")
     assert main(index) == 0
     search = ("search", "a", "--index", "my_index")
     fails("--where must have", *search, "--where", "yaer > 2020")
     shutil.copytree(GOLDEN, "saved_models/mine")
     fails("with the model that computed", *search, "--model", "saved_models/mine")
     with Store.locked(folder / "my_index"):
-        fails("one process at a time", "index", "--to", "my_index")
+        fails("one process at a time", "index", "--index", "my_index")
     with open("my_index/vectors.0.f32", "r+b") as vectors:
         byte = vectors.read(1)
         vectors.seek(0)
         vectors.write(bytes([byte[0] ^ 1]))
-    fails("its checksum differs", "index", "--check", "--to", "my_index")
+    fails("its checksum differs", "index", "--check", "--index", "my_index")
 
 
 def test_the_message_about_an_unknown_model(folder, fails):
     shutil.copytree(GOLDEN, folder / "models" / "export")
     model = str(folder / "models" / "export")
-    assert main(["index", "photos", "--model", model, "--to", "my_index"]) == 0
+    assert main(["index", "photos", "--model", model, "--index", "my_index"]) == 0
     # Another user has not used the model.
     shutil.rmtree(folder / "home")
     fails("a model that you trust", "search", "red", "--index", "my_index")
@@ -129,7 +129,7 @@ def test_the_message_about_an_unknown_model(folder, fails):
 def test_messages_about_missing_packages(folder, fails, capsys, monkeypatch):
     (folder / "photos" / "a.NEF").write_bytes(b"never read")
     monkeypatch.setattr(image_files, "has_raw_reader", lambda: False)
-    assert main(["index", "photos", "--model", str(GOLDEN), "--to", "my_index"]) == 0
+    assert main(["index", "photos", "--model", str(GOLDEN), "--index", "my_index"]) == 0
     check_printed("left out: RAW", capsys.readouterr().out)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     export = ("export", "litert", "--model", "align_small_en", "--to", "exported")

@@ -124,7 +124,7 @@ def test_an_index_equals_a_local_index(cluster, photos, tmp_path):
 
     run = functools.partial(run_on_cluster, cluster)
     for folder, command in ((tmp_path / "a", run_locally), (tmp_path / "b", run)):
-        options = ["--to", folder, "--model", GOLDEN]
+        options = ["--index", folder, "--model", GOLDEN]
         output = command("index", photos, *options)
         assert "25 added" in output
         assert "1 left out: unreadable" in output

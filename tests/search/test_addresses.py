@@ -198,8 +198,9 @@ def test_a_folder_a_table_and_a_text_file_are_embedded(store, tmp_path):
 def test_wrong_sources_are_reported_in_one_line(
     store, tmp_path, capsys, arguments, message
 ):
-    to = str(tmp_path / "out")
-    assert main([*arguments, "--to", to, "--model", str(GOLDEN)]) == 1
+    option = {"index": "--index", "embed": "--to"}[arguments[0]]
+    words = [*arguments, option, str(tmp_path / "out"), "--model", str(GOLDEN)]
+    assert main(words) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert message in line, line
 

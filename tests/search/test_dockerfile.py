@@ -57,8 +57,8 @@ def test_the_command_of_the_image_serves_its_volume(last_stage, index):
     assert last_stage["EXPOSE"] == "8765"
     assert json.loads(last_stage["ENTRYPOINT"]) == ["align-keras"]
     arguments = json.loads(last_stage["CMD"])
-    assert arguments[:2] == ["serve", last_stage["VOLUME"]]
-    arguments[1] = index.folder
+    assert arguments[:3] == ["serve", "--index", last_stage["VOLUME"]]
+    arguments[2] = index.folder
     command = [sys.executable, "-m", "align_keras.cli.main", *arguments, "--port", "0"]
     token = "a-token-of-the-container"
     process = subprocess.Popen(

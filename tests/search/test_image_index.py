@@ -311,7 +311,7 @@ def test_errors_of_another_model_name_the_rebuild_command(
     message = r"the model that computed its embeddings.*--rebuild`"
     with pytest.raises(InputError, match=message) as caught:
         Index.open(tmp_path / "index").query("red")
-    assert f"align-keras index {photos} --to" in str(caught.value)
+    assert f"align-keras index {photos} --index" in str(caught.value)
 
 
 def test_a_rebuild_replaces_the_old_index(build, photos, tmp_path, colors):

@@ -85,7 +85,7 @@ def test_a_copy_without_its_log_is_refused_until_an_update(
     ):
         copy = tmp_path / "copy"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    message = "Received: 4 embeddings in vectors.0.f32 and 3 rows.*to .*copy"
+    message = "Received: 4 embeddings in vectors.0.f32 and 3 rows.*--index .*copy"
     with pytest.raises(InputError, match=message):
         Index.open(copy)
     assert len(Index.build(copy, [photos], colors.GOLDEN)) == 4
@@ -360,7 +360,7 @@ def test_invalid_values_of_an_embedding_are_refused(folder, colors, value):
 
     change_row(folder, 1, change)
     index = Index.open(folder, colors.GOLDEN)
-    message = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
+    message = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --index .*index`"
     for query in (Query("red", k=1), Query("red", k=100_000, duplicates=True)):
         with pytest.raises(InputError, match=message):
             index.query(query)
@@ -433,15 +433,15 @@ def test_checksums_are_added_to_an_index_of_an_earlier_version(folder, colors):
 def test_the_check_option_reports_damage(folder, capsys):
     from align_keras.cli.main import main
 
-    assert main(["index", "--check", "--to", str(folder)]) == 0
+    assert main(["index", "--check", "--index", str(folder)]) == 0
     assert "3 embeddings of" in capsys.readouterr().out
     change_row(folder, 0, lambda row: flip_bit(row, 3, 0))
-    assert main(["index", "--check", "--to", str(folder)]) == 1
+    assert main(["index", "--check", "--index", str(folder)]) == 1
     assert "checksum differs" in capsys.readouterr().err
-    assert main(["index", "--check", "--rebuild", "--to", str(folder)]) == 1
+    assert main(["index", "--check", "--rebuild", "--index", str(folder)]) == 1
     assert "--check cannot be used with" in capsys.readouterr().err
-    assert main(["index", "--rebuild", "--to", str(folder)]) == 0
-    assert main(["index", "--check", "--to", str(folder)]) == 0
+    assert main(["index", "--rebuild", "--index", str(folder)]) == 0
+    assert main(["index", "--check", "--index", str(folder)]) == 0
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def results(index, image):
     async def call_all():
         command = mcp.StdioServerParameters(
             command=sys.executable,
-            args=["-m", "align_keras.cli.main", "mcp", str(index.folder)],
+            args=["-m", "align_keras.cli.main", "mcp", "--index", str(index.folder)],
             env=dict(os.environ),
         )
         answers, errors = {}, []

@@ -212,7 +212,7 @@ def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path, monkeypatc
 
 
 def index_folder(folder, tmp_path, *options):
-    command = ["index", str(folder), "--to", str(tmp_path / "index")]
+    command = ["index", str(folder), "--index", str(tmp_path / "index")]
     return main([*command, "--model", str(GOLDEN), *options])
 
 
@@ -269,11 +269,11 @@ def test_the_index_remembers_what_it_has_left_out(tmp_path, capsys):
         "examples": [{"path": f"{folder}/cut.png", "detail": left_out[0].detail}],
     }
     # The second run does not read the broken file, and reports the same.
-    assert main(["index", "--to", str(tmp_path / "index")]) == 0
+    assert main(["index", "--index", str(tmp_path / "index")]) == 0
     assert Index.open(tmp_path / "index").left_out() == left_out
     (folder / "cut.png").write_bytes(samples.encoded(RGBA, "PNG"))
     (folder / "layers.psd").unlink()
-    assert main(["index", "--to", str(tmp_path / "index")]) == 0
+    assert main(["index", "--index", str(tmp_path / "index")]) == 0
     assert Index.open(tmp_path / "index").left_out() == []
     capsys.readouterr()
     search = ["search", "--index", str(tmp_path / "index"), "--json"]

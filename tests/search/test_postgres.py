@@ -159,7 +159,7 @@ def test_two_indexers_divide_the_work_and_survive_a_kill(
 def test_an_index_works_again_after_the_server_was_stopped(
     server, database, photos, colors, capsys
 ):
-    options = ["--to", database, "--model", str(colors.GOLDEN)]
+    options = ["--index", database, "--model", str(colors.GOLDEN)]
     assert main(["index", str(photos), *options]) == 0
     index = Index.open(database)
     before = index.query("red")

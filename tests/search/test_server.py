@@ -56,7 +56,14 @@ def server(index):
 
 @contextlib.contextmanager
 def served(folder, *options):
-    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "align_keras.cli.main",
+        "serve",
+        "--index",
+        str(folder),
+    ]
     command += [*options, "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -575,9 +582,9 @@ def run(*arguments):
 
 
 def test_the_command_reports_errors(server, index, tmp_path):
-    process = run(str(tmp_path / "none"))
+    process = run("--index", str(tmp_path / "none"))
     assert process.returncode == 1 and "align-keras index" in process.stderr
-    process = run(str(index.folder), "--port", str(server[1]))
+    process = run("--index", str(index.folder), "--port", str(server[1]))
     assert process.returncode == 1 and "--port must be a free port" in process.stderr
-    process = run(str(index.folder), "--port", "65536")
+    process = run("--index", str(index.folder), "--port", "65536")
     assert process.returncode == 2 and "must be from 0 to 65535" in process.stderr

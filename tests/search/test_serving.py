@@ -252,10 +252,11 @@ def test_the_command_refuses_other_hosts_without_a_token(
 ):
     monkeypatch.setenv("ALIGN_KERAS_TOKEN", "")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    folder = str(index.folder)
     # The port is in use, so that a server that does not refuse the options ends too.
     with socket.create_server(("", 0)) as used:
         port = str(used.getsockname()[1])
-        assert main(["serve", str(index.folder), "--port", port, *options]) == 1
+        assert main(["serve", "--index", folder, "--port", port, *options]) == 1
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
 
@@ -266,7 +267,7 @@ def test_sigterm_finishes_running_requests(index, tmp_path):
     file.write_text(TOKEN + "\n")
     options = ("--token-file", file, "--access-log", "--host", "0.0.0.0", "--port", 0)
     process = subprocess.Popen(
-        serve_command(index.folder, *options),
+        serve_command("--index", index.folder, *options),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -411,7 +411,9 @@ def test_an_upgrade_without_write_permission_names_the_command(
         raise PermissionError(13, "Permission denied", str(folder))
 
     monkeypatch.setattr("align_keras.search.store.Store.locked", refuse_lock)
-    with pytest.raises(InputError, match="Run `align-keras index --to .*index` once"):
+    with pytest.raises(
+        InputError, match="Run `align-keras index --index .*index` once"
+    ):
         Index.open(index.folder)
 
 

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 def test_npy_and_csv_files_have_the_vectors_and_the_columns(folder, tmp_path, capsys):
     index = Index.open(folder / "index")
-    command = ["index", "--to", str(folder / "index")]
+    command = ["index", "--index", str(folder / "index")]
     assert main([*command, "--export", str(tmp_path / "a.npy")]) == 0
     assert f"{tmp_path}/a.csv: {len(index)} images" in capsys.readouterr().out
     vectors = np.load(tmp_path / "a.npy")
@@ -147,7 +147,7 @@ def test_an_export_does_not_replace_other_data(
 def test_wrong_names_and_options_are_refused(folder, tmp_path, capsys):
     with pytest.raises(InputError, match="must end in .parquet or .npy"):
         Index.open(folder / "index").export(tmp_path / "a.txt")
-    command = ["index", "--to", str(folder / "index"), "--export", "a.npy"]
+    command = ["index", "--index", str(folder / "index"), "--export", "a.npy"]
     assert main([*command, "--watch"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") < 4 and "--export cannot be used with" in error

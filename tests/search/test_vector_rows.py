@@ -125,7 +125,7 @@ def test_an_index_is_converted_and_keeps_its_images(tmp_path):
         }.items(),
         1,
     ):
-        command = ["index", "--to", str(tmp_path / "index"), "--vectors", encoding]
+        command = ["index", "--index", str(tmp_path / "index"), "--vectors", encoding]
         assert main([*command, "--model", str(GOLDEN)]) == 0
         # The open index continues to search.
         assert [(hit.id, hit.path) for hit in index.query("red")] == expected

@@ -210,10 +210,10 @@ def test_remote_images_and_tables_are_indexed_and_embedded(url, tmp_path, capsys
         put(f"{url}/photos/{color}.png", image_bytes(color))
     put(f"{url}/t.csv", b"image,caption\nphotos/red.png,a red one\n")
     to, model = tmp_path / "index", ("--model", GOLDEN)
-    output = run("index", f"{url}/photos", f"{url}/t.csv", "--to", to, *model)
+    output = run("index", f"{url}/photos", f"{url}/t.csv", "--index", to, *model)
     assert "3 added, 0 changed, 0 renamed, 0 removed, 0 unchanged" in output
     put(f"{url}/photos/green.png", image_bytes((0, 200, 9)))
-    assert "0 added, 1 changed, 0 renamed, 0 removed, 2" in run("index", "--to", to)
+    assert "0 added, 1 changed, 0 renamed, 0 removed, 2" in run("index", "--index", to)
     [query] = json.loads(run("search", "red", "-k1", "--json", "--index", to))[
         "queries"
     ]

@@ -258,7 +258,7 @@ def bench_unchanged(arguments):
         "-m",
         "align_keras.cli.main",
         "index",
-        "--to",
+        "--index",
         str(index),
     ]
     report("update", {"update": command}, arguments.rounds)
@@ -497,7 +497,14 @@ def bench_serve(arguments):
         )
     if not (folder / "index.json").exists():
         write_index_of_rows(folder, load_model(arguments.model), files)
-    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "align_keras.cli.main",
+        "serve",
+        "--index",
+        str(folder),
+    ]
     process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
     try:
         address = re.search(rb"http://[^ ]+/", process.stdout.readline())[0].decode()

@@ -55,13 +55,17 @@ class Server:
     def __init__(self, name, checkout, index):
         self.name = name
         self.results = []
-        command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(index)]
+        command = [sys.executable, "-m", "align_keras.cli.main", "serve"]
         self._process = subprocess.Popen(
             [*command, "--port", "0"],
             stdout=subprocess.PIPE,
             text=True,
             cwd=checkout,
-            env={**os.environ, "PYTHONPATH": str(checkout)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(checkout),
+                "ALIGN_KERAS_INDEX": str(index),
+            },
         )
         line = self._process.stdout.readline()
         address = re.search(r"127\.0\.0\.1:(\d+)/", line)
