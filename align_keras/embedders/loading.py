@@ -36,10 +36,11 @@ def load_model(
         model: one of
 
             - `"align_small_en"`, the trained model that comes with the package.
-            - the folder of a finished run, of a preset or of Hugging Face's ALIGN, or
-              `"hf://user/model"`. A name on the Hub may end in `@` and a branch, tag or
-              commit, and in the path of a folder: `"hf://user/model@v1/onnx"`. The
-              models of Kaggle are `"kaggle://user/model/keras/variation"`.
+            - the folder of a finished run, of a preset or of Hugging Face's ALIGN, a
+              `.keras` file, or `"hf://user/model"`. A name on the Hub may end in `@`
+              and a branch, tag or commit, and in the path of a folder:
+              `"hf://user/model@v1/onnx"`. The models of Kaggle are
+              `"kaggle://user/model/keras/variation"`.
             - the folder of an export: a SavedModel, LiteRT towers (`image.tflite`,
               `text.tflite`) or ONNX towers (`image.onnx`, `text.onnx`).
             - an `ALIGN` in memory.
@@ -162,7 +163,8 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
         embedder = _keras_embedder(align, location.name, chosen)
     if chosen != location.runtimes[0]:
         embedder.runtime_option = chosen
-    _read_search_settings(embedder, location.folder)
+    if location.folder.is_dir():
+        _read_search_settings(embedder, location.folder)
     return embedder
 
 

@@ -9,13 +9,14 @@ import os
 import pathlib
 
 from align_keras.models.hub import download, is_hub_name
+from align_keras.models.preset_table import preset_names
+from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import (
     InputError,
     MissingExtraError,
     check_tensorflow,
     has_tensorflow,
 )
-from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.shared_data import (
     SHIPPED_MODELS,
     find_shipped_model,
@@ -35,8 +36,8 @@ RUNTIME_HELP = (
 )
 MODEL_HELP = (
     "model: align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a "
-    "preset folder, a Hugging Face folder, hf://user/model[@revision], or "
-    "kaggle://user/model/keras/variation"
+    "preset folder, a .keras file, a Hugging Face folder, hf://user/model[@revision], "
+    "or kaggle://user/model/keras/variation"
 )
 # Files by which a model is recognized, for messages.
 _MODEL_FILES = "config.json, saved_model.pb, text.tflite or text.onnx"
@@ -55,8 +56,9 @@ class ModelLocation:
 
     Attributes:
         name: str, name that opens the model from any working directory.
-        folder: path of the folder of the model. The folder of a model on the Hugging
-            Face Hub is in the cache, and may have no Keras weights.
+        folder: path of the folder of the model, or of its `.keras` file. The folder of
+            a model on the Hugging Face Hub is in the cache, and may have no Keras
+            weights.
         runtimes: names of the runtimes for which the folder has files. `"auto"` chooses
             the first.
     """
@@ -95,8 +97,16 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
     if name in SHIPPED_MODELS:
         folder = find_shipped_model(name)
         return ModelLocation(name, folder, _runtimes_of(folder))
-    refuse_keras_file(name, "model")
+    if name.endswith(".keras") and os.path.isfile(name):
+        file = pathlib.Path(os.path.abspath(name))
+        return ModelLocation(str(file), file, ("keras",))
     folder = _folder_of(name)
+    if not folder.is_dir() and name in preset_names():
+        raise InputError(
+            f"`model` must be a trained model. Received: the preset {name}, which has "
+            "random weights. Train it with `align-keras train` or `ALIGN.fit`, and "
+            "pass its folder."
+        )
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(_not_a_model(name, problem))
@@ -248,9 +258,13 @@ def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def _not_a_model(name: str, problem: str) -> str:
+    runs = shared_folder("saved_models")
+    names = {*SHIPPED_MODELS, *(os.listdir(runs) if runs else ())}
+    remedy = did_you_mean(name, sorted(names)) or (
+        "Check the name, or write an export with `align-keras export`."
+    )
     return (
         f"`model` must be {', '.join(SHIPPED_MODELS)}, the folder of a run, a preset "
         "or an export (SavedModel, LiteRT or ONNX), or hf://user/model. Received: "
-        f"model={name!r}, which {problem}. Check the name, or write an export with "
-        "`align-keras export`."
+        f"model={name!r}, which {problem}. {remedy}"
     )

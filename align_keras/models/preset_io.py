@@ -40,7 +40,12 @@ from align_keras.models.preset_table import (
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.variants import TRAINING_MODES
-from align_keras.utils.arguments import check_choice, parameters_of, refuse_unknown
+from align_keras.utils.arguments import (
+    check_choice,
+    did_you_mean,
+    parameters_of,
+    refuse_unknown,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
@@ -171,10 +176,12 @@ def _open_preset(
     if directory.is_file() or directory.suffix == ".keras":
         return from_file(cls, directory, load_weights, arguments)
     if not directory.is_dir():
+        names = [*SHIPPED_MODELS, *preset_names()]
+        remedy = did_you_mean(str(preset), names)
+        remedy = remedy or f"The names of presets are {', '.join(names)}."
         raise InputError(
             "preset must be the name of a preset or the path of a folder. Received: "
-            f"preset={preset}. The names of presets are "
-            f"{', '.join([*SHIPPED_MODELS, *preset_names()])}."
+            f"preset={preset}. {remedy}"
         )
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
         raise InputError(

@@ -24,6 +24,7 @@ from align_keras.runs.run import Run
 from align_keras.runs.run_folder import lock_folder
 from align_keras.runs.start import start_tensorflow
 from align_keras.utils.errors import InputError, check_tensorflow
+from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 
@@ -308,8 +309,9 @@ def locate_base(name: str | os.PathLike) -> ModelLocation:
     """Returns the location of a model with Keras weights.
 
     Raises:
-        InputError: if there is no such model, or it is an export.
+        InputError: if there is no such model, or it is an export or a `.keras` file.
     """
+    refuse_keras_file(name, "model")
     location = locate_model(name)
     if "keras" in location.runtimes:
         return location

@@ -239,8 +239,9 @@ def _open(model: Any, format: str) -> Any:
     align = model
     if not isinstance(model, ALIGN):
         # Converters don't support mixed precision. The variables are always float32.
-        dtype = None if format == "saved_model" else "float32"
         location = locate_model(model)
+        keeps_dtype = format == "saved_model" or location.folder.is_file()
+        dtype = None if keeps_dtype else "float32"
         align = ALIGN.from_preset(location.preset, dtype=dtype)
     if align.vocabulary is None:
         raise InputError(

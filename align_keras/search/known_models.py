@@ -33,11 +33,11 @@ def known_models_file() -> pathlib.Path:
 
 
 def can_be_remembered(name: str) -> bool:
-    """Returns True for models that `remember_model` accepts: absolute paths of folders.
+    """Returns True for models that `remember_model` accepts: absolute paths.
 
     The files of other models, such as `hf://…`, may change at any time.
     """
-    return os.path.isdir(name) and os.path.isabs(name)
+    return os.path.exists(name) and os.path.isabs(name)
 
 
 def embedder_of_index(
@@ -66,7 +66,7 @@ def embedder_of_index(
         # The runtime is fixed, because LiteRT towers contain no code but other models
         # in the same folder may contain code.
         return load_model(towers, "litert", dimensions)
-    if os.path.isabs(name) and not os.path.isdir(name):
+    if os.path.isabs(name) and not os.path.exists(name):
         raise InputError("no such folder")
     return None
 
@@ -162,6 +162,10 @@ def files_digest(folder: str, runtime: str = "auto") -> str:
 
 
 def _model_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the files of a folder, or a `.keras` file itself."""
+    if folder.is_file():
+        yield folder
+        return
     for path in folder.rglob("*"):
         first = path.relative_to(folder).parts[0]
         if first not in _NON_MODEL_PARTS and path.is_file():

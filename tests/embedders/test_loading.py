@@ -11,6 +11,7 @@ from align_keras.embedders import locations
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.images.preprocess import PREPROCESSING_VERSION
 from align_keras.models import ALIGN
+from align_keras.search import Index
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN
@@ -46,6 +47,19 @@ def test_a_run_folder_opens_with_equal_fingerprints(run):
     assert reopened.image_fingerprint == model.image_fingerprint
     assert reopened.text_fingerprint == model.text_fingerprint
     assert model.image_fingerprint != model.text_fingerprint
+
+
+def test_a_keras_file_opens_like_a_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    align = small_align()
+    align.save("model.keras")
+    model = load_model("model.keras")
+    assert model.fingerprint == load_model(align).fingerprint
+    (tmp_path / "red.png").write_bytes(image_bytes("red"))
+    Index.build("index", [tmp_path], "model.keras")
+    # The user has named the model, so the index opens it again.
+    assert len(Index.open("index").query("a cat")) == 1
 
 
 def test_only_changes_of_embeddings_change_a_fingerprint():
@@ -165,8 +179,10 @@ def test_an_export_embeds_paths_bytes_and_arrays(tmp_path):
 @pytest.mark.parametrize(
     "name, runtime, message",
     [
-        ("model.keras", "auto", r"must be a folder.*save_to_preset\("),
+        ("no.keras", "auto", "which does not exist"),
+        ("no.keras", "litert", "which does not exist"),
         ("nowhere", "auto", "hf://user/model. Received: .*nowhere.*does not exist"),
+        ("align_smal_en", "auto", "does not exist. Did you mean align_small_en"),
         ("", "auto", "`model` must be align_small_en, the folder of a run"),
         ("file.txt", "auto", "which is not a folder"),
         ("empty", "auto", "has no config.json, saved_model.pb"),
@@ -203,7 +219,7 @@ def test_wrong_names_and_runtimes_are_refused_without_tensorflow(
 
 def test_the_name_of_an_architecture_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="'align_nano', which does not exist"):
+    with pytest.raises(InputError, match="align_nano, which has random weights"):
         load_model("align_nano")
     # A folder with this name takes precedence over the architecture.
     small_align().save_to_preset("align_nano")

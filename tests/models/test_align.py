@@ -276,7 +276,8 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
             lambda m: m.compile(label_smoothing=0.2),
             r"argument of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
         ),
-        (lambda m: ALIGN.from_preset("align_b9_mini"), "The names of presets are"),
+        (lambda m: ALIGN.from_preset("nothing"), "The names of presets are"),
+        (lambda m: ALIGN.from_preset("align_nan"), "Did you mean align_nano"),
         (
             lambda m: ALIGN.from_encoders(*small_encoders()).encode_texts(["a"]),
             "vocabulary",
