@@ -17,7 +17,7 @@ import importlib
 import os
 import pkgutil
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.errors import needs_tensorflow
 from align_keras.utils.keras_objects import register_with_keras
@@ -91,11 +91,61 @@ register_with_keras(_SAVED_BY_KERAS)
 raise_import_error_if_broken("tensorflow_text")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        with needs_tensorflow(f"`{__name__}.{name}`"):
-            return importlib.import_module(f"{__name__}.{name}")
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras import cli as cli
+    from align_keras import config as config
+    from align_keras import corpus as corpus
+    from align_keras import data as data
+    from align_keras import datasets as datasets
+    from align_keras import embedders as embedders
+    from align_keras import evaluation as evaluation
+    from align_keras import export as export
+    from align_keras import images as images
+    from align_keras import layers as layers
+    from align_keras import losses as losses
+    from align_keras import models as models
+    from align_keras import optimizers as optimizers
+    from align_keras import planning as planning
+    from align_keras import protocols as protocols
+    from align_keras import reports as reports
+    from align_keras import runs as runs
+    from align_keras import search as search
+    from align_keras import text as text
+    from align_keras import training as training
+    from align_keras import utils as utils
+    from align_keras.embedders import load_model as load_model
+    from align_keras.embedders import mteb_model as mteb_model
+    from align_keras.evaluation import recall_at_k as recall_at_k
+    from align_keras.export import export_saved_model as export_saved_model
+    from align_keras.losses import ContrastiveLoss as ContrastiveLoss
+    from align_keras.losses import contrastive_loss as contrastive_loss
+    from align_keras.models import ALIGN as ALIGN
+    from align_keras.models import ALIGNBackbone as ALIGNBackbone
+    from align_keras.models import ALIGNImageConverter as ALIGNImageConverter
+    from align_keras.models import ALIGNPreprocessor as ALIGNPreprocessor
+    from align_keras.models import ALIGNTokenizer as ALIGNTokenizer
+    from align_keras.models import ImageEncoder as ImageEncoder
+    from align_keras.models import TextEncoder as TextEncoder
+    from align_keras.models import presets as presets
+    from align_keras.optimizers import Lamb as Lamb
+    from align_keras.protocols.run_protocol import evaluate as evaluate
+    from align_keras.runs.corpus_build import build_corpus as build_corpus
+    from align_keras.runs.corpus_scores import score_corpus as score_corpus
+    from align_keras.runs.distillation import teacher_embeddings as teacher_embeddings
+    from align_keras.runs.experiment import train_experiment as train_experiment
+    from align_keras.runs.finetune_run import finetune as finetune
+    from align_keras.runs.hub_upload import push_to_hub as push_to_hub
+    from align_keras.runs.model_export import export_model as export_model
+    from align_keras.runs.run import open_run as open_run
+    from align_keras.text import learn_vocabulary as learn_vocabulary
+    from align_keras.utils.errors import InputError as InputError
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in _PACKAGES:
+            with needs_tensorflow(f"`{__name__}.{name}`"):
+                return importlib.import_module(f"{__name__}.{name}")
+        return import_name(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:

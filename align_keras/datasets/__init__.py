@@ -11,7 +11,7 @@ Importing this module registers the builders with TFDS, if it is installed.
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.lazy_names import import_name
 
@@ -44,8 +44,23 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras.datasets.build import CORPUS_NAMES as CORPUS_NAMES
+    from align_keras.datasets.build import open_corpus as open_corpus
+    from align_keras.datasets.clipart import Clipart as Clipart
+    from align_keras.datasets.emoji import Emoji as Emoji
+    from align_keras.datasets.grouped_pairs import GroupedPairs as GroupedPairs
+    from align_keras.datasets.iconify import Iconify as Iconify
+    from align_keras.datasets.icons import Icons as Icons
+    from align_keras.datasets.mixture import Mixture as Mixture
+    from align_keras.datasets.selected_pairs import SelectedPairs as SelectedPairs
+    from align_keras.datasets.source_pairs import open_sources as open_sources
+    from align_keras.datasets.stamps import Stamps as Stamps
+    from align_keras.datasets.user_pairs import UserPairs as UserPairs
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)
 
 
 # The readers of `align_keras.datasets.benchmarks` also work without TFDS.

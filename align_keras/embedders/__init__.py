@@ -4,7 +4,7 @@
 first use, so that LiteRT and ONNX models run without TensorFlow.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.lazy_names import import_name
 
@@ -18,5 +18,13 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras.embedders.embedder import Embedder as Embedder
+    from align_keras.embedders.loading import load_model as load_model
+    from align_keras.embedders.mteb_encoder import MTEBEncoder as MTEBEncoder
+    from align_keras.embedders.mteb_encoder import mteb_model as mteb_model
+    from align_keras.models.label_thresholds import LabelThresholds as LabelThresholds
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)

@@ -69,7 +69,7 @@ class KerasEmbedder(Embedder):
             return embed_images(
                 images,
                 self.image_tower(),
-                self.align.preprocessor.image_converter,
+                self.align.require_preprocessor().image_converter,
                 self.dimension,
             )
 

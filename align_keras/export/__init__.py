@@ -4,7 +4,7 @@
 not import TensorFlow.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.lazy_names import import_name
 
@@ -19,5 +19,9 @@ WEIGHTS = ("bfloat16", "float16")
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 
 
-def __getattr__(name: str) -> Any:
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras.export.saved_model import export_saved_model as export_saved_model
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)

@@ -3,7 +3,7 @@
 Each name is imported at its first use, so that `import align_keras` stays fast.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.lazy_names import import_name
 
@@ -26,5 +26,28 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras.models.align import ALIGN as ALIGN
+    from align_keras.models.align_backbone import ALIGNBackbone as ALIGNBackbone
+    from align_keras.models.align_image_converter import (
+        ALIGNImageConverter as ALIGNImageConverter,
+    )
+    from align_keras.models.align_preprocessor import (
+        ALIGNPreprocessor as ALIGNPreprocessor,
+    )
+    from align_keras.models.align_tokenizer import ALIGNTokenizer as ALIGNTokenizer
+    from align_keras.models.image_classifier import ImageClassifier as ImageClassifier
+    from align_keras.models.image_encoder import ImageEncoder as ImageEncoder
+    from align_keras.models.pair_batches import image_text_batches as image_text_batches
+    from align_keras.models.preset_table import preset_names as preset_names
+    from align_keras.models.preset_table import presets as presets
+    from align_keras.models.teacher_embeddings import (
+        TeacherEmbeddings as TeacherEmbeddings,
+    )
+    from align_keras.models.text_encoder import TextEncoder as TextEncoder
+    from align_keras.models.warm_start import load_image_weights as load_image_weights
+    from align_keras.models.warm_start import load_text_weights as load_text_weights
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)

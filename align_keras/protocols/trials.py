@@ -241,6 +241,7 @@ def finished(
     if waiting and (cluster or min(len(waiting), request.workers) > 1):
         _run_as_tasks(waiting, data, model, request, directory)
     elif waiting:
+        assert model.align is not None  # `trainable_model` opened it.
         runner = TrialRunner(model.align.image_encoder, data, strategy)
         run_trials(waiting, runner, directory)
     results = read_results(by_key, directory)

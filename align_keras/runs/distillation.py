@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import tensorflow as tf
@@ -176,7 +176,7 @@ def _as_list(teacher: "Teacher | Sequence[Teacher]") -> "list[Teacher]":
         InputError: if the list is empty.
     """
     if not isinstance(teacher, list | tuple):
-        return [teacher]
+        return [cast("Teacher", teacher)]
     if not teacher:
         raise InputError(
             "teacher must be a model or a list of models. Received: an empty list. "

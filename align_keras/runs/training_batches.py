@@ -48,7 +48,7 @@ class TrainingBatches:
         return training_batches(
             self.builder,
             train.tfds_split,
-            self.model.preprocessor.with_options(
+            self.model.require_preprocessor().with_options(
                 crop="random" if train.random_crop else "center",
                 flip=train.random_flip,
                 zoom=train.random_zoom,

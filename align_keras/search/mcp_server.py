@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.embedders import Embedder
 from align_keras.models.label_thresholds import check_labels
 from align_keras.search.image_files import read_query_image
 from align_keras.search.query import Hit, Query, check_request_texts, check_words
@@ -34,13 +35,13 @@ _INSTRUCTIONS = (
 def make_mcp_server(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
 ) -> Any:
     """Creates the MCP server of an index. `run()` serves standard input and output.
 
     Args:
         folder: path or address of the index, by default `default_index()`.
-        model: name or path of the model, by default the model of the index.
+        model: model name, path or `Embedder`, by default the model of the index.
 
     Returns:
         `mcp.server.MCPServer` with the tools `search`, `similar`, `tag` and

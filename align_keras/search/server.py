@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from align_keras.embedders import Embedder
 from align_keras.search.embeddings_api import embeddings_response, models_response
 from align_keras.search.image_files import (
     content_hash,
@@ -111,7 +112,7 @@ _BROWSER_FORMATS = (
 def serve(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     port: int = PORT,
     host: str = "127.0.0.1",
     token: str | None = None,
@@ -124,7 +125,7 @@ def serve(
 
     Args:
         folder: path or address of the index, by default `default_index()`.
-        model: name or path of the model, by default the model of the index.
+        model: model name, path or `Embedder`, by default the model of the index.
         port: int, port number, or 0 for any free port.
         host: str, `"127.0.0.1"` to accept connections from this machine only, another
             address of this machine, or `"0.0.0.0"` for all of them.
@@ -155,7 +156,7 @@ def serve(
 def make_app(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     threads: int | None = None,
     token: str | None = None,
     access_log: Callable[[str], object] | None = None,
@@ -164,7 +165,7 @@ def make_app(
 
     Args:
         folder: path or address of the index, by default `default_index()`.
-        model: name or path of the model, by default the model of the index.
+        model: model name, path or `Embedder`, by default the model of the index.
         threads: int, number of concurrent searches, by default one per processor.
         token: str, token that requests must have, or None.
         access_log: function that is called with a line for each request, or None.

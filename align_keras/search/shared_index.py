@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from align_keras.embedders import Embedder
 from align_keras.search.image_index import Index, default_index
 from align_keras.search.text_batches import TextCache
 
@@ -36,7 +37,7 @@ class SharedIndex:
 
     Args:
         folder: path or address of the index, by default `default_index()`.
-        model: name or path of the model, by default the model of the index.
+        model: model name, path or `Embedder`, by default the model of the index.
         on_texts: argument of `TextCache`.
 
     Raises:
@@ -46,7 +47,7 @@ class SharedIndex:
     def __init__(
         self,
         folder: str | os.PathLike | None,
-        model: str | os.PathLike | None,
+        model: str | os.PathLike | Embedder | None,
         on_texts: Callable[[int, int], object] | None = None,
     ) -> None:
         self._folder = default_index() if folder is None else folder

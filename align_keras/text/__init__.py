@@ -1,6 +1,6 @@
 """Vocabulary learning and the WordPiece tokenizer as graph operations."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.text.vocabulary import (
     NORMALIZATIONS,
@@ -24,5 +24,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    return import_name(__name__, _PUBLIC, name)
+if TYPE_CHECKING:
+    from align_keras.text.wordpiece_tokenizer import (
+        WordPieceTokenizer as WordPieceTokenizer,
+    )
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)

@@ -10,6 +10,9 @@ from align_keras.utils.errors import needs_tensorflow
 def import_name(package: str, modules: Mapping[str, str], name: str) -> Any:
     """Imports a public name of a package, for the `__getattr__` of the package.
 
+    Type checkers would accept any name of a package with `__getattr__`. The package
+    therefore hides it from them, and imports the names if `TYPE_CHECKING` is set.
+
     Args:
         package: str, name of the package.
         modules: dict from a public name to the module that defines it.

@@ -78,6 +78,7 @@ def test_the_wheel_has_all_data_files(wheel):
         if name.startswith(("experiments/", "saved_models/"))
     }
     assert packaged == expected
+    assert "py.typed" in sizes
     for folder in ("export", "reports", "search", "protocols"):
         for path in (ROOT / "align_keras" / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":

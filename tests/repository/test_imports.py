@@ -192,7 +192,11 @@ def imports_of(
 ) -> Iterator[tuple[int, str]]:
     """Yields (line, dotted name) of every import of align_keras in a file."""
     is_package = path.name == "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if is_package:
+        # Type checkers need these imports. Python imports the names on first use.
+        tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -211,6 +215,10 @@ def imports_of(
             if function in ("import_module", "__import__", "find_spec"):
                 if isinstance(target, ast.Constant) and isinstance(target.value, str):
                     yield node.lineno, target.value
+
+
+def is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def package_of(name: str) -> str:
