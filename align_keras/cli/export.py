@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from align_keras.cli.common import add_nested_commands, name_addresses
-from align_keras.export import QUANTIZATIONS, WEIGHTS
+from align_keras.export import QUANTIZATIONS, WEB_QUANTIZATION, WEIGHTS
 from align_keras.runs.model_export import (
     EXPORT_FORMATS,
     FORMATS_OF_OPTION,
@@ -22,7 +22,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "quantize": {
         "choices": QUANTIZATIONS,
-        "help": "quantization of the image encoder and the text encoder",
+        "help": "quantization of the image encoder and the text encoder (default: "
+        f"{WEB_QUANTIZATION} for the format web, none for litert)",
     },
     "images": {
         "metavar": "PATH",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.export import WEB_QUANTIZATION
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _THUMBNAIL_SIDE = 320
 # Number of decoded images in memory at the same time. Each image may be large.
 _BATCH = 16
+# Number of files whose sizes are printed.
+_LARGEST_FILES = 3
 
 
 def write_web(
@@ -30,7 +33,7 @@ def write_web(
     model: Any,
     *,
     images: str | None = None,
-    quantize: str = "none",
+    quantize: str = WEB_QUANTIZATION,
     license: str | None = None,
     title: str = "Image search",
     litert_js: str | None = None,
@@ -83,6 +86,19 @@ def write_web(
     )
     count = len(searched.images)
     say(f"wrote a page with {count:,} images. README.txt explains how to serve it")
+    say(_describe_sizes(folder))
+
+
+def _describe_sizes(folder: pathlib.Path) -> str:
+    """Returns the size of a page and of its largest files."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    sizes = sorted(((path.stat().st_size / 1e6, path) for path in files), reverse=True)
+    largest = [
+        f"{path.relative_to(folder).as_posix()} {size:.1f} MB"
+        for size, path in sizes[:_LARGEST_FILES]
+    ]
+    total = sum(size for size, _ in sizes)
+    return f"the page has {total:.1f} MB, most of it in {', '.join(largest)}"
 
 
 @dataclasses.dataclass

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.embedders.locations import locate_model
-from align_keras.export import QUANTIZATIONS, WEIGHTS
+from align_keras.export import QUANTIZATIONS, WEB_QUANTIZATION, WEIGHTS
 from align_keras.runs.about_run import about_run, read_evaluation
 from align_keras.runs.export_litert import export_litert
 from align_keras.runs.export_web import write_web
@@ -115,7 +115,8 @@ def export_model(
             for a page that searches images, or `"onnx"`.
         weights: `"bfloat16"` or `"float16"` stores SavedModels in half the size.
         quantize: quantization of LiteRT files and of a page: `"none"`, `"float16"`,
-            `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
+            `"weight-int8"`, `"dynamic-int8"` or `"int8"`. The default is
+            `"weight-int8"` for a page and `"none"` for LiteRT files.
         images: table or folder of captioned images, or the name of a data set. The
             format `"litert"` calibrates int8 with them. The format `"web"` shows them
             instead of the images of the run's index.
@@ -148,6 +149,8 @@ def export_model(
     align_keras.load_model("served").runtime  # 'saved_model'
     ```
     """
+    if format == "web" and quantize is None:
+        quantize = WEB_QUANTIZATION
     all_options = {
         "weights": weights,
         "quantize": quantize,

@@ -215,6 +215,7 @@ IMAGE_FOLDER_OPTION = ["--images", os.path.dirname(__file__)]
             marks=pytest.mark.ci,
         ),
         (["web"], "ai_edge_litert", "litert"),
+        (["web"], "litert_quantizer", "litert"),
         (["onnx"], "tf2onnx", "onnx"),
         pytest.param(["onnx"], "onnxruntime", "onnx", marks=pytest.mark.ci),
     ],
@@ -343,6 +344,20 @@ def test_a_model_in_memory_is_exported(mixed, tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=message):
             export_model(model, tmp_path / target, export_format)
+
+
+def test_a_page_is_quantized_unless_the_user_refuses(mixed, tmp_path, monkeypatch):
+    quantizations = []
+    monkeypatch.setattr(model_export, "check_format_packages", lambda *_: None)
+    monkeypatch.setitem(
+        model_export.WRITERS,
+        "web",
+        lambda *_, quantize, **options: quantizations.append(quantize),
+    )
+    model = ALIGN.from_preset(mixed)
+    export_model(model, tmp_path / "default", "web")
+    export_model(model, tmp_path / "float", "web", quantize="none")
+    assert quantizations == ["weight-int8", "none"]
 
 
 def test_a_link_is_followed_and_files_of_a_killed_export_are_removed(

@@ -72,7 +72,7 @@ def small(tmp_path_factory, runtime, model):
     folder = tmp_path_factory.mktemp("page")
     pairs = str(write_pairs(tmp_path_factory.mktemp("pairs")))
     options = {"images": pairs, "title": TITLE, "litert_js": str(runtime)}
-    write_web(model, folder, None, **options)
+    write_web(model, folder, None, quantize="none", **options)
     return Export(folder, model, embed_page_images(model, pairs), 5e-5)
 
 
@@ -89,10 +89,10 @@ def export(request, tmp_path_factory, runtime):
     write_index(artifacts / "index", run / "index")
     folder = tmp_path_factory.mktemp("page")
     align = ALIGN.from_preset(run)
-    options = {"quantize": "float16", "title": TITLE, "litert_js": str(runtime)}
-    write_web(align, folder, run, **options)
-    # Float16 weights cause a measured difference of 2.4e-3 in these narrow towers.
-    return Export(folder, align, read_run_images(align, run), 5e-3)
+    # The default quantization, weight-int8.
+    write_web(align, folder, run, title=TITLE, litert_js=str(runtime))
+    # Its 8-bit weights cause a measured difference of 2.8e-2 in these narrow towers.
+    return Export(folder, align, read_run_images(align, run), 5e-2)
 
 
 def write_index(old_index, folder):
