@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from align_keras.cli.common import (
     number_type,
     plain_text,
     print_json,
-    print_table,
     read_model_options,
 )
 from align_keras.utils.errors import InputError
@@ -26,12 +24,8 @@ if TYPE_CHECKING:
 # Maximum number of hits whose images are drawn with color blocks, which need many
 # lines.
 _MAX_BLOCK_IMAGES = 4
-# Characters. Minimum width of the column of captions, whose text may wrap.
-_CAPTION_WIDTH = 16
 # Number of captions that are printed for an image.
 _MAX_CAPTIONS = 3
-# Columns of the table of hits after the rank. All columns except the score are text.
-_COLUMNS = ("score", "match", "path", "date", "caption")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -231,43 +225,35 @@ def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
 
 
 def print_hits(title: str, hits: "list[Hit]") -> None:
-    """Prints hits as a table, or as images with lines of text.
+    """Prints a line for each hit, which the terminal may wrap anywhere.
 
-    Images are drawn if the terminal supports them.
+    A path that wraps in a table could not be copied from the terminal. Images are drawn
+    if the terminal supports them.
     """
     from align_keras.search.terminal_images import draw_image, image_protocol
 
     if not hits:
         print(f"{plain_text(title).plain}: no images match the search.")
         return
-    rows = [_row(hit) for hit in hits]
+    print(plain_text(title).plain)
     protocol = image_protocol(os.environ, sys.stdout.isatty())
     draws_images = protocol is not None and (
         protocol not in ("blocks", "blocks256") or len(hits) <= _MAX_BLOCK_IMAGES
     )
-    names = [name for name in _COLUMNS if any(row[name] for row in rows)]
-    if draws_images or not _fits_terminal(rows, names):
-        print(plain_text(title).plain)
-        for hit, row in zip(hits, rows, strict=True):
-            drawing = (
-                draw_image(hit.file, protocol)
-                if draws_images and protocol is not None
-                else None
-            )
-            if drawing is not None:
-                print(drawing)
-            line = " | ".join(f"{name} {text}" for name, text in row.items() if text)
-            print(plain_text(f"{hit.rank}. {line}").plain)
-    else:
-        table = [
-            (hit.rank, *(row[name] for name in names))
-            for hit, row in zip(hits, rows, strict=True)
-        ]
-        print_table(title, ("rank", *names), table, text_columns=_COLUMNS[1:])
+    for hit in hits:
+        drawing = (
+            draw_image(hit.file, protocol)
+            if draws_images and protocol is not None
+            else None
+        )
+        if drawing is not None:
+            print(drawing)
+        cells = [f"{name} {text}" for name, text in _cells(hit).items() if text]
+        print(plain_text(f"{hit.rank}. {' | '.join(cells)}").plain)
 
 
-def _row(hit: "Hit") -> dict[str, str]:
-    """Returns a dict from column to the cell of a hit."""
+def _cells(hit: "Hit") -> dict[str, str]:
+    """Returns a dict from the names to the printed values of a hit."""
     duplicates = f" (duplicates: {len(hit.duplicates)})" if hit.duplicates else ""
     return {
         "score": "" if hit.score is None else f"{hit.score:.3f}",
@@ -286,16 +272,3 @@ def _shorten_captions(captions: list[str]) -> str:
     text = " | ".join(captions[:_MAX_CAPTIONS])
     remaining = len(captions) - _MAX_CAPTIONS
     return f"{text} | {remaining:,} more" if remaining > 0 else text
-
-
-def _fits_terminal(rows: list[dict[str, str]], names: list[str]) -> bool:
-    """Returns True if a table of these columns fits without wrapping.
-
-    Only captions may wrap. A path that wraps cannot be copied from the terminal.
-    """
-    widths = [len("rank")]
-    for name in names:
-        longest = max(len(row[name]) for row in rows)
-        width = max(len(name), longest)
-        widths.append(min(width, _CAPTION_WIDTH) if name == "caption" else width)
-    return 1 + sum(width + 3 for width in widths) <= shutil.get_terminal_size().columns

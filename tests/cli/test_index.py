@@ -173,9 +173,6 @@ def test_hits_show_the_match_the_duplicates_and_the_whole_path(
 ):
     build(folder)
     capsys.readouterr()
-    monkeypatch.setenv("COLUMNS", "300")
-    assert main(["search", "red", "-k", "1"]) == 0
-    assert f"│ {folder / 'red too.png'} (duplicates: 1) │" in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["search", "red", "[b]green", "--minus", "blue", "-k", "2"]) == 0
     out = capsys.readouterr().out

@@ -131,11 +131,10 @@ def test_a_text_is_subtracted_from_a_text(run_folder, capsys):
     assert "red green − green" in capsys.readouterr().out
 
 
-def test_the_table_shows_all_hits_and_escapes_markup(run_folder, capsys):
+def test_the_output_shows_all_hits_and_escapes_markup(run_folder, capsys):
     assert search.run(parse("--model_dir", run_folder, "red", "[link]green")) == 0
     out = capsys.readouterr().out
     for expected in (
-        "rank",
         "score",
         "caption",
         "fa-red",
@@ -272,15 +271,14 @@ def test_long_lists_of_captions_are_shortened(capsys):
     assert capsys.readouterr().out.startswith("cats: no images match the search")
 
 
-@pytest.mark.parametrize("columns, is_table", [(100, True), (65, False)])
-def test_a_table_is_printed_if_paths_do_not_wrap(
-    columns, is_table, capsys, monkeypatch
-):
-    monkeypatch.setenv("COLUMNS", str(columns))
+@pytest.mark.parametrize("columns", ["100", "30"])
+def test_hits_have_one_layout_in_every_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
     path = "fontawesome6-solid/magnifying-glass-chart"
-    search.print_hits("cats", [create_hit(path, ["magnifying glass chart"])])
-    output = capsys.readouterr().out
-    assert path in output and ("│" in output) == is_table
+    search.print_hits("cats", [create_hit(path, ["a chart"], "good")])
+    [title, line] = capsys.readouterr().out.splitlines()
+    assert title == "cats"
+    assert line == f"1. score 0.500 | match good | path {path} | caption a chart"
 
 
 @pytest.mark.parametrize(
