@@ -349,8 +349,8 @@ def _check_counts(
         raise InputError(
             f"The {split} split of {dataset} must have {expected[0]:,} images and "
             f"{expected[1]:,} captions, but {path} has {counts[0]:,} and "
-            f"{counts[1]:,}. Download the file again, or use check_counts=False for a "
-            "subset, whose recall isn't comparable."
+            f"{counts[1]:,}. Download the file again, because the recall on a subset "
+            "isn't comparable."
         )
 
 

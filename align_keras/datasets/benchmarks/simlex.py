@@ -70,7 +70,7 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
     if check_counts and len(pairs) != PAIRS:
         raise InputError(
             f"{path} must have {PAIRS} pairs. Received: {len(pairs)} pairs. Download "
-            "it again, or use check_counts=False for a subset."
+            "it again."
         )
     return pairs
 
