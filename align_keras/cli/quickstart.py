@@ -13,7 +13,7 @@ from align_keras.cli.train import (
     print_metrics,
     weights_overrides,
 )
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError, has_tensorflow
 from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
@@ -77,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     check_local_path("data_dir", arguments.data_dir)
+    if not has_tensorflow():
+        raise MissingExtraError("The quickstart needs TensorFlow", "quickstart")
     from align_keras.runs.experiment import train_experiment
     from align_keras.utils.progress import say
 

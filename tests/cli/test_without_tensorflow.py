@@ -14,9 +14,9 @@ from align_keras.utils.errors import TENSORFLOW_MODULES
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
 INSTALL = 'pip install "align-keras[tensorflow]"'
+QUICKSTART = "quickstart --model_dir run"
 # Commands and what needs TensorFlow in their error.
 TRAINING_COMMANDS = {
-    "quickstart --model_dir run": "An experiment",
     "train --experiment quickstart_icons --model_dir run": "An experiment",
     "export --model align_small_en --to new": "The format saved_model",
     "export litert --model align_small_en --to new": "The format litert",
@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     """Runs all commands in one process, in which no module of training is found."""
-    commands = [*WORKING_COMMANDS, *TRAINING_COMMANDS]
+    commands = [*WORKING_COMMANDS, *TRAINING_COMMANDS, QUICKSTART]
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps([commands, PUBLIC_NAMES, TENSORFLOW_MODULES]),
@@ -142,6 +142,11 @@ def test_a_command_of_training_names_the_extra(results, folder, command, subject
     message = f"{subject} needs TensorFlow, which isn't installed. Run `{INSTALL}`"
     assert stderr.startswith(f"align-keras {name}: error: {message}")
     assert not (folder / "run").exists() and not (folder / "new").exists()
+
+
+def test_the_quickstart_names_the_extra_with_its_fonts(results):
+    code, _, stderr = results[QUICKSTART]
+    assert code == 1 and 'pip install "align-keras[quickstart]"' in stderr
 
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
