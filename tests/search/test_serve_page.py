@@ -340,7 +340,10 @@ def test_a_small_index_displays_scores_without_matches(browser, tmp_path):
         scores = [f"{hit.score:.3f}" for hit in small_index.query("blue")]
         assert page.locator("#hits .score").all_inner_texts() == scores
         page.locator("#hits .frame").first.click()
-        assert "match" not in page.inner_text("#hit-columns")
+        assert "match" not in page.locator("#hit-columns dt").all_inner_texts()
+        cells = page.locator("#hit-columns dd").all_inner_texts()
+        size = (tmp_path / "blue.png").stat().st_size
+        assert f"{size / 1e3:.1f} kB" in cells
         page.close()
 
 

@@ -260,6 +260,12 @@ function createChip(text, className, remove, ...thumbnails) {
 
 // === Viewer ===
 
+/** Returns a number of bytes in a unit for people, and any other value unchanged. */
+function readableSize(value) {
+  if (typeof value !== "number") return value;
+  return value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`;
+}
+
 /** Shows the hit at a position of the list in the viewer. */
 function openViewer(position) {
   const hit = state.hits[position];
@@ -273,7 +279,8 @@ function openViewer(position) {
   image.src = hit.image;
   element("original").href = hit.image;
   element("captions").textContent = hit.captions.join(" · ");
-  const rows = [["path", hit.path], ...Object.entries(hit.columns).filter(([name]) => !["path", "name"].includes(name))];
+  const columns = Object.entries(hit.columns).filter(([name]) => !["path", "name"].includes(name));
+  const rows = [["path", hit.path], ...columns.map(([name, value]) => [name, name === "size" ? readableSize(value) : value])];
   if (hit.score !== null) rows.push(["score", scoreOf(hit, 4)]);
   if (hit.duplicates.length) rows.push(["near-duplicates", hit.duplicates.join("\n")]);
   const cells = rows.flatMap(([name, value]) => [
