@@ -4,6 +4,7 @@ import configparser
 import pathlib
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from setuptools import find_packages
 
@@ -22,6 +23,18 @@ def setup_cfg():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
     return parser
+
+
+def test_the_metadata_has_the_author_and_the_paper_of_the_citation(setup_cfg):
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert setup_cfg["metadata"]["author"] == citation["authors"][0]["name"]
+    paper = citation["preferred-citation"]["url"]
+    assert setup_cfg["metadata"]["project_urls"] == f"\nPaper = {paper}"
+
+
+def test_the_build_of_the_docs_formats_signatures(setup_cfg):
+    extra = requirements(setup_cfg["options.extras_require"]["docs"])
+    assert "ruff" in {requirement.name for requirement in extra}
 
 
 def requirements(text):
