@@ -73,22 +73,35 @@ def test_lite0_equals_the_pytorch_model():
     assert_close(outputs[:, 1280:], 10 * expected["probabilities"], atol=1e-4)
 
 
-@pytest.mark.release
+@pytest.mark.ci
 @needs("official")
-def test_lite0_equals_the_backbone_of_model_garden():
+@pytest.mark.parametrize(
+    "variant, reference_options",
+    [
+        ("efficientnet_b0", {"model_id": "b0", "se_ratio": 0.25}),
+        ("efficientnet_b7", {"model_id": "b7", "se_ratio": 0.25}),
+        # Lite0 is B0 with ReLU6 and without squeeze-and-excitation.
+        (
+            "efficientnet_lite0",
+            {"model_id": "b0", "se_ratio": 0.0, "activation": "relu6"},
+        ),
+    ],
+)
+def test_the_image_encoder_equals_the_backbone_of_model_garden(
+    variant, reference_options
+):
     import tf_keras
     from official.vision.modeling.backbones import efficientnet
 
-    # Lite0 is B0 with ReLU6 and without squeeze-and-excitation.
+    options = {"activation": "swish", "se_inner_activation": "swish"}
     reference = efficientnet.EfficientNet(
-        "b0",
         input_specs=tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]),
-        activation="relu6",
-        se_ratio=0.0,
         norm_epsilon=1e-3,
+        **options | reference_options,
     )
     keras.utils.set_random_seed(0)
-    encoder = lite_encoder()
+    sizes = image_encoder_arguments(variant, None, image_size=64)
+    encoder = ImageEncoder(**sizes)
     randomize(encoder)
     layers = [layer for layer in reference.layers if layer.weights]
     stem, stem_norm, *blocks, _head, _head_norm = layers
@@ -100,6 +113,10 @@ def test_lite0_equals_the_backbone_of_model_garden():
             copy_weights(block.expand_norm, reference_block._norm0)
         copy_weights(block.depthwise, reference_block._conv1)
         copy_weights(block.depthwise_norm, reference_block._norm1)
+        if block.squeeze is not None:
+            gates = reference_block._squeeze_excitation
+            copy_weights(block.squeeze, gates._se_reduce)
+            copy_weights(block.excite, gates._se_expand)
         copy_weights(block.project, reference_block._conv2)
         copy_weights(block.project_norm, reference_block._norm2)
     images = random_images()
@@ -108,7 +125,9 @@ def test_lite0_equals_the_backbone_of_model_garden():
 
 
 def copy_weights(source, target):
-    target.set_weights(source.get_weights())
+    """Copies weights. Model Garden has 1×1 convolutions for the dense layers."""
+    for variable, weight in zip(target.weights, source.get_weights(), strict=True):
+        variable.assign(np.reshape(weight, variable.shape))
 
 
 def randomize(encoder):
