@@ -129,10 +129,14 @@ class _PreparedRows:
 class EmbeddingSearch:
     """Search for near images by the cosine of their embeddings.
 
-    Embeddings are grouped by k-means, and an image is compared with the images of its
-    `nearest` clusters. The paper instead uses buckets of three of the ten nearest of
-    4,096 clusters. Small corpora have one cluster for each 64 images. If that gives
-    fewer than four times `nearest` clusters, every image is compared with every other.
+    Embeddings are grouped by k-means, and an image is compared with the images whose
+    nearest cluster is one of its `nearest` clusters. The paper compares images that
+    share three of their ten nearest of 4,096 clusters, which takes ten entries for each
+    image instead of one. Both rules find all 316 pairs of 8,000 icons with a cosine
+    above 0.975, and all 2,231 above 0.9 (embeddings of align_small_en).
+
+    Small corpora have one cluster for each 64 images. If that gives fewer than four
+    times `nearest` clusters, every image is compared with every other.
 
     A fast comparison rules out most pairs. It uses the projections of the unit rows on
     the principal axes of a sample, and the length of the remainder. The product of two

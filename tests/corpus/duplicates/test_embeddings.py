@@ -102,6 +102,24 @@ def test_the_search_equals_a_comparison_of_all_pairs(count, dimension):
 
 
 @pytest.mark.ci
+def test_the_search_finds_the_near_images_of_the_buckets_of_the_paper():
+    pytest.importorskip("faiss")
+    embeddings, keys = clustered_embeddings(5, 3000)
+    search, prepared = fitted_search(embeddings, keys, clusters=46, nearest=10)
+    first, second = np.nonzero(np.triu(cosines(embeddings, embeddings) > 0.975, 1))
+    # A bucket is a triple of the ten nearest clusters of an image (appendix A).
+    clusters = prepared.clusters
+    is_shared = clusters[first][:, :, None] == clusters[second][:, None]
+    in_bucket = is_shared.sum((1, 2)) >= 3
+    assert search.centers.ntotal == 46 and in_bucket.sum() > 1000
+    ranks = np.arange(3000)
+    lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
+    expected = ranks.copy()
+    np.minimum.at(expected, second[in_bucket], first[in_bucket])
+    assert lowest.tolist() == expected.tolist()
+
+
+@pytest.mark.ci
 def test_evaluation_images_are_searched_in_the_clusters_of_the_corpus():
     pytest.importorskip("faiss")
     embeddings, keys = clustered_embeddings(2, 3000)
