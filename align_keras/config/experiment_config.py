@@ -220,7 +220,7 @@ class ModelConfig:
         learn_temperature: False to keep the initial temperature.
 
     References:
-        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
+        Jia et al. 2021, sections 6.1 (B7's width of 640) and 5 (one learned
         temperature that starts at 1.0).
 
     Example:

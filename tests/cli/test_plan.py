@@ -150,7 +150,8 @@ def plan_stages(capsys, *arguments):
 def test_the_stages_of_a_protocol_match_a_calculation(capsys):
     from align_keras.models import presets
 
-    estimates = plan_stages(capsys, "--protocol=imagenet_full", "--devices=64")
+    arguments = ("--protocol=imagenet_full", "--devices=64")
+    estimates = plan_stages(capsys, *arguments, "--params_override=rematerialize=false")
     (preset,) = [p for p in presets() if p.name == "align_l2_large"]
     assert list(estimates["stages"]) == ["head", "full"]
     head, full = estimates["stages"].values()
@@ -176,9 +177,9 @@ def test_options_of_a_recipe_change_memory_and_operations(capsys):
     default_plan, micro_batch_plan, mixed_precision_plan = (
         plan_stages(capsys, *arguments, options)["stages"]["full"]
         for options in (
-            "seed=0",
+            "rematerialize=false",
             "rematerialize=true,micro_batch_size=8",
-            "runtime.mixed_precision_dtype=mixed_bfloat16",
+            "rematerialize=false,runtime.mixed_precision_dtype=mixed_bfloat16",
         )
     )
     # Micro-batches need a second buffer for the sum of their gradients. Only the blocks
@@ -195,7 +196,7 @@ def test_options_of_a_recipe_change_memory_and_operations(capsys):
     activations = default_plan["memory"]["image activations"]
     assert micro_batch_plan["memory"]["image activations"] < activations / 4
     assert mixed_precision_plan["memory"]["image activations"] == activations / 2
-    tables = ["plan", "--device-kind=tpu_v3", *arguments[:2]]
+    tables = ["plan", "--device-kind=tpu_v3", *arguments, "rematerialize=false"]
     assert main(tables) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fine_grained, head: 8 × tpu_v3, 32 images per device" in text
@@ -346,7 +347,12 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (("--device-kind=cpu",), "--devices must be set for device_kind='cpu'"),
         (
-            ("--device-kind=v100", "--experiment=align_l2_large"),
+            (
+                "--device-kind=v100",
+                "--experiment=align_l2_large",
+                "--params_override=task.model.image_encoder.rematerialize=false,"
+                "runtime.mixed_precision_dtype=float32",
+            ),
             "more memory than v100 has with any number of devices that divides the "
             "batch size 16,384",
         ),

@@ -197,6 +197,13 @@ def test_values_of_the_paper_are_not_overridden():
             text_encoder = load_config(name).task.model.text_encoder
             assert text_encoder.normalization == "bert_cased"
             changed.remove(normalization)
+        if name.startswith("align_l2_large"):
+            # The paper does not state how L2 fits the memory of its devices.
+            changed -= {
+                "task.model.image_encoder.rematerialize",
+                "task.model.text_encoder.rematerialize",
+                "runtime.mixed_precision_dtype",
+            }
         assert changed <= {
             "task.model.image_encoder.variant",
             "task.model.text_encoder.variant",
