@@ -20,8 +20,16 @@ from align_keras.utils.pillow_images import (
 
 # First bytes of JPEG, PNG, GIF and PNM.
 _SIGNATURES = (
-    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF87a", b"GIF89a"),
-    *(b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"GIF87a",
+    b"GIF89a",
+    b"P1\n",
+    b"P2\n",
+    b"P3\n",
+    b"P4\n",
+    b"P5\n",
+    b"P6\n",
 )
 
 

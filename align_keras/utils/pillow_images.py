@@ -22,9 +22,29 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 # Suffixes of all formats that are read.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".jpe", ".jfif"),
-    *(".heic", ".heif", ".avif", ".tif", ".tiff"),
-    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpx", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm"),
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".jpe",
+    ".jfif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".j2k",
+    ".j2c",
+    ".jpc",
+    ".jpx",
+    ".jpf",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
 )
 WHITE = (255, 255, 255)
 
@@ -36,9 +56,18 @@ _HEIF_FORMATS = ("AVIF", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 _SCAN_FORMATS = ("TIFF", "JPEG2000", "PPM")
 _SCAN_SIGNATURES = (
-    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    *(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"),
-    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"\xff\x4f\xff\x51",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"P1",
+    b"P2",
+    b"P3",
+    b"P4",
+    b"P5",
+    b"P6",
 )
 # TIFF tags.
 _BITS_PER_SAMPLE = 258
@@ -289,7 +318,7 @@ def _read_orientation(image: Any, content: bytes) -> int:
     marker = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if marker not in content[:_MAX_EXIF_POSITION]:
         return 1
-    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    exif = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
     byte_order = ">" if exif.startswith(b"MM") else "<"
     with contextlib.suppress(struct.error):  # The metadata is truncated.
         (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
