@@ -478,6 +478,9 @@ class DataConfig:
             `grpc://host:5000`, or None. The order of its batches is not deterministic.
         seed: Seed of shuffling and augmentation, or None for that of the trainer.
         random_crop: True for a random crop, and False for a central crop.
+        resize_before_crop: True to resize the whole image before a random crop, as the
+            paper does. It is slower. `align_keras.images.crop_image_bytes` lists the
+            differences.
         random_flip: True to flip half of the images horizontally.
         random_zoom: Each side of a crop is scaled by a random factor between
             exp(-random_zoom) and exp(random_zoom).
@@ -516,6 +519,7 @@ class DataConfig:
     data_service: str | None = None
     seed: int | None = count_field(None, at_least=0)
     random_crop: bool = True
+    resize_before_crop: bool = False
     random_flip: bool = True
     random_zoom: float = number_field(0.0, at_least=0)
     random_shift: float = number_field(0.0, at_least=0)

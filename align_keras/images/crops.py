@@ -31,9 +31,16 @@ def crop_image_bytes(
 
     The filter differs from that of the evaluation. Source pixels are averaged over the
     area of a pixel, while the evaluation weights them by a triangle of twice this
-    width. The mean difference is less than one gray level for most images, up to three
-    gray levels for very detailed photographs, and zero for images that are stored at
-    the resize size.
+    width. The mean difference in gray levels on the same window is:
+
+    | input size | stamps: median, 90th percentile, maximum | two photographs |
+    |---|---|---|
+    | 289 | 0.16, 0.41, 1.7 | 0.5, 1.5 |
+    | 144 | 0.28, 1.8, 7.6 | 3.5, 6.8 |
+
+    These are every tenth stamp of Tux Paint, and the photographs of scikit-learn. The
+    window also starts at a whole source pixel. Images that are stored at the resize
+    size are not changed. `ALIGNImageConverter(crop="paper")` resizes the whole image.
 
     Args:
         image_bytes: scalar string tensor, file that `decode_image` supports.

@@ -34,7 +34,7 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
 # Training crops. "inception" and "whole" are only for classifiers.
-CROPS = ("random", "center", "inception", "whole")
+CROPS = ("random", "paper", "center", "inception", "whole")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -54,8 +54,10 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         image_size: int ≥ 32, height and width of the image encoder's input in pixels,
             or a pair (height, width) of two equal ints.
         crop: str, window of an image in training: `"random"` or `"center"` (289/346
-            of each side), `"inception"` (random area and aspect ratio, for
-            classifiers), or `"whole"` (the whole image, for classifiers).
+            of each side), `"paper"` (as `"random"`, but the whole image is resized
+            before, as in evaluation, which is slower), `"inception"` (random area and
+            aspect ratio, for classifiers), or `"whole"` (the whole image, for
+            classifiers).
         flip: bool, mirror half of the training images from left to right.
         zoom: float ≥ 0. Each side of a training window is scaled by a random factor
             between exp(-zoom) and exp(zoom).
@@ -126,7 +128,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         check_number("min_area", min_area, 1e-9, 1)
         if central_crop is not None:
             check_number("central_crop", central_crop, 1e-9, 1)
-        if (zoom or shift or recolor) and crop not in ("random", "center"):
+        if (zoom or shift or recolor) and crop in ("inception", "whole"):
             raise InputError(
                 "`zoom`, `shift` and `recolor` need crop='random' or crop='center'. "
                 f"Received: crop={crop!r}. Leave them out for a classifier."
@@ -240,8 +242,11 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         Returns:
             uint8 tensor (image_size, image_size, 3).
         """
-        position = numbers[:2] if self.crop == "random" else tf.fill((2,), 0.5)
+        is_random = self.crop in ("random", "paper")
+        position = numbers[:2] if is_random else tf.fill((2,), 0.5)
         is_flipped = numbers[2] < 0.5 if self.flip else False
+        if self.crop == "paper":
+            return crop_image(self.resize(image), self.side, position, is_flipped)
         if image.dtype == tf.string:
             # This function decodes only the window, which is faster.
             return crop_image_bytes(image, self.side, position, is_flipped)
@@ -348,7 +353,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
             images,
             self.side,
             seed,
-            crop=self.crop == "random",
+            crop=self.crop in ("random", "paper"),
             flip=self.flip,
             zoom=self.zoom,
             shift=self.shift,

@@ -45,11 +45,12 @@ class TrainingBatches:
             **pipeline: `input_pipeline_id` and `num_input_pipelines` of a worker.
         """
         train = self.config.task.train_data
+        random_crop = "paper" if train.resize_before_crop else "random"
         return training_batches(
             self.builder,
             train.tfds_split,
             self.model.require_preprocessor().with_options(
-                crop="random" if train.random_crop else "center",
+                crop=random_crop if train.random_crop else "center",
                 flip=train.random_flip,
                 zoom=train.random_zoom,
                 shift=train.random_shift,

@@ -2,12 +2,14 @@
 
 import functools
 import io
+import pathlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from align_keras.corpus.image import normalize_image
 from align_keras.corpus.image_tables import store_image
 from align_keras.images import (
     crop_image_bytes,
@@ -15,8 +17,11 @@ from align_keras.images import (
     decode_image,
     resize_image,
 )
+from align_keras.images.crops import _box
+from align_keras.models import ALIGNImageConverter
 from tests.helpers.oracle_process import needs
 
+STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 
 needs_photographs = needs("sklearn")
@@ -182,6 +187,59 @@ def test_crops_have_as_many_details_as_those_of_pillow(
         crop = crop_image_bytes(content, 289, (0.9999 * corner,) * 2).numpy()
         assert mean_difference(crop, expected) < limit
         assert 0.97 < detail(crop) / detail(expected) < max_detail_ratio
+
+
+def test_the_crop_of_the_paper_is_that_of_pillow():
+    image = image_of("noise")
+    resized = image.resize((77, 77), Image.Resampling.BILINEAR)
+    content = encoded(image, "PNG")
+    for crop in ("paper", "random"):
+        converter = ALIGNImageConverter(64, crop=crop)
+        # There are 14 positions on each axis.
+        numbers = tf.constant([3.5 / 14, 9.5 / 14, 0.1])
+        expected = np.asarray(resized.crop((9, 3, 73, 67)))[:, ::-1]
+        for source in (tf.constant(content), tf.constant(np.asarray(image))):
+            difference = mean_difference(
+                converter.crop_window(source, numbers).numpy(), expected
+            )
+            assert (difference < 0.25) == (crop == "paper")
+
+
+def filter_differences(images, image_size):
+    """Returns mean differences of crops from Pillow's filter on the same windows."""
+    differences = []
+    for image in images:
+        content = encoded(image, quality=95)
+        decoded = Image.open(io.BytesIO(content))
+        shape = tf.constant([image.height, image.width])
+        y, x, height, width = _box(shape, image_size, tf.constant([0.5, 0.5])).numpy()
+        expected = decoded.resize(
+            (image_size, image_size),
+            Image.Resampling.BILINEAR,
+            box=(x, y, x + width, y + height),
+        )
+        crop = crop_image_bytes(content, image_size, (0.5, 0.5)).numpy()
+        differences.append(mean_difference(crop, np.asarray(expected)))
+    return differences
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(not STAMPS.is_dir(), reason="needs tuxpaint-stamps-default")
+@needs_photographs
+@pytest.mark.parametrize(
+    ("image_size", "stamps", "photographs"),
+    [(289, (0.16, 0.41, 1.7), (1.5, 0.5)), (144, (0.28, 1.8, 7.6), (6.8, 3.5))],
+)
+def test_the_docstring_states_the_differences_of_the_filter(
+    image_size, stamps, photographs
+):
+    paths = sorted(STAMPS.rglob("*.png"))[::10]
+    images = [normalize_image(path)[0] for path in paths]
+    quantiles = np.quantile(filter_differences(images, image_size), [0.5, 0.9, 1])
+    np.testing.assert_allclose(quantiles, stamps, rtol=0.1)
+    images = [image_of("china"), image_of("flower")]
+    differences = filter_differences(images, image_size)
+    np.testing.assert_allclose(differences, photographs, rtol=0.1)
 
 
 @pytest.mark.ci

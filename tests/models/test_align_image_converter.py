@@ -154,7 +154,7 @@ def test_copies_from_the_config_have_the_same_options():
     [
         ({"image_size": (32, 33)}, "`image_size` must be one int or two equal ints"),
         ({"image_size": 0}, "image_size must be a whole number"),
-        ({"crop": True}, "crop must be one of random, center, inception, whole"),
+        ({"crop": True}, "crop must be one of random, paper, center, inception, whole"),
         ({"zoom": -1}, "zoom must be a number of at least 0"),
         ({"recolor": 2}, "recolor must be a number from 0 to 1"),
         ({"min_area": 0}, "min_area must be a number"),
