@@ -29,8 +29,10 @@ def rank_composed_queries(
 ) -> dict[str, np.ndarray]:
     """Ranks the images for each composed query, for its image and for its words.
 
-    The vector of a query is image_weight · image ± text_weight · words, with embeddings
-    of unit length. The gallery consists of all images except the image of the query.
+    A query that adds words has the vector image_weight · image + text_weight · words,
+    with embeddings of unit length. A query that subtracts words has the embedding of
+    the image without the part that points toward the words, as in `encode_query`. The
+    gallery consists of all images except the image of the query.
     Wrong images rank before targets with the same score.
 
     Args:
@@ -44,8 +46,9 @@ def rank_composed_queries(
 
     Returns:
         dict of int64 arrays (queries,) with the rank of the best target. The key `""`
-        is for the composed queries, and `"image_alone/"` and `"text_alone/"` are for
-        their parts.
+        is for the composed queries, `"paper/"` for the formula of the paper, which is
+        image_weight · image − text_weight · words for queries that subtract words, and
+        `"image_alone/"` and `"text_alone/"` are for their parts.
 
     Raises:
         InputError: if there are no queries or targets, a row is out of range, or the
@@ -60,7 +63,7 @@ def rank_composed_queries(
     >>> images = np.array([[1.0, 0.0], [0.9, -0.4], [0.6, 0.8]])
     >>> ranks = rank_composed_queries(lambda _: np.eye(2)[1:], images, [query])
     >>> {name: rank.tolist() for name, rank in ranks.items()}
-    {'': [0], 'image_alone/': [1], 'text_alone/': [0]}
+    {'': [0], 'paper/': [0], 'image_alone/': [1], 'text_alone/': [0]}
     """
     queries = list(queries)
     if not queries:
@@ -83,11 +86,15 @@ def rank_composed_queries(
             f"{without_targets} queries without a target. Remove them."
         )
     images = image_weight * gallery[rows]
-    texts = text_weight * np.array([[query.sign] for query in queries]) * texts
+    signs = np.array([[query.sign] for query in queries])
+    cosines = (images * texts).sum(axis=1, keepdims=True)
+    without_words = images - np.maximum(cosines, 0) * texts
+    texts = text_weight * signs * texts
     return {
         name: rank_of_best_positive(vectors, gallery, targets, leave_out=rows)
         for name, vectors in (
-            ("", images + texts),
+            ("", np.where(signs > 0, images + texts, without_words)),
+            ("paper/", images + texts),
             ("image_alone/", images),
             ("text_alone/", texts),
         )
@@ -120,8 +127,9 @@ def composed_metrics(
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: `recall_at_K`, `image_alone/recall_at_K`,
-        `text_alone/recall_at_K`, `chance_recall_at_K`, the number of `queries`, and
+        Pairs of str and float: `recall_at_K`, and with the prefixes `paper/`,
+        `image_alone/` and `text_alone/` those of the formula of the paper and of the
+        parts, `chance_recall_at_K`, the number of `queries`, and
         `candidates`, the number of images that each query ranks. The metrics have no
         prefix for all queries, `plus/` for queries that add words, and `minus/` for
         queries that subtract words.

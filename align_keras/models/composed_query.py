@@ -27,10 +27,11 @@ def encode_query(
 ) -> np.ndarray:
     """Returns the embedding of a query made of an image, words, or both.
 
-    The query is `image_weight` · (mean of the images) + `text_weight` · (sum of plus −
-    sum of minus), computed from embeddings of unit length and normalized to unit
-    length. A text that ends in `^` and a number, such as `"snow^2"`, is multiplied by
-    this weight.
+    The query is `image_weight` · (mean of the images) + `text_weight` · (sum of plus),
+    computed from embeddings of unit length and normalized to unit length. Each text of
+    `minus` then removes the part of the query that points toward it. A text that ends
+    in `^` and a number, such as `"snow^2"`, is multiplied by this weight, and
+    `"snow^2"` in `minus` removes twice this part.
 
     Args:
         model: `ALIGN`, `Embedder`, or another object with `encode_images` and
@@ -39,7 +40,7 @@ def encode_query(
             or None.
         plus: str or sequence of str, texts to add.
         minus: str or sequence of str, texts to subtract.
-        text_weight: float > 0, the weight of each text.
+        text_weight: float > 0, the weight of each text of `plus`.
         image_weight: float > 0, the weight of the image.
 
     Returns:
@@ -52,7 +53,9 @@ def encode_query(
 
     References:
         Jia et al. 2021, section 7 and figure 5. The default weights 2 and 1 gave the
-        best results in the paper.
+        best results in the paper, which also subtracts with the weight 2. The search
+        removes words instead (Widdows 2003, "Orthogonal negation in vector spaces"),
+        because this finds more images (see `guides/search.md`).
     """
     plus = _texts("plus", plus)
     minus = _texts("minus", minus)
@@ -79,8 +82,13 @@ def encode_query(
     if plus or minus:
         texts, weights = zip(*map(split_weight, [*plus, *minus]), strict=True)
         embeddings = np.asarray(model.encode_texts(list(texts)), float)
-        signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])
-        query = query + text_weight * (signs * weights) @ embeddings
+        if plus:
+            added = np.array(weights[: len(plus)]) @ embeddings[: len(plus)]
+            query = query + text_weight * added
+        for embedding, weight in zip(
+            embeddings[len(plus) :], weights[len(plus) :], strict=True
+        ):
+            query = query - weight * max(query @ embedding, 0.0) * embedding
     length = np.linalg.norm(query)
     # Equal embeddings differ by rounding errors of float32, so the threshold isn't 0.
     if not length > 1e-6 * (image_weight + text_weight):

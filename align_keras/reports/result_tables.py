@@ -45,6 +45,7 @@ _PART_LABELS = {
     "plus": "image plus words",
     "minus": "image minus words",
     "text_alone": "words alone",
+    "paper": "formula of the paper",
     "sts": "captions (STS)",
     "sis": "images (SIS)",
     "sits": "image and caption (SITS)",

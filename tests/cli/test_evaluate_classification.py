@@ -313,7 +313,11 @@ def test_recall_of_composed_queries_matches_a_calculation(
     is_correct = []
     for query in queries:
         words = align.encode_texts([query.words])[0]
-        scores = images @ (images[query.image] + 2 * query.sign * words)
+        image = images[query.image]
+        vector = image + 2 * words
+        if query.sign < 0:
+            vector = image - max(image @ words, 0) * words
+        scores = images @ vector
         scores[query.image] = -np.inf
         is_correct.append(scores.argmax() in query.targets)
     assert metrics["recall_at_1"] == pytest.approx(np.mean(is_correct))

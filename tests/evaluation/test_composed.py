@@ -52,10 +52,13 @@ def test_ranks_of_a_small_example_match_a_calculation():
         Query(1, "plus", -1, (0,)),
     ]
     ranks = rank_composed_queries(encode_texts, IMAGES, queries)
-    assert ranks[""].tolist()[:2] == [0, 0]
+    assert ranks[""].tolist()[:2] == ranks["paper/"].tolist()[:2] == [0, 0]
+    # The query user-plus without plus is (0.45, 0, 0). The scores are 0.45 for the
+    # user, 0.44 for the second user and 0.2 for user-slash.
+    assert ranks[""][2] == 0
     # The query user-plus - 2 plus is (0.45, -1.11, 0). The scores are 0.45 for the
     # user, 0.33 for the second user and 0.2 for user-slash.
-    assert ranks[""][2] == 0
+    assert ranks["paper/"][2] == 0
     # The image of the user ranks the second user first. Its scores of user-plus and
     # user-slash are equal, and the wrong one of them ranks before the target.
     assert ranks["image_alone/"].tolist() == [2, 2, 1]
@@ -93,7 +96,7 @@ def test_ranks_equal_those_of_separate_searches(weights):
         image, *targets = random.permutation(40)[:3]
         words = random.choice(list(WORDS))
         queries.append(Query(image, words, random.choice([1, -1]), tuple(targets)))
-    ranks = rank_composed_queries(encode_texts, images, queries, *weights)[""]
+    ranks = rank_composed_queries(encode_texts, images, queries, *weights)["paper/"]
     rows = images / np.linalg.norm(images, axis=1, keepdims=True)
     for query, rank in zip(queries, ranks, strict=True):
         words = encode_texts([query.words])[0]

@@ -26,13 +26,27 @@ MODEL = SimpleNamespace(
 
 
 def test_default_weights_are_those_of_the_paper():
-    expected = unit(IMAGES[3] + 2 * WORDS["a"] + 2 * WORDS["b"] - 2 * WORDS["c"])
-    query = encode_query(MODEL, 3, plus=["a", "b"], minus="c")
+    expected = unit(IMAGES[3] + 2 * WORDS["a"] + 2 * WORDS["b"])
+    query = encode_query(MODEL, 3, plus=["a", "b"])
     assert query.dtype == "float32" and query.shape == (1, 8)
     np.testing.assert_allclose(query[0], expected, atol=1e-6)
-    query = encode_query(MODEL, 3, minus="c", text_weight=0.5, image_weight=3)
-    expected = unit(3 * IMAGES[3] - 0.5 * WORDS["c"])
+    query = encode_query(MODEL, 3, plus="c", text_weight=0.5, image_weight=3)
+    expected = unit(3 * IMAGES[3] + 0.5 * WORDS["c"])
     np.testing.assert_allclose(query[0], expected, atol=1e-6)
+
+
+def test_minus_removes_only_the_part_that_points_toward_the_words():
+    images = unit(IMAGES[3] + WORDS["a"])
+    model = SimpleNamespace(
+        encode_images=lambda _: images[None], encode_texts=MODEL.encode_texts
+    )
+    [query] = encode_query(model, 0, minus="a")
+    assert query @ WORDS["a"] == pytest.approx(0, abs=1e-6)
+    # A weight removes a part of it, and words that point away have no effect.
+    [half] = encode_query(model, 0, minus="a^0.5")
+    assert 0 < half @ WORDS["a"] < images @ WORDS["a"]
+    model.encode_texts = lambda texts: -images[None].repeat(len(texts), axis=0)
+    np.testing.assert_allclose(encode_query(model, 0, minus="a")[0], images, atol=1e-6)
 
 
 def test_an_image_or_a_text_alone_keeps_its_embedding():
@@ -83,8 +97,8 @@ def test_weights_of_texts_and_several_images():
             [["snow", "red car"].index(t) + 2 for t in texts]
         ],
     )
-    query = encode_query(model, [0, 1], "snow^3", "red car^.5", text_weight=2)
-    expected = mean + 6 * vectors[2] - vectors[3]
+    query = encode_query(model, [0, 1], ["snow^3", "red car^.5"], text_weight=2)
+    expected = mean + 6 * vectors[2] + vectors[3]
     np.testing.assert_allclose(query[0], expected / np.linalg.norm(expected), rtol=1e-6)
     for text in ("snow^0", "snow^-1", "^2"):
         with pytest.raises(ValueError, match="must be words, \\^ and a number"):

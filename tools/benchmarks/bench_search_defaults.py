@@ -4,9 +4,11 @@
 
 The values are in the file search.json of the model. The script prints
 
-- the recall at 10 of composed queries, icons plus or minus words, for some weights of
-  the words, on both splits of the corpus `icons`. The weight with the highest recall on
-  the split `train` is chosen.
+- the recall at 10 of composed queries, icons plus words, for some weights of the words,
+  on both splits of the corpus `icons`. The weight with the highest recall on the split
+  `train` is chosen.
+- the recall of queries that subtract words, from icons and from the names of icons, for
+  some weights of the words and for the method of `encode_query`.
 - the F1 of labels with a common threshold for each source of `bench_held_out.py`. The
   labels are the captions of the source. The threshold with the highest mean is chosen.
 - precision, recall and F1 of the 15 categories of Tux Paint's stamps with thresholds
@@ -47,13 +49,42 @@ def print_text_weights(model):
                 model.encode_texts, images, queries, text_weight=weight
             )
             metrics = dict(composed_metrics(ranks, queries, len(images)))
-            recalls[weight] = 100 * metrics["recall_at_10"]
-        print(f"{split}: {len(queries):,} queries among {len(images):,} icons")
-        print(f"  the image alone: {100 * metrics['image_alone/recall_at_10']:.1f}")
+            recalls[weight] = 100 * metrics["plus/recall_at_10"]
+        count = int(metrics["plus/queries"])
+        print(f"{split}: {count:,} queries plus words among {len(images):,} icons")
+        alone = metrics["plus/image_alone/recall_at_10"]
+        print(f"  the image alone: {100 * alone:.1f}")
         for weight, recall in recalls.items():
             print(f"  text weight {weight:g}: {recall:.1f}")
         best[split] = max(recalls, key=recalls.__getitem__)
+        names = [row["captions"][0].decode() for row in rows]
+        print_subtraction(model, images, names, queries)
     print(f"text weight: {best['train']:g}")
+
+
+def print_subtraction(model, images, names, queries):
+    """Prints the recall of icons, and of their names, minus words."""
+    from align_keras.evaluation import rank_of_best_positive
+
+    queries = [query for query in queries if query.sign < 0]
+    if len(queries) > 1_000:
+        queries = queries[::2]
+    rows = [query.image for query in queries]
+    targets = [query.targets for query in queries]
+    words = model.encode_texts([query.words for query in queries])
+    print(f"  {len(queries):,} queries minus words: recall at 1 and 10")
+    for source, vectors, options in (
+        ("image", images[rows], {"leave_out": np.array(rows)}),
+        ("name", model.encode_texts([names[row] for row in rows]), {}),
+    ):
+        cosines = np.maximum((vectors * words).sum(axis=1, keepdims=True), 0)
+        methods = {f"minus {weight:g} words": weight for weight in (0.0, 0.2, 0.5, 1.0)}
+        for method, weight in (methods | {"without the part": cosines}).items():
+            ranks = rank_of_best_positive(
+                vectors - weight * words, images, targets, **options
+            )
+            values = ", ".join(f"{100 * np.mean(ranks < k):.1f}" for k in (1, 10))
+            print(f"    {source}, {method}: {values}")
 
 
 def print_label_thresholds(model, sources):
