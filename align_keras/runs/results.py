@@ -18,7 +18,7 @@ from align_keras.reports.report import write_report
 from align_keras.runs.about_run import about_run
 from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index
-from align_keras.search import Index
+from align_keras.search import Index, Query
 from align_keras.search.standalone import check_standalone
 from align_keras.training.doctor import FINDINGS_FILE, read_findings
 from align_keras.training.metrics_log import MetricsLog
@@ -28,7 +28,7 @@ from align_keras.utils.progress import say
 # Number of images and captions that check the export in another process.
 _CHECKED = 64
 # Number of captions from which the query of the example is chosen.
-EXAMPLE_CAPTIONS = 50
+EXAMPLE_CAPTIONS = 1_500
 
 
 def write_results(
@@ -119,7 +119,7 @@ def write_results(
 def choose_example_caption(
     index: Index, pairs: RetrievalSet, text_embeddings: np.ndarray
 ) -> str:
-    """Returns the first caption whose best hit is its own image, as an example query.
+    """Returns the caption that finds its own image with the highest relevance.
 
     Args:
         index: `Index` of the images of `pairs`.
@@ -128,15 +128,18 @@ def choose_example_caption(
             the index, in their order. n may be less than the number of captions.
 
     Returns:
-        str, one of the first 50 captions that are embedded. The first caption, if no
-        caption finds its image.
+        str, one of the first 1,500 captions that are embedded. The first caption, if
+        no caption finds its image.
     """
     captions, image_rows = flatten_captions(pairs.captions)
+    example, best_relevance = captions[0], -1.0
     for position, embedding in enumerate(text_embeddings[:EXAMPLE_CAPTIONS]):
-        [best_hit] = index.query(embedding, k=1)
-        if best_hit.path == pairs.ids[image_rows[position]]:
-            return captions[position]
-    return captions[0]
+        # The text of the query only requests the relevance of the hit.
+        [best_hit] = index.search(embedding, Query("text", k=1))
+        is_right = best_hit.path == pairs.ids[image_rows[position]]
+        if is_right and (best_hit.relevance or 0) > best_relevance:
+            example, best_relevance = captions[position], best_hit.relevance or 0
+    return example
 
 
 def next_commands(
