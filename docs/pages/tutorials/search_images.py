@@ -18,9 +18,9 @@ print(len(index), "images,", index.changes.added, "of them new")
 
 def show(hits):
     for hit in hits:
-        # An index of fewer than 20 images has no relevance.
-        relevance = hit.relevance or ""
-        print(f"{hit.rank}. {hit.score:.3f} {relevance:6} {hit.path}")
+        # Searches with an image have no relevance, nor do indexes of under 20 images.
+        relevance = "" if hit.relevance is None else f"{hit.relevance:.0%}"
+        print(f"{hit.rank}. {hit.score:.3f} {relevance:4} {hit.path}")
 
 
 show(index.query("a red flower", k=3))
