@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from align_keras.cli.common import (
     name_addresses,
+    plain_text,
     print_table,
     read_model_options,
     refuse_empty,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from align_keras.models.label_thresholds import LabelThresholds
     from align_keras.search.image_index import Index
     from align_keras.search.tagging import TaggedImage
-
-_NONE = "none of these"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         help="table to write: .csv, .tsv, .jsonl or .parquet, with the columns image, "
-        "tags and scores",
+        "tags, scores, best_label and best_score (default: print the best label and "
+        "its score of each image)",
     )
     parser.add_argument(
         "--index",
@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--thresholds",
-        metavar="FILE",
-        help="JSON file of thresholds that --calibrate writes (default: the threshold "
-        "of the model for all labels)",
+        metavar="T",
+        help="lowest score of a tag: a number, or the JSON file that --calibrate "
+        "writes (default: the threshold of the model for all labels)",
     )
     parser.add_argument(
         "--model",
@@ -71,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from align_keras.models.label_thresholds import LabelThresholds
     from align_keras.search.tagging import (
         check_table_name,
         read_labels,
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not (arguments.folder or arguments.index):
             return 0
     elif arguments.thresholds:
-        thresholds = LabelThresholds.read(arguments.thresholds)
+        thresholds = _read_thresholds(arguments.thresholds)
     with contextlib.ExitStack() as stack:
         index = _open_index(arguments, stack)
         images = tag_images(index, labels, thresholds)
@@ -100,8 +99,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out:
         write_tags_table(images, arguments.out)
         say(f"tags written to {name_addresses(arguments.out, arguments)}")
+    if not (arguments.out or arguments.index):
+        _print_best_labels(images)
     _print_counts(images, labels)
     return 0
+
+
+def _read_thresholds(text: str) -> "LabelThresholds":
+    """Returns the thresholds of a number or of a file."""
+    from align_keras.models.label_thresholds import LabelThresholds
+
+    try:
+        threshold = float(text)
+    except ValueError:
+        return LabelThresholds.read(text)
+    return LabelThresholds(threshold)
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
@@ -173,10 +185,30 @@ def _open_index(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> "
     return index
 
 
+def _print_best_labels(images: "list[TaggedImage]") -> None:
+    """Prints the score and the best label of each image.
+
+    A question mark follows a label whose score is below its threshold.
+    """
+    for image in images:
+        doubt = "" if image.best_label in image.tags else "?"
+        line = f"{image.best_score:.3f}  {image.best_label}{doubt}  {image.path}"
+        print(plain_text(line).plain)
+
+
 def _print_counts(images: "list[TaggedImage]", labels: list[str]) -> None:
-    """Prints a table with the number of images of each label."""
-    counts = collections.Counter(tag for image in images for tag in image.tags)
-    rows = [(label, f"{counts[label]:,}") for label in labels if counts[label]]
+    """Prints how often each label is the best one, and how often it is a tag."""
+    best = collections.Counter(image.best_label for image in images)
+    tags = collections.Counter(tag for image in images for tag in image.tags)
+    rows = [
+        (label, f"{best[label]:,}", f"{tags[label]:,}")
+        for label in labels
+        if best[label]
+    ]
+    print_table(f"labels of {len(images):,} images", ("label", "best", "tag"), rows)
     num_untagged = sum(not image.tags for image in images)
-    rows.append((_NONE, f"{num_untagged:,}"))
-    print_table(f"tags of {len(images):,} images", ("label", "images"), rows)
+    if num_untagged:
+        print(
+            f"{num_untagged:,} of {len(images):,} images have no tag, because no score "
+            "reaches the threshold. Choose another one with --thresholds."
+        )

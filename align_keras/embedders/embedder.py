@@ -194,8 +194,8 @@ class Embedder(abc.ABC):
             if self.label_threshold is None:
                 raise InputError(
                     f"`thresholds` must be set for the model {self.name}, which has no "
-                    "default threshold. Received: no thresholds. Calibrate them with "
-                    "`align-keras tag --calibrate`."
+                    "default threshold. Received: no thresholds. Pass a number, or "
+                    "calibrate them with `align-keras tag --calibrate`."
                 )
             return LabelThresholds(self.label_threshold)
         if not isinstance(thresholds, LabelThresholds):

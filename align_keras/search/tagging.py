@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TAGS_COLUMN = "tags"
 # Text between the tags of an image in a cell.
 SEPARATOR = "; "
+_TABLE_COLUMNS = ("image", TAGS_COLUMN, "scores", "best_label", "best_score")
 TAG_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 MAX_TAG_LABELS = 10_000
 # Source of the rows with tags in the database of an index. The ids of folders and
@@ -49,15 +50,19 @@ class TaggedImage:
     Attributes:
         id: int, id of the image in the index.
         path: str, path of the image, or of its copy in the index.
-        tags: list of str, in descending order of the score. It is empty if none of the
-            labels fits.
+        tags: list of str, in descending order of the score. It is empty if no label
+            reaches its threshold.
         scores: list of float, cosine similarities of the tags.
+        best_label: str, the label with the highest score, even if it is not a tag.
+        best_score: float, its cosine similarity.
     """
 
     id: int
     path: str
     tags: list[str]
     scores: list[float]
+    best_label: str
+    best_score: float
 
 
 def tag_images(
@@ -91,7 +96,17 @@ def tag_images(
             for image, row, tags in zip(block, scores, all_tags, strict=True):
                 tag_scores = [round(float(row[positions[tag]]), 6) for tag in tags]
                 path = str(index.stored_image(image) or path_of_image(image))
-                images.append(TaggedImage(image["id"], path, tags, tag_scores))
+                best = int(np.argmax(row))
+                images.append(
+                    TaggedImage(
+                        image["id"],
+                        path,
+                        tags,
+                        tag_scores,
+                        best_label=names[best],
+                        best_score=round(float(row[best]), 6),
+                    )
+                )
     return images
 
 
@@ -148,7 +163,7 @@ def check_table_name(path: str | os.PathLike) -> None:
 
 
 def write_tags_table(images: Sequence[TaggedImage], path: str | os.PathLike) -> None:
-    """Writes a table with the columns `image`, `tags` and `scores`.
+    """Writes a table of the images with their tags and their best labels.
 
     In CSV and TSV files, the tags of an image are joined by `SEPARATOR`. JSONL and
     Parquet files contain lists.
@@ -169,16 +184,20 @@ def write_tags_table(images: Sequence[TaggedImage], path: str | os.PathLike) -> 
                     "image": _as_utf8(image.path),
                     TAGS_COLUMN: image.tags,
                     "scores": image.scores,
+                    "best_label": image.best_label,
+                    "best_score": image.best_score,
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             return
         delimiter = "\t" if suffix == ".tsv" else ","
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        table.writerow(["image", TAGS_COLUMN, "scores"])
+        table.writerow(_TABLE_COLUMNS)
         for image in images:
             scores = SEPARATOR.join(f"{score:g}" for score in image.scores)
             tags = SEPARATOR.join(image.tags)
-            table.writerow([_as_utf8(image.path), tags, scores])
+            best_score = f"{image.best_score:g}"
+            path_text = _as_utf8(image.path)
+            table.writerow([path_text, tags, scores, image.best_label, best_score])
 
 
 def _write_parquet(images: Sequence[TaggedImage], path: str | os.PathLike) -> None:
@@ -190,12 +209,16 @@ def _write_parquet(images: Sequence[TaggedImage], path: str | os.PathLike) -> No
             "image": pa.string(),
             TAGS_COLUMN: pa.list_(pa.string()),
             "scores": pa.list_(pa.float64()),
+            "best_label": pa.string(),
+            "best_score": pa.float64(),
         }
     )
     columns = [
         [_as_utf8(image.path) for image in images],
         [image.tags for image in images],
         [image.scores for image in images],
+        [image.best_label for image in images],
+        [image.best_score for image in images],
     ]
     arrays = [
         pa.array(values, field.type)

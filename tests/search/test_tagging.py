@@ -12,7 +12,11 @@ from align_keras.models.label_thresholds import LabelThresholds, calibrate_thres
 from align_keras.search.image_index import Index
 from align_keras.search.image_store import RebuiltIndexError
 from align_keras.search.query import Query
-from align_keras.search.tagging import tag_images, write_tags_column
+from align_keras.search.tagging import (
+    tag_images,
+    write_tags_column,
+    write_tags_table,
+)
 from tests.helpers.color_towers import GOLDEN, image_bytes
 
 
@@ -94,7 +98,38 @@ def test_tags_are_in_the_table_and_in_conditions(
     assert len(Index.open(index).query(Query(where="tags like '%red%'"))) == 0
     with open(csv_table, newline="") as file:
         assert [row["tags"] for row in csv.DictReader(file)].count("green") == 1
-    assert "none of these" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 of 3 images have no tag" in out and "green?" not in out
+
+
+def test_every_image_has_a_best_label_and_its_score(photos, labels, capsys):
+    command = ["tag", str(photos), "--labels", str(labels), "--model", str(GOLDEN)]
+    assert main([*command, "--thresholds", "0.6"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[-1]: line for line in out.splitlines() if "photos/" in line}
+    model = load_model(GOLDEN)
+    texts = model.encode_texts(["red", "blue", "red blue"])
+    for path, line in lines.items():
+        score = (model.encode_images([path]) @ texts.T).max()
+        assert line.startswith(f"{score:.3f}")
+        assert ("?" in line) == (score < 0.6)
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_the_table_has_the_scores_of_untagged_images(photos, labels, tmp_path, suffix):
+    images = tag_images(Index.build(tmp_path / "i", [photos], GOLDEN), ["red"], 0.99)
+    write_tags_table(images, tmp_path / f"tags{suffix}")
+    text = (tmp_path / f"tags{suffix}").read_text()
+    rows = (
+        list(csv.DictReader(text.splitlines()))
+        if suffix == ".csv"
+        else [json.loads(line) for line in text.splitlines()]
+    )
+    assert [row["best_label"] for row in rows] == ["red"] * 3
+    scores = [float(row["best_score"]) for row in rows]
+    assert scores == pytest.approx([image.best_score for image in images], abs=1e-5)
+    assert sum(not row["tags"] for row in rows) == 2
 
 
 def test_tags_are_not_written_to_an_index_that_was_built_again(photos, tmp_path):
