@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number_type("a number > 0", float, sys.float_info.min),
         metavar="W",
         help="weight of each text, relative to the weight 1 of an image (default: the "
-        "weight of the model, 0.5 for align_small_en)",
+        "weight of the model, 1 for align_small_en)",
     )
     parser.add_argument(
         "--where",
