@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import socket
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,8 @@ from align_keras.utils.errors import InputError
 LORA_FILE = "lora.lora.h5"
 # Device files of the chips of a TPU VM, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
+# Seconds until a TPU must accept a connection. TensorFlow would wait without end.
+_CONNECTION_TIMEOUT = 60.0
 
 
 def make_strategy(
@@ -77,6 +81,8 @@ def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
 def _tpu_strategy(address: str) -> tf.distribute.Strategy:
     cluster_resolver, tpu = tf.distribute.cluster_resolver, tf.tpu.experimental
     try:
+        if address.startswith("grpc://"):
+            _check_connections(address)
         resolver = cluster_resolver.TPUClusterResolver(address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
@@ -90,6 +96,14 @@ def _tpu_strategy(address: str) -> tf.distribute.Strategy:
             "runtime.distribution_strategy to mirrored or default."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def _check_connections(address: str) -> None:
+    """Raises `OSError` unless each host of an address accepts a connection."""
+    for host in address.split(","):
+        parts = urllib.parse.urlsplit(host if "//" in host else f"//{host}")
+        server = (parts.hostname or "", parts.port or 8470)
+        socket.create_connection(server, _CONNECTION_TIMEOUT).close()
 
 
 def strategy_scope(

@@ -1,5 +1,6 @@
 """Tests of the creation of distribution strategies and of their batches."""
 
+import socket
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.config import load_config
+from align_keras.training import strategies
 from align_keras.training.strategies import (
     distributed_batches,
     make_strategy,
@@ -53,6 +55,20 @@ def test_the_strategy_tpu_needs_a_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(InputError, match="A TPU must be available .*no TPU, because"):
         make_strategy("tpu")
+
+
+def test_a_tpu_that_refuses_or_ignores_connections_is_an_error(monkeypatch):
+    monkeypatch.setattr(strategies, "_CONNECTION_TIMEOUT", 0.2)
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*server.getsockname())
+        with pytest.raises(InputError, match=f"grpc://{address}' .*refused"):
+            make_strategy("tpu", tpu=f"grpc://{address}")
+        # The next connection waits until this one is accepted.
+        server.listen(0)
+        client.connect(server.getsockname())
+        with pytest.raises(InputError, match=f"grpc://{address}' .*timed out"):
+            make_strategy("tpu", tpu=f"grpc://{address}")
 
 
 def test_the_tpu_address_is_the_argument_local_or_the_value_of_tpu_name(
