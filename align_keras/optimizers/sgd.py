@@ -1,4 +1,4 @@
-"""SGD with momentum, weight-decay exclusions and learning-rate multipliers."""
+"""SGD with weight-decay exclusions and learning-rate multipliers."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: float in [0, 1).
+        momentum: float in [0, 1). The paper uses 0.9.
         nesterov: bool, use Nesterov momentum.
         weight_decay: float ≥ 0, factor of the L2 penalty ½ · weight_decay · ‖w‖².
             Variables that match `exclusions` have no penalty.
@@ -49,7 +49,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
     def __init__(
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-2,
-        momentum: float = 0.9,
+        momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
         name: str = "sgd",
