@@ -28,6 +28,9 @@ CHECK_INTERVAL = 100
 # fewer steps may not have learned yet. A longer training may start slowly.
 MIN_STEPS = 100
 PATIENT_STEPS = 500
+# Steps of a training that is too short for the checks after the warm-up, but long
+# enough for a hint if it has learned nothing.
+HINT_STEPS = 50
 # Steps of a block, over which the loss is averaged. Single losses are too noisy.
 BLOCK_STEPS = 10
 # Steps at the start of `fit`, in which the graph is traced and the pipeline fills its
@@ -81,7 +84,8 @@ class TrainingDoctor(keras.callbacks.Callback):
     The inputs are checked at the first step and every 100 steps. The gradients, the
     wait for input and a learning rate that is too high are checked every 100 steps and
     at the end. A model must have learned 500 steps after the warm-up, or 100 steps
-    after it if the training ends. With `steps_per_execution` above 1 or `run_eagerly`,
+    after it if the training ends. A shorter training of at least 50 steps gets a hint
+    if it has learned nothing. With `steps_per_execution` above 1 or `run_eagerly`,
     the batches aren't visible, and only the gradients and the pairs are checked.
 
     Args:
@@ -231,6 +235,7 @@ class TrainingDoctor(keras.callbacks.Callback):
         self.model.batch_observer = None
         if self._steps:
             self._check_learning(MIN_STEPS)
+            self._check_too_few_steps()
 
     # === Measurements ===
 
@@ -426,6 +431,16 @@ class TrainingDoctor(keras.callbacks.Callback):
             self.add(too_low)
             return
         self.add(learning.check_loss_at_chance(loss, chance, lowest, count, step, rate))
+
+    def _check_too_few_steps(self) -> None:
+        """Checks the loss of a training that ends before `_check_loss` applies."""
+        bounds = self._bounds()
+        is_short = self._steps - self._warmup_end < MIN_STEPS
+        if bounds is None or not is_short or self._steps < HINT_STEPS:
+            return
+        if not self.has_found(*CAUSES, "learning_rate_too_high"):
+            loss = float(learning.running_means(self._losses)[-1])
+            self.add(learning.check_too_few_steps(loss, *bounds, self._step()))
 
     def _check_embeddings(self, step: int) -> None:
         bounds = self._bounds()

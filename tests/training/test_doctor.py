@@ -144,6 +144,13 @@ def test_captions_of_other_images_leave_the_loss_at_chance(contrastive):
     assert details["chance_loss"] == pytest.approx(2 * math.log(BATCH_SIZE))
 
 
+@pytest.mark.ci
+def test_a_training_of_fifty_steps_that_learned_nothing_gets_a_hint(contrastive):
+    contrastive.restart(1e-7)
+    assert not contrastive.fit(steps=40)
+    assert list(contrastive.fit(steps=50)) == ["too_few_steps"]
+
+
 @pytest.mark.release
 def test_a_low_learning_rate_is_recognized_by_its_steady_decrease(contrastive):
     contrastive.restart(1e-5)
@@ -363,6 +370,7 @@ def example_findings():
     tokens = np.array([[2, 1, 1, 1, 1, 1, 5, 3, 0]] * 4)
     return [
         learning.check_loss_at_chance(8.29, chance, lowest, 64, 600, 1e-3),
+        learning.check_too_few_steps(8.29, chance, lowest, 64, 50),
         learning.check_rate_too_low(slow, chance, lowest, 600, 1e-6),
         learning.check_rate_too_high(lost, 8.6, chance, lowest, 600, 0.1),
         learning.check_rate_too_high([chance] * 60, 8.9, chance, lowest, 600, 0.1),

@@ -79,6 +79,25 @@ def check_loss_at_chance(
     )
 
 
+def check_too_few_steps(
+    loss: float, chance: float, lowest: float, pairs: int, steps: int
+) -> Finding | None:
+    """Checks that a short training has learned something.
+
+    The arguments are those of `check_loss_at_chance`.
+    """
+    if chance - loss >= LEARNED_FRACTION * (chance - lowest):
+        return None
+    return Finding(
+        "too_few_steps",
+        f"The loss is still {loss:.2f} after {steps:,} steps, and a random guess among "
+        f"{pairs:,} pairs has a loss of {chance:.2f}.",
+        "Train for a few hundred steps, such as with more epochs.",
+        steps,
+        {"loss": loss, "chance_loss": chance, "lowest_loss": lowest, "pairs": pairs},
+    )
+
+
 def check_rate_too_low(
     losses: Sequence[float], chance: float, lowest: float, steps: int, rate: float
 ) -> Finding | None:
