@@ -423,7 +423,16 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             overwrite: bool, replace an existing file without a question.
             zipped: as in `keras.Model.save`.
             **kwargs: other arguments of `keras.Model.save`.
+
+        Raises:
+            InputError: if the name ends in `.h5` or `.hdf5`.
         """
+        # Keras can write this format, but it can't open it for a custom model.
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise InputError(
+                "filepath must end in .keras, because Keras can't open an HDF5 file of "
+                f"this model. Received: {filepath}. Use a name such as model.keras."
+            )
         options = {"overwrite": overwrite, "zipped": zipped, **kwargs}
         is_file = str(filepath).endswith(".keras") and not is_url(filepath)
         is_replaceable = overwrite or not os.path.exists(filepath)

@@ -51,6 +51,8 @@ GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 # Arguments of `keras.Model.compile` that this model doesn't support.
 _UNSUPPORTED = ("loss_weights", "metrics", "weighted_metrics")
+# Key of the other arguments of `compile` in the configuration of the loss.
+_COMPILE_OPTIONS = "compile_options"
 
 
 class ContrastiveModel(keras_hub.models.Task):
@@ -256,9 +258,8 @@ class ContrastiveModel(keras_hub.models.Task):
     def get_compile_config(self) -> dict | None:
         """Returns the arguments of `compile` that differ from their defaults.
 
-        `keras.models.clone_model` returns a plain model, whose `compile` accepts only
-        the arguments of Keras. It can clone a model that was compiled without arguments
-        and not trained.
+        The entry of the loss contains the arguments that only `ALIGN.compile` has,
+        because `keras.models.clone_model` passes all entries to the `compile` of Keras.
 
         A `.keras` file of a model with LoRA contains merged kernels. The moments of the
         optimizer belong to the factors, so the optimizer is left out.
@@ -266,22 +267,27 @@ class ContrastiveModel(keras_hub.models.Task):
         if not self.compiled:
             return None
         config: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.optimizer is not None and not has_factors(self):
             config["optimizer"] = keras.optimizers.serialize(self.optimizer)
-            config["optimizer_built"] = self.optimizer.built
-            config["recipe"] = self.recipe
-            config["is_fine_tuning"] = self.is_fine_tuning
-        loss = keras.saving.serialize_keras_object(self.loss)
-        if loss != keras.saving.serialize_keras_object(ContrastiveLoss()):
-            config["loss"] = loss
+            options["optimizer_built"] = self.optimizer.built
+            options["recipe"] = self.recipe
+            options["is_fine_tuning"] = self.is_fine_tuning
         if self.micro_batch_size is not None:
-            config["micro_batch_size"] = self.micro_batch_size
+            options["micro_batch_size"] = self.micro_batch_size
         if self.loss_upper_bound is not None:
-            config["loss_upper_bound"] = self.loss_upper_bound
+            options["loss_upper_bound"] = self.loss_upper_bound
+        loss = keras.saving.serialize_keras_object(self.loss)
+        is_default = loss == keras.saving.serialize_keras_object(ContrastiveLoss())
+        if options or not is_default:
+            config["loss"] = {**loss, _COMPILE_OPTIONS: options}
         return config
 
     def compile_from_config(self, config: dict) -> None:
         config = dict(config)
+        loss_config = dict(config.pop("loss", None) or {})
+        # Older files have these options next to the loss.
+        config.update(loss_config.pop(_COMPILE_OPTIONS, {}))
         optimizer = config.pop("optimizer", None)
         is_built = False
         recipe: str | None = "auto"
@@ -301,7 +307,7 @@ class ContrastiveModel(keras_hub.models.Task):
             for name in ContrastiveLoss.options()
             if name in config
         }
-        loss = keras.saving.deserialize_keras_object(config.pop("loss", None))
+        loss = keras.saving.deserialize_keras_object(loss_config or None)
         self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
         self.recipe = recipe
         if is_built:

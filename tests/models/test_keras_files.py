@@ -1,5 +1,6 @@
 """`.keras` files of `ALIGN.save`."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from align_keras.models import ALIGN
 from align_keras.models.lora import adapted_layers, has_factors, merged_kernel
 from align_keras.optimizers import AdamW
+from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align, small_batch
 
 
@@ -36,6 +38,34 @@ def test_a_plain_model_keeps_its_optimizer_after_lora():
     model.merge_lora()
     assert not has_factors(model)
     assert "optimizer" in model.get_compile_config()
+
+
+def test_a_compiled_model_can_be_cloned_and_saved_with_its_options(tmp_path):
+    model = small_align()
+    model.compile(AdamW(0.01), micro_batch_size=2, loss_upper_bound=50.0)
+    assert isinstance(keras.models.clone_model(model), keras.Model)
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    assert (copy.micro_batch_size, copy.loss_upper_bound) == (2, 50.0)
+    assert isinstance(copy.optimizer, AdamW)
+
+
+def test_options_next_to_the_loss_are_read():
+    """Files of earlier commits have the options in this place."""
+    model = small_align()
+    model.compile(AdamW(0.01), micro_batch_size=2)
+    config = model.get_compile_config()
+    config.update(config["loss"].pop("compile_options"))
+    copy = small_align()
+    copy.compile_from_config(config)
+    assert copy.micro_batch_size == 2
+    assert isinstance(copy.optimizer, AdamW)
+
+
+def test_hdf5_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="must end in .keras"):
+        small_align().save(tmp_path / "model.h5")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_has_the_exact_merged_kernels_in_half_precision(tmp_path):
