@@ -92,6 +92,7 @@ def _column_values(column: Any) -> Any:
 
 def is_raw(element: Any) -> bool:
     """Returns True if an element of a dataset, or its specification, is a raw pair."""
+    element = without_tuple(element)
     if isinstance(element, dict):
         return {"image", "caption"} <= set(element)
     if not isinstance(element, tuple) or len(element) != 2:
@@ -135,6 +136,13 @@ def _is_one_pair(element: Any) -> bool:
 
 def image_and_caption(element: Any) -> tuple:
     """Returns the image and the caption of a raw pair, which is a tuple or a dict."""
+    element = without_tuple(element)
     if isinstance(element, dict):
         return element["image"], element["caption"]
     return element
+
+
+def without_tuple(element: Any) -> Any:
+    """Returns `x` for `(x,)`, which are equal for Keras."""
+    is_single = isinstance(element, tuple) and len(element) == 1
+    return element[0] if is_single else element
