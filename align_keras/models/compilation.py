@@ -1,9 +1,24 @@
-"""Compilation of the steps by XLA."""
+"""Compilation of steps and other functions of a model."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
+
+
+def graph_function(
+    function: Callable, **options: Any
+) -> tf.types.experimental.PolymorphicFunction:
+    """Returns a `tf.function` of one model.
+
+    TensorFlow warns about retracing if functions with the same code are traced often,
+    such as those of several models. A partial has no code of its own.
+    """
+    return tf.function(functools.partial(function), autograph=False, **options)
 
 
 def is_compiled_by_xla(model: keras.Model) -> bool:

@@ -13,11 +13,20 @@ from keras import ops
 
 from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.losses.contrastive_loss import ContrastiveLoss
-from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
+from align_keras.losses.cross_replica import (
+    gather_replicas,
+    reduce_over_replicas,
+    replica_count,
+)
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
 from align_keras.models import fit_arguments, fit_inputs, input_checks
 from align_keras.models.common_length import common_length_function, cut_captions
-from align_keras.models.compilation import is_compiled_by_xla, resolve_jit_compile
+from align_keras.models.compilation import (
+    graph_function,
+    is_compiled_by_xla,
+    resolve_jit_compile,
+)
+from align_keras.models.fit_progress import with_progress
 from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
@@ -29,6 +38,7 @@ from align_keras.models.gradients import (
 )
 from align_keras.models.lora import has_factors
 from align_keras.models.raw_pairs import raw_pairs
+from align_keras.models.validation_recall import ValidationPairs
 from align_keras.optimizers import apply_if
 from align_keras.optimizers.recipes import (
     INITIAL_TEMPERATURE,
@@ -151,6 +161,8 @@ class ContrastiveModel(keras_hub.models.Task):
         self.seconds_waited = 0.0
         # Function that receives each batch of `fit` before its step, or None.
         self.batch_observer: Callable | None = None
+        # Pairs of the validation of `fit` that is in progress, or None.
+        self.validation_pairs: ValidationPairs | None = None
         # Number of steps of the next epoch that an interrupted run has completed.
         self.steps_to_skip = 0
 
@@ -347,6 +359,12 @@ class ContrastiveModel(keras_hub.models.Task):
         line reports these settings, and `align_keras.training.TrainingDoctor` prints
         problems of the training.
 
+        The progress bar has the loss and the temperature. `History` and the callbacks
+        receive all metrics. With `validation_data` they include `val_recall_at_10`, the
+        recall from captions to images over the first 5,000 validation pairs, and
+        `val_chance_recall_at_10`, that of a random ranking. Both are left out with
+        `steps_per_execution` above 1 or `run_eagerly`.
+
         Args:
             x: one of the following. (1) Images, with their captions in `y`. (2) Pairs
                 that `align_keras.models.image_text_batches` accepts. (3) A batched
@@ -359,7 +377,7 @@ class ContrastiveModel(keras_hub.models.Task):
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs per batch if `x` isn't batched. None means
                 32. The last batch is dropped if it isn't full, unless it is the only
-                one.
+                one. The loss of the paper needs at least 2 pairs.
             epochs: int, number of epochs.
             verbose: as in `keras.Model.fit`. 0 prints nothing.
             callbacks: callback, list of callbacks, or None.
@@ -403,12 +421,7 @@ class ContrastiveModel(keras_hub.models.Task):
             "repeat": steps_per_epoch is not None,
             "augment": augment,
         }
-        # `callbacks` is a callback, a list of callbacks or a `CallbackList` of Keras.
-        # Keras flattens nested lists.
-        callback_list: list = keras.tree.flatten(
-            getattr(callbacks, "callbacks", callbacks) or []
-        )
-        callback_list = with_doctor(callback_list, verbose, x, y, validation_data)
+        callback_list = with_doctor(_as_list(callbacks), verbose, x, y, validation_data)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
                 pairs = fit_arguments.as_x_and_y(validation_data)
@@ -435,7 +448,10 @@ class ContrastiveModel(keras_hub.models.Task):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=[StopAtNonFinite(), *callback_list],
+                callbacks=[
+                    StopAtNonFinite(),
+                    *with_progress(callback_list, verbose),
+                ],
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
@@ -463,6 +479,7 @@ class ContrastiveModel(keras_hub.models.Task):
         if steps_per_epoch is not None:
             steps = epochs * steps_per_epoch
             initial_step = initial_epoch * steps_per_epoch
+        input_checks.check_compared_pairs(self.loss, batch_size)
         resolved = self.resolve_recipe(steps, batch_size, initial_step)
         if resolved is not None and verbose != 0:
             say(str(resolved))
@@ -497,10 +514,14 @@ class ContrastiveModel(keras_hub.models.Task):
             "evaluate", kwargs, [*argument_names, "_use_cached_eval_dataset"]
         )
         fit_arguments.check_weights(sample_weight=sample_weight)
+        is_validation = kwargs.get("_use_cached_eval_dataset", False)
+        self.validation_pairs = ValidationPairs() if is_validation else None
+        if not is_validation:
+            callbacks = with_progress(_as_list(callbacks), verbose)
         with fit_inputs.readable_input(
             self, x, y, value_range, batch_size=batch_size
         ) as batches:
-            return keras.Model.evaluate(
+            logs = keras.Model.evaluate(
                 self,
                 batches,
                 batch_size=batch_size,
@@ -510,6 +531,10 @@ class ContrastiveModel(keras_hub.models.Task):
                 return_dict=return_dict,
                 **kwargs,
             )
+        if self.validation_pairs is not None:
+            logs.update(self.validation_pairs.recall())
+            self.validation_pairs = None
+        return logs
 
     def predict(
         self,
@@ -543,11 +568,29 @@ class ContrastiveModel(keras_hub.models.Task):
         The methods `train_on_batch`, `test_on_batch` and `predict_on_batch` of KerasHub
         call this method.
         """
+        fit_arguments.check_weights(sample_weight=sample_weight)
         pairs = raw_pairs(x, y)
         if pairs is None or self.preprocessor is None:
-            return keras.utils.pack_x_y_sample_weight(x, y, sample_weight)
+            inputs = keras.utils.pack_x_y_sample_weight(x, y)
+            input_checks.check_data(self, inputs)
+            return inputs
         images, captions = pairs
-        return self.preprocessor(images, y=captions, sample_weight=sample_weight)
+        return self.preprocessor(images, y=captions)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: object = None,
+        class_weight: object = None,
+        **kwargs: Any,
+    ) -> list[float] | dict[str, float]:
+        """Makes one update on a batch of raw pairs or of model inputs."""
+        fit_arguments.check_weights(class_weight=class_weight)
+        data = self.preprocess_samples(x, y, sample_weight)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        input_checks.check_compared_pairs(self.loss, len(inputs["images"]))
+        return super().train_on_batch(inputs, **kwargs)
 
     @property
     def metrics(self) -> list:
@@ -614,6 +657,13 @@ class ContrastiveModel(keras_hub.models.Task):
         }
 
     def test_step(self, data: dict) -> dict:
+        return self._evaluate_batch(data)[0]
+
+    def _evaluate_batch(self, data: dict) -> tuple[dict, tuple]:
+        """Returns the metrics of a batch, and the arguments of `ValidationPairs.add`.
+
+        These arguments have the rows of all replicas.
+        """
         input_checks.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         input_checks.check_loss_inputs(self.loss, inputs)
@@ -628,7 +678,12 @@ class ContrastiveModel(keras_hub.models.Task):
         # As in Keras, a smaller last batch has less weight.
         rows = ops.shape(inputs["images"])[0]
         means = self.update_loss_metrics(losses, rows=rows)
-        return {name: means[name] for name in means if name not in GRADIENT_NORMS}
+        for name in GRADIENT_NORMS:
+            del means[name]
+        is_token = tf.cast(inputs["padding_mask"], tf.bool)
+        tokens = tf.where(is_token, tf.cast(inputs["token_ids"], tf.int32), -1)
+        pairs = (outputs["image_embedding"], outputs["text_embedding"], tokens)
+        return means, tuple(gather_replicas(rows)[0] for rows in pairs)
 
     def predict_step(self, data: dict) -> dict:
         input_checks.check_data(self, data)
@@ -647,11 +702,19 @@ class ContrastiveModel(keras_hub.models.Task):
             self.train_function = self._make_timed_function(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Creates the test function, which takes the metrics from the first replica."""
+        """Creates the test function, which also collects the validation pairs."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
         elif self.test_function is None or force:
-            self.test_function = self._make_timed_function(self.test_step)
+            evaluate_batch = self._make_timed_function(self._evaluate_batch)
+
+            def test_function(iterator: Any) -> dict:
+                metrics, pairs = evaluate_batch(iterator)
+                if self.validation_pairs is not None:
+                    self.validation_pairs.add(*[rows.numpy() for rows in pairs])
+                return metrics
+
+            self.test_function = test_function
 
     def _make_timed_function(self, step_function: Callable) -> Callable:
         """Returns a function of an iterator that reads a batch and runs the step.
@@ -662,23 +725,27 @@ class ContrastiveModel(keras_hub.models.Task):
         is_compiled = is_compiled_by_xla(self)
         common_length = common_length_function(strategy)
 
-        # A compiled step needs known shapes, so it is traced again for each length.
-        @tf.function(reduce_retracing=not is_compiled, jit_compile=self.jit_compile)
-        @tf.autograph.experimental.do_not_convert
-        def step(data: dict, length: int | None = None) -> dict:
-            def replica_step(batch: dict) -> dict:
+        def compute(data: dict, length: int | None = None) -> Any:
+            def replica_step(batch: dict) -> Any:
                 # Shorter captions could hide an input with a wrong name or shape.
                 input_checks.check_data(self, batch)
                 return step_function(cut_captions(batch, length))
 
             outputs = strategy.run(replica_step, args=(data,))
-            # The metrics are equal on all replicas.
-            return {
-                name: strategy.experimental_local_results(value)[0]
-                for name, value in outputs.items()
-            }
+            # The outputs are equal on all replicas.
+            return tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], outputs
+            )
 
-        def function(iterator: Any) -> dict:
+        # A compiled step needs known shapes, so it is traced again for each length.
+        step = graph_function(
+            compute, reduce_retracing=not is_compiled, jit_compile=self.jit_compile
+        )
+        get_next = graph_function(
+            lambda iterator: iterator.get_next(), reduce_retracing=True
+        )
+
+        def function(iterator: Any) -> Any:
             if self.steps_to_skip:
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
@@ -689,7 +756,7 @@ class ContrastiveModel(keras_hub.models.Task):
             # The batch is read outside of the graph of the step, so that the wait for
             # input can be measured.
             start = time.perf_counter()
-            data = next(iterator) if is_python else _get_next(iterator)
+            data = next(iterator) if is_python else get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
             if self.batch_observer is not None:
                 self.batch_observer(data)
@@ -699,6 +766,11 @@ class ContrastiveModel(keras_hub.models.Task):
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing. The method of Keras fails for strings under a strategy."""
+
+
+def _as_list(callbacks: Any) -> list:
+    """Returns a callback, nested lists of them or a `CallbackList` as a list."""
+    return keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
 
 
 def with_doctor(
@@ -742,11 +814,6 @@ def check_compile_arguments(arguments: dict) -> None:
         name for function in functions for name in parameters_of(function)
     ]
     refuse_unknown("compile", arguments, [*argument_names, *ContrastiveLoss.options()])
-
-
-@tf.function(reduce_retracing=True)
-def _get_next(iterator: Any) -> Any:
-    return iterator.get_next()
 
 
 def _trace(step: Any, spec: Any) -> None:

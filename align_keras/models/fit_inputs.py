@@ -112,7 +112,8 @@ def keras_input(
         raise InputError(value_range_rule(value_range, x))
     if isinstance(x, tf.data.Dataset):
         check_data(model, x.element_spec)
-        return checked_batches(x, (*INPUTS, *loss_inputs))
+        vocabulary_size = model.text_encoder.vocabulary_size
+        return checked_batches(x, (*INPUTS, *loss_inputs), vocabulary_size)
     if hasattr(x, "__getitem__"):
         check_model_inputs(model, x)
         check_gray_levels(x["images"])

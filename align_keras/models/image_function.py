@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from align_keras.models.compilation import graph_function
 from align_keras.models.on_replicas import on_replicas
 
 
@@ -65,8 +66,7 @@ def image_graph(model: Any) -> tf.types.experimental.PolymorphicFunction:
     shape = (None, model.image_size, model.image_size, 3)
     spec = tf.TensorSpec(shape, tf.float32, name="images")
 
-    @tf.function(input_signature=[spec], autograph=False)
     def embed(pixels: tf.Tensor) -> tf.Tensor:
         return normalize(encoder(pixels, training=False))
 
-    return embed
+    return graph_function(embed, input_signature=[spec])

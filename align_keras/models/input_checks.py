@@ -84,6 +84,15 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
             )
 
 
+def check_compared_pairs(loss: PairLoss | None, pairs: int | None) -> None:
+    """Raises if the loss of a batch is always 0, because no pairs are compared."""
+    if pairs and isinstance(loss, PairLoss) and loss.chance_loss(pairs) == 0:
+        raise InputError(
+            "A training batch must have at least 2 pairs that the loss compares. "
+            f"Received: {pairs}. Raise batch_size, or pass more pairs."
+        )
+
+
 def check_model_inputs(model: keras.Model, inputs: dict) -> None:
     """Raises unless the names, dtypes and shapes of the inputs fit the model."""
     if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
@@ -123,6 +132,27 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
                 f"{name} must be {rules[name]}. Received: {dtypes[name].name} "
                 f"{shapes[name]} with images {shapes['images']}. {REMEDY}"
             )
+    token_ids = inputs["token_ids"]
+    if isinstance(token_ids, np.ndarray) or hasattr(token_ids, "numpy"):
+        _check_token_ids(np.asarray(token_ids), model.text_encoder.vocabulary_size)
+
+
+def _check_token_ids(token_ids: np.ndarray, vocabulary_size: int) -> None:
+    """Raises unless the text encoder has an embedding for each token."""
+    is_token = (token_ids >= 0) & (token_ids < vocabulary_size)
+    if not is_token.all():
+        raise InputError(
+            f"{token_id_rule(vocabulary_size)} Received: {token_ids[~is_token][0]}. "
+            "Use the tokenizer of the model."
+        )
+
+
+def token_id_rule(vocabulary_size: int) -> str:
+    """Returns the rule for the values of `token_ids`."""
+    return (
+        f"token_ids must be at least 0 and below {vocabulary_size}, the "
+        "vocabulary_size of the text encoder."
+    )
 
 
 def check_gray_levels(images: Any) -> None:

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from align_keras.models.input_checks import check_gray_levels, empty_data_error
+from align_keras.models.input_checks import (
+    check_gray_levels,
+    empty_data_error,
+    token_id_rule,
+)
 from align_keras.utils.errors import InputError
 
 
@@ -61,19 +65,29 @@ def input_report() -> Iterator[InputReport]:
 
 
 def checked_batches(
-    dataset: tf.data.Dataset, names: tuple[str, ...]
+    dataset: tf.data.Dataset, names: tuple[str, ...], vocabulary_size: int
 ) -> tf.data.Dataset:
     """Returns a dataset of the inputs with these names.
 
-    If the images are floats, `check_gray_levels` checks the first batch. If the length
-    of the dataset is unknown, the report records whether a batch was read. Any other
-    dataset that contains only these inputs is returned unchanged.
+    The token ids of each batch are checked. If the images are floats,
+    `check_gray_levels` checks the first batch. If the length of the dataset is unknown,
+    the report records whether a batch was read.
     """
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple | list) else spec
-    names = tuple(name for name in names if name in inputs)
-    if set(inputs) != set(names):
-        dataset = dataset.map(lambda *batch: select_inputs(batch[0], names))
+    rule = token_id_rule(vocabulary_size)
+
+    @tf.autograph.experimental.do_not_convert
+    def selected_and_checked(*batch: dict) -> dict[str, tf.Tensor]:
+        inputs = select_inputs(batch[0], names)
+        token_ids = inputs["token_ids"]
+        is_token = (token_ids >= 0) & (token_ids < vocabulary_size)
+        check = tf.debugging.Assert(tf.reduce_all(is_token), [rule])
+        with tf.control_dependencies([check]):
+            inputs["token_ids"] = tf.identity(token_ids)
+        return inputs
+
+    dataset = dataset.map(selected_and_checked)
     is_float = inputs["images"].dtype.is_floating
     if is_float or dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY:
         return with_first_batch_check(dataset, is_float)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.input_checks import (
     INPUTS,
+    check_compared_pairs,
     check_data,
     check_gray_levels,
     check_model_inputs,
@@ -67,6 +68,7 @@ class PythonBatches:
             training=training,
             with_image_ids="image_ids" in self.loss_inputs,
         )
+        self.training = training
         self.value_range = value_range
         self.is_first = True
 
@@ -87,6 +89,9 @@ class PythonBatches:
         """
         try:
             inputs = self._ready(batch)
+            if self.training and self.is_first and isinstance(inputs, dict):
+                check_compared_pairs(self.model.loss, row_count(inputs.get("images")))
+            self.is_first = False
             return inputs if isinstance(inputs, tuple) else (inputs,)
         except InputError as error:
             self.report.errors.append(error)
@@ -107,10 +112,9 @@ class PythonBatches:
             return batch
         if self.value_range is not None:
             raise InputError(value_range_rule(self.value_range, batch))
+        check_model_inputs(self.model, batch)
         if self.is_first:
-            check_model_inputs(self.model, batch)
             check_gray_levels(batch["images"])
-        self.is_first = False
         return select_inputs(batch, (*INPUTS, *self.loss_inputs))
 
     def _generator(self, x: Any) -> Iterator:

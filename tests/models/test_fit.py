@@ -1,13 +1,18 @@
 """Tests of `fit`, `evaluate` and `predict` with all accepted forms of data."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from align_keras.evaluation import chance_recall_at_k, recall_at_k
 from align_keras.images import crop_image
+from align_keras.models import validation_recall
 from align_keras.models.fit_inputs import keras_input
+from align_keras.models.validation_recall import ValidationPairs
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align, small_batch
 
@@ -87,6 +92,64 @@ def test_a_step_with_static_shapes_is_traced_before_the_first_batch(model, monke
     model.make_train_function(force=True)
 
 
+@pytest.mark.ci
+def test_an_epoch_ends_with_recall_and_chance_in_lines_of_100_columns(model, capsys):
+    batch = small_batch(40)
+    # Two captions are equal, so each has two correct images.
+    batch["token_ids"][1] = batch["token_ids"][0]
+    logged = []
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logged.append(logs)
+    )
+    history = model.fit(
+        batch, epochs=2, validation_data=batch, batch_size=16, callbacks=callback
+    ).history
+    predicted = model.predict(batch, verbose=0)
+    positives = [[0, 1], [0, 1], *[[row] for row in range(2, 40)]]
+    recall = recall_at_k(
+        predicted["text_embedding"], predicted["image_embedding"], positives, (10,)
+    )
+    assert history["val_recall_at_10"][-1] == recall[10]
+    chance = chance_recall_at_k(positives, 40, (10,))[10]
+    assert history["val_chance_recall_at_10"] == [chance] * 2
+    # The progress bar has fewer metrics than the history and the callbacks.
+    assert set(logged[-1]) == set(history)
+    assert "gradient_norm" in history
+    output = capsys.readouterr().out
+    assert "gradient_norm" not in output
+    assert output.count(f"recall@10: {recall[10]:.1%} (chance: {chance:.1%})") >= 1
+    is_style = r"\x1b\[\d+m"
+    for line in re.split(r"[\r\n]", re.sub(is_style, "", output)):
+        assert len(line.replace("\b", "").rstrip()) <= 100
+
+
+def test_the_recall_of_the_validation_is_that_of_the_first_pairs(monkeypatch):
+    monkeypatch.setattr(validation_recall, "MAX_PAIRS", 12)
+    pairs = ValidationPairs()
+    assert pairs.recall() == {}
+    rows = np.eye(16, dtype="float32")
+    tokens = np.arange(16)[:, None]
+    for start in (0, 8):
+        batch = slice(start, start + 8)
+        pairs.add(rows[batch], rows[batch], tokens[batch])
+    expected = pytest.approx({"recall_at_10": 1.0, "chance_recall_at_10": 10 / 12})
+    assert pairs.recall() == expected
+    monkeypatch.setattr(validation_recall, "MAX_PAIRS", 13)
+    pairs.add(rows[12:] * np.nan, rows[12:], tokens[12:])
+    assert np.isnan(pairs.recall()["recall_at_10"])
+
+
+@pytest.mark.ci
+def test_several_models_in_a_process_cause_no_warning_about_retracing(caplog):
+    for count in range(4, 10):
+        other = small_align()
+        other.compile(keras.optimizers.SGD(0.01))
+        batches = tf.data.Dataset.from_tensor_slices(small_batch(count)).batch(count)
+        other.fit(batches, verbose=0)
+        other.encode_images(small_batch(2)["images"])
+    assert "retracing" not in caplog.text
+
+
 def contrastive_loss_in_numpy(logits, label_smoothing=0.1):
     """Returns the sum of the cross-entropies of both directions."""
     count = len(logits)
@@ -137,6 +200,7 @@ def inputs_with(**changes):
         (inputs_with(token_ids=np.zeros((4, 9), int)), "of length at most 8"),
         (inputs_with(padding_mask=np.zeros((4, 7), int)), "padding_mask must be"),
         (inputs_with(token_ids=[[1, 2]] * 4), "token_ids must be an array"),
+        (inputs_with(token_ids=np.full((4, 8), 57)), "below 57, .* Received: 57"),
         ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "Received: a dict of images"),
         (np.zeros((4, 32, 32, 3), "uint8"), "pairs"),
         ("pairs.csv", "x and y must be images and their captions. Received: str"),
@@ -190,6 +254,9 @@ RAW_FORMS = {
     "PyDataset": lambda pixels: Batches((pixels, CAPTIONS)),
     "PyDataset of dicts": lambda pixels: Batches(
         {"image": pixels, "caption": CAPTIONS, "id": [0, 1, 2, 3]}
+    ),
+    "dataset of tuples of a dict": lambda pixels: tf.data.Dataset.from_tensors(
+        ({"image": pixels, "caption": CAPTIONS},)
     ),
     "generator": lambda pixels: (pair for pair in batches_of_raw_pairs(pixels)),
     "loader": lambda pixels: Loader(batches_of_raw_pairs(pixels)),
@@ -355,6 +422,40 @@ def test_unsupported_arguments_are_refused(model, pixels, arguments, words):
         model.fit(**{"x": pixels, "y": CAPTIONS, "verbose": 0, **arguments})
     with pytest.raises(InputError, match="Did you mean 'return_dict'"):
         model.evaluate(pixels, CAPTIONS, return_dct=True)
+
+
+def test_weights_are_refused_for_single_batches(model):
+    for weights in ({"sample_weight": np.ones(4)}, {"class_weight": {0: 1.0}}):
+        with pytest.raises(InputError, match=f"{next(iter(weights))} must be None"):
+            model.train_on_batch(small_batch(), **weights)
+    with pytest.raises(InputError, match="sample_weight must be None"):
+        model.test_on_batch(small_batch(), sample_weight=np.ones(4))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda batch: batch,
+        lambda batch: tf.data.Dataset.from_tensor_slices(batch).batch(1),
+        lambda batch: Batches({name: values[:1] for name, values in batch.items()}),
+    ],
+    ids=["dict", "dataset", "PyDataset"],
+)
+def test_batches_of_one_pair_have_no_loss_and_are_refused(model, make):
+    with pytest.raises(InputError, match="at least 2 pairs .* Received: 1"):
+        model.fit(make(small_batch()), batch_size=1, verbose=0)
+
+
+def test_a_single_batch_of_one_pair_is_refused(model):
+    batch = {name: values[:1] for name, values in small_batch().items()}
+    with pytest.raises(InputError, match="at least 2 pairs"):
+        model.train_on_batch(batch)
+
+
+def test_token_ids_of_a_dataset_are_checked(model):
+    dataset = tf.data.Dataset.from_tensors(inputs_with(token_ids=np.full((4, 8), 57)))
+    with pytest.raises(InputError, match="token_ids must be at least 0 and below 57"):
+        model.evaluate(dataset, verbose=0)
 
 
 def test_validation_split_is_refused_for_datasets(model, pixels):
