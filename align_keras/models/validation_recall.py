@@ -4,8 +4,8 @@ import numpy as np
 
 from align_keras.evaluation.recall_at_k import chance_recall_at_k, recall_at_k
 
-# Pairs. The recall of this many pairs takes about a second on a CPU, and their
-# embeddings take at most 50 MB.
+# Pairs, about as many as images in the test set of COCO. The embeddings of larger
+# validation sets would need more memory in each epoch.
 MAX_PAIRS = 5_000
 RECALL = "recall_at_10"
 CHANCE = "chance_recall_at_10"
