@@ -124,7 +124,11 @@ def benchmark(name):
     path = ROOT / "docs" / "benchmarks" / f"{name}.json"
     record = json.loads(path.read_text("utf-8"))
     machine = ", ".join(f"{key}: {text}" for key, text in record["machine"].items())
-    parts = [f"`{record['command']}`, {record['date']}. {machine}."]
+    command = f"`{record['command']}`"
+    if "commit" in record:
+        # Later commits do not contain the script.
+        command += f" of commit {record['commit']}"
+    parts = [f"{command}, {record['date']}. {machine}."]
     lines = record["output"].strip("\n").split("\n")
     for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
         text = "\n".join(group).strip("\n")

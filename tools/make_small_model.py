@@ -59,7 +59,7 @@ from align_keras.utils.files import atomic_write
 
 # Factor of the interpolation (Wortsman et al. 2022). 1 is the trained encoder. 0.8 has
 # nearly the same mean recall on the held-out sources and recognizes more photographs
-# (tools/benchmarks/bench_encoder_factor.py).
+# (tools/benchmarks/bench_encoder_factor.py of commit a3635080).
 ENCODER_FACTOR = 0.8
 # Number of tokens of a text. The training pads its short captions to 16 tokens.
 SEQUENCE_LENGTH = 32

@@ -14,7 +14,7 @@ from align_keras.utils.errors import InputError
 
 RECIPES = ("auto", "paper")
 # Learning rate of Muon for a batch size of REFERENCE_BATCH_SIZE, measured by
-# tools/benchmarks/bench_recipe.py.
+# tools/benchmarks/bench_recipe.py of commit a3635080.
 REFERENCE_LEARNING_RATE = 5e-3
 REFERENCE_BATCH_SIZE = 64
 # Factor of the learning rate if the weights are already trained.

@@ -59,7 +59,7 @@ DEVICE_KINDS = {
         1.8,
         None,
         "a core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of "
-        "tools/benchmarks/bench_plan.py",
+        "tools/benchmarks/bench_plan.py of commit a3635080",
     ),
 }
 

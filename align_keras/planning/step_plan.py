@@ -5,8 +5,8 @@ devices. Numbers of bytes are those of one device. The formulas assume that netw
 traffic and computation overlap.
 
 Steps of TensorFlow's graph executor on CPUs, measured part by part, are within 20% of
-the formulas. tools/benchmarks/bench_plan.py repeats this comparison. The formulas do
-not include
+the formulas (tools/benchmarks/bench_plan.py of commit a3635080). The formulas do not
+include
 
 - two copies of the largest weight in the update. They are created after the activations
   have been released.

@@ -22,6 +22,8 @@ is the mean of its sources, in which each source has the same weight.
 """
 
 import argparse
+import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -29,10 +31,10 @@ import tempfile
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import bench_finetune
 import bench_marks
 
 KS = (1, 10)
+VENDOR = "facebook"
 COLOR_ICONS = "flat-color-icons"
 # Folders of the Debian packages.
 GCOMPRIS = pathlib.Path("/usr/share/gcompris-qt/rcc")
@@ -44,9 +46,25 @@ MONUMENTS = "explore_monuments"
 
 
 def emoji_pairs():
-    """Returns the images and captions of the emoji of Facebook."""
-    rows = bench_finetune.emoji_rows()
-    return [row["image"] for row in rows], [row["caption"] for row in rows]
+    """Returns the images and captions of the emoji of Facebook.
+
+    Variations in skin tone are left out.
+    """
+    from align_keras.datasets.emoji import SWATCH_CATEGORY, emoji_captions
+
+    package = pathlib.Path(
+        os.environ["ALIGN_KERAS_EMOJI_DIR"], f"emoji-datasource-{VENDOR}"
+    )
+    images = []
+    all_captions = []
+    for emoji in json.loads((package / "emoji.json").read_text(encoding="utf-8")):
+        category = emoji["category"] or ""
+        captions = emoji_captions(emoji["name"] or "", emoji["short_names"], category)
+        has_image = emoji.get(f"has_img_{VENDOR}", True)
+        if has_image and captions and category != SWATCH_CATEGORY:
+            images.append(str(package / "img" / VENDOR / "64" / emoji["image"]))
+            all_captions.append(captions)
+    return images, all_captions
 
 
 def color_icon_pairs():

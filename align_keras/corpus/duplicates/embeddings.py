@@ -148,7 +148,7 @@ class EmbeddingSearch:
         clusters: int, number of clusters of a large corpus.
         nearest: int, number of clusters that are searched for each image.
         threshold: float, the cosine above which two images are near. A good value
-            depends on the encoder: `tools/benchmarks/bench_duplicates.py` measures it.
+            depends on the encoder.
         seed: int, seed of k-means.
         block_rows: int, number of rows that are compared together. Limits memory.
 

@@ -179,7 +179,6 @@ class HammingSearch:
 
     Args:
         threshold: int, number of bits in which near hashes may differ.
-            `tools/benchmarks/bench_duplicates.py` measures recall and precision.
         block_rows: int, number of hashes that a thread compares together. Limits
             memory.
     """
