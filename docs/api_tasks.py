@@ -16,7 +16,6 @@ TASKS = (
         {
             "search": ("Index", "Query", "Hit", "ModelIdentity"),
             "search.bulk_embeddings": ("embed", "Embedded"),
-            "search.mining": ("mine_negatives",),
         },
     ),
     (

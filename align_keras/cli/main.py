@@ -40,7 +40,6 @@ COMMANDS = {
     "evaluate": "evaluate a model with one protocol of the paper, or with all of them",
     "export": "export a model for TensorFlow Serving, phones, browsers or ONNX Runtime",
     "index": "build or update the search index of image folders",
-    "mine": "find the most similar wrong images and captions of training pairs",
     "embed": "write embeddings of images or captions to Parquet or NumPy files",
     "serve": "serve a web page on this machine that searches an index",
     "search": "search images by text, by image, or by both",

@@ -252,9 +252,6 @@ class ContrastiveLossConfig:
             positives of the image.
         negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
             must be 1 divided by a whole number.
-        hard_negative_weight: Weight of the mined negatives of
-            `train_data.hard_negatives` in the sums of exponentials, or 1 for the weight
-            of other negatives.
         tile_size: Number of rows and columns of the logits that are in memory at once,
             or 0 for the fastest method.
         matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
@@ -274,7 +271,6 @@ class ContrastiveLossConfig:
     share_equal_captions: bool = False
     share_equal_images: bool = False
     negatives_fraction: float = number_field(1.0, above=0, at_most=1)
-    hard_negative_weight: float = number_field(1.0, at_least=1e-3, at_most=1e3)
     tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
 
@@ -463,8 +459,6 @@ class DataConfig:
             `similarity > 0.2 and detected_language = 'en'`, or None for all pairs. It
             requires that `corpus`, or each `source`, is a corpus that `align-keras
             corpus` built.
-        hard_negatives: File of `align-keras mine`, or None. Each pair of a batch is
-            then followed by one of its mined negatives.
         encoding: Text encoding of the table and of caption files.
         max_bad_fraction: Maximum fraction of unusable pairs.
         global_batch_size: Number of pairs per step over all replicas.
@@ -508,7 +502,6 @@ class DataConfig:
     caption_column: str | None = None
     caption_sources: dict[str, float] | None = number_field(None, above=0)
     where: str | None = None
-    hard_negatives: str | None = None
     encoding: str = "utf-8"
     max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
     global_batch_size: int = count_field(16_384)

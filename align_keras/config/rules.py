@@ -329,37 +329,6 @@ def _check_corpus_repeats(data: DataConfig, key: str, report: Report) -> None:
         report.refuse(repeats, rule, remedy, f"{key}.corpus")
 
 
-def _check_hard_negatives(config: ExperimentConfig, report: Report) -> None:
-    negatives = f"{_DATA}.hard_negatives"
-    weight = "task.loss.contrastive.hard_negative_weight"
-    validation = "task.validation_data.hard_negatives"
-    if report.get(validation) is not None:
-        report.refuse(validation, "null", f"Set {negatives}, or leave it out.")
-    if report.get(negatives) is None:
-        if config.task.loss.type == "contrastive" and report.get(weight) != 1:
-            remedy = "Set the file of `align-keras mine`, or leave the weight out."
-            report.refuse(weight, f"1 unless {negatives} is set", remedy)
-        return
-    for other in ("source", "data_service"):
-        report.refuse_both(negatives, f"{_DATA}.{other}")
-    if not config.task.loss.get().share_equal_images:
-        report.refuse(
-            f"task.loss.{config.task.loss.type}.share_equal_images",
-            f"true if {negatives} is set, because a batch may contain an image twice",
-            "Set it to true.",
-            negatives,
-        )
-    if report.get(f"{_DATA}.global_batch_size") % (
-        2 * (config.runtime.num_replicas or 1)
-    ):
-        report.refuse(
-            f"{_DATA}.global_batch_size",
-            f"an even number per replica if {negatives} is set",
-            _CHANGE_ONE,
-            negatives,
-        )
-
-
 def _check_source(data: DataConfig, key: str, report: Report) -> None:
     source = f"{key}.source"
     if key != _DATA:
@@ -467,7 +436,6 @@ EXPERIMENT_RULES = (
     _check_towers,
     _check_training,
     _check_data,
-    _check_hard_negatives,
     _check_held_out,
     _check_finetune,
     _check_replicas,

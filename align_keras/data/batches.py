@@ -1,6 +1,6 @@
 """Training batches of an experiment."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -9,7 +9,6 @@ from align_keras.data.caption_sources import (
     caption_probabilities,
     check_caption_sources,
 )
-from align_keras.data.hard_negatives import HardNegatives, followed_by_negatives
 from align_keras.data.order import ordered_pairs
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
@@ -37,7 +36,6 @@ def training_batches(
     pair_weighted: bool = False,
     with_image_ids: bool = False,
     caption_sources: Mapping[str, float] | None = None,
-    hard_negatives: Mapping[str, Sequence[str]] | None = None,
     teacher: "TeacherEmbeddings | None" = None,
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
@@ -84,12 +82,6 @@ def training_batches(
             `{"alt": 0.7, "synthetic": 0.3}`. The probabilities are divided by the sum
             over the sources that an image has, and the captions of a source share its
             probability equally. None draws all captions with equal probability.
-        hard_negatives: dict from the id of an image to the ids of its mined negatives
-            (`align_keras.corpus.mined_pairs.negatives_by_image`), or None. Half of the
-            rows of a batch are drawn as usual. Each is followed by one of its mined
-            negatives, which is drawn at random, or by a random pair if it has none.
-            The encoded images are held in memory. An image may occur twice in a batch,
-            so use a loss with `share_equal_images`.
         teacher: `TeacherEmbeddings` of the images and captions of the split, or None.
             They are added to each batch for `DistillationLoss`.
 
@@ -98,9 +90,8 @@ def training_batches(
         [0, 255], float32, or uint8 if images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
         `padding_mask` int32 (rows, sequence_length), and if requested `image_ids`
-        int64 (rows,), `teacher_image_embeddings` and `teacher_text_embeddings` float32
-        (rows, t), and with `hard_negatives` `negative_groups` int64 (rows,), which are
-        equal for a pair and its mined negative.
+        int64 (rows,), and `teacher_image_embeddings` and `teacher_text_embeddings`
+        float32 (rows, t).
 
     Raises:
         InputError: if a batch is larger than the split or cannot be divided among
@@ -132,12 +123,6 @@ def training_batches(
                 f"images. Received: data_service={data_service!r}. Leave one of them "
                 "out."
             )
-        if hard_negatives is not None:
-            raise InputError(
-                "hard_negatives must be None with a data_service, because this process "
-                f"holds the negatives. Received: data_service={data_service!r}. Leave "
-                "one of them out."
-            )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
     needs_hashes = with_image_ids or teacher is not None
@@ -155,15 +140,8 @@ def training_batches(
         )
         return image, inputs, (probabilities,)
 
-    def read_row(example: dict) -> tuple[tf.Tensor, tuple]:
-        return example["id"], read_image(example)
-
-    def prepare_row(
-        number: tf.Tensor, pair: tuple, *negative_group: tf.Tensor
-    ) -> tuple:
-        (_, (image, inputs, probabilities)), captions = pair
-        if negative_group:
-            inputs = {**inputs, "negative_groups": negative_group[0]}
+    def prepare_row(number: tf.Tensor, pair: tuple) -> tuple:
+        (image, inputs, probabilities), captions = pair
         caption = preprocessor.choose_caption(
             captions, tf.stack([seed_tensor, number]), *probabilities
         )
@@ -189,11 +167,10 @@ def training_batches(
             inputs = teacher.add_to(inputs, captions, with_image_ids)
         return {"images": images, **preprocessor.tokenize(captions), **inputs}
 
-    pairs = _ordered_rows(
+    pairs = ordered_pairs(
         builder,
         split,
-        read_row,
-        hard_negatives,
+        read_image,
         batch_size=batch_size,
         start_step=start_step,
         seed=seed,
@@ -224,7 +201,6 @@ def batch_ids(
     *,
     batch_size: int,
     step: int,
-    hard_negatives: Mapping[str, Sequence[str]] | None = None,
     **order: Any,
 ) -> list[str]:
     """Returns the ids of the pairs in one batch of `training_batches`, in order.
@@ -237,7 +213,6 @@ def batch_ids(
         split: as in `training_batches`.
         batch_size: as in `training_batches`.
         step: int ≥ 0, number of the batch.
-        hard_negatives: as in `training_batches`.
         **order: other arguments of `training_batches` that determine the order.
 
     Returns:
@@ -253,49 +228,6 @@ def batch_ids(
     """
     check_batch_size(batch_size, builder, split)
     order |= {"batch_size": batch_size, "start_step": step}
-    pairs = _ordered_rows(
-        builder,
-        split,
-        lambda example: (example["id"], ()),
-        hard_negatives,
-        **order,
-    )
+    pairs = ordered_pairs(builder, split, lambda example: example["id"], **order)
     rows = pairs.take(batch_size // order.get("num_input_pipelines", 1))
-    return [row[1][0][0].decode() for row in rows.as_numpy_iterator()]
-
-
-def _ordered_rows(
-    builder: Any,
-    split: str,
-    read: Callable,
-    hard_negatives: Mapping[str, Sequence[str]] | None,
-    *,
-    batch_size: int,
-    **order: Any,
-) -> tf.data.Dataset:
-    """Returns the rows of all batches, with their mined negatives if there are any.
-
-    Args:
-        builder: as in `training_batches`.
-        split: as in `training_batches`.
-        read: function of an example that returns its id and another value.
-        hard_negatives: as in `training_batches`.
-        batch_size: as in `training_batches`.
-        **order: other arguments of `ordered_pairs`.
-
-    Returns:
-        `tf.data.Dataset` of `ordered_pairs` or of `followed_by_negatives`.
-    """
-    if hard_negatives is None:
-        return ordered_pairs(builder, split, read, batch_size=batch_size, **order)
-    rows = batch_size // order.get("num_input_pipelines", 1)
-    if rows % 2:
-        raise InputError(
-            "The batch of a host must have an even number of rows with "
-            f"hard_negatives. Received: {rows} rows. Change the batch size."
-        )
-    held = HardNegatives(builder, split, hard_negatives)
-    pairs = ordered_pairs(builder, split, read, batch_size=batch_size // 2, **order)
-    return followed_by_negatives(
-        pairs, held, lambda example: read(example)[1], order.get("seed", 0)
-    )
+    return [id.decode() for _, (id, _) in rows.as_numpy_iterator()]

@@ -14,7 +14,7 @@ from align_keras.losses.loss_bounds import (
     lowest_cross_entropy_at,
     lowest_shared_cross_entropy,
 )
-from align_keras.losses.pair_groups import NegativeWeights, matching_pairs
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
 from align_keras.losses.tiles import check_tile_size
@@ -50,9 +50,6 @@ class ContrastiveLoss(RowLoss):
             `"auto"` uses tiles of 2048. It stores all tiles, which is faster, if a
             replica has at most 2²⁸ logits (a batch of 16,384 on one device, 1 GiB in
             float32).
-        hard_negative_weight: float > 0, weight of the mined negatives of a pair in the
-            sums of exponentials. With a weight of 2, each mined negative counts like
-            two. 1 needs no `negative_groups`.
         matmul_dtype: None or `"bfloat16"`, dtype of the matrix products with tiles. At
             temperature 1/60, bfloat16 changed the gradients of random embeddings by 3%
             to 4% of their norm (batches of 8,192 and 4,096, width 640).
@@ -67,9 +64,6 @@ class ContrastiveLoss(RowLoss):
             the columns are positives of each other, regardless of their captions.
         image_ids: int tensor (n,) of the images, or None. It is required by
             `share_equal_images`.
-        negative_groups: int tensor (n,), or None. Pairs with equal numbers that aren't
-            positives are mined negatives of each other. It is required by a
-            `hard_negative_weight` other than 1.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -100,16 +94,11 @@ class ContrastiveLoss(RowLoss):
         tile_size: int | str | None = None,
         matmul_dtype: str | None = None,
         share_equal_images: bool = False,
-        hard_negative_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)
-        remedy = "A weight of 1 is that of other negatives."
-        check_number(
-            "hard_negative_weight", hard_negative_weight, 1e-3, 1e3, remedy=remedy
-        )
         check_tile_size(tile_size)
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:
@@ -129,7 +118,6 @@ class ContrastiveLoss(RowLoss):
         self.reduction = reduction
         self.share_equal_captions = share_equal_captions
         self.share_equal_images = share_equal_images
-        self.hard_negative_weight = hard_negative_weight
         self.negatives_fraction = negatives_fraction
         self.tile_size = tile_size
         self.matmul_dtype = matmul_dtype
@@ -178,7 +166,6 @@ class ContrastiveLoss(RowLoss):
         texts: tf.Tensor,
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
-        negative_weights: NegativeWeights | None = None,
     ) -> tuple[tf.Tensor, ...]:
         if self.tile_size is not None and images.dtype.size < 4:
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
@@ -192,10 +179,8 @@ class ContrastiveLoss(RowLoss):
             options |= {"tile_size": self.tile_size, "matmul_dtype": self.matmul_dtype}
         scale = 1.0 / tf.cast(temperature, images.dtype)
         losses = [
-            form(*rows, scale, pair_groups=groups, negative_weights=weights, **options)
-            for *rows, groups, weights in self._parts_of_batch(
-                images, texts, pair_groups, negative_weights
-            )
+            form(*rows, scale, pair_groups=groups, **options)
+            for *rows, groups in self._parts_of_batch(images, texts, pair_groups)
         ]
         return tuple(
             tf.add_n(direction) / len(losses) for direction in zip(*losses, strict=True)
@@ -206,12 +191,11 @@ class ContrastiveLoss(RowLoss):
         images: tf.Tensor,
         texts: tf.Tensor,
         pair_groups: tf.Tensor | None,
-        negative_weights: NegativeWeights | None,
-    ) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None, NegativeWeights | None]]:
+    ) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
         """Divides the rows into parts. The negatives of a pair are in its part."""
         count = round(1.0 / self.negatives_fraction)
         if count == 1:
-            return [(images, texts, pair_groups, negative_weights)]
+            return [(images, texts, pair_groups)]
         if images.shape[0] is not None and images.shape[0] % count:
             raise InputError(
                 f"negatives_fraction must divide the {images.shape[0]} rows of a "
@@ -224,17 +208,7 @@ class ContrastiveLoss(RowLoss):
             return tf.unstack(tf.reshape(tensor, [count, -1, *tensor.shape[1:]]), count)
 
         groups = [None] * count if pair_groups is None else cut(pair_groups)
-        weights: list[NegativeWeights | None] = [None] * count
-        if negative_weights is not None:
-            weights = [
-                NegativeWeights(numbers, negative_weights.weight, positives)
-                for numbers, positives in zip(
-                    cut(negative_weights.groups),
-                    cut(negative_weights.pair_groups),
-                    strict=True,
-                )
-            ]
-        return list(zip(cut(images), cut(texts), groups, weights, strict=True))
+        return list(zip(cut(images), cut(texts), groups, strict=True))
 
 
 def contrastive_loss(
@@ -274,7 +248,6 @@ def plain_directional_losses(
     *,
     label_smoothing: float,
     pair_groups: tf.Tensor | None,
-    negative_weights: NegativeWeights | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the image-to-text and the text-to-image loss of this replica's rows.
 
@@ -296,28 +269,17 @@ def plain_directional_losses(
         logits_t2i = tf.transpose(logits_i2t)
     else:
         logits_t2i = tf.matmul(text_embeddings, all_images, transpose_b=True) * scale
-    log_weights = tf.zeros([], logits_i2t.dtype)
-    if negative_weights is not None:
-        log_weights = negative_weights.logarithms(
-            negative_weights.gather(), logits_i2t.dtype
-        )
     return (
-        _direction_loss(logits_i2t, targets, label_smoothing, log_weights),
-        _direction_loss(logits_t2i, targets, label_smoothing, log_weights),
+        _direction_loss(logits_i2t, targets, label_smoothing),
+        _direction_loss(logits_t2i, targets, label_smoothing),
     )
 
 
 def _direction_loss(
-    logits: tf.Tensor,
-    targets: tf.Tensor,
-    label_smoothing: float,
-    log_weights: tf.Tensor,
+    logits: tf.Tensor, targets: tf.Tensor, label_smoothing: float
 ) -> tf.Tensor:
-    """Returns the mean cross-entropy of the rows with smoothed targets.
-
-    `log_weights` are the logarithms of the weights of the exponentials.
-    """
-    log_normalizer = tf.reduce_logsumexp(logits + log_weights, axis=1)
+    """Returns the mean cross-entropy of the rows with smoothed targets."""
+    log_normalizer = tf.reduce_logsumexp(logits, axis=1)
     positive = tf.reduce_sum(logits * targets, axis=1)
     # The uniform part of the targets contributes the mean logit, so no matrix of
     # smoothed targets is needed.

@@ -1,14 +1,10 @@
 """Groups of pairs that are positives of each other."""
 
-import dataclasses
 import functools
-import math
 import operator
 
 import tensorflow as tf
 
-from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.tiles import in_tiles
 from align_keras.utils.errors import InputError
 
 
@@ -54,52 +50,6 @@ def matching_pairs(row_groups: tf.Tensor, column_groups: tf.Tensor) -> tf.Tensor
         )
     ]
     return functools.reduce(operator.or_, matches)
-
-
-@dataclasses.dataclass(frozen=True)
-class NegativeWeights:
-    """Weights of mined negatives in a normalizer.
-
-    An image and a caption are mined negatives if their pairs have equal numbers in
-    `groups` and the caption isn't a positive of the image.
-
-    Attributes:
-        groups: int tensor (n,) of the pairs of this replica.
-        weight: float > 0.
-        pair_groups: int tensor (n,) or (n, 2). Pairs that are equal in one of the
-            columns are positives of each other.
-    """
-
-    groups: tf.Tensor
-    weight: float
-    pair_groups: tf.Tensor
-
-    def gather(self) -> "NegativeWeights":
-        """Returns the groups of all replicas."""
-        return NegativeWeights(
-            gather_replicas(self.groups)[0],
-            self.weight,
-            gather_replicas(self.pair_groups)[0],
-        )
-
-    def in_tiles(self, tiles: int | tf.Tensor) -> "NegativeWeights":
-        """Returns the groups with a first axis of tiles."""
-        return NegativeWeights(
-            in_tiles(self.groups, tiles), self.weight, in_tiles(self.pair_groups, tiles)
-        )
-
-    def tile(self, number: tf.Tensor) -> "NegativeWeights":
-        """Returns the groups of a tile, after `in_tiles`."""
-        return NegativeWeights(
-            self.groups[number], self.weight, self.pair_groups[number]
-        )
-
-    def logarithms(self, columns: "NegativeWeights", dtype: tf.DType) -> tf.Tensor:
-        """Returns the logarithms of the weights, (rows, columns)."""
-        is_mined = tf.equal(self.groups[:, None], columns.groups)
-        is_positive = matching_pairs(self.pair_groups, columns.pair_groups)
-        logarithm = tf.constant(math.log(self.weight), dtype)
-        return tf.where(is_mined & ~is_positive, logarithm, tf.zeros([], dtype))
 
 
 def matching_means(

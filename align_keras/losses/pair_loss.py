@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
 from align_keras.losses.loss_bounds import caption_groups
-from align_keras.losses.pair_groups import NegativeWeights, row_hashes
+from align_keras.losses.pair_groups import row_hashes
 from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
 
@@ -183,18 +183,15 @@ class RowLoss(PairLoss):
 
     A row is compared with the columns of all replicas. A subclass implements
     `row_losses`, and has the attribute `share_equal_captions`. It may also have the
-    attributes `share_equal_images` and `hard_negative_weight`.
+    attribute `share_equal_images`.
     """
 
     share_equal_captions: bool
     share_equal_images: bool = False
-    hard_negative_weight: float = 1.0
 
     @property
     def required_inputs(self) -> tuple[str, ...]:
-        images = ("image_ids",) if self.share_equal_images else ()
-        negatives = ("negative_groups",) if self.hard_negative_weight != 1 else ()
-        return images + negatives
+        return ("image_ids",) if self.share_equal_images else ()
 
     def replica_losses(
         self,
@@ -204,15 +201,13 @@ class RowLoss(PairLoss):
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
         image_ids: tf.Tensor | None = None,
-        negative_groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
         """Computes the losses of this replica.
 
         The arguments are those of `PairLoss.replica_losses`. Pairs that are equal in a
         column of `pair_groups`, an int tensor (n,) or (n, 2), are positives of each
         other. By default, the groups are those of equal captions and of equal
-        `image_ids`, an int tensor (n,), as the options of the loss require. Pairs with
-        equal `negative_groups`, an int tensor (n,), are mined negatives of each other.
+        `image_ids`, an int tensor (n,), as the options of the loss require.
         """
         if pair_groups is None:
             pair_groups = self._groups(token_ids, image_ids)
@@ -223,26 +218,7 @@ class RowLoss(PairLoss):
         check_rows("text_embeddings", images, texts)
         if pair_groups is not None:
             check_rows("pair_groups", images, pair_groups)
-        if self.hard_negative_weight == 1:
-            return self.row_losses(images, texts, temperature, pair_groups)
-        if negative_groups is None:
-            raise InputError(
-                "negative_groups must not be None with hard_negative_weight. Received: "
-                "negative_groups=None. Pass an integer for each pair, which is equal "
-                "for a pair and its mined negatives."
-            )
-        weights = self._negative_weights(negative_groups, pair_groups)
-        return self.row_losses(images, texts, temperature, pair_groups, weights)
-
-    def _negative_weights(
-        self, negative_groups: tf.Tensor, pair_groups: tf.Tensor | None
-    ) -> NegativeWeights:
-        """Returns the weights of the mined negatives of this replica."""
-        groups = tf.cast(negative_groups, tf.int64)
-        if pair_groups is None:
-            first_row = gather_replicas(groups)[1]
-            pair_groups = tf.range(tf.shape(groups)[0]) + first_row
-        return NegativeWeights(groups, self.hard_negative_weight, pair_groups)
+        return self.row_losses(images, texts, temperature, pair_groups)
 
     def _groups(
         self, token_ids: tf.Tensor | None, image_ids: tf.Tensor | None
@@ -283,13 +259,8 @@ class RowLoss(PairLoss):
         texts: tf.Tensor,
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
-        negative_weights: NegativeWeights | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Returns the mean of each loss over the rows of this replica.
-
-        A loss without the attribute `hard_negative_weight` needs no
-        `negative_weights`.
-        """
+        """Returns the mean of each loss over the rows of this replica."""
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from align_keras.losses.loss_bounds import (
     lowest_sigmoid_loss,
     lowest_sigmoid_loss_at,
 )
-from align_keras.losses.pair_groups import NegativeWeights, matching_pairs
+from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
 from align_keras.losses.tiles import check_tile_size
@@ -94,9 +94,7 @@ class SigmoidLoss(RowLoss):
         texts: tf.Tensor,
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
-        negative_weights: NegativeWeights | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        del negative_weights  # The loss has no `hard_negative_weight`.
         if self.tile_size is not None and images.dtype.size < 4:
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
         # `tf.cast` would round a Python float to float32.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
-from align_keras.losses.pair_groups import NegativeWeights, matching_means
+from align_keras.losses.pair_groups import matching_means
 from align_keras.losses.tiles import (
     add_tile,
     array_of_tiles,
@@ -34,7 +34,6 @@ def tiled_directional_losses(
     pair_groups: tf.Tensor | None,
     tile_size: int | str,
     matmul_dtype: str | None,
-    negative_weights: NegativeWeights | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the same losses as `plain_directional_losses`, tile by tile.
 
@@ -53,7 +52,6 @@ def tiled_directional_losses(
         tile_size=AUTO_TILE_SIZE if is_auto else int(tile_size),
         save_tiles=is_auto and _has_few_logits(images, all_texts),
         matmul_dtype=matmul_dtype or images.dtype,
-        negative_weights=negative_weights,
     )
     if replica_count() > 1:
         columns = tf.reduce_logsumexp(gather_replicas(columns[None])[0], axis=0)
@@ -90,7 +88,6 @@ def _pair_sums(
     tile_size: int,
     save_tiles: bool,
     matmul_dtype: str | tf.DType,
-    negative_weights: NegativeWeights | None,
 ) -> tuple[tf.Tensor, ...]:
     """Returns sums over the pairs of this replica, with a custom gradient.
 
@@ -105,9 +102,7 @@ def _pair_sums(
     def sums(
         images: tf.Tensor, all_texts: tf.Tensor, scale: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
-        tiles = _LogitTiles(
-            images, all_texts, scale, tile_size, matmul_dtype, negative_weights
-        )
+        tiles = _LogitTiles(images, all_texts, scale, tile_size, matmul_dtype)
         # The gradient computes the products again unless they are saved.
         rows, columns, saved_products = _forward(tiles, save_tiles)
         count = tf.shape(images)[0]
@@ -178,7 +173,6 @@ class _LogitTiles:
         scale: tf.Tensor,
         tile_size: int,
         matmul_dtype: str | tf.DType,
-        negative_weights: NegativeWeights | None,
     ) -> None:
         self.num_rows = length_of(images)
         self.num_columns = length_of(texts)
@@ -190,13 +184,7 @@ class _LogitTiles:
         self.column_mask = padding_mask(self.num_columns, self.texts)
         self.scale = scale
         self.matmul_dtype = matmul_dtype
-        self.row_weights: NegativeWeights | None = None
-        self.column_weights: NegativeWeights | None = None
         bound = tf.abs(scale) * _longest(images) * _longest(texts)
-        if negative_weights is not None:
-            self.row_weights = negative_weights.in_tiles(self.row_tiles)
-            self.column_weights = negative_weights.gather().in_tiles(self.column_tiles)
-            bound += abs(math.log(negative_weights.weight))
         # The comparison is False for NaN. The computation for large logits, which is
         # then used, propagates NaN to the loss.
         self.bounded = bound < _BOUND_SHARE * math.log(images.dtype.max)
@@ -214,14 +202,8 @@ class _LogitTiles:
     def logits(
         self, product: tf.Tensor, row: tf.Tensor, column: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the logits of a tile in full precision, -inf for padding.
-
-        The logarithms of the weights of mined negatives are added.
-        """
+        """Returns the logits of a tile in full precision, -inf for padding."""
         logits = tf.cast(product, self.images.dtype)
-        if self.row_weights is not None and self.column_weights is not None:
-            weights = self.row_weights.tile(row)
-            logits += weights.logarithms(self.column_weights.tile(column), logits.dtype)
         if self.row_mask is None and self.column_mask is None:
             return logits
         valid = tf.ones_like(logits, tf.bool)

@@ -19,7 +19,7 @@ REMEDY = (
 )
 
 # Inputs of a loss that are one integer for each pair.
-_NUMBERS = {"image_ids", "negative_groups"}
+_NUMBERS = {"image_ids"}
 
 
 def check_data(model: keras.Model, data: Any) -> None:

@@ -1,6 +1,5 @@
 """Checks that a resumed run uses the training pairs and the vocabulary of its start."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -24,7 +23,6 @@ INPUTS_FILE = "inputs.json"
 _FINGERPRINTS = {
     "teacher": "task.distillation.teacher",
     "base_model": "finetune.model",
-    "hard_negatives": "task.train_data.hard_negatives",
 }
 
 
@@ -50,10 +48,6 @@ def check_training_pairs(
         "train_images": split_size(builder, train.tfds_split),
         "train_pairs": pairs_fingerprint(builder, train.tfds_split),
     }
-    if train.hard_negatives is not None and not is_read_only:
-        with open(train.hard_negatives, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        inputs["hard_negatives"] = digest.hexdigest()
     check_inputs(directory, inputs, is_read_only)
     check_batch_size(train.global_batch_size, builder, train.tfds_split)
 
@@ -88,9 +82,8 @@ def check_inputs(
 
     Args:
         directory: str or path of the run's folder.
-        inputs: dict of the fingerprints `train_pairs`, `vocabulary`, `teacher`,
-            `base_model` and `hard_negatives`, and the number `train_images`. Each of
-            them is optional.
+        inputs: dict of the fingerprints `train_pairs`, `vocabulary`, `teacher` and
+            `base_model`, and the number `train_images`. Each of them is optional.
         read_only: bool, True to record nothing.
 
     Raises:

@@ -6,7 +6,6 @@ from typing import Any
 import tensorflow as tf
 
 from align_keras.config import ExperimentConfig
-from align_keras.corpus.mined_pairs import negatives_by_image, read_mined_pairs
 from align_keras.data import batch_ids, training_batches
 from align_keras.models import ALIGN, TeacherEmbeddings
 
@@ -32,11 +31,6 @@ class TrainingBatches:
         """False if a data service is used, because its workers determine the order."""
         return self.config.task.train_data.data_service is None
 
-    def read_hard_negatives(self) -> dict[str, tuple[str, ...]] | None:
-        """Reads the mined negatives of each image, or returns None."""
-        path = self.config.task.train_data.hard_negatives
-        return None if path is None else negatives_by_image(read_mined_pairs(path))
-
     def start_at(self, start_step: int, **pipeline: Any) -> tf.data.Dataset:
         """Returns an endless data set of batches that begins at a step.
 
@@ -61,7 +55,6 @@ class TrainingBatches:
             teacher=self.teacher,
             with_image_ids=self.config.task.loss.get().share_equal_images,
             caption_sources=train.caption_sources,
-            hard_negatives=self.read_hard_negatives(),
             **order_arguments(self.config),
             **pipeline,
         )
@@ -72,7 +65,6 @@ class TrainingBatches:
             self.builder,
             self.config.task.train_data.tfds_split,
             step=step,
-            hard_negatives=self.read_hard_negatives(),
             **order_arguments(self.config),
             **pipeline,
         )

@@ -91,7 +91,6 @@ def test_each_command_has_a_help(capsys, name):
         "push": "--exports",
         "embed": "--to",
         "finetune": "--pairs",
-        "mine": "--to",
         "serve": "--model",
         "mcp": "--model",
         "tag": "--labels",

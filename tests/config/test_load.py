@@ -573,37 +573,3 @@ def test_a_mixture_repeats_a_corpus(tmp_path):
 def test_wrong_repeats_are_refused(override, rule):
     with pytest.raises(InputError, match=re.escape(rule)):
         load_config(params_override=override)
-
-
-NEGATIVES_KEY = "task.train_data.hard_negatives"
-WEIGHT_KEY = "task.loss.contrastive.hard_negative_weight"
-SHARED = "task.loss.contrastive.share_equal_images=true"
-
-
-def test_hard_negatives_and_their_weight_are_set_together():
-    override = f"{NEGATIVES_KEY}=mined.jsonl,{WEIGHT_KEY}=2,{SHARED}"
-    task = load_config(params_override=override).task
-    assert task.train_data.hard_negatives == "mined.jsonl"
-    assert task.loss.get().hard_negative_weight == 2
-
-
-@pytest.mark.parametrize(
-    "override, rule",
-    [
-        (f"{WEIGHT_KEY}=2", f"weight' must be 1 unless {NEGATIVES_KEY} is set"),
-        ("task.validation_data.hard_negatives=a", "hard_negatives' must be null"),
-        (f"{WEIGHT_KEY}=0", "weight' must be >= 0.001 and <= 1000.0"),
-        (f"{NEGATIVES_KEY}=a", f"share_equal_images' must be true if {NEGATIVES_KEY}"),
-        (
-            f"{NEGATIVES_KEY}=a,{SHARED},task.train_data.source=a.tar",
-            f"{NEGATIVES_KEY}' must be null if task.train_data.source is set",
-        ),
-        (
-            f"{NEGATIVES_KEY}=a,{SHARED},task.train_data.global_batch_size=7",
-            "must be an even number per replica",
-        ),
-    ],
-)
-def test_hard_negatives_without_their_options_are_refused(override, rule):
-    with pytest.raises(InputError, match=re.escape(rule)):
-        load_config(params_override=override)

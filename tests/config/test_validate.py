@@ -58,10 +58,6 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         ("task.loss.contrastive.label_smoothing=-0.1", ">= 0 and < 1"),
         (f"{DATA}.max_bad_fraction=1.1", ">= 0 and <= 1"),
         ("task.loss.contrastive.negatives_fraction=0", "> 0 and <= 1"),
-        (
-            "task.loss.contrastive.hard_negative_weight=0",
-            ">= 0.001 and <= 1000.0",
-        ),
         (f"{DATA}.caption_sources={{alt: 0}}", "> 0"),
         (f"{DATA}.corpus_repeats={{icons: 0}}", "> 0"),
         ("task.loss.contrastive.tile_size=-1", ">= 0"),

@@ -255,7 +255,6 @@ INPUTS = {
     "train_pairs": "a",
     "vocabulary": "v",
     "base_model": "m",
-    "hard_negatives": "h",
 }
 
 
@@ -290,7 +289,6 @@ def test_a_run_resumes_with_its_inputs(tmp_path):
             r"vocabulary\.txt must contain the vocabulary that the run",
         ),
         ({"base_model": "n"}, "finetune.model must have the content that the run"),
-        ({"hard_negatives": "i"}, "task.train_data.hard_negatives must have the"),
     ],
 )
 def test_changed_inputs_are_refused(tmp_path, changed, message):
