@@ -174,36 +174,21 @@ class ScoreConfig:
     """Scores of the pairs in the shards, for `align-keras corpus score`.
 
     Attributes:
-        model: Model of the columns `similarity`, `cluster` and `duplicate_similarity`,
-            as in `align_keras.load_model`, or None to leave these columns out.
-        clusters: Number of k-means clusters of the images, or None for one cluster for
-            each 1,000 images, but at most 50,000.
-        terms: File with one term per line for the column `balance`, or None to leave
-            this column out.
-        max_pairs_per_term: Number of captions that balancing keeps of each term on
-            average.
+        model: Model of the column `similarity`, as in `align_keras.load_model`, or None
+            to leave this column out.
         hooks: Further columns. Each name of a column has the
             `"package.module:function"` of a function that takes a list of encoded
             images (bytes) and a list of their captions (str), and returns a list of
             float, one for each pair.
-        seed: Seed of the column `draw`.
-
-    References:
-        Abbas et al. 2023 (SemDeDup), arXiv:2303.09540, for `clusters`. Xu et al. 2023
-        (MetaCLIP), arXiv:2309.16671, for `max_pairs_per_term`.
 
     Example:
 
-    >>> ScoreConfig(model="align_small_en").max_pairs_per_term
-    20000
+    >>> ScoreConfig(model="align_small_en").hooks is None
+    True
     """
 
     model: str | None = None
-    clusters: int | None = count_field(None)
-    terms: str | None = None
-    max_pairs_per_term: int = count_field(20_000)
     hooks: dict[str, str] | None = None
-    seed: int = count_field(0, at_least=0)
 
 
 # Columns of the scores that this package computes. A hook can't have such a name.
@@ -215,9 +200,6 @@ SCORE_COLUMNS = (
     "language",
     "detected_language",
     "similarity",
-    "cluster",
-    "duplicate_similarity",
-    "balance",
     "draw",
 )
 
@@ -277,18 +259,6 @@ def _check_corpus(config: CorpusConfig, report: Report) -> None:
 
 
 def _check_score(config: CorpusConfig, report: Report) -> None:
-    for key, needed in (("clusters", "model"), ("max_pairs_per_term", "terms")):
-        default = getattr(ScoreConfig, key)
-        if getattr(config.score, key) == default:
-            continue
-        if getattr(config.score, needed) is None:
-            report.refuse(
-                f"score.{key}",
-                f"{'null' if default is None else default}, the default, unless "
-                f"score.{needed} is set",
-                f"Set score.{needed}, or leave it out.",
-                f"score.{needed}",
-            )
     for name in config.score.hooks or ():
         if name in SCORE_COLUMNS or not re.fullmatch("[a-z][a-z0-9_]*", name):
             report.refuse(

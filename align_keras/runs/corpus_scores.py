@@ -17,22 +17,15 @@ from typing import Any
 import numpy as np
 
 from align_keras.config import CorpusConfig, write_config_file
-from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.filters.languages import detect_languages, detector_version
 from align_keras.corpus.image_tables import load_hook
-from align_keras.corpus.parquet_tables import arrow, read_rows, table_writer
+from align_keras.corpus.parquet_tables import arrow, table_writer
 from align_keras.corpus.scores.score_hooks import call_score_hook
-from align_keras.corpus.scores.score_table import SCORES, ScoreTable, with_metadata
-from align_keras.corpus.scores.semantic_duplicates import (
-    cluster_images,
-    duplicate_similarities,
-)
-from align_keras.corpus.scores.term_balance import (
-    TermMatcher,
-    keep_probability,
-    read_terms,
-    term_probabilities,
+from align_keras.corpus.scores.score_table import (
+    SCORES,
+    ScoreTable,
     uniform_draw,
+    with_metadata,
 )
 from align_keras.corpus.shard_folder import (
     ShardImage,
@@ -78,13 +71,7 @@ def score_corpus(
     - `detected_language`: language that py3langid detects. It is left out if py3langid
       isn't installed.
     - `similarity`: cosine of the image and the caption by `score.model`.
-    - `cluster`, `duplicate_similarity`: cluster of the image, and its largest cosine to
-      an earlier image of the cluster, by `score.model`. See
-      `align_keras.corpus.scores.semantic_duplicates`.
-    - `balance`: probability with which balancing over `score.terms` keeps the caption.
-      See `align_keras.corpus.scores.term_balance`.
-    - `draw`: random number in [0, 1) of the pair, so that `draw < balance` draws a
-      balanced sample.
+    - `draw`: random number in [0, 1) of the pair, for random samples.
     - a column for each of `score.hooks`.
 
     Args:
@@ -101,9 +88,7 @@ def score_corpus(
             fails.
 
     References:
-        Gadre et al. 2023 (DataComp), arXiv:2304.14108, for filters by scores. Xu et al.
-        2023 (MetaCLIP), arXiv:2309.16671. Abbas et al. 2023 (SemDeDup),
-        arXiv:2303.09540.
+        Gadre et al. 2023 (DataComp), arXiv:2304.14108, for filters by scores.
 
     Example:
 
@@ -121,7 +106,6 @@ def score_corpus(
     # Mistakes in the options are reported before the corpus is built.
     for name, function in hooks.items():
         load_hook(function, f"score.hooks.{name}")
-    terms = None if score.terms is None else read_terms(score.terms)
     model = None if score.model is None else absolute(score.model)
     if model is not None:
         worker_model(model)
@@ -136,11 +120,8 @@ def score_corpus(
         texts = stages.read_texts()
         columns = []
         if model is not None:
-            similarities = stages.embed_pairs(model)
-            columns += [similarities, stages.find_duplicates(texts, similarities)]
+            columns.append(stages.embed_pairs(model))
         columns += [stages.call_hook(name, hooks[name]) for name in hooks]
-        if terms is not None:
-            columns.append(stages.balance(texts, terms))
         return stages.join(texts, columns)
 
 
@@ -211,49 +192,6 @@ class _ScoreStages:
         inputs = [self.digest, embedder.fingerprint]
         return self.build.stage("score_similarity", inputs, compute)
 
-    def find_duplicates(self, texts: Tables, similarities: Tables) -> Tables:
-        """Clusters the images and finds their duplicates within the clusters.
-
-        Args:
-            texts: `Tables` of `read_texts`.
-            similarities: `Tables` of `embed_pairs`, with the embeddings of the images.
-        """
-        score = self.build.config.score
-
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
-            say("corpus score: finding duplicates in clusters of the images")
-            parts = (
-                np.load(_embeddings_path(table), mmap_mode="r")
-                for table in similarities.paths()
-            )
-            # One file of all embeddings is mapped into memory.
-            embeddings = write_embeddings(
-                folder.path / "embeddings" / "all.npy",
-                itertools.chain.from_iterable(parts),
-                np.stack,
-                sum(self.counts.values()),
-            )
-            clusters = cluster_images(embeddings, score.clusters)
-            cosines = duplicate_similarities(embeddings, clusters)
-            start = 0
-            pa = arrow()
-            tables = zip(self.counts.values(), texts.paths(), strict=True)
-            for number, (count, texts_table) in enumerate(tables):
-                rows = read_rows(texts_table, ["caption_number"])
-                is_first = [row["caption_number"] == 0 for row in rows]
-                # The values of an image are repeated for each of its captions.
-                images = start + np.cumsum(is_first, dtype=np.int64) - 1
-                columns = {
-                    "cluster": clusters.labels[images],
-                    "duplicate_similarity": cosines[images],
-                }
-                _write_columns(_score_table_path(folder, number), pa.table(columns))
-                start += count
-            return {"tables": len(self.counts)}, ("embeddings",)
-
-        inputs = [texts.folder.key, similarities.folder.key, score.clusters]
-        return self.build.stage("score_clusters", inputs, compute)
-
     def call_hook(self, name: str, function: str) -> Tables:
         """Computes a column by a function of the user."""
 
@@ -265,45 +203,6 @@ class _ScoreStages:
 
         inputs = [self.digest, name, function]
         return self.build.stage("score_hook", inputs, compute)
-
-    def balance(self, texts: Tables, terms: Sequence[str]) -> Tables:
-        """Computes the probabilities of balancing over a list of terms."""
-        max_pairs = self.build.config.score.max_pairs_per_term
-
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
-            say(f"corpus score: balancing over {len(terms):,} terms")
-            terms_path = folder.path / "terms.txt"
-            with atomic_path(terms_path) as temporary:
-                temporary.write_text("\n".join(terms) + "\n", encoding="utf-8")
-            tasks = [
-                {
-                    "texts": table,
-                    "terms": str(terms_path),
-                    "counts": str(folder.path / "counts" / f"{number:05d}.npy"),
-                }
-                for number, table in enumerate(texts.paths())
-            ]
-            self.build.run(count_terms, tasks, folder)
-            counts = np.zeros(len(terms), np.int64)
-            for task in tasks:
-                counts += np.load(task["counts"])
-            probabilities = folder.path / "probabilities.npy"
-            _save_array(probabilities, term_probabilities(counts, max_pairs))
-            tasks = [
-                {
-                    "texts": table,
-                    "terms": str(terms_path),
-                    "probabilities": str(probabilities),
-                    "table": _score_table_path(folder, number),
-                }
-                for number, table in enumerate(texts.paths())
-            ]
-            self.build.run(balance_captions, tasks, folder)
-            facts = {"tables": len(tasks), "matched_terms": int((counts > 0).sum())}
-            return facts, ("counts",)
-
-        inputs = [texts.folder.key, list(terms), max_pairs]
-        return self.build.stage("score_balance", inputs, compute)
 
     def join(self, texts: Tables, columns: Sequence[Tables]) -> ScoreTable:
         """Joins the columns of all stages to `OUT/scores.parquet`."""
@@ -319,7 +218,7 @@ class _ScoreStages:
             paths = zip(
                 texts.paths(), *(tables.paths() for tables in columns), strict=True
             )
-            tables = (_join_columns(parts, score.seed) for parts in paths)
+            tables = map(_join_columns, paths)
             first = next(tables)
             schema = with_metadata(first.schema, metadata)
             with table_writer(folder.path / SCORES, schema, batches=True) as append:
@@ -331,7 +230,6 @@ class _ScoreStages:
             self.digest,
             texts.folder.key,
             [tables.folder.key for tables in columns],
-            score.seed,
         ]
         folder = self.build.stage("score", inputs, compute).folder
         if not _is_placed(path, folder.key):
@@ -352,27 +250,17 @@ def _score_table_path(folder: StageFolder, number: int) -> str:
     return str(folder.path / f"part-{number:05d}.parquet")
 
 
-def _embeddings_path(table: str) -> pathlib.Path:
-    """Returns the path of the image embeddings next to a table of similarities."""
-    return pathlib.Path(table).with_suffix(".npy")
-
-
-def _save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-
-
 def _write_columns(path: str, table: Any) -> None:
     with table_writer(path, table.schema, batches=True) as append:
         append(table.to_batches())
 
 
-def _join_columns(paths: Sequence[str], seed: int) -> Any:
+def _join_columns(paths: Sequence[str]) -> Any:
     """Returns the columns of all tables of a shard, and the column `draw`."""
     pa = arrow()
     texts, *column_tables = [pa.parquet.read_table(path) for path in paths]
     draws = [
-        uniform_draw(id, caption, seed)
+        uniform_draw(id, caption)
         for id, caption in zip(
             texts.column("id").to_pylist(),
             texts.column("caption").to_pylist(),
@@ -415,10 +303,9 @@ def read_shard_texts(task: dict) -> None:
 
 
 def embed_shard_pairs(task: dict) -> None:
-    """Writes the cosines of the pairs of a shard, and its image embeddings."""
+    """Writes the cosines of the pairs of a shard, as a task of `run_tasks`."""
     model = worker_model(task["model"])
     check_same(task["model"], model.fingerprint, task["fingerprint"], "score.model")
-    image_rows = [np.zeros((0, model.dimension), np.float16)]
     cosines = [np.zeros(0, np.float32)]
     for images in _batches(read_shard(task["shard"], task["images"])):
         embeddings = model.encode_images([image.image for image in images])
@@ -427,8 +314,6 @@ def embed_shard_pairs(task: dict) -> None:
             np.arange(len(images)), [len(image.captions) for image in images]
         )
         cosines.append(np.einsum("nd,nd->n", embeddings[rows], texts))
-        image_rows.append(embeddings.astype(np.float16))
-    _save_array(_embeddings_path(task["table"]), np.concatenate(image_rows))
     pa = arrow()
     _write_columns(task["table"], pa.table({"similarity": np.concatenate(cosines)}))
 
@@ -444,25 +329,6 @@ def score_shard_by_hook(task: dict) -> None:
         scores += call_score_hook(name, function, encoded, list(_captions(images)))
     pa = arrow()
     _write_columns(task["table"], pa.table({name: pa.array(scores, pa.float64())}))
-
-
-def count_terms(task: dict) -> None:
-    """Counts the captions of a shard that contain each term."""
-    matcher = TermMatcher(read_terms(task["terms"]))
-    captions = (row["caption"] for row in read_rows(task["texts"], ["caption"]))
-    _save_array(pathlib.Path(task["counts"]), matcher.count(captions))
-
-
-def balance_captions(task: dict) -> None:
-    """Writes the probability with which balancing keeps each caption of a shard."""
-    matcher = TermMatcher(read_terms(task["terms"]))
-    probabilities = np.load(task["probabilities"])
-    values = [
-        keep_probability(probabilities[list(matcher.match(row["caption"]))])
-        for row in read_rows(task["texts"], ["caption"])
-    ]
-    pa = arrow()
-    _write_columns(task["table"], pa.table({"balance": pa.array(values, pa.float64())}))
 
 
 def _batches(images: Iterator[ShardImage]) -> Iterator[list[ShardImage]]:

@@ -72,10 +72,6 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
             ],
             "score.hooks.safety must be module:function",
         ),
-        (
-            ["score", "--source=html:.", "--params_override=score.terms=none.txt"],
-            "score.terms must be a readable file",
-        ),
         (["score", *ONE_WORKER], "A corpus must have at least one source."),
     ],
 )

@@ -9,8 +9,11 @@ from PIL import Image
 
 from align_keras.config.corpus_config import ShardsConfig
 from align_keras.corpus.parquet_tables import table_writer
-from align_keras.corpus.scores.score_table import SCORES, with_metadata
-from align_keras.corpus.scores.term_balance import uniform_draw
+from align_keras.corpus.scores.score_table import (
+    SCORES,
+    uniform_draw,
+    with_metadata,
+)
 from align_keras.corpus.shard_folder import (
     SHARDS,
     index_digest,
@@ -47,7 +50,7 @@ def image_examples(count=NUM_IMAGES):
 
 def similarity(id, caption):
     """Returns the value of the column `similarity`."""
-    return uniform_draw(id, caption, 7)
+    return uniform_draw(f"similarity {id}", caption)
 
 
 def write_shards(folder, **options):
@@ -74,7 +77,7 @@ def write_scores(folder):
             "caption": caption,
             "language": language,
             "similarity": similarity(image.id, caption),
-            "draw": uniform_draw(image.id, caption, 0),
+            "draw": uniform_draw(image.id, caption),
         }
         for name, count in shard_counts(shards).items()
         for image in read_shard(os.path.join(shards, name), count)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -251,7 +252,7 @@ class ScoreTable:
 
         Returns:
             dict from the name of a column of numbers to its quantiles. The columns
-            `caption_number`, `cluster` and `draw` are left out.
+            `caption_number` and `draw` are left out.
         """
         pa = arrow()
         import pyarrow.compute
@@ -259,7 +260,7 @@ class ScoreTable:
         names = [
             name
             for name, kind in self.columns.items()
-            if kind == NUMBER and name not in ("caption_number", "cluster", "draw")
+            if kind == NUMBER and name not in ("caption_number", "draw")
         ]
         quantiles = {}
         for name in names:
@@ -370,3 +371,17 @@ def _kind(data_type: Any) -> str:
 
 def _folded(sql: str, is_ascii: bool) -> str:
     return f"lower({sql})" if is_ascii else f"fold_case({sql})"
+
+
+def uniform_draw(id: str, caption: str) -> float:
+    """Returns a number in [0, 1) that depends only on the arguments.
+
+    Example:
+
+    >>> uniform_draw("7", "a cat") == uniform_draw("7", "a cat")
+    True
+    """
+    text = f"0\0{id}\0{caption}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    # The 53 highest bits are a float64 without rounding.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
