@@ -373,8 +373,6 @@ TASKS = (
             "planning": (
                 "plan",
                 "plan_recipe",
-                "plan_corpus",
-                "plan_index",
                 "find_device_kind",
                 "plan_step",
                 "RunSizes",

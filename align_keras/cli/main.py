@@ -36,7 +36,7 @@ COMMANDS = {
     "data": "write tables of public data sets for training and corpora",
     "train": "train or evaluate an experiment",
     "finetune": "fine-tune a trained model on your pairs",
-    "plan": "estimate the memory, traffic and days of training, an index or a corpus",
+    "plan": "estimate the memory, traffic and days of a training",
     "evaluate": "evaluate a model with one protocol of the paper, or with all of them",
     "export": "export a model for TensorFlow Serving, phones, browsers or ONNX Runtime",
     "index": "build or update the search index of image folders",

@@ -9,7 +9,6 @@ from align_keras.planning.run_plan import (
     plan,
     plan_recipe,
 )
-from align_keras.planning.size_plans import plan_corpus, plan_index
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
 
 __all__ = [
@@ -17,8 +16,6 @@ __all__ = [
     "StepPlan",
     "find_device_kind",
     "plan",
-    "plan_corpus",
-    "plan_index",
     "plan_recipe",
     "plan_step",
 ]
