@@ -208,6 +208,7 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     if result.get("slices"):
         title = f"by {result['slice_by']}"
         print_table(*result_tables.slices_table(title, result["slices"]))
+    print(f"runtime: {result['runtime']}")
 
 
 def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
@@ -234,6 +235,8 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
     if as_json:
         print_json([row.as_dict() for row in finished_rows])
         return int(any(row.failed for row in finished_rows))
+    for runtime in {row.runtime for row in finished_rows if row.runtime}:
+        print(f"runtime: {runtime}")
     for title, reason in (("Skipped", "skipped"), ("Failed", "failed")):
         rows_without_metrics = [row for row in finished_rows if getattr(row, reason)]
         if rows_without_metrics:

@@ -4,6 +4,7 @@
 command of CLIP_benchmark with `--model_type align_keras`.
 """
 
+import argparse
 import functools
 import importlib.util
 import io
@@ -16,6 +17,11 @@ import numpy as np
 
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import load_model
+from align_keras.embedders.locations import (
+    choose_runtime,
+    keras_or_auto,
+    locate_model,
+)
 from align_keras.embedders.pixels import square_pixels
 from align_keras.utils.errors import InputError
 from align_keras.utils.llvm_conflict import block_triton
@@ -23,7 +29,7 @@ from align_keras.utils.llvm_conflict import block_triton
 _MODEL_TYPE = "align_keras"
 # Options that precede those of the user. Mixed precision would round the scores to
 # bfloat16, with which the figures differ in the third digit.
-_DEFAULT_OPTIONS = ("--model_type", _MODEL_TYPE, "--pretrained", "auto", "--no_amp")
+_DEFAULT_OPTIONS = ("--model_type", _MODEL_TYPE, "--no_amp")
 
 
 class CLIPBenchmarkModel:
@@ -69,8 +75,9 @@ def register_clip_benchmark() -> None:
     """Adds the model type `align_keras` to CLIP_benchmark.
 
     `clip_benchmark.models.load_clip("align_keras", model, runtime, …)` then opens a
-    model of `align_keras.load_model`. The function prevents later imports of triton,
-    which cannot share a process with TensorFlow.
+    model of `align_keras.load_model`. The runtime None is that of
+    `align_keras.evaluate`, which is Keras for a model with Keras weights. The function
+    prevents later imports of triton, which cannot share a process with TensorFlow.
 
     Raises:
         InputError: if CLIP_benchmark is not installed.
@@ -82,7 +89,7 @@ def register_clip_benchmark() -> None:
 
     register_clip_benchmark()
     model, transform, tokenizer = load_clip(
-        "align_keras", "align_small_en", "auto", cache_dir=None, device="cpu"
+        "align_keras", "align_small_en", None, cache_dir=None, device="cpu"
     )
     ```
     """
@@ -105,21 +112,26 @@ def register_clip_benchmark() -> None:
 
 def _load(
     model_name: str,
-    pretrained: str = "auto",
+    pretrained: str | None = None,
     cache_dir: str | None = None,
     device: Any = "cpu",
 ) -> tuple[CLIPBenchmarkModel, Any, Any]:
     """Returns the model, the transform of an image and the tokenizer of texts."""
-    embedder = load_model(model_name, pretrained)
-    transform = functools.partial(_resized, resize_to=embedder.resize_to)
+    embedder = load_model(model_name, pretrained or keras_or_auto(model_name))
+    transform = functools.partial(
+        _resized,
+        resize_to=embedder.resize_to,
+        as_tensorflow=embedder.align is not None,
+    )
     return CLIPBenchmarkModel(embedder), transform, text_bytes
 
 
-def _resized(image: Any, resize_to: int) -> Any:
+def _resized(image: Any, resize_to: int, as_tensorflow: bool) -> Any:
     """Converts an image of Pillow to a uint8 tensor (resize_to, resize_to, 3)."""
     content = io.BytesIO()
     image.save(content, "png", compress_level=1)
-    return _as_tensor(square_pixels(content.getvalue(), resize_to), "cpu")
+    pixels = square_pixels(content.getvalue(), resize_to, as_tensorflow)
+    return _as_tensor(pixels, "cpu")
 
 
 def text_bytes(texts: str | Sequence[str]) -> Any:
@@ -138,6 +150,23 @@ def _as_tensor(values: np.ndarray, device: Any) -> Any:
     return torch.from_numpy(np.array(values)).to(device)
 
 
+def with_runtimes(options: list[str]) -> list[str]:
+    """Adds the runtime of each model, which CLIP_benchmark writes to its results."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model", nargs="+", default=[])
+    parser.add_argument("--pretrained", nargs="+", default=[None])
+    parser.add_argument("--pretrained_model", nargs="+")
+    known, _ = parser.parse_known_args(options)
+    if known.pretrained_model or not known.model:
+        return options
+    pairs = [
+        f"{model},{choose_runtime(locate_model(model), name or keras_or_auto(model))}"
+        for model in known.model
+        for name in known.pretrained
+    ]
+    return [*options, "--pretrained_model", *pairs]
+
+
 def main() -> int:
     """Runs the command of CLIP_benchmark. Returns the exit code."""
     try:
@@ -146,7 +175,7 @@ def main() -> int:
 
         command, *options = sys.argv[1:] or ["--help"]
         if command == "eval":
-            options = [*_DEFAULT_OPTIONS, *options]
+            options = [*_DEFAULT_OPTIONS, *with_runtimes(options)]
         sys.argv = [os.path.basename(sys.argv[0]), command, *options]
         cli.main()
     except InputError as error:

@@ -9,7 +9,12 @@ import numpy as np
 
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import load_model
-from align_keras.embedders.locations import choose_runtime, locate_model
+from align_keras.embedders.locations import (
+    choose_runtime,
+    keras_or_auto,
+    locate_model,
+)
+from align_keras.models.preset_table import presets
 from align_keras.utils.arguments import refuse_unknown
 from align_keras.utils.errors import needs
 from align_keras.utils.llvm_conflict import block_triton, refuse_loaded_triton
@@ -27,6 +32,14 @@ _FRAMEWORKS = {
     "onnx": "ONNX",
     "openvino": "OpenVINO",
     "openvino_bfloat16": "OpenVINO",
+}
+# Metadata of the models that come with the package, which mteb shows.
+_SHIPPED_METADATA = {
+    "align_small_en": {
+        "license": "apache-2.0",
+        "languages": ["eng-Latn"],
+        "open_weights": True,
+    }
 }
 
 
@@ -94,7 +107,7 @@ class MTEBEncoder:
 
 def mteb_model(
     model: "str | os.PathLike | ALIGN | Embedder",
-    runtime: str | os.PathLike = "auto",
+    runtime: str | os.PathLike | None = None,
     **metadata: Any,
 ) -> MTEBEncoder:
     """Opens a model for mteb, the benchmark of embeddings (MIEB for images).
@@ -105,6 +118,8 @@ def mteb_model(
     Args:
         model: model, as in `align_keras.load_model`.
         runtime: runtime that computes the embeddings, as in `align_keras.load_model`.
+            None chooses the runtime of `align_keras.evaluate`, which is Keras for a
+            model with Keras weights. The metadata contain the runtime.
         **metadata: fields of `mteb.ModelMeta` that replace the defaults, such as
             `name="user/model"`, `license="apache-2.0"` or `languages=["eng-Latn"]`.
 
@@ -126,7 +141,7 @@ def mteb_model(
     tasks of a benchmark.
 
     ```python
-    model = mteb_model("align_small_en", languages=["eng-Latn"])
+    model = mteb_model("align_small_en")
     model.mteb_model_meta.name  # 'align-keras/align_small_en'
     model.mteb_model_meta.embed_dim  # 384
     ```
@@ -134,6 +149,9 @@ def mteb_model(
     with needs("mteb", "`mteb_model` needs mteb"):
         from mteb.models import ModelMeta
     refuse_unknown("mteb_model", metadata, ModelMeta.model_fields)
+    if runtime is None:
+        is_name = isinstance(model, str | os.PathLike)
+        runtime = keras_or_auto(model) if is_name else "auto"
     if _needs_tensorflow(model, runtime):
         refuse_loaded_triton(str(model))
         block_triton()
@@ -154,23 +172,27 @@ def _needs_tensorflow(model: Any, runtime: str | os.PathLike) -> bool:
 
 def _default_metadata(embedder: Embedder) -> dict[str, Any]:
     """Returns the fields of `mteb.ModelMeta` that are known from the model."""
-    parameters = None
+    parameters = {preset.name: preset.parameters for preset in presets()}.get(
+        embedder.name
+    )
+    memory = None
     sequence_length = getattr(embedder, "sequence_length", None)
     if embedder.align is not None:
         parameters = embedder.align.count_params()
+        memory = parameters * 4 / 2**20
         sequence_length = embedder.align.text_encoder.sequence_length
     return {
         "loader": None if embedder.in_memory else _open_again,
         "loader_kwargs": {
             "model": embedder.name,
-            "runtime": embedder.runtime_option,
+            "runtime": embedder.runtime,
         },
         "name": _public_name(embedder.name),
         "revision": embedder.fingerprint,
         "release_date": None,
         "languages": None,
         "n_parameters": parameters,
-        "memory_usage_mb": None if parameters is None else parameters * 4 / 2**20,
+        "memory_usage_mb": memory,
         "max_tokens": sequence_length,
         "embed_dim": embedder.dimension,
         "license": None,
@@ -182,6 +204,7 @@ def _default_metadata(embedder: Embedder) -> dict[str, Any]:
         "use_instructions": False,
         "training_datasets": None,
         "modalities": ["image", "text"],
+        **_SHIPPED_METADATA.get(embedder.name, {}),
     }
 
 

@@ -94,10 +94,10 @@ def evaluate(
             `templates`.
 
     Returns:
-        dict, which the command prints as JSON: `model`, `protocol`, `data`, `metrics`
-        (name → float), `paper` (model → metric → float, the paper's figures on these
-        data), and with `slice_by` the `slices`. If splits or prompts differ from those
-        of the paper, they are included and `paper` is empty.
+        dict, which the command prints as JSON: `model`, `runtime`, `protocol`, `data`,
+        `metrics` (name → float), `paper` (model → metric → float, the paper's figures
+        on these data), and with `slice_by` the `slices`. If splits or prompts differ
+        from those of the paper, they are included and `paper` is empty.
 
     Raises:
         InputError: if the protocol is unknown or doesn't have an option, data is
@@ -137,6 +137,7 @@ def evaluate(
     unusual = unusual_options(protocol, request)
     result = {
         "model": model_name(model),
+        "runtime": encoders.model.runtime,
         "protocol": protocol,
         "data": request.data,
         **unusual,
@@ -342,7 +343,7 @@ def _write_page(
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
-    names = ("data", "split", "train_split", "templates", "classes", "runtime")
+    names = ("data", "split", "train_split", "templates", "classes")
     facts = {
         name: getattr(request, name)
         for name in names
@@ -352,7 +353,7 @@ def _write_page(
         html,
         protocol=result["protocol"],
         data=request.data,
-        facts={"model": result["model"], **facts},
+        facts={"model": result["model"], "runtime": result["runtime"], **facts},
         metrics=evaluation.metrics,
         figures=paper_figures(result["protocol"], request.data),
         splits=unusual_options(result["protocol"], request),
@@ -371,6 +372,7 @@ class SuiteRow:
         tables: numbers of its tables in the paper.
         protocol: str.
         data: str.
+        runtime: str, runtime that computed the embeddings, or "" without metrics.
         metrics: dict from name to value, empty if the protocol was skipped or failed.
         skipped: str, instruction to get the missing data, or "".
         failed: str, reason of a failure, or "".
@@ -379,6 +381,7 @@ class SuiteRow:
     tables: tuple[int, ...]
     protocol: str
     data: str
+    runtime: str = ""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     skipped: str = ""
     failed: str = ""
@@ -469,4 +472,4 @@ def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> Su
     except InputError as error:
         say(f"{row.protocol} on {row.data}: {error}")
         return dataclasses.replace(row, failed=" ".join(str(error).split()))
-    return dataclasses.replace(row, metrics=metrics)
+    return dataclasses.replace(row, runtime=encoders.model.runtime, metrics=metrics)

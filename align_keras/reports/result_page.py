@@ -113,13 +113,16 @@ def write_suite_page(
         path: str or path of the file.
         model: str, name of the model.
         rows: one mapping per protocol and data set. The keys are `protocol`, `data`,
-            `tables` (numbers of tables in the paper), `metrics`, `figures` (results in
-            the paper), and `skipped` and `failed` (the reason for missing metrics, or
-            an empty str).
+            `tables` (numbers of tables in the paper), `runtime`, `metrics`, `figures`
+            (results in the paper), and `skipped` and `failed` (the reason for missing
+            metrics, or an empty str).
     """
     tables = []
     missing_results = []
+    runtime = ""
     for row in rows:
+        # One model is open for all rows.
+        runtime = row["runtime"] or runtime
         name = f"{row['protocol']} on {row['data']}"
         reason = row["failed"] or row["skipped"]
         if reason:
@@ -136,6 +139,7 @@ def write_suite_page(
         "suite_page.html.j2",
         title="The paper's tables",
         model=model,
+        runtime=runtime,
         tables=tables,
         missing_results=missing_results,
         versions=installed_versions(),

@@ -300,11 +300,13 @@ def test_retrieval_prints_a_table_and_writes_a_page(run, work_folder):
     assert all(len(line) <= 80 for line in lines)
     assert re.search(r"│ images_left_out *│ *1 │", out)
     assert re.search(r"│ t2i/recall_at_10, % *│ *\d+\.\d │ *\d+\.\d\d │", out)
+    assert lines[-1] == "runtime: keras"
     assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
     page_content = Page(page.read_text(encoding="utf-8"))
     assert "retrieval on pairs/pairs.jsonl" in page_content.words
     assert page_content.attributes("img") and "Text → image" in page_content.words
+    assert "keras" in page_content.words
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
@@ -317,7 +319,7 @@ def test_only_json_is_printed_on_stdout(run, work_folder, monkeypatch):
         "retrieval",
         {},
     )
-    assert result["metrics"]["images"] == 39
+    assert result["runtime"] == "keras" and result["metrics"]["images"] == 39
     assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
 
     def refuse(*arguments, **options):
@@ -389,8 +391,8 @@ def result_of(protocol, data, metrics, **options):
     """Returns a result of `evaluate` with these metrics."""
     splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
-    facts = {"model": "m", "protocol": protocol, "data": data, **splits}
-    return facts | {"metrics": metrics, "paper": figures}
+    facts = {"model": "m", "runtime": "keras", "protocol": protocol, "data": data}
+    return facts | splits | {"metrics": metrics, "paper": figures}
 
 
 def test_json_has_null_instead_of_nan(capsys):

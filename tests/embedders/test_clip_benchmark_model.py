@@ -5,11 +5,17 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
 import align_keras
-from align_keras.embedders.clip_benchmark_model import register_clip_benchmark
+from align_keras.embedders.clip_benchmark_model import (
+    register_clip_benchmark,
+    with_runtimes,
+)
+from align_keras.embedders.pixels import square_pixels
+from align_keras.images import resize_image
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.public_benchmarks import (
@@ -32,6 +38,33 @@ def test_clip_benchmark_must_be_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install clip-benchmark"):
         register_clip_benchmark()
+
+
+def test_results_name_the_runtime_of_each_model(tmp_path):
+    """CLIP_benchmark writes the second part of `--pretrained_model` to its results."""
+    litert = tmp_path / "litert"
+    litert.mkdir()
+    (litert / "text.tflite").touch()
+    models = ["--model", "align_small_en", str(litert)]
+    assert with_runtimes(models)[len(models) :] == [
+        "--pretrained_model",
+        "align_small_en,keras",
+        f"{litert},litert",
+    ]
+    options = ["--model", "align_small_en", "--pretrained", "auto"]
+    assert with_runtimes(options)[-1] == "align_small_en,litert"
+    for options in (["--help"], ["--pretrained_model", "align_small_en,litert"]):
+        assert with_runtimes(options) == options
+
+
+def test_the_pixels_of_a_keras_model_are_those_of_tensorflow():
+    generator = np.random.default_rng(0)
+    for shape in ((300, 211, 3), (50, 90, 3)):
+        noise = generator.integers(0, 256, shape, np.uint8)
+        expected = resize_image(noise, 172).numpy()
+        exact = square_pixels(noise, 172, as_tensorflow=True)
+        assert np.mean(exact != expected) < 2e-3
+        assert np.mean(square_pixels(noise, 172) != expected) > 0.02
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +111,20 @@ def figures(data):
         command += [name, *values]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    return {
+    results = {
         name: json.loads(
             (data / f"{name.removeprefix('wds/').replace('/', '_')}.json").read_text()
-        )["metrics"]
+        )
         for name in NAMES
     }
+    # The default is the runtime of `evaluate`.
+    assert {result["pretrained"] for result in results.values()} == {"keras"}
+    return {name: result["metrics"] for name, result in results.items()}
 
 
 def measured(data, protocol, folder, cache):
     result = align_keras.evaluate(
-        "align_small_en", protocol, str(data / folder), runtime="litert", cache=cache
+        "align_small_en", protocol, str(data / folder), cache=cache
     )
     return result["metrics"]
 
@@ -157,7 +193,6 @@ def _check_published(data, figures, cache, tmp_path, capsys):
     path.write_text(yaml.safe_dump(entries))
     command = [
         "--model=align_small_en",
-        "--runtime=litert",
         f"--figures={path}",
         f"--cache={cache}",
         "--from-folders",
