@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from align_keras.cli.common import print_table
+from align_keras.embedders.locations import keras_or_auto
 from align_keras.utils.errors import InputError
 
 FIGURES = pathlib.Path(__file__).with_name("published_results.yaml")
@@ -216,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = read_figures(arguments.figures, [*arguments.only, *data_names])
         if arguments.only:
             figures = [figure for figure in figures if figure.name in arguments.only]
-        model = align_keras.load_model(arguments.model, arguments.runtime or "auto")
+        model = align_keras.load_model(
+            arguments.model, arguments.runtime or keras_or_auto(arguments.model)
+        )
         comparisons = list(compare(figures, model, arguments))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -149,9 +149,9 @@ def mteb_model(
     with needs("mteb", "`mteb_model` needs mteb"):
         from mteb.models import ModelMeta
     refuse_unknown("mteb_model", metadata, ModelMeta.model_fields)
-    if runtime is None:
-        is_name = isinstance(model, str | os.PathLike)
-        runtime = keras_or_auto(model) if is_name else "auto"
+    if runtime is None and isinstance(model, str | os.PathLike):
+        runtime = keras_or_auto(model)
+    runtime = runtime or "auto"
     if _needs_tensorflow(model, runtime):
         refuse_loaded_triton(str(model))
         block_triton()
