@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from align_keras.embedders import Embedder
     from align_keras.search.query import Hit, Query
 
-# Maximum number of hits whose images are drawn with color blocks, which need many
-# lines.
-_MAX_BLOCK_IMAGES = 4
 # Number of captions that are printed for an image.
 _MAX_CAPTIONS = 3
 
@@ -227,27 +224,13 @@ def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
 def print_hits(title: str, hits: "list[Hit]") -> None:
     """Prints a line for each hit, which the terminal may wrap anywhere.
 
-    A path that wraps in a table could not be copied from the terminal. Images are drawn
-    if the terminal supports them.
+    A path that wraps in a table could not be copied from the terminal.
     """
-    from align_keras.search.terminal_images import draw_image, image_protocol
-
     if not hits:
         print(f"{plain_text(title).plain}: no images match the search.")
         return
     print(plain_text(title).plain)
-    protocol = image_protocol(os.environ, sys.stdout.isatty())
-    draws_images = protocol is not None and (
-        protocol not in ("blocks", "blocks256") or len(hits) <= _MAX_BLOCK_IMAGES
-    )
     for hit in hits:
-        drawing = (
-            draw_image(hit.file, protocol)
-            if draws_images and protocol is not None
-            else None
-        )
-        if drawing is not None:
-            print(drawing)
         cells = [f"{name} {text}" for name, text in _cells(hit).items() if text]
         print(plain_text(f"{hit.rank}. {' | '.join(cells)}").plain)
 
