@@ -161,14 +161,27 @@ def recall(overrides, seed, out):
 
 
 def print_table(title, out):
-    """Prints a table of the rows whose runs are finished."""
-    print(f"\n| {title} | R@10, % |\n|---|---|")
+    """Prints a table of the rows whose runs are finished.
+
+    The last column compares the runs of a row with those of the first row that have the
+    same seeds, because a seed changes all rows in a similar way.
+    """
+    print(f"\n| {title} | R@10, % | minus the first row |\n|---|---|---|")
+    first_values = None
     for name, overrides in TABLES[title].items():
         folders = [run_folder(overrides, seed, out) for seed in SEEDS]
-        if all((folder / "done.json").exists() for folder in folders):
-            values = [recall(overrides, seed, out) for seed in SEEDS]
-            mean, deviation = statistics.mean(values), statistics.stdev(values)
-            print(f"| {name} | {mean:.1f} ± {deviation:.1f} |")
+        if not all((folder / "done.json").exists() for folder in folders):
+            continue
+        values = [recall(overrides, seed, out) for seed in SEEDS]
+        first_values = first_values or values
+        pairs = zip(values, first_values, strict=True)
+        difference = describe([value - first for value, first in pairs])
+        print(f"| {name} | {describe(values)} | {difference} |")
+
+
+def describe(values):
+    """Returns the mean and the standard deviation of some values."""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
 def main():
