@@ -137,6 +137,7 @@ def read_image(
 
     Example:
 
+    >>> import numpy as np
     >>> read_image(np.zeros((300, 400, 3), np.uint8), row=0, image_size=64).shape
     TensorShape([64, 64, 3])
     """

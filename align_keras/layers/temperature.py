@@ -27,7 +27,7 @@ class Temperature(keras.layers.Layer):
         inputs: float tensor of cosines, any shape.
 
     References:
-        Jia et al. 2021, section 5 (learned, with an initial value of 1.0) and table 8.
+        Jia et al. 2021, section 5 (learned, initially 1) and table 8.
 
     Example:
 

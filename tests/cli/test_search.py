@@ -275,10 +275,10 @@ def test_long_lists_of_captions_are_shortened(capsys):
 def test_hits_have_one_layout_in_every_terminal(columns, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     path = "fontawesome6-solid/magnifying-glass-chart"
-    search.print_hits("cats", [create_hit(path, ["a chart"], "good")])
+    search.print_hits("cats", [create_hit(path, ["a chart"], 0.5)])
     [title, line] = capsys.readouterr().out.splitlines()
     assert title == "cats"
-    assert line == f"1. score 0.500 | match good | path {path} | caption a chart"
+    assert line == f"1. score 0.500 | match 50% | path {path} | caption a chart"
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,7 @@ def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
         function.__name__ = name
         protocol = dataclasses.replace(PROTOCOLS[name], run=function)
         monkeypatch.setitem(PROTOCOLS, name, protocol)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").touch()
+    small_align().save_to_preset(tmp_path / "run")
     code, out, _ = run(model="run")
     assert code == 1
     assert re.search(r"│ all/spearman, % *│ *25\.0 │ *39\.8 │", out)

@@ -14,7 +14,6 @@ COMMANDS = {
     "search": ("search", "red", "--index", "index"),
     "serve": ("serve", "--index", "index", "--port", "0"),
     "evaluate": ("evaluate", "retrieval", "--data", "photos", "--cache", "cache"),
-    "plan": ("plan", "--index", "1000"),
     "export": ("export", "saved_model", "--to", "exported"),
 }
 EMBEDS = ("embed", "index", "search", "serve", "evaluate")

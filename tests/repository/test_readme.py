@@ -35,6 +35,8 @@ FOREIGN = {"--directory", "--bind", "--file", "--wait", "--no-deps", "--captions
 FOREIGN |= {"--use-pep517", "--check", "--strict", "--config-file"}
 # A flag of `align-keras` itself, which belongs to no subcommand.
 FOREIGN |= {"--print-completion"}
+# A flag of CLIP_benchmark.
+FOREIGN |= {"--pretrained"}
 # Flags of img2dataset.
 FOREIGN |= {"--resize_mode", "--resize_only_if_bigger", "--skip_reencode"}
 # Flags of Ray and Dask.
