@@ -51,7 +51,7 @@ REPORTS = {
 }
 # Protocol of each report that `align-keras evaluate` writes.
 PROTOCOLS = {"evaluation": "retrieval", "confusion": "zero_shot"}
-WEB_QUERY = "arrow pointing left"
+WEB_QUERY = "magnifying glass"
 PAGES = (*REPORTS, "search", "web")
 
 
