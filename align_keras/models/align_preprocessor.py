@@ -81,10 +81,10 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
                 "`image_converter` must be an ALIGNImageConverter. Received: "
                 "image_converter=None. Pass ALIGNImageConverter(image_size)."
             )
-        if image_converter.crop not in ("random", "center"):
+        if image_converter.crop not in ("random", "paper", "center"):
             raise InputError(
-                "`crop` of `image_converter` must be 'random' or 'center'. Received: "
-                f"crop={image_converter.crop!r}. Use it only for classifiers."
+                "`crop` of `image_converter` must be 'random', 'paper' or 'center'. "
+                f"Received: crop={image_converter.crop!r}. Use it only for classifiers."
             )
         if image_converter.central_crop is not None:
             raise InputError(

@@ -475,7 +475,7 @@ def test_an_error_names_the_unreadable_image(model, pixels, paths, tmp_path):
         (
             [*paths[:3], broken],
             CAPTIONS,
-            f"{broken} must be a JPEG.* It can't be decoded",
+            f"{broken} must be an image.* It can't be decoded",
         ),
         ([*paths[:3], missing], CAPTIONS, f"Image {missing} was not found"),
         (dataset, None, f"can't be read .*{missing}; No such file"),

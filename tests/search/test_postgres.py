@@ -40,7 +40,7 @@ def many_photos(photos, colors):
 
 
 def comparable(hits):
-    return [(hit.path, sorted(hit.duplicates), hit.relevance) for hit in hits]
+    return [(hit.path, sorted(hit.duplicates), hit.relevance is None) for hit in hits]
 
 
 def columns_as_text(hit):
@@ -75,6 +75,7 @@ def test_a_database_returns_the_same_hits_as_a_folder(
         for hit, expected_hit in zip(hits, expected, strict=True):
             # halfvec has a precision of 11 bits.
             assert hit.score == pytest.approx(expected_hit.score, abs=2e-3)
+            assert hit.relevance == pytest.approx(expected_hit.relevance, abs=0.02)
             assert hit.captions == expected_hit.captions
             assert columns_as_text(hit) == columns_as_text(expected_hit)
     blue = server_index.query("blue", k=1)[0]
