@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out:
         write_tags_table(images, arguments.out)
         say(f"tags written to {name_addresses(arguments.out, arguments)}")
-    if not (arguments.out or arguments.index):
+    if not arguments.out:
         _print_best_labels(images)
     _print_counts(images, labels)
     return 0

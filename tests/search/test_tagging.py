@@ -102,7 +102,7 @@ def test_tags_are_in_the_table_and_in_conditions(
     assert "2 of 3 images have no tag" in out and "green?" not in out
 
 
-def test_every_image_has_a_best_label_and_its_score(photos, labels, capsys):
+def test_every_image_has_a_best_label_and_its_score(photos, labels, tmp_path, capsys):
     command = ["tag", str(photos), "--labels", str(labels), "--model", str(GOLDEN)]
     assert main([*command, "--thresholds", "0.6"]) == 0
     out = capsys.readouterr().out
@@ -114,6 +114,13 @@ def test_every_image_has_a_best_label_and_its_score(photos, labels, capsys):
         assert line.startswith(f"{score:.3f}")
         assert ("?" in line) == (score < 0.6)
     assert len(lines) == 3
+    assert main([*command, "--thresholds", "0.6", "--index", str(tmp_path / "i")]) == 0
+    assert (
+        lines.items()
+        <= {
+            line.split()[-1]: line for line in capsys.readouterr().out.splitlines()
+        }.items()
+    )
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
