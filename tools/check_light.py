@@ -183,6 +183,7 @@ def check_messages() -> None:
     """Checks that commands without TensorFlow print one line with the extra."""
     process = run_process("quickstart")
     assert process.returncode == 1 and "align-keras[quickstart]" in process.stderr
+    assert process.stderr.count("\n") == 1, process.stderr
     for command in TRAINING_COMMANDS:
         process = run_process(*command.split())
         assert process.returncode == 1, command
