@@ -319,8 +319,6 @@ TASKS = (
                 "probe",
                 "fine_tuned_metrics",
                 "fine_tuned_statistics",
-                "caption_choice_outcomes",
-                "winoground_outcomes",
                 "vtab_metrics",
                 "vtab_statistics",
             )

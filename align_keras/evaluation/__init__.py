@@ -1,9 +1,5 @@
 """Evaluation metrics in NumPy from embeddings, ranks and ratings."""
 
-from align_keras.evaluation.caption_choice import (
-    caption_choice_outcomes,
-    winoground_outcomes,
-)
 from align_keras.evaluation.class_metrics import (
     Classification,
     class_embeddings,
@@ -67,7 +63,6 @@ __all__ = [
     "LanguageRanks",
     "RetrievalPositives",
     "Statistic",
-    "caption_choice_outcomes",
     "chance_recall_at_k",
     "class_embeddings",
     "classification_metrics",
@@ -108,7 +103,6 @@ __all__ = [
     "vtab_metrics",
     "vtab_statistics",
     "whole_metrics",
-    "winoground_outcomes",
     "word_cosines",
     "zero_shot_classification",
 ]

@@ -49,22 +49,6 @@ NAMED = {
     "simlex999": NamedSet(
         ("SimLex-999/SimLex-999.txt",), "fh295.github.io/SimLex-999.zip", "simlex"
     ),
-    "xm3600": NamedSet(
-        ("xm3600/captions.jsonl", "xm3600/images"),
-        "captions.zip and images.tgz of google.github.io/crossmodal-3600",
-        "xm3600",
-    ),
-    "sugar_crepe": NamedSet(
-        ("sugar_crepe", "coco/val2017"),
-        "github.com/RAIVNLab/sugar-crepe, and COCO's images "
-        "(images.cocodataset.org/zips/val2017.zip)",
-        "sugar_crepe",
-    ),
-    "winoground": NamedSet(
-        ("winoground",),
-        "huggingface.co/datasets/facebook/winoground, whose license you accept there",
-        "winoground",
-    ),
 }
 
 

@@ -15,7 +15,6 @@ from align_keras.embedders.locations import (
     locate_model,
 )
 from align_keras.protocols import (
-    benchmark_protocols,
     caption_protocols,
     class_protocols,
     fine_tuning_protocols,
@@ -61,9 +60,6 @@ PROTOCOLS = {
         caption_protocols.multi30k,
         caption_protocols.simlex,
         caption_protocols.composed,
-        benchmark_protocols.xm3600,
-        benchmark_protocols.sugar_crepe,
-        benchmark_protocols.winoground,
     )
 }
 # Prompts and class names of CLIP, which the paper uses (section 5.2).

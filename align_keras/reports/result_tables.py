@@ -22,10 +22,6 @@ _FRACTION_PREFIXES = (
     "mean_recall",
     "chance_",
     "spearman",
-    "accuracy",
-    "text_score",
-    "image_score",
-    "group_score",
 )
 
 
@@ -52,9 +48,6 @@ _PART_LABELS = {
     "spearman": "Spearman correlation",
     "spearman_std": "Spearman correlation, standard deviation",
     "vtab": "VTAB",
-    "sugar_crepe": "SugarCrepe",
-    "winoground": "Winoground",
-    "all_languages": "mean of all languages",
 }
 
 

@@ -1,10 +1,7 @@
-"""Writes images and captions in the layouts of CLIP_benchmark, XM3600, SugarCrepe and
-Winoground."""
+"""Writes images with captions or classes in the layout of CLIP_benchmark."""
 
 import io
-import json
 import tarfile
-import zipfile
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -56,115 +53,6 @@ def _add(tar, name, content):
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
-
-
-def write_xm3600(folder, images, captions):
-    """Writes `captions.jsonl` and `images/`.
-
-    Args:
-        folder: `pathlib.Path`.
-        images: List of `PIL.Image.Image`.
-        captions: Dict of language → list of the captions of each image.
-    """
-    (folder / "images").mkdir(parents=True)
-    lines = []
-    for row, image in enumerate(images):
-        key = f"{row:016x}"
-        (folder / "images" / f"{key}.jpg").write_bytes(encode(image))
-        entry = {"image/key": key, "image/locale": list(captions)[row % len(captions)]}
-        for language, texts in captions.items():
-            tokens = [text.lower() for text in texts[row]]
-            entry[language] = {
-                "caption": texts[row],
-                "caption/tokenized": tokens,
-                "caption/tokenized/lowercase": tokens,
-            }
-        lines.append(json.dumps(entry, ensure_ascii=False))
-    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def write_sugar_crepe(folder, images_folder, images, pairs):
-    """Writes the JSON files of the categories, and the images.
-
-    Args:
-        folder: `pathlib.Path` of the JSON files.
-        images_folder: `pathlib.Path` of `val2017`.
-        images: List of `PIL.Image.Image`.
-        pairs: Dict of category → list of (row of the image, caption, wrong caption).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    images_folder.mkdir(parents=True, exist_ok=True)
-    for row, image in enumerate(images):
-        (images_folder / f"{row:012d}.jpg").write_bytes(encode(image))
-    for category, entries in pairs.items():
-        content = {
-            # The numbers of the entries have gaps.
-            str(3 * number): {
-                "filename": f"{row:012d}.jpg",
-                "caption": caption,
-                "negative_caption": negative_caption,
-            }
-            for number, (row, caption, negative_caption) in enumerate(entries)
-        }
-        (folder / f"{category}.json").write_text(json.dumps(content, indent=4))
-
-
-def winoground_rows(examples):
-    """Returns the fields of each example without its images.
-
-    Args:
-        examples: List of ((first image, second image), (first, second caption), tag).
-    """
-    return [
-        {
-            "id": number,
-            "caption_0": captions[0],
-            "caption_1": captions[1],
-            "tag": "Noun",
-            "secondary_tag": "",
-            "num_main_preds": 1,
-            "collapsed_tag": tag,
-        }
-        for number, (_, captions, tag) in enumerate(examples)
-    ]
-
-
-def write_winoground(folder, examples, packed=True):
-    """Writes `data/examples.jsonl`, and `data/images.zip` or `data/images/`."""
-    data = folder / "data"
-    data.mkdir(parents=True)
-    contents = {}
-    lines = []
-    for row, (images, _, _) in zip(winoground_rows(examples), examples, strict=True):
-        for number, image in enumerate(images):
-            name = f"ex_{row['id']}_img_{number}"
-            row[f"image_{number}"] = name
-            contents[f"{name}.png"] = encode(image)
-        lines.append(json.dumps(row))
-    (data / "examples.jsonl").write_text("\n".join(lines) + "\n")
-    if packed:
-        with zipfile.ZipFile(data / "images.zip", "w") as archive:
-            for name, content in contents.items():
-                archive.writestr(f"images/{name}", content)
-    else:
-        (data / "images").mkdir()
-        for name, content in contents.items():
-            (data / "images" / name).write_bytes(content)
-
-
-def write_winoground_parquet(folder, examples):
-    """Writes `data/test-00000-of-00001.parquet`, as the `datasets` library does."""
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = winoground_rows(examples)
-    for row, (images, _, _) in zip(rows, examples, strict=True):
-        for number, image in enumerate(images):
-            name = f"ex_{row['id']}_img_{number}.png"
-            row[f"image_{number}"] = {"bytes": encode(image), "path": name}
-    (folder / "data").mkdir(parents=True)
-    path = folder / "data" / "test-00000-of-00001.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 def stamps(count=48, side=200):

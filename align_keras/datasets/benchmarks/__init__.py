@@ -1,11 +1,5 @@
 """Readers of evaluation data: public benchmarks, user images and built corpora."""
 
-from align_keras.datasets.benchmarks.caption_choices import (
-    CaptionChoices,
-    CaptionedImagePairs,
-    read_sugar_crepe,
-    read_winoground,
-)
 from align_keras.datasets.benchmarks.captioned_images import (
     CaptionedImages,
     MultilingualCaptions,
@@ -57,4 +51,3 @@ from align_keras.datasets.benchmarks.shard_folders import (
     shard_templates,
 )
 from align_keras.datasets.benchmarks.simlex import SimLexPair, read_simlex
-from align_keras.datasets.benchmarks.xm3600 import read_xm3600
