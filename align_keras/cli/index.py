@@ -64,10 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vectors",
         metavar="TYPE",
-        help="float32, float16 or int8: numbers of the embeddings on disk. float16 and "
-        "int8 take half the space of float32, and a search reads a half or a quarter "
-        "of it. An existing index is converted (default: float32, or the numbers of "
-        "the index).",
+        help="float32 or float16: numbers of the embeddings on disk. float16 takes "
+        "half the space of float32. An existing index is converted (default: float32, "
+        "or the numbers of the index).",
     )
     parser.add_argument(
         "--rebuild",

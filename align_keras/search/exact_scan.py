@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from align_keras.search.vector_rows import EncodedRows
+from align_keras.search.vector_rows import HalfRows
 
 # Number of rows per float32 product, 100 MB for embeddings of width 384.
 _ROW_BLOCK = 65_536
@@ -20,10 +20,10 @@ _EXACT_BLOCK = 1024
 
 
 def scan(
-    vectors: np.ndarray | EncodedRows, embedding: np.ndarray, rows: np.ndarray | None
+    vectors: np.ndarray | HalfRows, embedding: np.ndarray, rows: np.ndarray | None
 ) -> np.ndarray:
     """Returns the float32 scores (n,) of all vectors, or of the given rows."""
-    if isinstance(vectors, EncodedRows):
+    if isinstance(vectors, HalfRows):
         return vectors.scan(embedding, rows)
     count = len(vectors) if rows is None else len(rows)
     scores = np.empty(count, np.float32)
@@ -37,17 +37,17 @@ def scan(
     return scores
 
 
-def scan_many(vectors: np.ndarray | EncodedRows, embeddings: np.ndarray) -> np.ndarray:
+def scan_many(vectors: np.ndarray | HalfRows, embeddings: np.ndarray) -> np.ndarray:
     """Returns the float32 scores (q, n) of all vectors for several queries.
 
     The vectors are read once for all queries. A score differs from that of `scan` by
     rounding errors.
 
     Args:
-        vectors: float32 (n, d), or encoded rows.
+        vectors: float32 (n, d), or `HalfRows`.
         embeddings: float32 (q, d).
     """
-    if isinstance(vectors, EncodedRows):
+    if isinstance(vectors, HalfRows):
         return np.ascontiguousarray(vectors.scan(embeddings.T, None).T)
     scores = np.empty((len(embeddings), len(vectors)), np.float32)
     for start in range(0, len(vectors), _ROW_BLOCK):
@@ -72,7 +72,7 @@ def scan_error(dimension: int, limit: float) -> float:
 
 
 def exact_scores(
-    vectors: np.ndarray | EncodedRows, embedding: np.ndarray, rows: np.ndarray
+    vectors: np.ndarray | HalfRows, embedding: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Returns float64 scores (n,), which do not depend on the position of a row."""
     query = embedding.astype(np.float64)

@@ -148,8 +148,8 @@ class Index:
             engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. On a
                 cluster, all machines must see the images and `folder` at the same
                 paths.
-            vectors: `"float32"`, `"float16"` or `"int8"`, encoding of the embeddings on
-                disk. An existing index is converted. The default is the encoding of the
+            vectors: `"float32"` or `"float16"`, encoding of the embeddings on disk.
+                An existing index is converted. The default is the encoding of the
                 index, and float32 for a new index.
 
         Returns:

@@ -23,15 +23,10 @@ JOURNAL = f"{DATABASE}-journal"
 TASKS = ".tasks"
 # Folder of the image copies in an index that was made from embeddings.
 STORED_IMAGES = "images"
-# Encoding → suffixes of its files. The database stores the name of the first file.
-_SUFFIXES = {
-    "float32": ("f32",),
-    "float16": ("f16",),
-    "int8": ("i8", "remainders.i8"),
-}
+# Encoding → suffix of the vectors file.
+_SUFFIXES = {"float32": "f32", "float16": "f16"}
 ENCODINGS = tuple(_SUFFIXES)
-_VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.(f32|f16|i8)")
-_REMAINDERS = re.compile(r"vectors\.[0-9]{1,15}\.remainders\.i8")
+_VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.(f32|f16)")
 _APPROXIMATE = re.compile(r"vectors\.[0-9]{1,15}\.pq")
 _STORED_IMAGE = re.compile(r"[0-9]{6,15}\.(png|jpg|gif|bmp|webp)")
 _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
@@ -66,7 +61,6 @@ def is_index_file(name: str) -> bool:
     return (
         name in _FIXED_NAMES
         or _VECTORS.fullmatch(name) is not None
-        or _REMAINDERS.fullmatch(name) is not None
         or _APPROXIMATE.fullmatch(name) is not None
     )
 
@@ -84,7 +78,7 @@ def refuse_links(folder: pathlib.Path) -> None:
 
 def vectors_name(number: int, encoding: str) -> str:
     """Returns the name of the vectors file with this number."""
-    return f"vectors.{number}.{_SUFFIXES[encoding][0]}"
+    return f"vectors.{number}.{_SUFFIXES[encoding]}"
 
 
 def encoding_of(folder: pathlib.Path, name: object) -> str:
@@ -97,26 +91,20 @@ def encoding_of(folder: pathlib.Path, name: object) -> str:
     if match is None:
         raise damage_error(folder, f"its vectors file has the name {name!r:.60}")
     return next(
-        encoding for encoding, suffixes in _SUFFIXES.items() if suffixes[0] == match[2]
+        encoding for encoding, suffix in _SUFFIXES.items() if suffix == match[2]
     )
 
 
-def vectors_paths(folder: pathlib.Path, name: object) -> list[pathlib.Path]:
-    """Returns the paths of the files with the vectors.
-
-    Args:
-        folder: folder of the index.
-        name: name of the first file, which the database stores.
+def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:
+    """Returns the path of the vectors file whose name the database stores.
 
     Raises:
-        InputError: if the name has another form, or a file is a link.
+        InputError: if the name has another form, or the file is a link.
     """
-    suffixes = _SUFFIXES[encoding_of(folder, name)]
-    first = folder / str(name)
-    paths = [first.with_suffix(f".{suffix}") for suffix in suffixes]
-    for path in paths:
-        _refuse_link(path)
-    return paths
+    encoding_of(folder, name)
+    path = folder / str(name)
+    _refuse_link(path)
+    return path
 
 
 def next_vectors_name(name: str, encoding: str) -> str:
@@ -127,7 +115,7 @@ def next_vectors_name(name: str, encoding: str) -> str:
 
 def approximate_path(folder: pathlib.Path, vectors_file: object) -> pathlib.Path:
     """Returns the path of the approximate index that belongs to a vectors file."""
-    path = vectors_paths(folder, vectors_file)[0].with_suffix(".pq")
+    path = vectors_path(folder, vectors_file).with_suffix(".pq")
     _refuse_link(path)
     return path
 
@@ -159,7 +147,7 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
     """Opens a file of an index for writing, without following a symbolic link.
 
     Args:
-        path: one of the paths that `vectors_paths` returned.
+        path: path that `vectors_path` returned.
         new: True to remove an existing file first.
     """
     flags = os.O_RDWR | os.O_CREAT

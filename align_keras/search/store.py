@@ -1,6 +1,6 @@
 """Image index in a folder: an SQLite database of the images and a file of embeddings.
 
-The vectors file has one row per embedding, in an encoding of `vector_rows.py`. New rows
+The vectors file has one row per embedding, in float32 or float16. New rows
 are appended and flushed to disk before a transaction refers to them, and written rows
 never change. If the process is killed at any moment, no image refers to the rows after
 the last transaction, and the next run overwrites them. Searches that run at the same
@@ -47,7 +47,7 @@ from align_keras.search.index_files import (
     refuse_links,
     run_index_command,
     vectors_name,
-    vectors_paths,
+    vectors_path,
 )
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query, RankedRows, ScannedRows
@@ -341,8 +341,9 @@ class Store(ImageStore):
 
         Args:
             first: int, number of the first row.
-            vectors: float32 (n, d), the rows.
+            vectors: float32 or float16 (n, d), the rows as they are stored.
         """
+        vectors = vectors.astype(np.float32)
         checksums = vector_checks.row_checksums(vectors)
         self._connection.executemany(
             "INSERT OR REPLACE INTO checksums VALUES (?, ?)",
@@ -361,10 +362,10 @@ class Store(ImageStore):
         """
         with contextlib.suppress(OSError, InputError):
             rows = self._row_count()
-            for path, size in self._vectors_files():
-                if path.exists() and path.stat().st_size > rows * size:
-                    with open_to_write(path) as file:
-                        file.truncate(rows * size)
+            path, row_bytes = self._vectors_path()
+            if path.exists() and path.stat().st_size > rows * row_bytes:
+                with open_to_write(path) as file:
+                    file.truncate(rows * row_bytes)
         with contextlib.suppress(OSError, InputError), self._use_connection():
             # Closing this connection does not move the log while readers have open
             # connections.
@@ -531,7 +532,7 @@ class Store(ImageStore):
         # The size is read before the number of rows. A writer appends to the file
         # first, so a concurrent writer cannot make the file appear too long.
         name = self.vectors_file
-        path, row_bytes = self._vectors_files()[0]
+        path, row_bytes = self._vectors_path()
         size = _size(path)
         rows = self._row_count()
         if size > rows * row_bytes and self.vectors_file == name:
@@ -566,13 +567,12 @@ class Store(ImageStore):
         """Encoding of the vectors, one of `index_files.ENCODINGS`."""
         return encoding_of(self.folder, self.vectors_file)
 
-    def _vectors_files(self) -> list[tuple[pathlib.Path, int]]:
-        """Returns the path of each file with vectors, and the bytes of its rows."""
+    def _vectors_path(self) -> tuple[pathlib.Path, int]:
+        """Returns the path of the vectors file, and the bytes of its rows."""
         name = self.vectors_file
-        paths = vectors_paths(self.folder, name)
+        path = vectors_path(self.folder, name)
         encoding = encoding_of(self.folder, name)
-        sizes = vector_rows.row_bytes(encoding, self.dimension)
-        return list(zip(paths, sizes, strict=True))
+        return path, vector_rows.row_bytes(encoding, self.dimension)
 
     def _row_count(self) -> int:
         """Returns the number of rows that the database has recorded."""
@@ -584,7 +584,7 @@ class Store(ImageStore):
         return rows
 
     def vectors(self) -> Any:
-        """Returns all rows, float32 (rows, d), as a memory map or `EncodedRows`.
+        """Returns all rows, float32 (rows, d), as a memory map or `HalfRows`.
 
         Rows of removed images are included.
         """
@@ -800,26 +800,15 @@ class Store(ImageStore):
 
     def _map_vectors(self, name: str, rows: int) -> Any:
         """Maps a vectors file into memory."""
-        paths = vectors_paths(self.folder, name)
+        path = vectors_path(self.folder, name)
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         self.refuse_rebuilt()
         encoding = encoding_of(self.folder, name)
-        deviation = self._scan_deviation() if encoding == "int8" else 0.0
         try:
-            return vector_rows.map_rows(
-                paths, encoding, rows, self.dimension, deviation
-            )
+            return vector_rows.map_rows(path, encoding, rows, self.dimension)
         except (OSError, ValueError) as error:
             raise damage_error(self.folder, f"{name}: {error}") from None
-
-    def _scan_deviation(self) -> float:
-        """Returns the largest norm of a remainder, which bounds the error of a scan."""
-        deviation = self._get_meta("scan_deviation")
-        if not (isinstance(deviation, int | float) and 0.0 <= deviation < np.inf):
-            reason = f"the deviation of its scan is {deviation!r:.60}"
-            raise damage_error(self.folder, reason)
-        return float(deviation)
 
     def refuse_rebuilt(self) -> None:
         """Raises RebuiltIndexError if the database file was replaced after opening."""
@@ -1075,35 +1064,17 @@ class Store(ImageStore):
             Sequence of int, the new row numbers.
         """
         first = self._row_count()
-        planes = vector_rows.encode(vectors, self.encoding)
-        for (path, size), plane in zip(self._vectors_files(), planes, strict=True):
-            with open_to_write(path) as file:
-                file.seek(first * size)
-                file.truncate()
-                file.write(plane.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-        self._write_properties(first, planes, self.encoding)
+        encoded = vector_rows.encode(vectors, self.encoding)
+        path, row_bytes = self._vectors_path()
+        with open_to_write(path) as file:
+            file.seek(first * row_bytes)
+            file.truncate()
+            file.write(encoded.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self._write_checksums(first, encoded)
         self._update_meta("rows", first + len(vectors))
         return range(first, first + len(vectors))
-
-    def _write_properties(
-        self, first: int, planes: Sequence[np.ndarray], encoding: str
-    ) -> None:
-        """Stores the checksums of new rows and the bounds of their errors.
-
-        Args:
-            first: int, number of the first row.
-            planes: content of the files, as `vector_rows.encode` returns it.
-            encoding: encoding of the rows.
-        """
-        # Checksums and norms are those of the decoded rows.
-        rows = vector_rows.open_rows(planes, encoding, self.dimension)
-        self._write_checksums(first, np.asarray(rows[:]))
-        if encoding == "int8":
-            deviation = vector_rows.scan_deviation(planes, encoding)
-            if deviation >= (self._get_meta("scan_deviation") or 0.0):
-                self._set_meta("scan_deviation", deviation)
 
     def compact(self) -> None:
         """Removes unused rows if there are many, and updates the approximate index."""
@@ -1130,42 +1101,27 @@ class Store(ImageStore):
         self.compact()
 
     def _rewrite_vectors(self, encoding: str) -> None:
-        """Writes the rows of all images to new vectors files.
+        """Writes the rows of all images to a new vectors file.
 
-        One transaction renumbers the rows and switches to the new files.
+        One transaction renumbers the rows and switches to the new file.
 
         Args:
-            encoding: encoding of the new files. Rows that already have it are copied.
+            encoding: encoding of the new file.
         """
         old = self.vectors_file
         new = next_vectors_name(old, encoding)
         used_rows = self.rows("1")
         vectors = self.vectors()
-        is_same = encoding == self.encoding
         blocks = [
             used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
             for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK)
         ]
-
-        def encoded(block: np.ndarray) -> list[np.ndarray]:
-            if not is_same:
-                return vector_rows.encode(vectors[block], encoding)
-            if isinstance(vectors, vector_rows.EncodedRows):
-                return [plane[block] for plane in vectors.planes]
-            return [vectors[block]]
-
-        with contextlib.ExitStack() as stack:
-            files = [
-                stack.enter_context(open_to_write(path, new=True))
-                for path in vectors_paths(self.folder, new)
-            ]
+        with open_to_write(vectors_path(self.folder, new), new=True) as file:
             for block in blocks:
                 self.check_rows(block.tolist())
-                for file, plane in zip(files, encoded(block), strict=True):
-                    file.write(plane.tobytes())
-            for file in files:
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(vector_rows.encode(vectors[block], encoding).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
         with self.transaction():
             # The column is UNIQUE. The rows first become negative numbers, which differ
             # from all old numbers.
@@ -1175,15 +1131,14 @@ class Store(ImageStore):
             )
             self._run("UPDATE images SET row = -1 - row")
             self._run("DELETE FROM checksums")
-            self._run("DELETE FROM meta WHERE key = 'scan_deviation'")
             start = 0
             for block in blocks:
-                self._write_properties(start, encoded(block), encoding)
+                encoded = vector_rows.encode(vectors[block], encoding)
+                self._write_checksums(start, encoded)
                 start += len(block)
             self._update_meta("vectors", new)
             self._update_meta("rows", len(used_rows))
-        for path in vectors_paths(self.folder, old):
-            path.unlink(missing_ok=True)
+        vectors_path(self.folder, old).unlink(missing_ok=True)
 
     def _to_stored(self, name: str, value: Any) -> Any:
         # SQLite stores integers of 64 bits. A longer integer is stored as text, which
@@ -1203,7 +1158,7 @@ class Store(ImageStore):
 
 def _scan_deviation(vectors: Any, embedding: np.ndarray) -> float:
     """Returns the largest error of a score because a scan ignores parts of rows."""
-    if not isinstance(vectors, vector_rows.EncodedRows):
+    if isinstance(vectors, np.ndarray):
         return 0.0
     return vectors.deviation * float(np.linalg.norm(embedding))
 

@@ -284,7 +284,7 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
         (["--check", "--left-out", "X"], "--check cannot be used with"),
         (["--remove", "X", "--rebuild"], "--remove cannot be used with"),
         (["--remove", "X", "--watch"], "--remove cannot be used with"),
-        (["--remove", "X", "--vectors", "int8"], "--remove cannot be used with"),
+        (["--remove", "X", "--vectors", "float16"], "--remove cannot be used with"),
         (["--remove", "X", "--left-out", "Y"], "--remove cannot be used with"),
     ],
 )
