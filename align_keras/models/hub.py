@@ -96,6 +96,7 @@ def download(
     revision: str | None = None,
     token: str | None = None,
     weights: bool = True,
+    local_files_only: bool = False,
 ) -> pathlib.Path:
     """Downloads a model on its first use, and returns its folder in the cache.
 
@@ -110,6 +111,8 @@ def download(
             `hf auth login`.
         weights: False leaves out the files with Keras weights. Configurations,
             vocabularies and the towers of LiteRT and ONNX are downloaded.
+        local_files_only: True looks for a model of the Hugging Face Hub in the cache
+            only.
 
     Returns:
         `pathlib.Path`.
@@ -136,6 +139,7 @@ def download(
             ignore_patterns=ignored,
             token=token,
             library_name="align-keras",
+            local_files_only=local_files_only,
         )
     folder = pathlib.Path(snapshot, parts.folder)
     if not folder.is_dir():

@@ -16,6 +16,7 @@ import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
+from align_keras.models.hub import is_hub_name
 from align_keras.search.image_details import (
     DetailsCache,
     ImageDetails,
@@ -24,12 +25,8 @@ from align_keras.search.image_details import (
 )
 from align_keras.search.image_store import RebuiltIndexError
 from align_keras.search.index_files import ENCODINGS, run_index_command
+from align_keras.search.index_model import open_index_model
 from align_keras.search.items import NO_MODEL, LeftOutFile, ModelIdentity
-from align_keras.search.known_models import (
-    can_be_remembered,
-    embedder_of_index,
-    remember_model,
-)
 from align_keras.search.query import Hit, Query, RankedRows, ScannedRows, relevance
 from align_keras.search.store import Store
 from align_keras.utils.arguments import check_choice
@@ -301,7 +298,6 @@ class Index:
             if dimensions is not None and opened.truncated_to is None:
                 opened = load_model(opened, dimensions=dimensions)
             index._model = index._check_model(opened)
-            remember_model(index._model)
         return index
 
     def __len__(self) -> int:
@@ -324,21 +320,22 @@ class Index:
                     "has no model. Build it with `Index.from_embeddings(…, model=…)` "
                     "to search it by words."
                 )
+            options = _model_options(reference)
             try:
-                opened = embedder_of_index(reference, self.folder)
+                opened = open_index_model(reference)
             except InputError as error:
+                remedy = "If the model was moved, pass its path with --model."
+                if is_hub_name(name):
+                    remedy = f"Add `{options}` to download it."
                 raise InputError(
-                    f"The model of the index {self.folder} must be available. "
-                    f"Received: {name} ({error}). If the model was moved, pass its "
-                    "path with --model."
+                    f"The model of the index {self.folder} must be on this machine. "
+                    f"Received: {name!r:.200} ({error}). {remedy}"
                 ) from None
             if opened is None:
-                frequency = "once" if can_be_remembered(name) else "to each command"
                 raise InputError(
-                    f"The index {self.folder} must be opened with a model that you "
-                    f"trust. Received: {name!r:.200}, which has not been used with "
-                    "--model before. Loading a model may run code from it. If you "
-                    f"trust it, add `{_model_options(reference)}` {frequency}."
+                    f"The index {self.folder} must be opened with --model. Received: "
+                    f"an index with the model {name!r:.200}, which may run code when "
+                    f"it is loaded. If you trust it, add `{options}` to each command."
                 )
             self._model = self._check_model(opened)
         return self._model

@@ -117,13 +117,12 @@ def test_messages_about_an_index_that_cannot_be_searched(folder, fails):
     fails("its checksum differs", "index", "--check", "--index", "my_index")
 
 
-def test_the_message_about_an_unknown_model(folder, fails):
-    shutil.copytree(GOLDEN, folder / "models" / "export")
-    model = str(folder / "models" / "export")
-    assert main(["index", "photos", "--model", model, "--index", "my_index"]) == 0
-    # Another user has not used the model.
-    shutil.rmtree(folder / "home")
-    fails("a model that you trust", "search", "red", "--index", "my_index")
+def test_the_message_about_a_model_that_can_run_code(folder, fails):
+    model = folder / "models" / "export"
+    shutil.copytree(GOLDEN, model)
+    assert main(["index", "photos", "--model", str(model), "--index", "my_index"]) == 0
+    (model / "text.tflite").rename(model / "saved_model.pb")
+    fails("must be opened with --model", "search", "red", "--index", "my_index")
 
 
 def test_messages_about_missing_packages(folder, fails, capsys, monkeypatch):

@@ -4,15 +4,16 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import sqlite3
 import tracemalloc
 import zipfile
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 
 from align_keras import load_model
-from align_keras.embedders import Embedder
 from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
@@ -601,110 +602,62 @@ def write_run(folder):
 
 
 @pytest.mark.parametrize(
-    "name, end",
-    [
-        ("model", "to each command"),
-        ("hf://attacker/model", "to each command"),
-        ("../model", "to each command"),
-        ("align_base", "to each command"),
-        ("{folder}", "once"),
-    ],
+    "name",
+    ["model", "../model", "align_base", "kaggle://a/b/keras/c", "{folder}", "{file}"],
 )
-def test_an_index_does_not_open_an_unknown_model(
-    build, photos, tmp_path, monkeypatch, name, end
+def test_an_index_does_not_open_a_model_that_may_run_code(
+    build, photos, tmp_path, monkeypatch, name
 ):
     build(photos)
     write_run(tmp_path / "model")
     write_run(tmp_path / "index" / "model")
+    (tmp_path / "model.keras").write_bytes(b"runs when it is opened")
     monkeypatch.chdir(tmp_path)
-    rename_model(tmp_path / "index", name.format(folder=tmp_path / "model"))
+    name = name.format(folder=tmp_path / "model", file=tmp_path / "model.keras")
+    rename_model(tmp_path / "index", name)
 
     def run(*arguments):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("align_keras.search.known_models.load_model", run)
-    monkeypatch.setattr("align_keras.search.image_index.load_model", run)
+    monkeypatch.setattr("align_keras.search.index_model.load_model", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
-        with pytest.raises(
-            InputError, match=f"If you trust it, add `--model .*` {end}"
-        ):
+        with pytest.raises(InputError, match="must be opened with --model"):
             use()
 
 
-def test_an_index_opens_a_known_model_until_its_files_change(
-    build, photos, tmp_path, monkeypatch
+def test_an_index_opens_towers_and_presets_with_their_runtime(
+    photos, tmp_path, colors, small_model
 ):
-    class KnownModel(Embedder):
-        def __init__(self, location):
-            self.name = location.name
-            header = json.loads((tmp_path / "index" / "index.json").read_text())
-            self.fingerprint = header["model"]["fingerprint"]
-            self.dimension = header["dimension"]
-
-        def encode_texts(self, texts):
-            return np.eye(4, dtype=np.float32)[: len(texts)]
-
-        encode_images = encode_resized = encode_texts
-
-    build(photos)
-    write_run(tmp_path / "model")
-    module = "align_keras.embedders.saved_model_embedder"
-    monkeypatch.setattr(f"{module}.SavedModelEmbedder", KnownModel)
-    rename_model(tmp_path / "index", str(tmp_path / "model"))
-    with pytest.raises(InputError, match="If you trust it"):
-        Index.open(tmp_path / "index").query("red")
-    Index.open(tmp_path / "index", tmp_path / "model")
-    assert Index.open(tmp_path / "index").query("red")
-    (tmp_path / "model" / "new.bin").write_bytes(b"code")
-    with pytest.raises(InputError, match="If you trust it"):
-        Index.open(tmp_path / "index").query("red")
+    for model, runtime in ((colors.GOLDEN, "auto"), (small_model, "keras")):
+        folder = tmp_path / runtime
+        opened = load_model(model, runtime, 3)
+        Index.build(folder, [photos], opened)
+        index = Index.open(folder)
+        assert index.query("red", k=1) == Index.open(folder, opened).query("red", k=1)
+        assert index.model.reference() == opened.reference()
 
 
-def test_an_index_opens_a_known_model_with_its_runtime(
-    photos, tmp_path, monkeypatch, colors
+def test_an_index_opens_a_model_of_the_hub_from_the_cache_only(
+    build, photos, tmp_path, monkeypatch, colors
 ):
-    shutil.copytree(colors.GOLDEN, tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text("{}")
-
-    class KerasModel(LiteRTEmbedder):
-        runtime_option = "keras"
-
-    keras_model = KerasModel(locate_model(tmp_path / "model"))
-    Index.build(tmp_path / "index", [photos], keras_model)
-    header = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert header["model"] == keras_model.reference()
-    assert header["model"]["runtime"] == "keras"
-    opened = []
-
-    def record(name, runtime, dimensions):
-        assert dimensions is None
-        opened.append((name, runtime))
-        return keras_model
-
-    monkeypatch.setattr("align_keras.search.known_models.load_model", record)
-    assert Index.open(tmp_path / "index").query("red")
-    assert opened == [(str(tmp_path / "model"), "keras")]
-    # The towers are unchanged, but the runtime `keras` would use this file.
-    (tmp_path / "model" / "config.json").write_text("{ }")
-    with pytest.raises(InputError, match="--model .*model --runtime keras` once"):
-        Index.open(tmp_path / "index").query("red")
-    assert len(opened) == 1
-
-
-def test_an_index_opens_towers_in_its_folder(build, photos, tmp_path, colors):
     build(photos)
-    shutil.copytree(colors.GOLDEN, tmp_path / "index" / "towers")
-    rename_model(tmp_path / "index", "towers")
-    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    rename_model(tmp_path / "index", "hf://user/colors")
+    cached = tmp_path / "models--user--colors"
+    shutil.copytree(colors.GOLDEN, cached / "snapshots" / ("a" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def connect(*arguments):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
     index = Index.open(tmp_path / "index")
     assert names(index.query("red"))[0] == "red.png"
-    assert index.model.fingerprint == header["model"]["fingerprint"]
-    (tmp_path / "index" / "towers" / "text.tflite").unlink()
-    (tmp_path / "index" / "towers" / "text.tflite").symlink_to(
-        colors.GOLDEN / "text.tflite"
-    )
-    with pytest.raises(InputError, match="If you trust it"):
+    assert index.model.name == "hf://user/colors"
+    shutil.rmtree(cached)
+    with pytest.raises(InputError, match="not in the cache"):
         Index.open(tmp_path / "index").query("red")
 
 
