@@ -51,19 +51,19 @@ def code_blocks(text: str) -> list[Block]:
     ]
 
 
-def prose(text: str) -> str:
+def _prose(text: str) -> str:
     """Returns the text of a page without its code blocks."""
     return FENCE.sub("", text)
 
 
 def inline_codes(text: str) -> list[str]:
     """Returns all `inline code`, with spaces instead of line breaks."""
-    return [" ".join(code.split()) for code in re.findall("`([^`]+)`", prose(text))]
+    return [" ".join(code.split()) for code in re.findall("`([^`]+)`", _prose(text))]
 
 
 def links(text: str) -> list[str]:
     """Returns the targets of links and images that are not addresses."""
-    plain = re.sub(r"<!--.*?-->", "", re.sub("`[^`]*`", "", prose(text)), flags=re.S)
+    plain = re.sub(r"<!--.*?-->", "", re.sub("`[^`]*`", "", _prose(text)), flags=re.S)
     targets = {
         match["target"]
         for pattern in (_LINK, _IMAGE, _HTML)
@@ -74,7 +74,7 @@ def links(text: str) -> list[str]:
 
 def headings(text: str) -> Iterator[str]:
     """Yields the titles of the headings of a page, without formatting."""
-    for match in _HEADING.finditer(prose(text)):
+    for match in _HEADING.finditer(_prose(text)):
         title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match["title"])
         yield re.sub("[`*]", "", _ATTRIBUTES.sub("", title))
 
