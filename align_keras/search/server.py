@@ -39,7 +39,7 @@ from align_keras.search.local_server import (
     AccessMiddleware,
     BodyReader,
     RequestError,
-    SlotHoldingResponse,
+    ThreadHoldingResponse,
     WorkerPool,
     encode_json,
     is_loopback,
@@ -279,7 +279,7 @@ class _Server:
         """Responds with the embeddings of texts and images."""
         async with (
             self._bodies.read(request) as body,
-            self._searches.slot(request) as run,
+            self._searches.thread() as run,
         ):
             return json_response(await run(self._embed, body))
 
@@ -294,7 +294,7 @@ class _Server:
 
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
-        async with self._searches.slot(request) as run:
+        async with self._searches.thread() as run:
             return json_response(await run(self._describe_index))
 
     def _describe_index(self) -> dict[str, Any]:
@@ -316,7 +316,7 @@ class _Server:
         else:
             async with (
                 self._bodies.read(request) as image,
-                self._searches.slot(request) as run,
+                self._searches.thread() as run,
             ):
                 content = await run(self._search_image, search, image)
         headers = {"Cache-Control": "no-store"}
@@ -411,20 +411,20 @@ class _Server:
         return current.index.search(embedding, query, scanned)
 
     async def image(self, request: Request) -> Response:
-        """Responds with the file of an image, and holds one slot until it is sent."""
+        """Responds with the file of an image, and keeps its thread until it is sent."""
         async with contextlib.AsyncExitStack() as stack:
-            run = await stack.enter_async_context(self._images.slot(request))
+            run = await stack.enter_async_context(self._images.thread())
             image = await run(self._find_image, request)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=_cache_headers(image))
             content, media_type = await run(self._as_browser_format, image)
-            return SlotHoldingResponse(
+            return ThreadHoldingResponse(
                 content, media_type, _cache_headers(image), stack.pop_all()
             )
 
     async def thumbnail(self, request: Request) -> Response:
         """Responds with a small copy of an image."""
-        async with self._images.slot(request) as run:
+        async with self._images.thread() as run:
             image = await run(self._find_image, request)
             headers = _cache_headers(image)
             if _is_cached(request, image):

@@ -12,12 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
-from align_keras.search.local_server import (
-    MAX_WAIT_SECONDS,
-    MAX_WAITING,
-    WorkerPool,
-    busy_error,
-)
+from align_keras.search.local_server import WorkerPool
 
 # Number of texts whose embeddings are cached, 6 MB for embeddings of width 384.
 CACHED_TEXTS = 4_096
@@ -142,13 +137,10 @@ class Batcher(Generic[_Item, _Result]):
         """Returns the result of an item, or raises its exception.
 
         Raises:
-            RequestError: if too many calls are waiting, or the call waits too long.
             ClientDisconnect: if the client has closed the connection meanwhile.
         """
         result: asyncio.Future[_Result] = asyncio.get_running_loop().create_future()
         with self._lock:
-            if len(self._waiting) >= MAX_WAITING:
-                raise busy_error()
             self._waiting.append(_Waiting(request, item, result))
             is_thread_free = self._running < self._threads
             if is_thread_free:
@@ -157,11 +149,7 @@ class Batcher(Generic[_Item, _Result]):
             task = asyncio.create_task(self._run_batches())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        try:
-            async with asyncio.timeout(MAX_WAIT_SECONDS):
-                return await result
-        except TimeoutError:
-            raise busy_error() from None
+        return await result
 
     async def _run_batches(self) -> None:
         """Runs batches in a thread until no call is waiting."""

@@ -17,7 +17,13 @@ from PIL import Image
 
 from align_keras import load_model
 from align_keras.search.image_index import Index
-from align_keras.search.local_server import MAX_BODY_BYTES, make_server, open_port
+from align_keras.search.local_server import (
+    HEADER_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_CONNECTIONS,
+    make_server,
+    open_port,
+)
 from align_keras.search.query import Query
 from align_keras.search.server import MAX_HITS, make_app
 from tests.helpers.color_towers import GOLDEN, image_bytes
@@ -463,13 +469,18 @@ def test_stalled_uploads_do_not_block_other_requests(server):
         assert request(server[1], "/api/search", upload, timeout=25)[0] == 200
 
 
-def test_idle_connections_are_closed_for_new_requests(server):
+def test_connections_without_complete_headers_are_closed(server):
+    address = ("127.0.0.1", server[1])
     with contextlib.ExitStack() as stack:
-        for number in range(1_100):
-            address = ("127.0.0.1", server[1])
+        for number in range(MAX_CONNECTIONS + 50):
             connection = stack.enter_context(socket.create_connection(address))
             if number % 2:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        with socket.create_connection(address, timeout=60) as refused:
+            refused.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert refused.recv(1_000).startswith(b"HTTP/1.1 503 ")
+        connection.settimeout(2 * HEADER_SECONDS)
+        assert connection.recv(1_000) == b""
         assert request(server[1], "/api/search", text="red")[0] == 200
 
 

@@ -5,7 +5,6 @@ import threading
 import time
 
 import numpy as np
-import pytest
 
 from align_keras.search.local_server import WorkerPool
 from align_keras.search.text_batches import MAX_BATCH, Batcher, TextCache
@@ -138,29 +137,6 @@ def test_calls_after_a_pause_run(tmp_path):
     assert asyncio.run(run_twice()) == [1, 2]
 
 
-def test_too_many_waiting_calls_are_refused(monkeypatch):
-    monkeypatch.setattr("align_keras.search.text_batches.MAX_WAITING", 2)
-    release = threading.Event()
-
-    def process(items):
-        release.wait(10)
-        return items
-
-    async def run_all():
-        batcher = Batcher(process, WorkerPool(1), 1)
-        first = asyncio.create_task(batcher.run(Client(), 0))
-        await asyncio.sleep(0.1)
-        others = [asyncio.create_task(batcher.run(Client(), n)) for n in (1, 2, 3)]
-        await asyncio.sleep(0)
-        release.set()
-        return await asyncio.gather(first, *others, return_exceptions=True)
-
-    *results, refused = asyncio.run(run_all())
-    assert results == [0, 1, 2]
-    with pytest.raises(Exception, match="Too many requests"):
-        raise refused
-
-
 def test_other_requests_get_a_thread_between_batches():
     num_calls = num_processed = 0
     is_served = False
@@ -188,7 +164,7 @@ def test_other_requests_get_a_thread_between_batches():
         callers = [asyncio.create_task(keep_calling()) for _ in range(2 * MAX_BATCH)]
         try:
             await asyncio.sleep(0.01)
-            async with asyncio.timeout(5), pool.slot(Client()) as run:
+            async with asyncio.timeout(5), pool.thread() as run:
                 return await run(str, 5)
         finally:
             is_served = True
