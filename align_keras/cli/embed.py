@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="OUT",
-        help="new file OUT.parquet, or new folder of shards, to write",
+        help="new folder of shards to write: Parquet files, or NumPy files with JSON "
+        "lines if pyarrow is not installed",
     )
     parser.add_argument(
         "--model",
@@ -47,15 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "captions)",
     )
     parser.add_argument(
-        "--format",
-        choices=("parquet", "npy"),
-        help="format of the shards in a folder (default: parquet, and npy if pyarrow "
-        "is not installed)",
-    )
-    parser.add_argument(
         "--rows-per-file",
         type=AT_LEAST_ONE,
-        default=4096,
+        default=1024,
         metavar="N",
         help="rows per shard. An interruption loses at most one unfinished shard "
         "(default: %(default)s).",
@@ -70,7 +65,6 @@ def run(arguments: argparse.Namespace) -> int:
         "model",
         "inputs",
         "column",
-        "format",
         "rows_per_file",
         "runtime",
         "engine",

@@ -93,7 +93,7 @@ def test_another_machine_opens_the_pushed_model(hub_server, tmp_path):
     assert process.returncode == 0, process.stderr
     assert process.stderr.startswith("pushed ")
     (tmp_path / "captions.txt").write_text("a dog\n")
-    embed = ["embed", str(tmp_path / "captions.txt"), "--format", "npy"]
+    embed = ["embed", str(tmp_path / "captions.txt")]
     embed += ["--model", f"hf://{NAME}", "--to"]
     reader = hub_server.environment(tmp_path / "reader", token)
     process = run(*embed, str(tmp_path / "out"), env=reader)

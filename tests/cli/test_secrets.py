@@ -125,8 +125,7 @@ def test_passwords_of_web_servers_are_hidden(run, web, work_folder, monkeypatch)
 
 # Commands in which {} is an address with a password.
 COMMANDS = [
-    ("embed", "{}", "--to", "out", "--format", "npy", "--model", GOLDEN),
-    ("embed", "{}", "--to", "out.parquet", "--model", GOLDEN),
+    ("embed", "{}", "--to", "out", "--model", GOLDEN),
     ("corpus", "build", "--out", "corpus", "--source", "pairs:{}"),
     ("corpus", "build", "--out", "corpus", "--source", "images:{}"),
     (

@@ -76,7 +76,7 @@ WORKING_COMMANDS = (
     # A model with Keras weights and LiteRT towers uses LiteRT.
     "evaluate retrieval --model align_small_en --data pairs.csv --json --cache cache",
     f"evaluate zero_shot --model {GOLDEN} --data classes --json --cache cache",
-    "embed pairs.csv --to embeddings --format npy --inputs captions",
+    "embed pairs.csv --to embeddings --inputs captions",
     "plan --experiment align_b7_base --devices 8 --device-kind tpu_v3 --json",
 )
 

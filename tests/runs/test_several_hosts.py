@@ -98,9 +98,8 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("file_format", ["parquet", "npy"])
-def test_bulk_embeddings_equal_local_embeddings(cluster, photos, tmp_path, file_format):
-    options = ["--model", GOLDEN, "--format", file_format, "--rows-per-file", 5]
+def test_bulk_embeddings_equal_local_embeddings(cluster, photos, tmp_path):
+    options = ["--model", GOLDEN, "--rows-per-file", 5]
     run_locally("embed", photos, "--to", tmp_path / "a", *options)
     output = run_on_cluster(cluster, "embed", photos, "--to", tmp_path / "b", *options)
     assert "26 rows in 6 files" in output

@@ -3,6 +3,7 @@
 import collections
 import errno
 import os
+import shutil
 
 import fsspec
 import numpy as np
@@ -149,8 +150,8 @@ def test_bad_addresses_in_a_table_are_counted_and_skipped(tmp_path, monkeypatch)
         again = index.add()
         assert len(index) == 7 and again.removed == 0
         assert again.unreadable["can't be read to its end"] == 2
-        embed(table, tmp_path / "out.parquet", model=load_model(GOLDEN))
-    problems = pq.read_table(tmp_path / "out.parquet")["problem"].to_pylist()
+        embed(table, tmp_path / "out", model=load_model(GOLDEN))
+    problems = pq.read_table(tmp_path / "out")["problem"].to_pylist()
     assert [problem is None for problem in problems] == [
         n >= 5 and n != 11 for n in range(12)
     ]
@@ -161,8 +162,8 @@ def test_a_folder_a_table_and_a_text_file_are_embedded(store, tmp_path):
     model = load_model(GOLDEN)
 
     def rows(source, **options):
-        to = tmp_path / "out.parquet"
-        to.unlink(missing_ok=True)
+        to = tmp_path / "out"
+        shutil.rmtree(to, ignore_errors=True)
         embed(source, to, model=model, **options)
         return pq.read_table(to).to_pylist()
 
@@ -180,7 +181,7 @@ def test_a_folder_a_table_and_a_text_file_are_embedded(store, tmp_path):
     assert second["problem"] == "missing"
     store.pipe_file("/s/words.txt", b"red\nblue\n")
     assert [row["caption"] for row in rows("memory://s/words.txt")] == ["red", "blue"]
-    pq.write_table(pq.read_table(tmp_path / "out.parquet").select([1]), tmp_path / "t")
+    pq.write_table(pq.read_table(tmp_path / "out").select([1]), tmp_path / "t")
     store.put(str(tmp_path / "t"), "/s/words.parquet")
     assert len(rows("memory://s/words.parquet")) == 2
 

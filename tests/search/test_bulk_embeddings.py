@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -56,8 +55,12 @@ def json_rows_of(files):
 
 
 def test_a_folder_of_images_is_embedded(images, model, tmp_path):
-    done = embed(images, tmp_path / "out.parquet", model=model)
+    done = embed(images, tmp_path / "out", model=model, rows_per_file=4)
     rows = rows_of(done.files)
+    names = ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".embed.lock", *names]
+    # pyarrow reads the folder as one table.
+    assert pq.read_table(tmp_path / "out").to_pylist() == rows
     assert done.rows == len(rows) == 9
     assert done.problems == {"unreadable": 1, "empty": 1}
     assert [row["id"] for row in rows] == [
@@ -78,7 +81,6 @@ def test_a_folder_of_images_is_embedded(images, model, tmp_path):
         path = os.fsencode(row["path"]).replace(b"\\udcff", b"\xff")
         (expected,) = model.encode_images([os.fsdecode(path)])
         np.testing.assert_array_equal(np.float32(row["embedding"]), expected)
-    assert sorted(os.listdir(tmp_path)) == ["images", "out.parquet"]
 
 
 TABLE = [
@@ -106,7 +108,7 @@ def table_of(kind, folder):
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_table_keeps_its_columns(kind, images, model, tmp_path):
     path = table_of(kind, tmp_path)
-    rows = rows_of(embed(path, tmp_path / "a.parquet", model=model).files)
+    rows = rows_of(embed(path, tmp_path / "a", model=model, rows_per_file=1).files)
     assert [str(row["id"]) for row in rows] == ["7", "8", "9"]
     assert [row["problem"] for row in rows] == [None, "missing", "missing"]
     (red,) = model.encode_images([images / "red.png"])
@@ -115,7 +117,7 @@ def test_a_table_keeps_its_columns(kind, images, model, tmp_path):
         assert [row["price"] for row in rows] == [1.5, 2.0, None]
         # Values of mixed types are stored as JSON.
         assert [row["tags"] for row in rows] == ['["a"]', '"b"', None]
-    captions = embed(path, tmp_path / "b.parquet", model=model, inputs="captions")
+    captions = embed(path, tmp_path / "b", model=model, inputs="captions")
     rows = rows_of(captions.files)
     assert [row["problem"] for row in rows] == [None, "empty caption", None]
     expected = model.encode_texts(["red", "blue green"])
@@ -134,28 +136,11 @@ def test_hugging_face_images_are_embedded_by_their_paths(images, model, tmp_path
         pq.write_table(pyarrow.table({"image": column}), table)
 
     write({"bytes": None, "path": str(images / "red.png")}, None)
-    rows = rows_of(embed(table, tmp_path / "b.parquet", model=model).files)
+    rows = rows_of(embed(table, tmp_path / "b", model=model).files)
     assert [row["problem"] for row in rows] == [None, "missing"]
     write({"bytes": b"content", "path": "red.png"})
     with pytest.raises(InputError, match="the bytes of images"):
-        embed(table, tmp_path / "c.parquet", model=model)
-
-
-def test_a_text_file_is_embedded_to_npy_shards(model, tmp_path):
-    lines = ["red", "", "green blue", "x\u2028y", "blue"]
-    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
-    out = tmp_path / "out"
-    options = {"model": model, "format": "npy", "rows_per_file": 2}
-    done = embed(tmp_path / "captions.txt", out, **options)
-    assert done.rows == 5 and done.problems == {"empty caption": 1}
-    assert [file.name for file in done.files] == ["00000.npy", "00001.npy", "00002.npy"]
-    vectors = np.concatenate([np.load(file) for file in done.files])
-    np.testing.assert_array_equal(np.isnan(vectors).all(axis=1), [0, 1, 0, 0, 0])
-    np.testing.assert_array_equal(vectors[[0, 4]], model.encode_texts(["red", "blue"]))
-    columns = json_rows_of(done.files)
-    assert [row["caption"] for row in columns] == lines
-    assert [row["id"] for row in columns] == [1, 2, 3, 4, 5]
-    assert embed(tmp_path / "captions.txt", out, **options) == done
+        embed(table, tmp_path / "c", model=model)
 
 
 @pytest.fixture
@@ -164,13 +149,28 @@ def without_pyarrow(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
 
+def test_a_text_file_is_embedded_to_npy_shards(model, tmp_path, without_pyarrow):
+    lines = ["red", "", "green blue", "x\u2028y", "blue"]
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    done = embed(tmp_path / "captions.txt", out, model=model, rows_per_file=2)
+    assert done.rows == 5 and done.problems == {"empty caption": 1}
+    assert [file.name for file in done.files] == ["00000.npy", "00001.npy", "00002.npy"]
+    vectors = np.concatenate([np.load(file) for file in done.files])
+    np.testing.assert_array_equal(np.isnan(vectors).all(axis=1), [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(vectors[[0, 4]], model.encode_texts(["red", "blue"]))
+    columns = json_rows_of(done.files)
+    assert [row["caption"] for row in columns] == lines
+    assert [row["id"] for row in columns] == [1, 2, 3, 4, 5]
+
+
 def test_images_are_embedded_to_npy_shards_without_pyarrow(
     images, model, tmp_path, without_pyarrow
 ):
     done = embed(images, tmp_path / "out", model=model, rows_per_file=4)
     assert done.rows == 9 and done.problems == {"unreadable": 1, "empty": 1}
     names = [f"0000{n}.{kind}" for n in range(3) for kind in ("jsonl", "npy")]
-    assert sorted(os.listdir(tmp_path / "out")) == [".embed.lock", *names, "plan.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == [".embed.lock", *names]
     vectors = np.concatenate([np.load(file) for file in done.files])
     for row, vector in zip(json_rows_of(done.files), vectors, strict=True):
         if row.get("problem"):
@@ -179,8 +179,6 @@ def test_images_are_embedded_to_npy_shards_without_pyarrow(
         path = os.fsencode(row["path"]).replace(b"\\udcff", b"\xff")
         (expected,) = model.encode_images([os.fsdecode(path)])
         np.testing.assert_array_equal(vector, expected)
-    again = embed(images, tmp_path / "out", model=model, rows_per_file=4)
-    assert again == done
 
 
 def test_a_table_is_embedded_to_npy_shards_without_pyarrow(
@@ -193,17 +191,6 @@ def test_a_table_is_embedded_to_npy_shards_without_pyarrow(
     assert rows == [TABLE[0], {**TABLE[1], "problem": "empty caption"}, TABLE[2]]
 
 
-@pytest.mark.parametrize("options", [{"to": "a.parquet"}, {"format": "parquet"}])
-def test_parquet_files_need_pyarrow(options, model, tmp_path, without_pyarrow):
-    (tmp_path / "captions.txt").write_text("red\n")
-    to = tmp_path / options.pop("to", "out")
-    with pytest.raises(
-        InputError, match=r'install "align-keras\[parquet\]"`, or write'
-    ):
-        embed(tmp_path / "captions.txt", to, model=model, **options)
-    assert os.listdir(tmp_path) == ["captions.txt"]
-
-
 def test_kills_do_not_change_the_output(tmp_path):
     """A job that is killed several times writes the same bytes as another job."""
     source = tmp_path / "captions.txt"
@@ -211,54 +198,55 @@ def test_kills_do_not_change_the_output(tmp_path):
     source.write_text(
         "".join(f"{words[n % 3]} {words[n % 2]} {n}\n" for n in range(3000))
     )
-    undisturbed = embed(source, tmp_path / "a.parquet", model=GOLDEN, rows_per_file=50)
-    out, parts = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
+    expected = embed(source, tmp_path / "a", model=GOLDEN, rows_per_file=50)
+    out = tmp_path / "out"
     command = [sys.executable, "-m", "align_keras.cli.main", "embed", str(source)]
     command += ["--to", str(out), "--model", str(GOLDEN), "--rows-per-file", "50"]
-    kills, done = 0, 0
-    while not out.exists():
+    # The last kill happens while the shards are written.
+    for pattern in (".tasks/*.json", ".tasks/*.json", "0*.parquet"):
+        done = len(list(out.glob(pattern)))
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        complete = len(list(parts.glob("0*.parquet")))
-        assert complete >= done
-        done = complete
-        while process.poll() is None and kills < 3:
-            if len(list(parts.glob("0*.parquet"))) > done + 3:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.005)
+        while len(list(out.glob(pattern))) < done + 3:
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills == 3 and not parts.exists()
-    assert out.read_bytes() == undisturbed.files[0].read_bytes()
+        assert (out / ".tasks").exists() and len(list(out.glob("0*"))) < 60
+    subprocess.run(command, check=True)
+    assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "a"))
+    for file in expected.files:
+        assert (out / file.name).read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("to", ["out.parquet", "out"])
-def test_a_resumed_job_keeps_the_rows_of_its_start(to, images, model, tmp_path):
+def test_a_resumed_job_embeds_the_present_rows(images, model, tmp_path):
     class Interrupted(Exception):
         pass
 
-    class InterruptedModel(LiteRTEmbedder):
-        """Model whose third call raises an exception."""
+    class CountingModel(LiteRTEmbedder):
+        """Model that counts its images, and whose call may raise an exception."""
 
-        calls = 0
+        images = 0
+        limit = None
 
         def encode_resized(self, pixels):
-            self.calls += 1
-            if self.calls == 3:
+            if self.limit is not None and self.images >= self.limit:
                 raise Interrupted
+            self.images += len(pixels)
             return super().encode_resized(pixels)
 
-    out = tmp_path / to
-    options = {"rows_per_file": 2, "format": "npy" if to == "out" else None}
+    counting = CountingModel(locate_model(GOLDEN))
+    counting.limit = 3
     with pytest.raises(Interrupted):
-        stopping = InterruptedModel(locate_model(GOLDEN))
-        embed(images, out, model=stopping, **options)
-    assert not out.is_file()
-    (images / "a_new_one.png").write_bytes(image_bytes("blue"))
-    (images / "sub" / "red.jpg").unlink()
-    done = embed(images, out, model=model, **options)
-    rows = rows_of(done.files) if to == "out.parquet" else json_rows_of(done.files)
-    assert len(rows) == 9 and rows[-1]["problem"] == "missing"
+        embed(images, tmp_path / "out", model=counting, rows_per_file=2)
+    (images / "red.png").rename(images / "sub" / "a_new_name.png")
+    counting.limit = None
+    done = embed(images, tmp_path / "out", model=counting, rows_per_file=2)
+    # Four images of three shards were embedded before. The third shard has changed.
+    assert done.rows == 9 and counting.images == 4 + 5
+    expected = embed(images, tmp_path / "expected", model=model, rows_per_file=2)
+    assert rows_of(done.files) == rows_of(expected.files)
+    with pytest.raises(InputError, match="must be a new folder"):
+        embed(images, tmp_path / "out", model=model, rows_per_file=2)
 
 
 @pytest.mark.parametrize(
@@ -266,12 +254,9 @@ def test_a_resumed_job_keeps_the_rows_of_its_start(to, images, model, tmp_path):
     [
         ({"source": "none"}, "must exist"),
         ({"source": "images", "inputs": "captions"}, "must be a table"),
-        ({"source": "a.txt", "to": "junk2.parquet"}, "which contains other data"),
-        ({"source": "a.txt", "to": "full"}, "which contains other data"),
-        ({"source": "a.txt", "to": "other.parquet"}, "was written with source="),
-        ({"source": "a.txt", "to": "a.txt"}, "which is a file"),
-        ({"source": "a.txt", "to": "x.parquet", "format": "npy"}, "must be a folder"),
-        ({"source": "a.txt", "format": "csv"}, "`format` must be one of"),
+        ({"source": "a.txt", "to": "full"}, "which contains files"),
+        ({"source": "a.txt", "to": "a.txt"}, "must be the path of a new folder"),
+        ({"source": "a.txt", "to": "x.parquet"}, "must be the path of a new folder"),
         ({"source": "a.txt", "rows_per_file": 0}, "whole number from 1"),
         ({"source": "blank.txt"}, "which contains none"),
         ({"source": "latin.txt"}, "text in UTF-8"),
@@ -291,7 +276,6 @@ def test_invalid_arguments_are_refused(arguments, message, images, model, tmp_pa
         "taken.csv": "image,embedding\na.png,1\n",
         "plain.csv": "a,b\n1,2\n",
         "junk.parquet": "junk",
-        "junk2.parquet": "junk",
         "a.doc": "",
     }
     for name, content in files.items():
@@ -299,8 +283,6 @@ def test_invalid_arguments_are_refused(arguments, message, images, model, tmp_pa
         (tmp_path / name).write_bytes(content)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("notes")
-    if arguments.get("to") == "other.parquet":
-        embed(images, tmp_path / "other.parquet", model=model)
     before = sorted(tmp_path.rglob("*"))
     options = {"to": "out", **arguments}
     source, to = tmp_path / options.pop("source"), tmp_path / options.pop("to")
@@ -310,36 +292,6 @@ def test_invalid_arguments_are_refused(arguments, message, images, model, tmp_pa
     assert {path.name for path in new} <= {"out", ".embed.lock"}
 
 
-@pytest.mark.parametrize("to", ["out", "out.parquet"])
-def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
-    source = tmp_path / "captions.txt"
-    source.write_text("red\ngreen\nblue\n")
-    embed(source, tmp_path / to, model=model)
-    capsys.readouterr()
-    for lines, count in (("red\ngreen\nblue\nred\n", 4), ("red\ngreen\nred\n", 3)):
-        source.write_text(lines)
-        assert embed(source, tmp_path / to, model=model).rows == 3
-        error = capsys.readouterr().err
-        assert f"changed since the start of {tmp_path / to}. It had 3 rows" in error
-        assert f"now has {count}. The output keeps the earlier rows." in error
-    source.write_text("red\ngreen\nblue\n")
-    embed(source, tmp_path / to, model=model)
-    assert "changed" not in capsys.readouterr().err
-    source.unlink()
-    assert embed(source, tmp_path / to, model=model).rows == 3
-
-
-def test_a_job_is_resumed_without_its_remote_source(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    fs = fsspec.filesystem("memory", use_listings_cache=False)
-    fs.store.clear()
-    fs.pipe("/bucket/captions.txt", b"red\ngreen\n")
-    source = "memory://bucket/captions.txt"
-    embed(source, tmp_path / "out", model=model)
-    fs.store.clear()
-    assert embed(source, tmp_path / "out", model=model).rows == 2
-
-
 @pytest.mark.parametrize("name", ["a\0b.png", "a\ud800b.png"])
 def test_a_path_that_no_file_can_have_is_a_problem_of_its_row(
     images, model, tmp_path, name
@@ -347,20 +299,5 @@ def test_a_path_that_no_file_can_have_is_a_problem_of_its_row(
     source = tmp_path / "table.jsonl"
     paths = [name, "images/red.png"]
     source.write_text("".join(json.dumps({"image": path}) + "\n" for path in paths))
-    rows = rows_of(embed(source, tmp_path / "out.parquet", model=model).files)
+    rows = rows_of(embed(source, tmp_path / "out", model=model).files)
     assert [row["problem"] for row in rows] == ["missing", None]
-
-
-def test_a_job_of_an_earlier_release_is_resumed(model, tmp_path):
-    """Earlier releases stored the argument `inputs` under the name `of`."""
-    source = tmp_path / "captions.txt"
-    source.write_text("red\ngreen\nblue\n")
-    options = {"model": model, "inputs": "captions", "rows_per_file": 2}
-    embed(source, tmp_path / "out", **options)
-    plan = tmp_path / "out" / "plan.json"
-    stored = json.loads(plan.read_text())
-    stored["of"] = stored.pop("inputs")
-    plan.write_text(json.dumps(stored))
-    assert embed(source, tmp_path / "out", **options).rows == 3
-    with pytest.raises(InputError, match="inputs='captions' instead of None"):
-        embed(source, tmp_path / "out", model=model, rows_per_file=2)

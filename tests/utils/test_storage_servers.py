@@ -219,7 +219,7 @@ def test_remote_images_and_tables_are_indexed_and_embedded(url, tmp_path, capsys
     ]
     assert query["hits"][0]["path"] == f"{url}/photos/red.png"
     assert query["hits"][0]["captions"] == ["a red one"]
-    out = tmp_path / "out.parquet"
+    out = tmp_path / "out"
     assert run("embed", f"{url}/photos", "--to", out, *model).startswith("3 rows in 1")
 
 
