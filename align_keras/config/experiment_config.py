@@ -26,8 +26,8 @@ TextVariantName = Literal[
 # fmt: on
 # Modes of `align_keras.models.ImageEncoder.set_training`.
 TrainingMode = Literal["frozen", "projection", "last_blocks", "lora", "full"]
-# Each tracker has a class in `align_keras.training.trackers`.
-TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+# Each tracker has a function in `align_keras.training.trackers`.
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
 class _OneOf:
@@ -868,8 +868,6 @@ class TrainerConfig:
         seed: Seed of the initial weights, dropout and the data.
         callbacks: Trackers that record the metrics of the run. An empty list turns
             them off.
-        project: Project of W&B and Trackio, and experiment of MLflow. None is the
-            project in the tracker's environment variable, or else `align-keras`.
 
     References:
         Jia et al. 2021, section 5 (1.2M steps).
@@ -891,7 +889,6 @@ class TrainerConfig:
     loss_upper_bound: float | None = number_field(1_000.0, above=0)
     seed: int = number_field(0, at_least=0, at_most=2**32 - 1)
     callbacks: tuple[TrackerName, ...] = ("tensorboard",)
-    project: str | None = None
     optimizer_config: OptimizationConfig = OptimizationConfig()
 
 

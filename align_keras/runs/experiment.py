@@ -147,7 +147,6 @@ def train_experiment(
             check_vocabulary_unchanged,
         )
         from align_keras.runs.run_vocabulary import prepare_vocabulary
-        from align_keras.runs.tracked_files import log_run_files
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
             find_shared_images,
@@ -157,17 +156,12 @@ def train_experiment(
         from align_keras.training.averaging import averaged_weights
         from align_keras.training.checkpoints import restore_checkpoint
         from align_keras.training.doctor import FINDINGS_FILE, TrainingDoctor
-        from align_keras.training.metrics_log import MetricsLog
         from align_keras.training.strategies import (
             is_chief,
             save_by_chief,
             strategy_scope,
         )
-        from align_keras.training.trackers import (
-            RunTrackers,
-            forget_tracked_runs,
-            start_trackers,
-        )
+        from align_keras.training.trackers import tracker_callbacks
 
         # Open the teachers. An evaluation needs them to open the same training pairs.
         teachers = []
@@ -197,10 +191,6 @@ def train_experiment(
             write_results(
                 config, directory, run.model, validation_pairs, corpora.notes, command
             )
-            with start_trackers(
-                trainer.callbacks, directory, as_dict(config), only_known_runs=True
-            ) as trackers:
-                log_run_files(trackers, directory, run.model, command)
             return run
 
         # Check that a resumed run reads the pairs that it began with.
@@ -248,32 +238,20 @@ def train_experiment(
                 [item.weight for item in task.distillation.teacher or ()],
             )
 
-        # Start the trackers. Only the chief logs.
-        trackers = RunTrackers(directory)
-        if is_chief(model.distribute_strategy):
-            lines = MetricsLog(directory / "metrics.jsonl").read()
-            last_step = newest_step(directory)
-            if last_step is None:
-                # A run that starts again is another run in the trackers.
-                forget_tracked_runs(directory)
-            trackers = start_trackers(
-                trainer.callbacks,
-                directory,
-                as_dict(config),
-                [line for line in lines if line["step"] <= (last_step or 0)],
-            )
-        with trackers:
-            # Check the pairs. The doctor also checks the training.
-            doctor = TrainingDoctor(
-                split_size(corpora.train, task.train_data.tfds_split),
-                directory / FINDINGS_FILE,
-            )
-            is_new = newest_step(directory) is None
-            if is_new and is_chief(model.distribute_strategy):
-                doctor.add(find_shared_images(task, corpora, validation_pairs))
+        # Check the pairs. The doctor also checks the training.
+        doctor = TrainingDoctor(
+            split_size(corpora.train, task.train_data.tfds_split),
+            directory / FINDINGS_FILE,
+        )
+        is_new = newest_step(directory) is None
+        if is_new and is_chief(model.distribute_strategy):
+            doctor.add(find_shared_images(task, corpora, validation_pairs))
 
-            # Train up to the last step with regular evaluations, and save the model.
-            batches = TrainingBatches(config, corpora.train, model, embeddings)
+        # Train up to the last step with regular evaluations, and save the model. Only
+        # the chief logs to the trackers.
+        batches = TrainingBatches(config, corpora.train, model, embeddings)
+        trackers = trainer.callbacks if is_chief(model.distribute_strategy) else ()
+        with tracker_callbacks(trackers, directory, as_dict(config)) as callbacks:
             train_model(
                 model,
                 batches.start_at,
@@ -282,15 +260,14 @@ def train_experiment(
                 batch_size=task.train_data.global_batch_size,
                 evaluate=evaluate if mode == "train_and_eval" else None,
                 batch_ids=batches.ids if batches.have_known_order else None,
-                trackers=trackers,
+                callbacks=callbacks,
                 doctor=doctor,
             )
-            save_by_chief(model, directory)
+        save_by_chief(model, directory)
 
-            # Write the export, the search index and the report.
-            if with_results:
-                write_results(
-                    config, directory, model, validation_pairs, corpora.notes, command
-                )
-            log_run_files(trackers, directory, model, command)
+        # Write the export, the search index and the report.
+        if with_results:
+            write_results(
+                config, directory, model, validation_pairs, corpora.notes, command
+            )
         return Run(config, directory, model, validation_pairs)

@@ -27,7 +27,7 @@ PARAMS_FILE = "params.yaml"
 # of the batches or of the optimizer's variables.
 CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
-    r"trainer\.(best_checkpoint_\w+|loss_upper_bound|callbacks|project)",
+    r"trainer\.(best_checkpoint_\w+|loss_upper_bound|callbacks)",
     r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
     r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
     r"task\.(validation_data|evaluation)\..*",

@@ -15,21 +15,18 @@ from align_keras.training import strategies
 from align_keras.training.averaging import averaged_weights
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.training.trackers import RunTrackers
 from align_keras.utils.progress import progress_bar, say
 
 
-class LoopEnd(keras.callbacks.Callback):
-    """Callback that evaluates, logs and saves at the end of each loop of steps.
+class EvaluateAndLog(keras.callbacks.Callback):
+    """Callback that evaluates and logs at the end of each loop of steps.
 
-    A loop is an epoch of `fit`. The log lines of a step are written before its
-    checkpoint. If the process is killed in between, the resumed run removes these lines
-    and writes them again.
+    A loop is an epoch of `fit`. The callback adds its metrics to the `logs` of the
+    callbacks after it.
 
     Args:
         checkpoints: `RunCheckpoints`.
         log: `MetricsLog`, or None for workers other than the chief.
-        trackers: `RunTrackers`, which receive the lines of `log`.
         trainer: `TrainerConfig`.
         batch_size: int, pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
@@ -40,7 +37,6 @@ class LoopEnd(keras.callbacks.Callback):
         self,
         checkpoints: RunCheckpoints,
         log: MetricsLog | None,
-        trackers: RunTrackers,
         trainer: TrainerConfig,
         batch_size: int,
         evaluate: Callable | None,
@@ -48,7 +44,6 @@ class LoopEnd(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints = checkpoints
         self.log = log
-        self.trackers = trackers
         self.trainer = trainer
         self.batch_size = batch_size
         self.evaluate = evaluate
@@ -73,7 +68,7 @@ class LoopEnd(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         step = self.checkpoints.step
-        values = dict(logs or {})
+        values = {} if logs is None else logs
         if self.log is not None:
             seconds = time.monotonic() - self._start_time
             waited = self.model.seconds_waited - self._initial_wait
@@ -85,11 +80,6 @@ class LoopEnd(keras.callbacks.Callback):
         is_last = step == self.trainer.train_steps
         if is_last or step % self.trainer.validation_interval == 0:
             values |= self._evaluate(step)
-        # A tracker receives all values of a step at once, so that a resumed run knows
-        # from the step what it has received.
-        self.trackers.log(step, values)
-        if is_last or step % self.trainer.checkpoint_interval == 0:
-            self.checkpoints.save()
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Returns the metrics of the model, and saves it if it is the best one."""
@@ -103,6 +93,25 @@ class LoopEnd(keras.callbacks.Callback):
             higher = self.trainer.best_checkpoint_metric_comp == "higher"
             self.checkpoints.save_if_best(name, values[name], higher)
         return values
+
+
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Callback that saves a checkpoint at the end of a loop of steps.
+
+    It is called after the callbacks that log the loop. If the process is killed in
+    between, the resumed run repeats the loop and logs it again.
+    """
+
+    def __init__(self, checkpoints: RunCheckpoints, trainer: TrainerConfig) -> None:
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.trainer = trainer
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        step = self.checkpoints.step
+        is_last = step == self.trainer.train_steps
+        if is_last or step % self.trainer.checkpoint_interval == 0:
+            self.checkpoints.save()
 
 
 class SaveOnSigterm(keras.callbacks.Callback):

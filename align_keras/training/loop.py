@@ -3,7 +3,7 @@
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -12,12 +12,16 @@ from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.training import strategies
 from align_keras.training.averaging import use_averaged_weights
-from align_keras.training.callbacks import LoopEnd, SaveOnSigterm, progress_callback
+from align_keras.training.callbacks import (
+    EvaluateAndLog,
+    SaveCheckpoint,
+    SaveOnSigterm,
+    progress_callback,
+)
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import diagnosed_error
 from align_keras.training.doctor import FINDINGS_FILE, TrainingDoctor
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.training.trackers import RunTrackers
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -30,7 +34,7 @@ def train_model(
     batch_size: int,
     evaluate: Callable | None = None,
     batch_ids: Callable | None = None,
-    trackers: RunTrackers | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     doctor: TrainingDoctor | None = None,
 ) -> MetricsLog:
     """Trains from the newest checkpoint in a folder to the last step.
@@ -53,7 +57,8 @@ def train_model(
         batch_ids: callable of `step` that returns the ids of the pairs of its batch, a
             list of str, for `diagnosis.json`. With several workers it receives the same
             keywords as `make_batches`. None if the ids are unknown.
-        trackers: `RunTrackers` that receive the lines of `metrics.jsonl`, or None.
+        callbacks: callbacks whose epochs are the loops of `steps_per_loop` steps. Their
+            `logs` have the metrics of `metrics.jsonl`, recall included.
         doctor: `TrainingDoctor` that checks the training, or None to check it without
             its numbers of pairs. It writes `findings.json`.
 
@@ -119,20 +124,17 @@ def train_model(
         trainer.train_steps * batch_size,
         step // trainer.steps_per_loop * trainer.steps_per_loop * batch_size,
     )
-    callbacks: list[keras.callbacks.Callback] = [
+    all_callbacks: list[keras.callbacks.Callback] = [
         progress_callback(bar, batch_size),
-        LoopEnd(
-            checkpoints,
-            log if is_chief else None,
-            trackers or RunTrackers(directory),
-            trainer,
-            batch_size,
-            evaluate,
+        EvaluateAndLog(
+            checkpoints, log if is_chief else None, trainer, batch_size, evaluate
         ),
+        *callbacks,
+        SaveCheckpoint(checkpoints, trainer),
         sigterm,
     ]
     if is_chief:
-        callbacks.append(doctor or TrainingDoctor(path=directory / FINDINGS_FILE))
+        all_callbacks.append(doctor or TrainingDoctor(path=directory / FINDINGS_FILE))
 
     # === Train ===
     batches = strategies.distributed_batches(strategy, make_batches, step)
@@ -151,7 +153,7 @@ def train_model(
                 steps_per_epoch=trainer.steps_per_loop,
                 shuffle=False,  # `make_batches` has shuffled the pairs.
                 verbose=0,
-                callbacks=callbacks,
+                callbacks=all_callbacks,
             )
     except NonFiniteStepError as error:
         checkpoints.save()

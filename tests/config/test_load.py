@@ -190,7 +190,7 @@ LOSS = "task.loss.contrastive.label_smoothing"
         ("task.evaluation.ks=[1, [5]]", ["a list"]),
         (
             "trainer.callbacks=wandb",
-            ["a list of tensorboard, mlflow, wandb, trackio", "Write [wandb]."],
+            ["a list of tensorboard, mlflow, wandb", "Write [wandb]."],
         ),
         ("trainer.callbacks=[tensorbord]", ["a list of tensorboard, mlflow"]),
     ],

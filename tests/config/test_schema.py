@@ -71,7 +71,7 @@ def test_every_option_has_a_description_in_the_words_of_yaml():
         ({"train_steps": "many"}, "integer"),
         ({"best_checkpoint_metric_comp": "best"}, "higher"),
         ({"loss_upper_bound": 0}, "exclusiveMinimum"),
-        ({"callbacks": ["tensorbord"]}, "trackio"),
+        ({"callbacks": ["tensorbord"]}, "mlflow"),
     ],
 )
 def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):

@@ -42,12 +42,11 @@ def read_offline_runs(folder):
 
     Returns:
         List of dicts with the values of each file: `id`, `name`, `project` and `config`
-        of the run, `history` (list of rows), `artifacts` (type → names of files) and
-        `arguments` (words of the command line).
+        of the run, and `history` (list of rows).
     """
     runs = []
     for path in sorted(pathlib.Path(folder).glob("wandb/offline-run-*/*.wandb")):
-        run = {"id": None, "history": [], "artifacts": {}, "arguments": []}
+        run = {"id": None, "history": []}
         for record in read_records(path):
             kind = record.WhichOneof("record_type")
             if kind == "run":
@@ -65,10 +64,5 @@ def read_offline_runs(folder):
                         for item in record.history.item
                     }
                 )
-            elif kind == "artifact":
-                files = [entry.path for entry in record.artifact.manifest.contents]
-                run["artifacts"][record.artifact.type] = files
-            elif kind == "environment":
-                run["arguments"] += record.environment.args
         runs.append(run)
     return runs
