@@ -269,7 +269,7 @@ def convert(run: str, folder: pathlib.Path) -> None:
     corpus = prepare_corpus(task.train_data, size)
     data = read_retrieval_set(corpus, task.train_data.tfds_split)
     pixels = preprocess_images(data.images, size).batch(64)
-    has_icon_sets = "iconify/" in str(task.train_data.corpus)
+    has_icon_sets = "/iconify/" in str(task.train_data.corpus)
     license_text = LICENSE + (ICON_SET_LICENSES if has_icon_sets else "")
     write(model, folder, pixels, len(data.images), license_text)
 

@@ -28,7 +28,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "images": {
         "metavar": "PATH",
         "help": "table or folder of captioned images. The format litert calibrates "
-        "int8 with them, and also accepts the name of a data set such as clipart. The "
+        "int8 with them, and also accepts icons. The "
         "format web shows them instead of the images in the index of the run.",
     },
     "image_column": {

@@ -17,7 +17,7 @@ from align_keras.cli.train import (
 from align_keras.utils.errors import InputError, MissingExtraError, has_tensorflow
 from align_keras.utils.remote import is_url
 
-CORPORA = ("icons", "stamps", "clipart")
+CORPORA = ("icons", "stamps")
 # Experiment → number of training steps for `--budget short`, which continuous
 # integration uses.
 _SHORT_STEPS = {"quickstart_icons": 100, "quickstart_stamps": 300}
@@ -30,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=CORPORA,
         default="icons",
         help="training and test pairs. icons (default): icon fonts, tested on a font "
-        "that is not in the training set. stamps: Open Clip Art, tested on the stamps "
-        "of Tux Paint. clipart: Open Clip Art, tested on a part that is not in the "
-        "training set.",
+        "that is not in the training set. stamps: the drawings that `python -m "
+        "tools.make_drawings clipart` writes, tested on the stamps of Tux Paint.",
     )
     source.add_argument(
         "--pairs",
@@ -150,9 +149,8 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
                 )
         overrides |= _data_overrides("corpus", "pairs")
         overrides |= _data_overrides("pairs", pairs)
-    elif arguments.corpus != "icons":
+    elif arguments.corpus == "stamps":
         experiment = "quickstart_stamps"
-        overrides["task.validation_data.corpus"] = arguments.corpus
     names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
     options = {name: getattr(arguments, name) for name in names}
     for name, value in (options | {"tfds_data_dir": arguments.data_dir}).items():

@@ -428,12 +428,11 @@ class DataConfig:
     """Pairs of images and captions, and their batches.
 
     Attributes:
-        corpus: `icons`, `stamps`, `clipart`, `emoji`, an icon set such as
-            `iconify/flat-color-icons`, several of these joined by `+`, `pairs`, or the
-            path of a data set that TFDS prepared, such as the output of `align-keras
-            corpus`. An experiment must set it.
+        corpus: `icons`, `stamps`, a folder of `tools/make_drawings.py`, several of
+            these joined by `+`, `pairs`, or the path of a data set that TFDS prepared,
+            such as the output of `align-keras corpus`. An experiment must set it.
         corpus_repeats: Number of times that an epoch contains the pairs of a corpus in
-            a mixture, such as `{emoji: 2}`, or None for once each. It is allowed in
+            a mixture, such as `{icons: 2}`, or None for once each. It is allowed in
             `train_data` only.
         source: Shards to read instead of a corpus: a path, or a list of `path` and
             `weight`, as in `align_keras.datasets.open_sources`. It is allowed in

@@ -325,7 +325,7 @@ def _check_corpus_repeats(data: DataConfig, key: str, report: Report) -> None:
     members = (data.corpus or "").split("+")
     if len(members) == 1 or not set(members).issuperset(data.corpus_repeats or {}):
         rule = "numbers for corpora that corpus joins by +"
-        remedy = "Use for example {emoji: 2} for corpus clipart+emoji."
+        remedy = "Use for example {icons: 2} for corpus icons+stamps."
         report.refuse(repeats, rule, remedy, f"{key}.corpus")
 
 

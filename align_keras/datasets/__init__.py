@@ -17,12 +17,10 @@ from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
     "CORPUS_NAMES": "align_keras.datasets.build",
-    "Clipart": "align_keras.datasets.clipart",
-    "Emoji": "align_keras.datasets.emoji",
     "GroupedPairs": "align_keras.datasets.grouped_pairs",
-    "Iconify": "align_keras.datasets.iconify",
     "Icons": "align_keras.datasets.icons",
     "Mixture": "align_keras.datasets.mixture",
+    "PreparedPairs": "align_keras.datasets.prepared_pairs",
     "SelectedPairs": "align_keras.datasets.selected_pairs",
     "Stamps": "align_keras.datasets.stamps",
     "UserPairs": "align_keras.datasets.user_pairs",
@@ -30,12 +28,10 @@ _PUBLIC = {
     "open_sources": "align_keras.datasets.source_pairs",
 }
 __all__ = [
-    "Clipart",
-    "Emoji",
     "GroupedPairs",
-    "Iconify",
     "Icons",
     "Mixture",
+    "PreparedPairs",
     "SelectedPairs",
     "Stamps",
     "UserPairs",
@@ -47,12 +43,10 @@ __all__ = [
 if TYPE_CHECKING:
     from align_keras.datasets.build import CORPUS_NAMES as CORPUS_NAMES
     from align_keras.datasets.build import open_corpus as open_corpus
-    from align_keras.datasets.clipart import Clipart as Clipart
-    from align_keras.datasets.emoji import Emoji as Emoji
     from align_keras.datasets.grouped_pairs import GroupedPairs as GroupedPairs
-    from align_keras.datasets.iconify import Iconify as Iconify
     from align_keras.datasets.icons import Icons as Icons
     from align_keras.datasets.mixture import Mixture as Mixture
+    from align_keras.datasets.prepared_pairs import PreparedPairs as PreparedPairs
     from align_keras.datasets.selected_pairs import SelectedPairs as SelectedPairs
     from align_keras.datasets.source_pairs import open_sources as open_sources
     from align_keras.datasets.stamps import Stamps as Stamps

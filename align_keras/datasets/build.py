@@ -12,12 +12,14 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from align_keras.corpus.shard_folder import INDEX
-from align_keras.datasets.clipart import Clipart
-from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.grouped_pairs import GroupedPairs
-from align_keras.datasets.iconify import Iconify, check_icon_set_name
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.prepared_pairs import (
+    PreparedPairs,
+    is_prepared,
+    prepared_pairs_config,
+)
 from align_keras.datasets.selected_pairs import SelectedPairs
 from align_keras.datasets.stamps import LANGUAGES, Stamps
 from align_keras.datasets.user_pairs import SHORTER_SIDE, UserPairs, user_pairs_config
@@ -25,15 +27,7 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
 
-_BUILDERS = {
-    "icons": Icons,
-    "stamps": Stamps,
-    "clipart": Clipart,
-    "emoji": Emoji,
-    "iconify": Iconify,
-}
-
-CORPUS_NAMES = (*_BUILDERS, "pairs")
+CORPUS_NAMES = ("icons", "stamps", "pairs")
 
 
 def open_corpus(
@@ -55,11 +49,10 @@ def open_corpus(
     """Prepares a corpus if needed and returns its builder.
 
     Args:
-        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"`, `"pairs"`, and
-            `"iconify/NAME"` for an icon set of Iconify. `"stamps/de"` selects a
-            language of the stamps. Several names joined by `+` form a `Mixture`, except
-            `"pairs"`. The path of a folder that TFDS prepared with the same features is
-            also valid.
+        name: str, `"icons"`, `"stamps"`, `"pairs"`, or the folder of a corpus that
+            `align-keras corpus` built. `"stamps/de"` selects a language of the stamps.
+            A folder of `PreparedPairs` is also valid. Several names of `"icons"`,
+            stamps and folders of `PreparedPairs`, joined by `+`, form a `Mixture`.
         data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
             TFDS.
         pairs: str or path of the user's table or folder, only for `"pairs"`. See
@@ -82,7 +75,7 @@ def open_corpus(
             the pairs of a corpus, such as `"similarity > 0.2"`, or None for all pairs.
             It requires the folder of the shards as `name`.
         repeats: dict from the name of a corpus in a mixture to the number of times that
-            an epoch of training contains its pairs, such as `{"emoji": 2}`, or None for
+            an epoch of training contains its pairs, such as `{"icons": 2}`, or None for
             once each.
         progress: callable that receives the number of finished images and their total,
             or None.
@@ -127,8 +120,7 @@ def open_corpus(
         )
     if "+" in name:
         return _build_mixture(name, pairs, repeats=repeats, **options)
-    corpus, config = _corpus_and_config(name)
-    if (corpus == "pairs") != (pairs is not None):
+    if (name == "pairs") != (pairs is not None):
         raise InputError(
             "pairs must be the path of a table or folder for corpus 'pairs', and None "
             f"for all other corpora. Received: pairs={pairs!r} for corpus {name!r}. "
@@ -147,8 +139,8 @@ def open_corpus(
             encoding=encoding,
             shorter_side=max(shorter_side or 0, SHORTER_SIDE),
         )
-        return _prepare(builder_class, config=config, **options)
-    return _prepare(_BUILDERS[corpus], config=config, **options)
+        return _prepare(builder_class, config, **options)
+    return _prepare(*_builder_and_config(name), **options)
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
@@ -216,7 +208,7 @@ def _check_repeats(
         raise InputError(
             "repeats must map corpora of a mixture to finite numbers above 0. "
             f"Received: repeats={dict(repeats)} for corpus {name!r}. Use for example "
-            "{'emoji': 2} for corpus 'clipart+emoji'."
+            "{'icons': 2} for corpus 'icons+stamps'."
         )
 
 
@@ -231,20 +223,20 @@ def _build_mixture(
     names = name.split("+")
     if "pairs" in names or pairs is not None:
         raise InputError(
-            f"A mixture may contain {', '.join(_BUILDERS)}, but not pairs. Received: "
-            f"{name!r} with pairs={pairs!r}. Use 'pairs' alone, with all pairs in one "
-            "table."
+            "A mixture may contain icons, stamps and prepared folders, but not pairs. "
+            f"Received: {name!r} with pairs={pairs!r}. Use 'pairs' alone, with all "
+            "pairs in one table."
         )
-    corpora = {part: _corpus_and_config(part) for part in names}
-    if len(set(corpora.values())) < len(names):
+    corpora = {part: _builder_and_config(part) for part in names}
+    if len(set(map(str, corpora.values()))) < len(names):
         raise InputError(
             f"A mixture must name each corpus once. Received: {name!r}. Remove the "
             "repeated corpus."
         )
     members, report_progress = {}, _continued(progress) if progress else None
-    for part, (corpus, config) in corpora.items():
+    for part, (builder_class, config) in corpora.items():
         members[part] = _prepare(
-            _BUILDERS[corpus], config=config, progress=report_progress, **options
+            builder_class, config, progress=report_progress, **options
         )
     return Mixture(members, repeats=repeats)
 
@@ -265,29 +257,27 @@ def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], N
     return report_progress
 
 
-def _corpus_and_config(name: str) -> tuple[str, str | None]:
-    """Returns the name of a builder and its configuration."""
-    corpus, _, config = name.partition("/")
-    has_configs = corpus in ("stamps", "iconify")
-    if corpus not in CORPUS_NAMES or (config and not has_configs):
-        raise InputError(
-            f"corpus must be one of {', '.join(CORPUS_NAMES)}, or the folder of a "
-            f"built corpus with its dataset_info.json. Received: corpus={name!r}. "
-            "Check the name."
-        )
-    if corpus == "iconify":
-        check_icon_set_name(config)
-        return corpus, config
-    if corpus != "stamps":
-        return corpus, None
-    language = config or Stamps.DEFAULT_BUILDER_CONFIG_NAME
-    check_choice("The language of stamps", language, LANGUAGES)
-    return corpus, language
+def _builder_and_config(name: str) -> tuple[Callable, Any]:
+    """Returns the builder class of a corpus and its configuration."""
+    if is_prepared(name):
+        return PreparedPairs, prepared_pairs_config(name)
+    corpus, _, language = name.partition("/")
+    if name == "icons":
+        return Icons, None
+    if corpus == "stamps":
+        language = language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+        check_choice("The language of stamps", language, LANGUAGES)
+        return Stamps, language
+    raise InputError(
+        f"corpus must be one of {', '.join(CORPUS_NAMES)}, or a folder with "
+        f"dataset_info.json or pairs.jsonl. Received: corpus={name!r}. Check the name, "
+        "or write drawings with `python -m tools.make_drawings`."
+    )
 
 
-def _prepare(construct: Callable, **options: Any) -> Any:
+def _prepare(builder_class: Callable, config: Any, **options: Any) -> Any:
     with quiet():
-        builder = construct(**options)
+        builder = builder_class(config=config, **options)
         with _disk_errors_as_input_errors(builder.data_dir):
             builder.download_and_prepare()
     return builder

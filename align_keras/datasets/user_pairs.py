@@ -61,7 +61,7 @@ def user_pairs_config(
     counter = DropCounter()
     records = list(read_pairs(path, **reading, counter=counter))
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-        stamps = list(pool.map(_stamp, (record.image_path for record in records)))
+        stamps = list(pool.map(image_stamp, (record.image_path for record in records)))
         unreachable = [stamp for stamp in stamps if isinstance(stamp, OSError)]
         # If no image can be reached, the server is down.
         if unreachable and len(unreachable) == len(stamps):
@@ -76,7 +76,7 @@ def user_pairs_config(
     )
 
 
-def _stamp(path: Any) -> Any:
+def image_stamp(path: Any) -> Any:
     """Returns the size and the time of an image.
 
     Returns None if the image is missing, or the error if its host is unreachable.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
-_CORPORA = ("stamps", "icons", "clipart", "emoji", "iconify")
+_CORPORA = ("stamps", "icons")
 _IMAGE_OPTIONS = ("allow_missing", "metadata", "runtime", "engine")
 
 

@@ -23,7 +23,6 @@ TRAINING_COMMANDS = {
     "export onnx --model align_small_en --to new": "The format onnx",
     "convert hf images --to new": "The conversion of a model",
     "corpus build --source images --out corpus": "Writing the shards of a corpus",
-    "data clipart --out clipart.jsonl": "The command",
     "evaluate simlex --model align_small_en": "The protocol simlex",
     "evaluate vtab --model align_small_en": "The protocol vtab",
     "evaluate composed --model align_small_en": "The protocol composed on icons",

@@ -537,12 +537,12 @@ def test_wrong_caption_sources_are_refused(override, rule):
 
 
 REPEATS_KEY = "task.train_data.corpus_repeats"
-MIXTURE = "task.train_data.corpus=clipart+emoji"
+MIXTURE = "task.train_data.corpus=icons+stamps"
 
 
 def test_a_mixture_repeats_a_corpus(tmp_path):
-    config = load_config(params_override=f"{MIXTURE},{REPEATS_KEY}={{emoji: 2}}")
-    assert config.task.train_data.corpus_repeats == {"emoji": 2.0}
+    config = load_config(params_override=f"{MIXTURE},{REPEATS_KEY}={{stamps: 2}}")
+    assert config.task.train_data.corpus_repeats == {"stamps": 2.0}
     write_config_file(config, tmp_path / "run.yaml")
     again = load_config(config_files=[tmp_path / "run.yaml"])
     assert again == config
@@ -557,15 +557,15 @@ def test_a_mixture_repeats_a_corpus(tmp_path):
 @pytest.mark.parametrize(
     "override, rule",
     [
-        (f"{MIXTURE},{REPEATS_KEY}.emoji=0", "must be > 0. Received: 0.0"),
-        (f"{MIXTURE},{REPEATS_KEY}.icons=2", "must be numbers for corpora that"),
+        (f"{MIXTURE},{REPEATS_KEY}.stamps=0", "must be > 0. Received: 0.0"),
+        (f"{MIXTURE},{REPEATS_KEY}.emoji=2", "must be numbers for corpora that"),
         (
             f"task.train_data.corpus=icons,{REPEATS_KEY}.icons=2",
             "must be numbers for corpora that corpus joins by +",
         ),
         (
-            "task.validation_data.corpus=clipart+emoji,"
-            "task.validation_data.corpus_repeats.emoji=2",
+            "task.validation_data.corpus=icons+stamps,"
+            "task.validation_data.corpus_repeats.stamps=2",
             "corpus_repeats' must be null",
         ),
     ],

@@ -255,8 +255,8 @@ def test_every_number_has_a_tested_range():
             ],
         ),
         (
-            f"{DATA}.corpus=clipart+emoji,{DATA}.tfds_split=all,"
-            f"{VALIDATION}.corpus=emoji",
+            f"{DATA}.corpus=icons+stamps,{DATA}.tfds_split=all,"
+            f"{VALIDATION}.corpus=stamps",
             [
                 f"'{DATA}.tfds_split' must be a part, such as train",
                 "Choose other pairs",

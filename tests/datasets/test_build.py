@@ -6,7 +6,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import Clipart, Emoji, Icons, Stamps, open_corpus
+from align_keras.datasets import Icons, Stamps, open_corpus
 from align_keras.datasets import icons as icons_module
 from align_keras.utils.errors import InputError
 
@@ -14,7 +14,7 @@ from align_keras.utils.errors import InputError
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("photos", {}, "icons, stamps, clipart, emoji, iconify, pairs"),
+        ("photos", {}, "icons, stamps, pairs"),
         ("icons/de", {}, "Received: corpus='icons/de'"),
         ("stamps/xx", {}, "en, de, fr, cs"),
         ("pairs", {}, "--pairs PATH"),
@@ -32,21 +32,10 @@ def test_invalid_arguments_raise_a_message_of_one_line(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "variable", "packages"),
-    [
-        ("stamps", "ALIGN_KERAS_STAMPS_DIR", "apt-get install tuxpaint-stamps-default"),
-        (
-            "clipart",
-            "ALIGN_KERAS_CLIPART_DIR",
-            "apt-get install openclipart-png openclipart-svg",
-        ),
-    ],
-)
-def test_missing_packages_are_named(tmp_path, monkeypatch, name, variable, packages):
-    monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=packages):
-        open_corpus(name, data_dir=tmp_path)
+def test_the_missing_package_of_the_stamps_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="apt-get install tuxpaint-stamps-default"):
+        open_corpus("stamps", data_dir=tmp_path)
     assert not list(tmp_path.rglob("1.0.0"))
 
 
@@ -63,7 +52,7 @@ def test_a_data_dir_that_cannot_be_written_raises(tmp_path):
 
 
 def test_importing_registers_the_builders():
-    for builder in (Icons, Stamps, Clipart, Emoji):
+    for builder in (Icons, Stamps):
         assert tfds.builder_cls(builder.name) is builder
 
 

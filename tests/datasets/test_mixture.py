@@ -202,14 +202,14 @@ def test_prepared_members_are_not_built_again(stamps, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("clipart+pairs", {}, "not pairs. Received: 'clipart.pairs'"),
-        ("clipart+emoji", {"pairs": "x.csv"}, "not pairs.*'x.csv'"),
-        ("clipart+photos", {}, "Received: corpus='photos'"),
-        ("clipart+", {}, "Received: corpus=''"),
-        ("clipart+icons/de", {}, "Received: corpus='icons/de'"),
+        ("icons+pairs", {}, "not pairs. Received: 'icons.pairs'"),
+        ("icons+stamps", {"pairs": "x.csv"}, "not pairs.*'x.csv'"),
+        ("icons+photos", {}, "Received: corpus='photos'"),
+        ("icons+", {}, "Received: corpus=''"),
+        ("stamps+icons/de", {}, "Received: corpus='icons/de'"),
         ("stamps+stamps/xx", {}, "en, de, fr, cs"),
-        ("stamps+clipart+stamps/en", {}, "each corpus once"),
-        ("clipart+clipart", {}, "each corpus once"),
+        ("stamps+icons+stamps/en", {}, "each corpus once"),
+        ("icons+icons", {}, "each corpus once"),
     ],
 )
 def test_invalid_names_raise_a_message_of_one_line(

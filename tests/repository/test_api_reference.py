@@ -111,11 +111,12 @@ def data_folder(tmp_path, monkeypatch, hub_server):
         '<html lang="en"><img src="china.jpg" alt="A temple in China">'
         '<img src="flower.jpg" alt="A red flower in a garden"></html>'
     )
-    icon_set = pathlib.Path("node_modules/@iconify-json/flat-color-icons")
-    icon_set.mkdir(parents=True)
-    icons = {"icons": {"sun": {"body": '<circle cx="8" cy="8" r="6"/>'}}}
-    (icon_set / "icons.json").write_text(json.dumps(icons))
-    (icon_set / "info.json").write_text('{"license": {"spdx": "MIT"}}')
+    drawings = pathlib.Path("saved_models/drawings/clipart")
+    drawings.mkdir(parents=True)
+    Image.new("RGB", (9, 9), "red").save(drawings / "red.png")
+    row = {"id": "1", "image": "red.png", "caption": ["red"], "category": ""}
+    row["split"] = "train"
+    (drawings / "pairs.jsonl").write_text(json.dumps(row))
     for shard, name in enumerate(("china", "flower")):
         with tarfile.open(f"shards/{shard:05}.tar", "w") as tar:
             for path in sorted(pathlib.Path("crops").glob(f"{name}_*.jpg")):

@@ -261,7 +261,7 @@ def test_a_data_set_calibrates_with_its_training_split(pairs, monkeypatch, capsy
     monkeypatch.setattr(datasets, "open_corpus", lambda name: name)
     monkeypatch.setattr(benchmarks, "read_stored_images", read_images)
     splits = {"train": paths[1:], "test": paths[:1]}
-    assert calibration_images("clipart") == paths[1:]
+    assert calibration_images("icons") == paths[1:]
     splits = {"test": paths[:3]}
     capsys.readouterr()
     assert calibration_images("stamps") == paths[:3]

@@ -1,7 +1,10 @@
 """Test of the recall of a trained model after quantization."""
 
+import pathlib
+
 import pytest
 
+from align_keras.corpus.pair_files import folder_images
 from align_keras.runs.export_litert import measure, read_pixels, table
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
@@ -13,9 +16,11 @@ pytestmark = [
     ),
 ]
 
+# Folder that tools/make_drawings.py writes.
+DRAWINGS = "saved_models/drawings/clipart"
 FEW_STEPS = ",".join(
     [
-        "task.train_data.corpus=clipart",
+        f"task.train_data.corpus={DRAWINGS}",
         "task.train_data.global_batch_size=64",
         "trainer.train_steps=40",
         "trainer.steps_per_loop=20",
@@ -33,7 +38,7 @@ def trained(tmp_path_factory):
     from align_keras.datasets import open_corpus
     from align_keras.models import ALIGN
 
-    for corpus in ("clipart", "stamps"):
+    for corpus in (DRAWINGS, "stamps"):
         try:
             open_corpus(corpus)
         except InputError as error:
@@ -50,8 +55,7 @@ def test_quantization_keeps_recall(trained):
     from align_keras.protocols.caption_protocols import read_captioned_images
     from align_keras.protocols.protocol import Request
 
-    request = Request("clipart", split="train")
-    images = read_captioned_images(request).images[::31]
+    images = [str(path) for path in folder_images(pathlib.Path(DRAWINGS))][::31]
     pixels = [read_pixels(image, trained.image_size) for image in images]
     kinds = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
     files = {kind: image_flatbuffer(trained, kind, pixels) for kind in kinds}

@@ -87,7 +87,7 @@ def test_an_evaluation_has_the_configuration_of_the_run(tmp_path):
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     lock_folder(config, tmp_path, is_read_only=True)
     other_pairs = load_config(
-        "quickstart_icons", params_override="task.validation_data.corpus=emoji"
+        "quickstart_icons", params_override="task.validation_data.corpus=stamps/de"
     )
     lock_folder(other_pairs, tmp_path, is_read_only=True)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
@@ -175,7 +175,7 @@ BEST_CHECKPOINT = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
 def test_test_pairs_do_not_choose_the_best_checkpoint(tmp_path, validation, name):
     for table in ("a.tsv", "karpathy_test.tsv"):
         write_table(tmp_path / table)
-    overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
+    overrides = f"task.train_data.corpus=stamps/de,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
     check_run_config(load_config(params_override=overrides), has_checkpoint=False)
     with pytest.raises(InputError, match=rf"validation_data\.{name} must not contain"):

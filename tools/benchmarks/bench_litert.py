@@ -19,6 +19,7 @@ of transformers, such as saved_models/quickstart_icons. The script needs the ext
 import argparse
 import contextlib
 import io
+import pathlib
 import tempfile
 import warnings
 
@@ -30,11 +31,11 @@ _HEAD = "classifier|soften|probabilities|weigh|features_and|projection_1/|Statef
 _MIN_COSINE = 0.9999
 
 
-def read_images(name, split, count):
-    """Returns `count` encoded images, evenly spread over a corpus."""
-    from align_keras.runs.export_litert import retrieval_pairs
+def read_images(folder, count):
+    """Returns `count` paths of images, evenly spread over a folder."""
+    from align_keras.corpus.pair_files import folder_images
 
-    images = retrieval_pairs(name, split).images
+    images = [str(path) for path in folder_images(pathlib.Path(folder))]
     step = max(1, len(images) // count)
     return images[::step][:count]
 
@@ -244,7 +245,9 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument(
-        "--images", default="clipart", help="corpus of the calibration images of int8"
+        "--images",
+        default="saved_models/drawings/clipart",
+        help="folder of the calibration images of int8",
     )
     arguments = parser.parse_args()
     # torch must be imported before TensorFlow. Otherwise LLVM aborts the process if
@@ -256,7 +259,7 @@ def main():
     from align_keras.models import ALIGN
 
     align = ALIGN.from_preset(arguments.model)
-    images = read_images(arguments.images, "train", 600 if arguments.tried else 200)
+    images = read_images(arguments.images, 600 if arguments.tried else 200)
     calibration = np.stack([read_pixels(image, align.image_size) for image in images])
     # Consecutive images of the corpus are by the same artist, so they are shuffled.
     calibration = np.random.default_rng(0).permutation(calibration)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from align_keras.datasets.emoji import emoji_captions
+from tools.drawings.emoji import emoji_captions
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from align_keras.datasets.clipart_captions import (
+from tools.drawings.clipart import (
     SvgMetadata,
     clean_file_name,
     clipart_captions,

@@ -1,13 +1,92 @@
-"""Captions from the noisy metadata in the SVG files of a clip-art collection."""
+"""Drawings and texts of the Open Clip Art Library.
+
+The Debian packages openclipart-png and openclipart-svg have the drawings.
+"""
 
 import collections
 import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.image import normalize_image
+from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import ImageError
+from tools.drawings.drawing import Drawing
+
+# Kind of text → extraction rule in a corpus. Keywords and descriptions count as
+# captions.
+_RULES = {"title": "title", "description": "caption", "keywords": "caption"}
+
+
+def drawings(root: pathlib.Path, counter: DropCounter) -> Iterator[Drawing]:
+    """Yields the drawings with cleaned captions."""
+    names = _list_names(root)
+    captions = without_shared_captions(
+        [clipart_captions(_read_metadata(root, name), name.stem) for name in names]
+    )
+    for name, texts in zip(names, captions, strict=True):
+        path = root / "png" / name
+        if texts:
+            category = name.parts[0]
+            identifier = name.with_suffix("").as_posix()
+            yield Drawing(identifier, path, tuple(texts), category, _load)
+        else:
+            counter.filter("only captions that too many images share", str(name))
+
+
+def text_rows(root: pathlib.Path) -> Iterator[dict[str, str]]:
+    """Yields a row for each title, description and line of keywords.
+
+    The texts are as noisy as alt-texts, so that a table of them shows the effect of the
+    corpus filters.
+    """
+    for name in _list_names(root):
+        metadata = _read_metadata(root, name)
+        texts = {
+            "title": metadata.title,
+            "description": metadata.description,
+            "keywords": ", ".join(metadata.keywords),
+        }
+        for kind, text in texts.items():
+            if text:
+                yield {
+                    "image": str((root / "png" / name).absolute()),
+                    "caption": text,
+                    "rule": _RULES[kind],
+                    "page_url": f"openclipart/{name.with_suffix('.svg').as_posix()}",
+                }
+
+
+def _list_names(root: pathlib.Path) -> list[pathlib.Path]:
+    images = sorted((root / "png").glob("**/*.png"))
+    if not images or not (root / "svg").is_dir():
+        raise InputError(
+            f"`clipart` must contain png/ and svg/. Received: {root}. Run apt-get "
+            "install openclipart-png openclipart-svg."
+        )
+    return [path.relative_to(root / "png") for path in images]
+
+
+def _load(path: pathlib.Path) -> Any:
+    image, _ = normalize_image(path)
+    if image.convert("L").getextrema() == (255, 255):
+        raise ImageError("white on white", "all pixels are white")
+    return image
+
+
+def _read_metadata(root: pathlib.Path, name: pathlib.Path) -> "SvgMetadata":
+    try:
+        return read_svg_metadata(root / "svg" / name.with_suffix(".svg"))
+    except OSError:
+        return SvgMetadata()
+
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
