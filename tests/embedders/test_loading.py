@@ -58,8 +58,10 @@ def test_a_keras_file_opens_like_a_preset(tmp_path, monkeypatch):
     assert model.fingerprint == load_model(align).fingerprint
     (tmp_path / "red.png").write_bytes(image_bytes("red"))
     Index.build("index", [tmp_path], "model.keras")
-    # The user has named the model, so the index opens it again.
-    assert len(Index.open("index").query("a cat")) == 1
+    assert len(Index.open("index", "model.keras").query("a cat")) == 1
+    # A .keras file may run code, so an index does not open it by itself.
+    with pytest.raises(InputError, match="must be opened with --model"):
+        Index.open("index").query("a cat")
 
 
 def test_only_changes_of_embeddings_change_a_fingerprint():
