@@ -78,32 +78,32 @@ def small(tmp_path_factory, runtime, model):
 
 @pytest.fixture(scope="module", params=["small", "run"])
 def export(request, tmp_path_factory, runtime):
-    """Exports a small model, or the trained model of a run with its index."""
+    """Exports a small model, or the model of a run with its index."""
     if request.param == "small":
         return request.getfixturevalue("small")
-    artifacts = tmp_path_factory.mktemp("run")
-    for name in ("preset", "index"):
-        with tarfile.open(ARTIFACTS / f"{name}.tar.xz") as archive:
-            archive.extractall(artifacts, filter="data")
-    run = artifacts / "preset"
-    write_index(artifacts / "index", run / "index")
+    parent = tmp_path_factory.mktemp("run")
+    with tarfile.open(ARTIFACTS / "preset.tar.xz") as archive:
+        archive.extractall(parent, filter="data")
+    run = parent / "preset"
     folder = tmp_path_factory.mktemp("page")
     align = ALIGN.from_preset(run)
+    write_index(align, parent / "pairs", run / "index")
     # The default quantization, weight-int8.
     write_web(align, folder, run, title=TITLE, litert_js=str(runtime))
     # Its 8-bit weights cause a measured difference of 2.8e-2 in these narrow towers.
     return Export(folder, align, read_run_images(align, run), 5e-2)
 
 
-def write_index(old_index, folder):
-    """Writes the index of version 0.1 in the current format."""
-    lines = (old_index / "entries.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
+def write_index(align, pairs, folder):
+    """Writes drawn images to a folder, and their index as a run has it."""
+    lines = write_pairs(pairs).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    contents = [(pairs / row["image"]).read_bytes() for row in rows]
     Index.from_embeddings(
-        np.load(old_index / "embeddings.npy"),
-        [entry["id"] for entry in entries],
-        [entry["captions"] for entry in entries],
-        images=[(old_index / entry["thumbnail"]).read_bytes() for entry in entries],
+        align.encode_images(contents),
+        [row["image"] for row in rows],
+        [[row["caption"]] for row in rows],
+        images=contents,
         folder=folder,
     )
 
