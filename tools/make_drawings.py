@@ -27,8 +27,7 @@ import argparse
 import hashlib
 import json
 import pathlib
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from align_keras.config import load_config
@@ -40,7 +39,7 @@ from align_keras.datasets.pair_builder import (
 )
 from align_keras.datasets.prepared_pairs import TABLE
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_folder, atomic_write
 from align_keras.utils.pillow_images import ImageError
 from tools.drawings import clipart, emoji
 from tools.drawings.drawing import Drawing
@@ -83,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for name in names:
             write(name, options.out, options.node_modules, options.clipart)
+            print(f"wrote {name} to {options.out}")
     except InputError as error:
         parser.error(str(error))
 
@@ -140,8 +140,29 @@ def write_folder(
     size: int,
     counter: DropCounter,
 ) -> None:
-    """Writes the images, and then the table that marks the folder as complete."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Writes images and their table to a new folder, or replaces an earlier one.
+
+    Raises:
+        InputError: if `folder` has files, but no table of drawings.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / TABLE).is_file():
+        raise InputError(
+            f"The folder of drawings must be new, or have {TABLE}. Received: {folder}. "
+            "Choose another --out."
+        )
+    all_drawings = list(drawings)
+    with atomic_folder(folder) as temporary:
+        _write_drawings(temporary, all_drawings, size, counter)
+    print("\n".join(counter.lines()))
+
+
+def _write_drawings(
+    folder: pathlib.Path,
+    drawings: Sequence[Drawing],
+    size: int,
+    counter: DropCounter,
+) -> None:
+    """Writes the images and their table to an empty folder."""
     layout = ImageLayout(size=size, margin=True)
 
     def write_image(drawing: Drawing) -> str | ImageError:
@@ -157,7 +178,6 @@ def write_folder(
 
     pairs = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        drawings = list(drawings)
         for drawing, key in zip(drawings, pool.map(write_image, drawings), strict=True):
             if isinstance(key, ImageError):
                 counter.drop(key.reason, drawing.id, key.detail)
@@ -177,7 +197,6 @@ def write_folder(
         for (drawing, _), key in zip(pairs, keys, strict=True)
     ]
     write_table(folder / TABLE, rows)
-    print("\n".join(counter.lines()))
 
 
 def _image_name(drawing: Drawing) -> str:
@@ -205,7 +224,6 @@ def write_table(path: pathlib.Path, rows: Iterable[dict]) -> None:
     with atomic_write(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

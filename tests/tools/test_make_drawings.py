@@ -56,6 +56,24 @@ def clipart(tmp_path):
     return root
 
 
+def test_a_failed_run_keeps_the_earlier_drawings(clipart, tmp_path):
+    run(tmp_path, "clipart")
+    table = (tmp_path / "out/clipart/pairs.jsonl").read_bytes()
+    clipart.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit):
+        run(tmp_path, "clipart")
+    assert (tmp_path / "out/clipart/pairs.jsonl").read_bytes() == table
+
+
+def test_a_folder_with_other_files_is_not_replaced(clipart, tmp_path):
+    letter = tmp_path / "out/clipart/letter.txt"
+    letter.parent.mkdir(parents=True)
+    letter.touch()
+    with pytest.raises(SystemExit):
+        run(tmp_path, "clipart")
+    assert letter.exists()
+
+
 def test_clipart_has_cleaned_captions(clipart, tmp_path, capsys):
     run(tmp_path, "clipart")
     folder = tmp_path / "out/clipart"
