@@ -26,7 +26,7 @@ from collections.abc import Iterator
 STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps/animals")
 SCREENSHOTS = pathlib.Path(__file__).parents[1] / "docs" / "pages" / "assets"
 # MiB. Maximum size of the packages.
-MAX_SIZE = 350
+MAX_SIZE = 330
 NUM_IMAGES = 40
 INSTALL = 'pip install "align-keras[tensorflow]"'
 TRAINING_COMMANDS = (

@@ -337,11 +337,13 @@ def _remedies() -> dict[str, str]:
         UNSUPPORTED_FORMAT,
     )
     from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
+    from align_keras.utils.pillow_images import NO_HEIC
 
     return {
         TOO_MANY_PIXELS: "Reduce their width and height",
         TOO_MANY_BYTES: "Convert them to JPEG",
         NO_RAW: 'Run `pip install "align-keras[raw]"`',
+        NO_HEIC: 'Run `pip install "align-keras[heic]"`',
         NO_PREVIEW: "Develop them, and index the developed images",
         UNSUPPORTED_FORMAT: "Convert them to JPEG or PNG",
     }

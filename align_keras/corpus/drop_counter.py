@@ -3,6 +3,7 @@
 import collections
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.pillow_images import NO_HEIC
 
 # Reason for dropping an SVG drawing if the extra `svg` is not installed.
 NO_RENDERER = "SVG, which needs resvg-py"
@@ -19,6 +20,7 @@ _REMEDIES = {
         "source."
     ),
     NO_RENDERER: 'Run `pip install "align-keras[svg]"`.',
+    NO_HEIC: 'Run `pip install "align-keras[heic]"`.',
     "empty caption": "Write a caption or remove the pair.",
     "long caption": "Shorten the caption to at most 2,000 characters.",
     "duplicate id": "Give every image a unique id.",

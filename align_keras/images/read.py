@@ -154,8 +154,8 @@ def read_image(
     except tf.errors.OpError:
         raise InputError(
             f"{name} must be an image of at most {MAX_PIXELS:,} pixels, such as JPEG, "
-            "PNG, WebP, HEIC or TIFF. It can't be decoded. Open it and save it again, "
-            "or remove it."
+            "PNG, WebP or TIFF, or HEIC with the extra `heic`. It can't be decoded. "
+            "Open it and save it again, or remove it."
         ) from None
     pixels = rgb_pixels(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:

@@ -53,7 +53,10 @@ _GRAPH_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 GRAPH_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
 # Brands of ISO base media files with a still image. The brand mif1 has either format.
 _HEIF_FORMATS = ("AVIF", "HEIF")
-_HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", *_AVIF_BRANDS)
+# Reason for leaving out a HEIC image if the extra `heic` is not installed.
+NO_HEIC = "HEIC, which needs pillow-heif"
 _SCAN_FORMATS = ("TIFF", "JPEG2000", "PPM")
 _SCAN_SIGNATURES = (
     b"II*\0",
@@ -216,12 +219,14 @@ def open_image(content: bytes) -> Any:
         `PIL.Image.Image`.
 
     Raises:
-        ImageError: if the format is unknown, or the header cannot be read.
+        ImageError: if the format is unknown or needs an extra, or the header cannot be
+            read.
     """
+    formats = _formats(content)
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=_formats(content))
+            image = Image.open(io.BytesIO(content), formats=formats)
         except Image.UnidentifiedImageError:
             if _has_zero_size(content):
                 raise ImageError("zero size", "the width or height is 0") from None
@@ -240,12 +245,22 @@ def open_image(content: bytes) -> Any:
 def _formats(content: bytes) -> tuple[str, ...]:
     """Returns the names in Pillow of the formats that a file may have."""
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        # This import takes memory for libheif, which few images need.
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
+        _register_heif(content[8:12])
         return _HEIF_FORMATS
     return _SCAN_FORMATS if content.startswith(_SCAN_SIGNATURES) else _GRAPH_FORMATS
+
+
+def _register_heif(brand: bytes) -> None:
+    """Makes Pillow read HEIC. Pillow itself reads AVIF."""
+    try:
+        # This import takes memory for libheif, which few images need.
+        import pillow_heif
+    except ModuleNotFoundError:
+        if brand in _AVIF_BRANDS:
+            return
+        detail = 'run `pip install "align-keras[heic]"` to read it'
+        raise ImageError(NO_HEIC, detail) from None
+    pillow_heif.register_heif_opener()
 
 
 def _check_tile(image: Any) -> None:

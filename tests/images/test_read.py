@@ -108,7 +108,7 @@ def upright_file(file_format):
     ("file_format", "suffix"),
     [
         ("JPEG", ".jpg"),
-        ("HEIF", ".heic"),
+        pytest.param("HEIF", ".heic", marks=pytest.mark.ci),
         ("AVIF", ".avif"),
         ("TIFF", ".tif"),
         ("JPEG2000", ".jp2"),

@@ -6,6 +6,7 @@ Pillow, tifffile and LibRaw are the oracles.
 import csv
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from align_keras.search.image_files import (
 from align_keras.search.items import count_left_out
 from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 from align_keras.utils import pillow_images
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.pillow_images import NO_HEIC, ImageError
 from tests.helpers import image_files as samples
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.oracle_process import needs
@@ -216,9 +217,7 @@ def index_folder(folder, tmp_path, *options):
     return main([*command, "--model", str(GOLDEN), *options])
 
 
-def test_raw_files_without_the_extra_are_counted_and_kept(
-    tmp_path, capsys, monkeypatch
-):
+def test_files_without_their_extra_are_counted_and_kept(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(raw_preview, "has_raw_reader", lambda: False)
     monkeypatch.setattr(image_files, "has_raw_reader", lambda: False)
     folder = tmp_path / "photos"
@@ -229,6 +228,8 @@ def test_raw_files_without_the_extra_are_counted_and_kept(
     (folder / "DSC1.NEF").write_bytes(b"never read")
     (folder / "sensor.tif").write_bytes(b"II*\0\0\0\0\0CR\2\0")
     (folder / "layers.psd").write_bytes(b"8BPS")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (folder / "IMG_1.HEIC").write_bytes(samples.HEIC)
     table = tmp_path / "left_out.csv"
     assert index_folder(folder, tmp_path, "--left-out", str(table)) == 0
     out = capsys.readouterr().out
@@ -237,15 +238,20 @@ def test_raw_files_without_the_extra_are_counted_and_kept(
         f"2 left out: {NO_RAW} ({folder}/DSC1.NEF, {folder}/sensor.tif). Run `pip "
         'install "align-keras[raw]"`.'
     ) in out
+    assert (
+        f"1 left out: {NO_HEIC} ({folder}/IMG_1.HEIC). Run `pip install "
+        '"align-keras[heic]"`.'
+    ) in out
     assert f"1 left out: format that is not read ({folder}/layers.psd)" in out
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["reason"]) for row in rows] == [
         (f"{folder}/DSC1.NEF", NO_RAW),
+        (f"{folder}/IMG_1.HEIC", NO_HEIC),
         (f"{folder}/layers.psd", "format that is not read"),
         (f"{folder}/sensor.tif", NO_RAW),
     ]
-    assert "align-keras[raw]" in rows[0]["detail"] and rows[1]["detail"] == ".psd"
+    assert "align-keras[raw]" in rows[0]["detail"] and rows[2]["detail"] == ".psd"
 
 
 def test_the_index_remembers_what_it_has_left_out(tmp_path, capsys):
