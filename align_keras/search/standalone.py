@@ -1,4 +1,4 @@
-"""Check that an exported model can embed and search without this package.
+"""Check that an exported model embeds the same without this package.
 
 `check_standalone` runs this file as a script in which importing align_keras fails.
 """
@@ -10,11 +10,9 @@ if __name__ == "__main__":
     sys.modules["align_keras"] = None  # type: ignore[assignment]
 
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
-import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -22,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-_PACKAGE = "align_keras"
 # Name of the request file in the temporary folder.
 _REQUEST = "request.json"
-_BATCH, _HITS = 64, 5
+_BATCH = 64
 # Largest allowed difference between entries of float32 embeddings from the same kind of
 # device.
 _TOLERANCE = 1e-4
+# Seconds after which the process is stopped.
+_TIMEOUT = 300
 # Names of an exported signature, its input and its output.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
 _TEXTS = ("encode_text", "captions", "text_embedding")
@@ -37,61 +36,40 @@ _TEXTS = ("encode_text", "captions", "text_embedding")
 def check_standalone(
     export: str | os.PathLike,
     *,
-    images: Sequence[bytes] = (),
-    image_embeddings: np.ndarray | None = None,
-    captions: Sequence[str] = (),
-    text_embeddings: np.ndarray | None = None,
-    index: str | os.PathLike | None = None,
-    queries: Sequence[str] = (),
-    timeout: float = 300,
-) -> dict[str, Any]:
-    """Embeds and searches in a new process that cannot import align_keras.
+    images: Sequence[bytes],
+    image_embeddings: np.ndarray,
+    captions: Sequence[str],
+    text_embeddings: np.ndarray,
+) -> float:
+    """Compares the embeddings of an export in a process without align_keras.
 
     Args:
         export: path of the exported SavedModel.
         images: sequence of bytes, contents of image files to embed.
-        image_embeddings: float32 (images, d), expected embeddings, or None to skip the
-            comparison.
+        image_embeddings: float32 (images, d), expected embeddings.
         captions: sequence of str, captions to embed.
-        text_embeddings: float32 (captions, d), expected embeddings, or None to skip the
-            comparison.
-        index: path of an index to search with `queries`.
-        queries: sequence of str, texts to search for.
-        timeout: float, seconds after which the process is stopped.
+        text_embeddings: float32 (captions, d), expected embeddings.
 
     Returns:
-        dict with these entries. `max_abs_difference` is a float, or None if no
-        embeddings were compared. `images` and `captions` are the numbers of embedded
-        inputs. `align_keras_importable` is False. `top` is a list of `{"query",
-        "hits": [{"rank", "score", "id", "captions"}]}`.
+        float, largest difference between two entries.
 
     Raises:
-        InputError: if the export does not exist, or `queries` has no `index`.
+        InputError: if the export does not exist.
         RuntimeError: if the process fails, or its embeddings differ from the expected
             embeddings.
     """
     from align_keras.embedders.locations import find_saved_model
-    from align_keras.utils.errors import InputError
 
     export = find_saved_model(export)
-    if queries and index is None:
-        raise InputError(
-            "`index` must be set together with `queries`. Received: index=None. Pass "
-            "the folder of the index."
-        )
     request = {"export": os.path.abspath(export), "captions": list(captions)}
-    if queries:
-        request |= {"index": os.path.abspath(index or ""), "queries": list(queries)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         (folder / _REQUEST).write_text(json.dumps(request), "utf-8")
         (folder / "images").mkdir()
         for position, content in enumerate(images):
             (folder / "images" / f"{position:06d}").write_bytes(content)
-        expected = {"images": image_embeddings, "captions": text_embeddings}
-        for name, embeddings in expected.items():
-            if embeddings is not None:
-                np.save(folder / name, np.asarray(embeddings, np.float32))
+        np.save(folder / "images.npy", np.asarray(image_embeddings, np.float32))
+        np.save(folder / "captions.npy", np.asarray(text_embeddings, np.float32))
         try:
             process = subprocess.run(
                 # -I ignores $PYTHONPATH and the working folder.
@@ -99,35 +77,34 @@ def check_standalone(
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=timeout,
+                timeout=_TIMEOUT,
             )
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(
                 f"The export {export} did not finish in a separate process within "
-                f"{timeout:g} seconds. Increase `timeout` on a busy machine."
+                f"{_TIMEOUT} seconds. Run the command again on an idle machine."
             ) from error
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         raise RuntimeError(
             f"The export {export} failed in a separate process: {lines[-1]}"
         )
-    result = json.loads(process.stdout)
-    difference = result["max_abs_difference"]
+    difference = float(json.loads(process.stdout))
     # The comparison is False for NaN, which therefore also raises an error.
-    if difference is not None and not difference <= _TOLERANCE:
+    if not difference <= _TOLERANCE:
         raise RuntimeError(
             f"The export {export} must return the expected embeddings within "
             f"{_TOLERANCE:g}. Received: a difference of {difference:g}. Its "
             "preprocessing, tokenizer or weights differ from those of the model. "
             "Export the model again."
         )
-    return result
+    return difference
 
 
 # === The script ===
 
 
-def _run_request(folder: pathlib.Path) -> dict[str, Any]:
+def _run_request(folder: pathlib.Path) -> float:
     """Runs the request in a folder and returns the result of `check_standalone`."""
     import tensorflow as tf
 
@@ -151,30 +128,15 @@ def _run_request(folder: pathlib.Path) -> dict[str, Any]:
             batches.append(np.asarray(outputs[output], np.float32))
         return np.concatenate(batches)
 
-    files = sorted((folder / "images").iterdir())
-    result: dict[str, Any] = {"top": []}
-    differences = []
-    for name, signature, items in (
-        ("images", _IMAGES, [file.read_bytes() for file in files]),
-        ("captions", _TEXTS, request["captions"]),
-    ):
-        result[name] = len(items)
-        expected = folder / f"{name}.npy"
-        if items:
-            embeddings = embed(signature, items)
-            if expected.exists():
-                differences.append(_difference(embeddings, np.load(expected)))
+    images = [file.read_bytes() for file in sorted((folder / "images").iterdir())]
+    differences = [
+        _difference(embed(_IMAGES, images), np.load(folder / "images.npy")),
+        _difference(
+            embed(_TEXTS, request["captions"]), np.load(folder / "captions.npy")
+        ),
+    ]
     # np.max returns NaN if one of the differences is NaN.
-    largest = float(np.max(differences)) if differences else None
-    result["max_abs_difference"] = largest
-    if "queries" in request:
-        queries = request["queries"]
-        embeddings = embed(_TEXTS, queries)
-        result["top"] = _search_index(
-            queries, embeddings, pathlib.Path(request["index"])
-        )
-    spec = importlib.util.find_spec(_PACKAGE)
-    return {**result, "align_keras_importable": spec is not None}
+    return float(np.max(differences))
 
 
 def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
@@ -184,39 +146,6 @@ def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
             f"shape {embeddings.shape}."
         )
     return float(np.abs(embeddings - expected).max())
-
-
-def _search_index(
-    queries: list[str], embeddings: np.ndarray, index: pathlib.Path
-) -> list[dict[str, Any]]:
-    uri = (index / "images.sqlite").absolute().as_uri()
-    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
-    sql = "SELECT row, path, captions FROM images ORDER BY row"
-    images = connection.execute(sql).fetchall()
-    sql = "SELECT value FROM meta WHERE key = 'vectors'"
-    (vectors_file,) = connection.execute(sql).fetchone()
-    connection.close()
-    if not vectors_file.endswith(".f32"):
-        raise ValueError(
-            f"The index must have float32 vectors. Received: {vectors_file}. Run "
-            f"`align-keras index --index {index} --vectors float32`."
-        )
-    vectors = np.fromfile(index / vectors_file, "<f4")
-    vectors = vectors.reshape(-1, embeddings.shape[1])[[row for row, _, _ in images]]
-    top = []
-    for query, scores in zip(queries, embeddings @ vectors.T, strict=True):
-        best = np.argsort(-scores, kind="stable")[:_HITS]
-        hits = [
-            {
-                "rank": rank,
-                "score": float(scores[position]),
-                "id": images[position][1],
-                "captions": json.loads(images[position][2] or "[]"),
-            }
-            for rank, position in enumerate(best, 1)
-        ]
-        top.append({"query": query, "hits": hits})
-    return top
 
 
 def main() -> int:
