@@ -50,8 +50,8 @@ MAX_CONNECTIONS = 500
 STOP_SECONDS = 30
 # Environment variable with the token.
 TOKEN_VARIABLE = "ALIGN_KERAS_TOKEN"
-# Paths that need no token, because monitors of containers cannot send one.
-HEALTH_PATHS = ("/health", "/api/health")
+# Path that needs no token, because monitors of containers cannot send one.
+HEALTH_PATH = "/health"
 
 _TOKEN = re.compile("[!-~]{16,1000}")
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
@@ -274,7 +274,7 @@ class AccessMiddleware:
             headers = Headers(scope=scope)
             _check_length(headers)
             _check_sender(scope["path"], headers, has_token=self._token is not None)
-            if self._token is not None and scope["path"] not in HEALTH_PATHS:
+            if self._token is not None and scope["path"] != HEALTH_PATH:
                 _check_token(headers, self._token)
             # If the scope has an "app", the router raises HTTPException for an unknown
             # path instead of sending a plain-text response.

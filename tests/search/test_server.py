@@ -499,7 +499,7 @@ def test_the_total_size_of_bodies_is_limited(server):
 
 
 def test_the_health_check_responds(send):
-    assert send("/api/health")[::2] == (200, {"status": "ok"})
+    assert send("/health")[::2] == (200, {"status": "ok"})
 
 
 def test_an_index_of_embeddings_is_served(tmp_path):
