@@ -8,7 +8,7 @@ import re
 import tempfile
 import traceback
 
-from align_keras.utils.addresses import redacted
+from align_keras.utils.addresses import drop_queries
 from align_keras.utils.errors import TENSORFLOW_MODULES, InputError, missing_module
 from align_keras.utils.remote import is_url
 
@@ -62,17 +62,12 @@ _MAX_DETAILS = 160
 
 
 def describe_error(error: BaseException) -> str | None:
-    """Returns the message for an expected error in one line, without secrets.
+    """Returns the message for an expected error in one line.
 
     Expected errors are wrong inputs, packages that are not installed, and problems of
     the machine, such as a full disk.
     All other exceptions are bugs, for which the result is None.
     """
-    message = _describe(error)
-    return None if message is None else redacted(message)
-
-
-def _describe(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     details = f" ({text[:_MAX_DETAILS]})" if text else ""
     if isinstance(error, InputError):
@@ -122,11 +117,11 @@ def describe_bug(error: BaseException) -> str:
     The traceback is written to a file, and the message names the file. If no file can
     be written, the traceback follows the message.
     """
-    full_traceback = redacted("".join(traceback.format_exception(error)))
+    full_traceback = drop_queries("".join(traceback.format_exception(error)))
     # A one-line note contains the name of the failed task.
     notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
     text = " ".join(" ".join([str(error), *notes]).split())[:300]
-    message = redacted(f"Unexpected {type(error).__name__}: {text}")
+    message = f"Unexpected {type(error).__name__}: {text}"
     package = pathlib.Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if pathlib.Path(frame.filename).is_relative_to(package):

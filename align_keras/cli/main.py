@@ -8,7 +8,6 @@ imported by `run`, so that help and usage errors appear at once.
 import argparse
 import codecs
 import contextlib
-import functools
 import importlib
 import os
 import re
@@ -24,7 +23,7 @@ from align_keras.cli.error_messages import (
     use_option_names,
 )
 from align_keras.models.hub import is_hub_name
-from align_keras.utils.addresses import redacted, without_secrets
+from align_keras.utils.addresses import drop_queries, without_query
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
@@ -59,14 +58,6 @@ _TEXT_ARGUMENTS = ("text", "plus", "minus", "where")
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
 # An address, which may follow the kind of a source as in `pairs:https://host/t.csv`.
 _ADDRESS = re.compile(rf"(?P<start>(?:\w+[:=])?)(?P<address>{_SCHEME}.+)", re.DOTALL)
-# An address in `--params_override`, which is a value or an item of a list. An address
-# without quotes ends at a comma.
-_OVERRIDE_ADDRESS = re.compile(
-    r"(?P<start>(?:[=\[,]\s*|:\s+))"
-    rf"(?:(?P<quote>['\"])(?P<quoted>{_SCHEME}[^\s'\"]+)(?P=quote)"
-    rf"|(?P<address>{_SCHEME}(?:\[[0-9A-Fa-f:.]*\]|[^\s,'\"\]}}])+))"
-    r"(?=\s*(?:[,\]}]|$))"
-)
 FAILURE = 1
 # Exit code that shells report for a process that SIGINT has ended.
 INTERRUPTED = 130
@@ -114,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(argv: list[str]) -> int:
     """Runs a subcommand and prints its error. Arguments and result are as in `main`."""
     arguments = parse_arguments(argv)
-    remove_secrets(arguments)
     silence_tensorflow()
     failure = FAILURE
     try:
+        remove_queries(arguments)
         with contextlib.ExitStack() as stack:
             use_local_copies(arguments, stack)
             code = arguments.run(arguments)
@@ -137,7 +128,7 @@ def run_command(argv: list[str]) -> int:
         message = use_option_names(str(describe_error(error)), arguments.options)
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
-    message = name_addresses(message, arguments)
+    message = drop_queries(name_addresses(message, arguments))
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
     return failure
 
@@ -185,7 +176,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="align-keras",
-        words=argv,
         description="ALIGN in Keras. Train a dual encoder on pairs of images and "
         "captions, evaluate it, export it and search images with it.",
         epilog="Run `align-keras COMMAND --help` for the options of a command.",
@@ -232,36 +222,26 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def remove_secrets(arguments: argparse.Namespace) -> None:
-    """Removes passwords and tokens from arguments that are addresses.
+def remove_queries(arguments: argparse.Namespace) -> None:
+    """Removes the query strings of addresses, so that they are not stored.
 
-    Later steps can then print and store the arguments. Texts and conditions of a search
-    do not change.
+    Texts and conditions of a search do not change. The configuration removes the query
+    strings of `--params_override`.
+
+    Raises:
+        InputError: if an address has a password.
     """
+    unchanged = (*_TEXT_ARGUMENTS, "params_override", "options", "addresses")
     for name, value in vars(arguments).items():
-        if name not in (*_TEXT_ARGUMENTS, "options", "addresses"):
-            setattr(arguments, name, _clean_value(name, value))
+        if name not in unchanged:
+            setattr(arguments, name, _without_queries(value))
 
 
-def _clean_value(name: str, value: Any) -> Any:
-    """Removes passwords and tokens from the value of an argument."""
+def _without_queries(value: Any) -> Any:
     if isinstance(value, list):
-        return [_clean_value(name, item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if name == "params_override":
-        return _OVERRIDE_ADDRESS.sub(_clean_override, value)
-    match = _ADDRESS.fullmatch(value)
-    if match is None:
-        return value
-    return match["start"] + without_secrets(match["address"])
-
-
-def _clean_override(match: re.Match[str]) -> str:
-    """Returns the text of a match of `_OVERRIDE_ADDRESS` without secrets."""
-    quote = match["quote"] or ""
-    address = without_secrets(match["quoted"] or match["address"])
-    return f"{match['start']}{quote}{address}{quote}"
+        return [_without_queries(item) for item in value]
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    return value if match is None else match["start"] + without_query(match["address"])
 
 
 def use_local_copies(
@@ -305,29 +285,15 @@ def use_local_copies(
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argument parser that rejects abbreviations and suggests similar options.
+    """Argument parser that rejects abbreviations and suggests similar options."""
 
-    Args:
-        *args: arguments of `argparse.ArgumentParser`.
-        words: words of the command line. Error messages hide the passwords in them.
-        **keywords: keyword arguments of `argparse.ArgumentParser`.
-    """
-
-    def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any) -> None:
+    def __init__(self, *args: Any, **keywords: Any) -> None:
         defaults = {"allow_abbrev": False, "formatter_class": HelpFormatter}
         super().__init__(*args, **{**defaults, **keywords})
-        self._words = words
-
-    def add_subparsers(self, **keywords: Any) -> Any:
-        """Adds commands, whose parsers also know the words of the command line."""
-        parser_class = functools.partial(type(self), words=self._words)
-        return super().add_subparsers(**{"parser_class": parser_class, **keywords})
 
     def error(self, message: str) -> NoReturn:
-        """Exits with a usage error in which passwords of addresses are hidden."""
-        matches = [re.search(f"{_SCHEME}.+", word, re.DOTALL) for word in self._words]
-        addresses = [match[0] for match in matches if match]
-        super().error(redacted(message, *addresses))
+        """Exits with a usage error in which addresses have no query strings."""
+        super().error(drop_queries(message))
 
     def option_names(self) -> dict[str, str]:
         """Returns a dict from the name of an argument to its option.

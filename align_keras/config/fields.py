@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from align_keras.utils.addresses import without_secrets
+from align_keras.utils.addresses import without_query
 
 _Config = TypeVar("_Config")
 
@@ -231,29 +231,29 @@ def as_dict(config: Any) -> Any:
     return list(map(as_dict, config)) if isinstance(config, tuple) else config
 
 
-def without_passwords(config: _Config) -> _Config:
-    """Removes passwords and tokens from the addresses in a configuration.
+def without_queries(config: _Config) -> _Config:
+    """Removes the query strings of the addresses in a configuration.
 
-    `align_keras.utils.addresses.with_secrets` adds them when a connection is opened.
+    `align_keras.utils.addresses.with_query` adds them to requests.
 
     Example:
     >>> from align_keras.config import DataConfig
-    >>> without_passwords(DataConfig(pairs="https://me:pw@host/table.csv")).pairs
-    'https://me@host/table.csv'
+    >>> without_queries(DataConfig(pairs="https://host/table.csv?sig=a1")).pairs
+    'https://host/table.csv'
     """
-    return _without_passwords(config)
+    return _without_queries(config)
 
 
-def _without_passwords(value: Any) -> Any:
+def _without_queries(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         values = {
-            field.name: _without_passwords(getattr(value, field.name))
+            field.name: _without_queries(getattr(value, field.name))
             for field in dataclasses.fields(value)
         }
         return dataclasses.replace(value, **values)
     if isinstance(value, tuple):
-        return tuple(map(_without_passwords, value))
-    return without_secrets(value) if isinstance(value, str) else value
+        return tuple(map(_without_queries, value))
+    return without_query(value) if isinstance(value, str) else value
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
-from align_keras.utils.addresses import without_secrets
+from align_keras.utils.addresses import without_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
@@ -173,7 +173,7 @@ def count_images(
 
 def _read_remote_table(url: str, **options: Any) -> list[PairRecord]:
     """Reads the pairs of a remote table. Image paths are relative to its address."""
-    url = without_secrets(url)
+    url = without_query(url)
     if not url.lower().endswith(TABLE_SUFFIXES):
         raise InputError(
             f"`pairs` at an address must be a table, {', '.join(TABLE_SUFFIXES)}. "

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from align_keras.config import ExperimentConfig, as_dict, resolve_config
-from align_keras.config.fields import without_passwords
+from align_keras.config.fields import without_queries
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.modes import CHECKPOINTS, MODES
@@ -104,7 +104,7 @@ def train_experiment(
         )
     check_tensorflow("An experiment")
     # The folder of the run and its trackers store the configuration.
-    config = without_passwords(resolve_config(config, params_override))
+    config = without_queries(resolve_config(config, params_override))
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
     if config.finetune.model is not None:

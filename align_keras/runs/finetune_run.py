@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align_keras.config import ExperimentConfig, load_config
-from align_keras.config.fields import without_passwords
+from align_keras.config.fields import without_queries
 from align_keras.embedders.locations import (
     DEFAULT_MODEL,
     ModelLocation,
@@ -161,7 +161,7 @@ def finetune_experiment(
             "export` for the fine-tuned model."
         )
     check_tensorflow("Fine-tuning")
-    config = without_passwords(config)
+    config = without_queries(config)
     task, settings = config.task, config.finetune
     location = locate_base(str(settings.model))
     directory = pathlib.Path(model_dir)

@@ -15,7 +15,7 @@ from align_keras.config import (
     load_config,
     write_config_file,
 )
-from align_keras.config.fields import without_passwords
+from align_keras.config.fields import without_queries
 from align_keras.models.preset_files import check_no_saved_model, find_vocabulary_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, locked, refuse_url
@@ -114,7 +114,7 @@ def _changes(
     path = directory / PARAMS_FILE
     if not path.exists():
         return {}
-    stored_config = without_passwords(load_config(config_files=[path]))
+    stored_config = without_queries(load_config(config_files=[path]))
     return changed_keys(stored_config, config)
 
 

@@ -31,7 +31,7 @@ from align_keras.search.embedding_source import (
 )
 from align_keras.search.image_files import check_some_reached, decode_square, read_file
 from align_keras.search.indexing import map_in_order, model_of_task
-from align_keras.utils.addresses import without_secrets
+from align_keras.utils.addresses import without_query
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, refuse_url
@@ -130,7 +130,7 @@ def embed(
     opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
-        source = without_secrets(source)
+        source = without_query(source)
     else:
         source = os.path.abspath(os.path.expanduser(source))
     with _locked_folder(pathlib.Path(to).absolute()) as folder:

@@ -62,7 +62,7 @@ def is_database(location: str | os.PathLike) -> bool:
     if _KEY_AND_VALUE.search(location):
         raise InputError(
             "An index in a database must be named by its address. Received: "
-            f"{location!r}. Write it as postgresql://USER:PASSWORD@HOST/DATABASE."
+            f"{location!r}. Write it as postgresql://USER@HOST/DATABASE."
         )
     return location.startswith(("postgresql:", "postgres:"))
 

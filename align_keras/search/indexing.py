@@ -45,7 +45,7 @@ from align_keras.search.items import LeftOutFile
 from align_keras.search.raw_preview import NO_PREVIEW
 from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
-from align_keras.utils.addresses import without_secrets
+from align_keras.utils.addresses import without_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.pillow_images import ImageError
@@ -823,9 +823,7 @@ def resolve_source(source: str | os.PathLike) -> bytes:
         InputError: if it is not an existing folder or table.
     """
     if is_url(source):
-        # The index does not store passwords. A later run reads them from the address
-        # or from ~/.netrc.
-        url = without_secrets(os.fsdecode(source)).rstrip("/")
+        url = without_query(os.fsdecode(source)).rstrip("/")
         if not _is_table(url) and (url.startswith("http") or stat_url(url) is not None):
             raise InputError(
                 "`sources` at an address must be tables that end in "
@@ -874,7 +872,7 @@ def _path_to_remove(
     path: str | os.PathLike, roots: Container[bytes], stored: Container[bytes]
 ) -> bytes:
     """Converts the path of an image or a source to the form that the index stores."""
-    name = os.fsencode(without_secrets(os.fsdecode(path)))
+    name = os.fsencode(without_query(os.fsdecode(path)))
     if name in stored or name in roots:
         return name
     if not name or b"\0" in name:

@@ -27,7 +27,7 @@ from align_keras.search.image_store import ImageStore
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query, RankedRows, ScannedRows
 from align_keras.search.table_rows import FIRST_TABLE
-from align_keras.utils.addresses import redacted, with_secrets, without_secrets
+from align_keras.utils.addresses import password_error
 from align_keras.utils.errors import InputError, needs
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class PostgresStore(ImageStore):
     vectors_file = None
 
     def __init__(self, address: str) -> None:
-        self.address = address
-        self.folder = without_secrets(address)
+        self.folder = address
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
@@ -91,14 +90,13 @@ class PostgresStore(ImageStore):
     @staticmethod
     def create(address: str, model: ModelIdentity) -> None:
         """Creates the tables of an empty index unless the database has an index."""
-        public_address = without_secrets(address)
         header = {
             "version": _VERSION,
             "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(_connect(address)) as connection:
-            with _explained_errors(public_address), connection.transaction():
+            with _explained_errors(address), connection.transaction():
                 # If several processes start at once, only one creates the tables.
                 connection.execute(f"SELECT pg_advisory_xact_lock({_CREATE_LOCK})")
                 if _has_index(connection):
@@ -109,7 +107,7 @@ class PostgresStore(ImageStore):
                     )
                 except Exception as error:
                     raise InputError(
-                        f"The database {public_address} must have pgvector. Received: "
+                        f"The database {address} must have pgvector. Received: "
                         f"{_message(error)}. Install it on the server (Debian: "
                         "postgresql-17-pgvector), and let an administrator run "
                         "`CREATE EXTENSION vector` in this database."
@@ -125,7 +123,7 @@ class PostgresStore(ImageStore):
     def exists(address: str) -> bool:
         """Returns True if a database contains an index."""
         with contextlib.closing(_connect(address)) as connection:
-            with _explained_errors(without_secrets(address)):
+            with _explained_errors(address):
                 return _has_index(connection)
 
     def _read_header(self) -> dict[str, Any]:
@@ -148,7 +146,7 @@ class PostgresStore(ImageStore):
     @contextlib.contextmanager
     def writing(self) -> Iterator["PostgresStore"]:
         """Opens the index for writing. Other processes may write concurrently."""
-        with contextlib.closing(PostgresStore(self.address)) as store:
+        with contextlib.closing(PostgresStore(self.folder)) as store:
             yield store
 
     def close(self) -> None:
@@ -160,7 +158,7 @@ class PostgresStore(ImageStore):
         """Yields the connection in a transaction. Reconnects if necessary."""
         with self._lock:
             if self._connection.closed or self._connection.broken:
-                self._connection = _connect(self.address)
+                self._connection = _connect(self.folder)
             with _explained_errors(self.folder), self._connection.transaction():
                 yield self._connection
 
@@ -375,69 +373,73 @@ class PostgresStore(ImageStore):
 def _connect(address: str) -> "Connection":
     with needs("postgres", "An index in PostgreSQL needs psycopg"):
         import psycopg
-    public_address = without_secrets(address)
-    full_address = with_secrets(address)
+    _check_no_password(address)
     try:
         return psycopg.connect(
-            full_address,
+            address,
             autocommit=True,
             connect_timeout=10,
             options="-c search_path=align_keras,public",
         )
     except psycopg.OperationalError as error:
-        raise _connection_error(public_address, full_address, error) from None
+        raise _connection_error(address, error) from None
+
+
+def _check_no_password(address: str) -> None:
+    import psycopg
+
+    try:
+        parameters = psycopg.conninfo.conninfo_to_dict(address)
     except psycopg.Error as error:
         raise InputError(
-            "An index in a database must be named as "
-            "postgresql://USER:PASSWORD@HOST/DATABASE. Received: "
-            f"{public_address} ({_message(error, full_address)}). Correct the address."
+            "An index in a database must be named as postgresql://USER@HOST/DATABASE. "
+            f"Received: {address} ({_message(error)}). Correct the address."
         ) from None
+    if parameters.keys() & {"password", "sslpassword"}:
+        raise password_error(f"the address of the database {parameters.get('dbname')}")
 
 
-def _connection_error(
-    public_address: str, full_address: str, error: "OperationalError"
-) -> InputError:
+def _connection_error(address: str, error: "OperationalError") -> InputError:
     """Returns the InputError for a connection that failed, with the server's reason."""
     import psycopg
 
-    line = _message(error, full_address)
+    line = _message(error)
     # The ping distinguishes an unreachable server from one that refuses the connection.
-    if psycopg.pq.PGconn.ping(full_address.encode()) != psycopg.pq.Ping.OK:
-        return _unreachable_error(public_address, line)
-    parameters = psycopg.conninfo.conninfo_to_dict(full_address)
+    if psycopg.pq.PGconn.ping(address.encode()) != psycopg.pq.Ping.OK:
+        return _unreachable_error(address, line)
+    parameters = psycopg.conninfo.conninfo_to_dict(address)
     database = str(parameters.get("dbname", ""))
     attempt = error.pgconn
     if attempt is not None and attempt.needs_password:
         return InputError(
-            f"The database {public_address} requires a password. Received: none "
-            f"({line}). Set it in the address, in $PGPASSWORD or in ~/.pgpass."
+            f"The database {address} requires a password. Received: none "
+            f"({line}). Set it in $PGPASSWORD or in ~/.pgpass."
         )
-    if _lacks_database(full_address, database):
+    if _lacks_database(address, database):
         return InputError(
             f"The database {database!r} must exist on the server. Received: "
-            f"{public_address}. Create it there with `createdb --encoding UTF8 "
+            f"{address}. Create it there with `createdb --encoding UTF8 "
             f"{database}`, and install pgvector in it with `psql {database} -c 'CREATE "
             "EXTENSION vector'`."
         )
     if attempt is not None and attempt.used_password:
         return InputError(
-            f"The database {public_address} rejected the user or the password "
-            f"({line}). Correct them in the address, in $PGPASSWORD or in ~/.pgpass."
+            f"The database {address} rejected the user or the password "
+            f"({line}). Correct the user in the address, or the password in "
+            "$PGPASSWORD or in ~/.pgpass."
         )
     return InputError(
-        f"The database {public_address} rejected the connection ({line}). Check the "
+        f"The database {address} rejected the connection ({line}). Check the "
         "user and the name of the database, or ask its administrator."
     )
 
 
-def _lacks_database(full_address: str, database: str) -> bool:
+def _lacks_database(address: str, database: str) -> bool:
     """Returns True if the server is reachable and has no database of this name."""
     import psycopg
 
     try:
-        connection = psycopg.connect(
-            full_address, dbname="postgres", connect_timeout=10
-        )
+        connection = psycopg.connect(address, dbname="postgres", connect_timeout=10)
         with contextlib.closing(connection):
             sql = "SELECT 1 FROM pg_database WHERE datname = %s"
             return connection.execute(sql, [database]).fetchone() is None
@@ -445,9 +447,9 @@ def _lacks_database(full_address: str, database: str) -> bool:
         return False
 
 
-def _unreachable_error(public_address: str, line: str) -> InputError:
+def _unreachable_error(address: str, line: str) -> InputError:
     return InputError(
-        f"The database {public_address} can't be reached ({line}). Check that it is "
+        f"The database {address} can't be reached ({line}). Check that it is "
         "running, then run the same command again. Images that were already written "
         "are kept."
     )
@@ -459,14 +461,14 @@ def _has_index(connection: "Connection") -> bool:
 
 
 @contextlib.contextmanager
-def _explained_errors(public_address: str) -> Iterator[None]:
+def _explained_errors(address: str) -> Iterator[None]:
     """Replaces common errors of psycopg with an InputError that has a remedy."""
     import psycopg
 
     try:
         yield
     except psycopg.OperationalError as error:
-        raise _unreachable_error(public_address, _message(error)) from None
+        raise _unreachable_error(address, _message(error)) from None
     except (
         psycopg.errors.UndefinedFunction,
         psycopg.errors.DatatypeMismatch,
@@ -479,17 +481,14 @@ def _explained_errors(public_address: str) -> Iterator[None]:
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise InputError(
-            f"The database {public_address} must allow this user to write. Received: "
+            f"The database {address} must allow this user to write. Received: "
             f"{_message(error)}. Ask its administrator, or name another user."
         ) from None
 
 
-def _message(error: Exception, address: str = "") -> str:
-    """Returns the message of an error as one short line.
-
-    The password of the address is removed from it.
-    """
-    return redacted(" ".join(str(error).split()), address)[:160]
+def _message(error: Exception) -> str:
+    """Returns the message of an error as one short line."""
+    return " ".join(str(error).split())[:160]
 
 
 def _key(file: bytes) -> int:

@@ -26,7 +26,6 @@ from align_keras.search.columns import (
     name_in_conditions,
     value_of_cell,
 )
-from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.where import NUMBER, TEXT, Column
 
@@ -484,48 +483,9 @@ class TableRows(abc.ABC):
             old = json.loads(self._get_meta("columns") or "{}")
             self._run(FIRST_TABLE)
             self._store_columns([], 0)
-            # Removing passwords can merge sources and images, so it comes before moving
-            # the rows.
-            self._hide_root_passwords()
-            self._hide_image_passwords()
             if old:
                 self._move_columns(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
-
-    def _hide_root_passwords(self) -> None:
-        """Removes the passwords from the addresses of sources.
-
-        Sources whose addresses are then equal are merged.
-        """
-        for id, file in self._fetch_rows("SELECT id, file FROM roots ORDER BY id"):
-            clean = os.fsencode(without_secrets(os.fsdecode(file)))
-            if clean == file:
-                continue
-            same_id = self._fetch_value("SELECT id FROM roots WHERE file = ?", [clean])
-            if same_id is None:
-                self._run("UPDATE roots SET file = ? WHERE id = ?", [clean, id])
-                continue
-            for table in ("images", "unreadable"):
-                self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [same_id, id])
-            self.remove_table_rows(id)
-            self._run("DELETE FROM roots WHERE id = ?", [id])
-
-    def _hide_image_passwords(self) -> None:
-        """Removes the passwords from the addresses of images.
-
-        If several images then have the same address, only one of them remains.
-        """
-        for id, file in self._fetch_rows("SELECT id, file FROM images ORDER BY id"):
-            clean = os.fsencode(without_secrets(os.fsdecode(file)))
-            if clean == file:
-                continue
-            same_id = self._fetch_value("SELECT id FROM images WHERE file = ?", [clean])
-            if same_id is None:
-                path = clean.decode("utf-8", "backslashreplace")
-                sql = "UPDATE images SET file = ?, path = ? WHERE id = ?"
-                self._run(sql, [clean, path, id])
-            else:
-                self.remove_images([id])
 
     def _move_columns(self, names: Sequence[str]) -> None:
         """Moves columns from the table `images` to the rows of user tables."""

@@ -5,15 +5,13 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from align_keras.utils.addresses import redacted
-
 
 class InputError(ValueError):
     """Mistake of the user in an argument, a file or a configuration.
 
     The message has one line with the argument, the rule, the received value and the
     remedy. The command line prints it and exits with code 1. In Python, it is a
-    `ValueError`. Passwords in addresses are replaced by `***`.
+    `ValueError`.
 
     Example:
 
@@ -24,14 +22,6 @@ class InputError(ValueError):
     ...     print(str(error)[:30])
     `model` must be align_small_en
     """
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(
-            *(
-                redacted(argument) if isinstance(argument, str) else argument
-                for argument in arguments
-            )
-        )
 
 
 class MissingExtraError(InputError, ImportError):

@@ -4,15 +4,13 @@ import sys
 import time
 from typing import Any
 
-from align_keras.utils.addresses import redacted
-
 # Seconds between two progress lines if standard error is not a terminal.
 LINE_INTERVAL = 15.0
 
 
 def say(message: str) -> None:
-    """Prints a line on standard error and hides passwords in addresses."""
-    print(redacted(message), file=sys.stderr, flush=True)
+    """Prints a line on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 class progress_bar:

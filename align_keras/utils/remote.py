@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from align_keras.utils.addresses import redacted, with_secrets, without_secrets
+from align_keras.utils.addresses import drop_queries, with_query, without_query
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -137,7 +137,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
         OSError: as `open_url`. Web servers can't list folders.
         InputError: as `open_url`.
     """
-    url = without_secrets(url)
+    url = without_query(url)
     fs, path = file_system(url)
     if url.lower().startswith("http"):
         raise OSError(
@@ -159,7 +159,7 @@ def stat_url(url: str) -> RemoteFile | None:
     Raises:
         FileNotFoundError: if the address doesn't exist.
     """
-    url = without_secrets(url)
+    url = without_query(url)
     info = _read_info(url)
     if info["type"] == "directory":
         return None
@@ -196,7 +196,7 @@ def join_url(folder: str, name: str) -> str:
 
 def cached_version(url: str) -> str:
     """Returns the version that a file had when this process last opened it."""
-    url = without_secrets(url)
+    url = without_query(url)
     with _lock:
         version = _versions.get(url)
     return UrlReader(url).version if version is None else version
@@ -214,7 +214,7 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
         OSError: as `open_url`. The errno is EFBIG if the whole file exceeds 512 MB.
         InputError: as `open_url`.
     """
-    url = without_secrets(url)
+    url = without_query(url)
     is_whole = size is None
     if size is None:
         size = _read_info(url)["size"] or 0
@@ -255,7 +255,12 @@ def _open_file_system(scheme: str) -> Any:
             import aiohttp
         timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
         traces = [_redirect_check(aiohttp)]
-        options["client_kwargs"] = {"timeout": timeout, "trace_configs": traces}
+        # `trust_env` reads passwords from ~/.netrc.
+        options["client_kwargs"] = {
+            "timeout": timeout,
+            "trace_configs": traces,
+            "trust_env": True,
+        }
         options["headers"] = {"Accept-Encoding": "identity"}
         options["max_redirects"] = MAX_REDIRECTS
     # These loggers print tracebacks of exceptions that are raised anyway.
@@ -271,8 +276,6 @@ def _open_file_system(scheme: str) -> Any:
 def file_system(url: str) -> tuple[Any, str]:
     """Returns the fsspec file system of an address and the path in it.
 
-    The path on a web server contains the user and the password from `with_secrets`.
-
     Raises:
         OSError: with the errno EINVAL if the address of a web server has no valid host
             or port.
@@ -287,9 +290,9 @@ def file_system(url: str) -> tuple[Any, str]:
             "folder."
         )
     if scheme in ("http", "https") and not _has_valid_server(url):
-        raise OSError(errno.EINVAL, "invalid web address", redacted(url))
+        raise OSError(errno.EINVAL, "invalid web address", url)
     fs = retrying(lambda: _open_file_system(scheme), url)
-    return fs, fs._strip_protocol(with_secrets(url))
+    return fs, fs._strip_protocol(with_query(url))
 
 
 class RefusedRedirectError(Exception):
@@ -416,10 +419,10 @@ def retrying(call: Callable[[], _Result], url: str) -> _Result:
                 if _is_incomplete(error):
                     _num_failed_addresses.pop(server, None)
                     text = f"the server sent an incomplete response (tried {times})"
-                    raise OSError(errno.EIO, text, redacted(url)) from error
+                    raise OSError(errno.EIO, text, url) from error
                 _num_failed_addresses[server] += 1
                 text = f"can't be reached ({reason}, tried {times})"
-                raise OSError(errno.EHOSTUNREACH, text, redacted(url)) from error
+                raise OSError(errno.EHOSTUNREACH, text, url) from error
             pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
             pause = max(pause * random.uniform(0.5, 1), _retry_after(error))
         retries[reason] += 1
@@ -440,8 +443,7 @@ def _classify_error(error: Exception, url: str) -> tuple[str, OSError | None]:
     names = {base.__name__ for link in chain for base in type(link).__mro__}
     cause = next((link for link in reversed(chain) if str(link)), error)
     text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"
-    text = redacted(text, with_secrets(url))[:100]
-    url = redacted(url)
+    text = drop_queries(text)[:100]
     refused = next(
         (link for link in chain if isinstance(link, RefusedRedirectError)), None
     )
@@ -559,7 +561,7 @@ class UrlReader(io.RawIOBase):
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url = without_secrets(url)
+        self.url = url = without_query(url)
         self._position = 0
         self._fs, self._path = file_system(url)
         self._file: Any = None

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypedDict
 
+from align_keras.utils.addresses import known_queries, remember_queries
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
 from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
@@ -219,8 +220,8 @@ def _run_in_processes(
         processes,
         batch_size=1,
         return_as="generator_unordered",
-        initializer=_end_with,
-        initargs=(os.getpid(),),
+        initializer=_start_worker,
+        initargs=(os.getpid(), known_queries()),
     )
     try:
         call = joblib.delayed(_call)
@@ -232,6 +233,12 @@ def _run_in_processes(
             "because the memory was full. Run the command again, with --workers 1 to "
             "use less memory. Finished tasks are not repeated."
         ) from None
+
+
+def _start_worker(parent: int, queries: dict[str, str]) -> None:
+    """Prepares a worker process, which knows the presigned addresses of its parent."""
+    remember_queries(queries)
+    _end_with(parent)
 
 
 def _end_with(parent: int) -> None:

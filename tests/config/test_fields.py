@@ -7,8 +7,8 @@ from align_keras.config import (
     changed_keys,
     load_config,
 )
-from align_keras.config.fields import without_passwords
-from align_keras.utils.addresses import with_secrets
+from align_keras.config.fields import without_queries
+from align_keras.utils.addresses import with_query
 
 
 def test_changed_keys_returns_the_old_and_the_new_value():
@@ -29,19 +29,19 @@ def test_as_dict_returns_plain_values():
     assert tree["trainer"]["optimizer_config"]["optimizer"]["type"] == "lamb"
 
 
-def test_passwords_are_removed_from_all_addresses_of_a_configuration():
-    source = {"path": "https://me:first@host/a.tar", "weight": 2.0}
+def test_query_strings_are_removed_from_all_addresses_of_a_configuration():
+    source = {"path": "https://host/a.tar?sig=first", "weight": 2.0}
     config = load_config(
         params_override={
             "task.train_data.source": [source],
-            "task.validation_data.pairs": "https://me:second@host/t.csv",
+            "task.validation_data.pairs": "https://host/t.csv?sig=second",
         }
     )
-    public = without_passwords(config)
-    assert public.task.train_data.source[0].path == "https://me@host/a.tar"
-    assert public.task.validation_data.pairs == "https://me@host/t.csv"
+    public = without_queries(config)
+    assert public.task.train_data.source[0].path == "https://host/a.tar"
+    assert public.task.validation_data.pairs == "https://host/t.csv"
     assert set(changed_keys(config, public)) == {
         "task.train_data.source",
         "task.validation_data.pairs",
     }
-    assert with_secrets("https://me@host/t.csv") == "https://me:second@host/t.csv"
+    assert with_query("https://host/t.csv") == "https://host/t.csv?sig=second"

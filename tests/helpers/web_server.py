@@ -33,6 +33,7 @@ class WebServer(http.server.ThreadingHTTPServer):
     Attributes:
         url: Address of the server.
         requests: Requests in the order in which they arrived.
+        queries: Parameters of the query strings of all requests.
         faults: Faults of the next GET requests, one each: `"500"` or another status,
             `"429"` (with Retry-After: 1), `"break"` (the connection ends after half of
             the bytes), `"stall"` (it pauses there first) or `"ok"`. Requests succeed
@@ -51,6 +52,7 @@ class WebServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.files = files
         self.requests: list[Request] = []
+        self.queries: list[str] = []
         self.faults: list[str] = []
         self.redirects: dict[str, str] = {}
         self.short: set[str] = set()
@@ -85,6 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         name = urllib.parse.unquote(self.path.partition("?")[0]).lstrip("/")
         byte_range = self.headers.get("Range")
+        server.queries += self.path.partition("?")[2].split("&")
         server.requests.append(Request(self.command, name, byte_range))
         time.sleep(server.delay)
         fault = "ok"

@@ -197,9 +197,6 @@ def test_open_refuses_a_database_without_an_index_or_with_another_model(
     colors.write_color_towers(tmp_path / "other", 2.0)
     with pytest.raises(InputError, match="the model that computed its embeddings"):
         Index.open(database, tmp_path / "other")
-    with pytest.raises(InputError) as caught:
-        Index.open(database.replace("tester@", "tester:secret@") + "&port=1")
-    assert "secret" not in str(caught.value)
 
 
 def test_connection_errors_name_the_cause(server, database, monkeypatch):
@@ -209,14 +206,16 @@ def test_connection_errors_name_the_cause(server, database, monkeypatch):
     address = database.replace("tester@", "guarded@")
     with pytest.raises(InputError, match="requires a password. Received: none"):
         Index.open(address)
-    wrong = address.replace("guarded@", "guarded:wr0ng@")
-    with pytest.raises(InputError, match="rejected the user or the password") as caught:
-        Index.open(wrong)
+    with pytest.raises(InputError, match="must not contain a password") as caught:
+        Index.open(f"{address}&password=wr0ng")
     assert "wr0ng" not in str(caught.value)
-    right = address.replace("guarded@", "guarded:right@")
+    monkeypatch.setenv("PGPASSWORD", "wr0ng")
+    with pytest.raises(InputError, match="rejected the user or the password"):
+        Index.open(address)
+    monkeypatch.setenv("PGPASSWORD", "right")
     with pytest.raises(InputError, match=NO_INDEX):
-        Index.open(right)
-    missing = server.address("nowhere").replace("tester@", "guarded:right@")
+        Index.open(address)
+    missing = server.address("nowhere").replace("tester@", "guarded@")
     with pytest.raises(InputError, match="database 'nowhere' must exist"):
         Index.open(missing)
     with pytest.raises(InputError, match="rejected the connection"):

@@ -11,7 +11,6 @@ import pytest
 
 from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
-from align_keras.search.image_store import UnreadableFile
 from align_keras.search.store import Store
 from align_keras.utils.errors import InputError
 from align_keras.utils.where import MAX_TESTS
@@ -364,40 +363,6 @@ def test_an_index_of_an_older_release_is_upgraded(location, build, photos, tmp_p
     assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
     assert names(build(), "zip = '00123'") == ["red"]
     assert index.remove([table]) == 0 and "zip" not in index.store.columns
-
-
-def test_addresses_that_differ_only_in_secrets_are_merged(
-    location, build, photos, tmp_path
-):
-    rows = [row("red", stars="5"), row("green", stars="4")]
-    table = write_csv(tmp_path / "t.csv", rows)
-    index = build(table, photos)
-    with index.store.writing() as store:
-        ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
-        roots = list(store.roots().values())
-        with store.transaction():
-            record = UnreadableFile(roots[1], 1, 1, "no image", "")
-            store.record_unreadable(b"broken.jpg", record)
-    index.store.close()
-    with open_database(location) as execute:
-        for number, root in enumerate(roots):
-            address = f"https://host/t.csv?token={number}".encode()
-            execute("UPDATE roots SET file = ? WHERE id = ?", [address, root])
-        for name in ("red.png", "green.png"):
-            address = f"https://host/image.png?token={name}".encode()
-            sql = "UPDATE images SET file = ? WHERE id = ?"
-            execute(sql, [address, ids[name]])
-        sql = "UPDATE images SET root = ? WHERE id = ?"
-        execute(sql, [roots[1], ids["blue.jpg"]])
-    downgrade(location)
-    index = Index.open(location)
-    assert list(index.store.roots()) == [b"https://host/t.csv"]
-    (root,) = index.store.roots().values()
-    stored_files = index.store.stored_files()
-    assert {file.root for file in stored_files.values()} == {root}
-    assert index.store.unreadable()[b"broken.jpg"].root == root
-    assert len(stored_files) == 2 and b"https://host/image.png" in stored_files
-    assert len(index.query("blue", k=9, duplicates=True)) == 2
 
 
 def test_an_upgrade_without_write_permission_names_the_command(
