@@ -38,7 +38,7 @@ def count_values(store: TableRows) -> dict[str, list[dict[str, Any]]]:
         if column.kind != TEXT or name in _COLUMNS_OF_IMAGES:
             continue
         cells = store.count_cells(name, _MAX_CELLS)
-        separator = None if column.table is None else _separator_of(cells)
+        separator = _separator_of(cells) if column.is_cell else None
         counts = _count_parts(cells, separator)
         is_short = all(len(value) <= _MAX_LENGTH for value in counts)
         # Values that are all different describe single images.

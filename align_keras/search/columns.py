@@ -8,7 +8,7 @@ number in each of its cells.
 import decimal
 import math
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from align_keras.utils.where import NUMBER, TEXT
@@ -26,11 +26,9 @@ INDEX_COLUMNS = {
     "camera": "TEXT",
     "captions": "TEXT",
 }
-# Reserved names in conditions. A column of a user table with such a name gets an
-# underscore at the end of its name.
-_RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
-# Maximum number of columns in all user tables of an index.
-MAX_COLUMNS = 2_000
+# Names that a column of a user table cannot have. It gets an underscore at the end of
+# its name.
+_RESERVED = ("id", *INDEX_COLUMNS)
 # Kinds of the columns of user tables, in addition to `NUMBER` and `TEXT`. Numbers and
 # decimals are both compared as numbers. A hit has the value of a number column as a
 # number, and the value of a decimal column as its original text ("4.50").
@@ -45,7 +43,7 @@ _MAX_INTEGER = 2**53
 
 
 class TableRow(NamedTuple):
-    """Row of a user table: the captions of its image, and its values by column name."""
+    """Row of a user table: captions of its image, and values by names in conditions."""
 
     captions: list[str]
     values: dict[str, Any]
@@ -151,21 +149,28 @@ def value_of_cell(text: str | None, kind: str) -> str | int | float | None:
     return number if math.isfinite(number) else text
 
 
-def name_in_conditions(name: str, taken: Container[str]) -> str:
-    """Returns the name that a column of a user table has in conditions.
+def plain_name(name: str) -> str:
+    """Returns a name in lower-case letters, digits and underscores.
 
-    The name consists of lower-case letters, digits and underscores, and is not in
-    `taken`.
-
-    >>> name_in_conditions("My Column!", ()), name_in_conditions("path", ("path_",))
-    ('my_column', 'path_2')
+    >>> plain_name("My Column!")
+    'my_column'
     """
-    plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
-    if plain in _RESERVED:
-        plain += "_"
-    candidate = plain
-    number = 1
-    while candidate in taken or candidate in _RESERVED:
-        number += 1
-        candidate = f"{plain.rstrip('_')}_{number}"
-    return candidate
+    return re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
+
+
+def names_in_conditions(names: Iterable[str]) -> dict[str, str]:
+    """Returns a dict from the columns of a user table to their names in conditions.
+
+    >>> names_in_conditions(["Loc!", "loc?", "path"])
+    {'Loc!': 'loc', 'loc?': 'loc_2', 'path': 'path_'}
+    """
+    condition_names: dict[str, str] = {}
+    for name in names:
+        plain = plain_name(name)
+        candidate = f"{plain}_" if plain in _RESERVED else plain
+        number = 1
+        while candidate in condition_names.values():
+            number += 1
+            candidate = f"{plain}_{number}"
+        condition_names[name] = candidate
+    return condition_names

@@ -12,7 +12,7 @@ import numpy as np
 from align_keras.search.columns import as_text
 from align_keras.search.index_files import STORED_IMAGES
 from align_keras.search.items import ITEMS_ROOT, ModelIdentity, item_file
-from align_keras.search.store import Store, is_flat_index
+from align_keras.search.store import Store
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, refuse_url
 
@@ -56,7 +56,7 @@ def write_embedding_index(
     _check_different(names)
     suffixes = [image_suffix(content, row) for row, content in enumerate(images or ())]
     with contextlib.ExitStack() as stack:
-        if _holds_index(folder):
+        if Store.exists(folder):
             # Without the lock, another process could add images to the old folder.
             stack.enter_context(Store.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
@@ -139,15 +139,6 @@ def image_suffix(content: bytes, row: int) -> str:
         "`images` must be PNG, JPEG, GIF, BMP or WebP files. Received: bytes that "
         f"begin with {content[:4]!r} in row {row}. Encode them in one of these formats."
     )
-
-
-def _holds_index(folder: pathlib.Path) -> bool:
-    """Returns True if the folder holds an index in the format of this release.
-
-    Raises:
-        InputError: if the folder contains something else, which must not be replaced.
-    """
-    return not is_flat_index(folder) and Store.exists(folder)
 
 
 def _write_image(folder: pathlib.Path, name: str, content: bytes) -> None:

@@ -112,11 +112,11 @@ class ImageStore(TableRows):
         # Most searches have no condition and do not need this import.
         from align_keras.utils.where import read_condition
 
-        condition = read_condition(where, self.named_columns(), self._lowercase_sql)
+        columns = self.named_columns()
+        condition = read_condition(where, columns, self._lowercase_sql)
         sql = condition.sql
-        if condition.tables:
-            holds = condition.holds_without_rows
-            sql = self.rows_condition(sql, condition.tables, holds)
+        if any(columns[name].is_cell for name in condition.columns):
+            sql = self.rows_condition(sql)
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:

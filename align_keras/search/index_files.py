@@ -34,11 +34,18 @@ _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
 
 def damage_error(folder: pathlib.Path, reason: str) -> InputError:
     """Returns the error for a damaged index, with the command that rebuilds it."""
-    command = run_index_command(folder) or f"align-keras index FOLDER --index {folder}"
     return InputError(
-        f"The index {folder} is damaged ({' '.join(reason.split())[:160]}). Remove "
-        f"that folder, then build the index again with `{command}`."
+        f"The index {folder} is damaged ({' '.join(reason.split())[:160]}). "
+        f"{rebuild_remedy(folder)}"
     )
+
+
+def rebuild_remedy(folder: pathlib.Path) -> str:
+    """Returns a sentence with the command that writes an unusable index again."""
+    command = run_index_command(folder) or (
+        f"align-keras index FOLDER --index {shlex.quote(str(folder))}"
+    )
+    return f"Remove that folder, then build the index again with `{command}`."
 
 
 def run_index_command(folder: pathlib.Path) -> str | None:

@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.source_files import is_folder
 from align_keras.embedders import Embedder
 from align_keras.embedders.loading import worker_model
-from align_keras.search.columns import TableRow
+from align_keras.search.columns import TableRow, names_in_conditions, plain_name
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
@@ -359,8 +359,6 @@ class _Update:
         records = list(
             read_pairs(path, counter=counter, caption_counter=captions, origin_of=dict)
         )
-        names = {name for record in records for row in record.origins for name in row}
-        self.store.check_columns(root, names, printable(path))
         table_records = self.table_records.setdefault(root, {})
         remote = is_url(path)
         if remote:
@@ -619,24 +617,32 @@ class _Update:
             return
         ids = {file: stored.id for file, stored in self.store.stored_files().items()}
         for root, records in tables.items():
+            origins = (row for record in records.values() for row in record.origins)
+            names = names_in_conditions(
+                dict.fromkeys(name for row in origins for name in row)
+            )
             rows = {
-                ids[file]: _table_rows(record)
+                ids[file]: _table_rows(record, names)
                 for file, record in records.items()
                 if file in ids
             }
             self.store.replace_table_rows(root, rows)
-        for name, condition_name in self.store.renamed_columns().items():
-            say(
-                f"column {printable(name)!r} of a table has the name {condition_name} "
-                "in --where"
-            )
+            for name, condition_name in names.items():
+                if condition_name != plain_name(name):
+                    say(
+                        f"column {printable(name)!r} of a table has the name "
+                        f"{condition_name} in --where"
+                    )
 
 
-def _table_rows(record: PairRecord) -> list[TableRow]:
+def _table_rows(record: PairRecord, names: Mapping[str, str]) -> list[TableRow]:
     """Returns the rows of a table that belong to an image, each with its captions."""
     rows: dict[int, TableRow] = {}
     for caption, origin in zip(record.captions, record.origins, strict=True):
-        row = rows.setdefault(id(origin), TableRow([], origin))
+        if id(origin) not in rows:
+            values = {names[name]: value for name, value in origin.items()}
+            rows[id(origin)] = TableRow([], values)
+        row = rows[id(origin)]
         if caption:
             row.captions.append(caption)
     return list(rows.values())

@@ -16,6 +16,7 @@ most 89% with its largest search width, compared with 99% for the lists
 import contextlib
 import hashlib
 import json
+import shlex
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import ImageStore
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query, RankedRows, ScannedRows
-from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.addresses import password_error
 from align_keras.utils.errors import InputError, needs
 
@@ -44,7 +44,7 @@ _PROBES = 200
 _LISTS_MEMORY = "512MB"
 # Number of sampled vectors. Their scores show which scores are high for a query.
 _SAMPLE = 1024
-_VERSION = 1
+_VERSION = 2
 # Keys of advisory locks. They are even, because the keys of files are odd (`_key`).
 _CREATE_LOCK = 0
 _TABLES_LOCK = 2
@@ -69,7 +69,10 @@ CREATE INDEX ON align_keras.images (content);
 CREATE TABLE align_keras.unreadable (
     file bytea PRIMARY KEY, root bigint, size bigint, mtime_ns bigint, reason text
 );
-{FIRST_TABLE};
+CREATE TABLE align_keras.table_rows (
+    image bigint NOT NULL, root bigint NOT NULL, number bigint NOT NULL,
+    captions text NOT NULL, cells jsonb NOT NULL, PRIMARY KEY (image, root, number)
+);
 """
 
 
@@ -84,8 +87,6 @@ class PostgresStore(ImageStore):
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
-        if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
-            self.upgrade()
 
     @staticmethod
     def create(address: str, model: ModelIdentity) -> None:
@@ -136,10 +137,12 @@ class PostgresStore(ImageStore):
                 )
         header = json.loads(self._get_meta("header"))
         if header.get("version") != _VERSION:
+            address = shlex.quote(self.folder)
             raise InputError(
                 f"The index {self.folder} must have version {_VERSION}. Received: "
-                f"{header.get('version')!r:.80}. Drop its schema align_keras, and "
-                "build it again."
+                f"version {header.get('version')!r:.80}. Run `psql {address} -c 'DROP "
+                "SCHEMA align_keras CASCADE'`, then build the index again with "
+                f"`align-keras index FOLDER --index {address}`."
             )
         return header
 
@@ -318,6 +321,10 @@ class PostgresStore(ImageStore):
         # PostgreSQL cannot store NUL.
         return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
+    def _cell_sql(self, table: str, column: str) -> str:
+        key = column.replace("'", "''")
+        return f"({table}.cells ->> '{key}')"
+
     def _number_sql(self, sql: str) -> str:
         return f"NULLIF(btrim({sql}), '')::double precision"
 
@@ -345,13 +352,6 @@ class PostgresStore(ImageStore):
 
     def _lock_tables(self) -> None:
         self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
-
-    def upgrade(self) -> None:
-        """Upgrades the tables of an index of an older release."""
-        with self.transaction():
-            self._lock_tables()
-            if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
-                super().upgrade()
 
     def compact(self) -> None:
         """Deletes vectors without an image, and builds the lists of a large index."""

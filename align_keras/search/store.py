@@ -12,12 +12,10 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +42,7 @@ from align_keras.search.index_files import (
     is_index_file,
     next_vectors_name,
     open_to_write,
+    rebuild_remedy,
     refuse_links,
     run_index_command,
     vectors_name,
@@ -51,19 +50,16 @@ from align_keras.search.index_files import (
 )
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query, RankedRows, ScannedRows
-from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 from align_keras.utils.where import fold_case
 
 _FORMAT = "align_keras_image_index"
-# Format of the indexes of training runs in earlier releases.
-_FLAT_FORMAT = "align_keras_search_index"
-_VERSION = 1
+_VERSION = 2
 # Largest accepted embedding width. No model has wider embeddings, so a larger number
 # means that the header is damaged.
 _MAX_DIMENSION = 2**16
-_TABLES = {"meta", "roots", "images", "unreadable"}
+_TABLES = {"meta", "roots", "images", "unreadable", "table_rows"}
 # Columns whose values are checked after reading, because SQLite does not enforce the
 # type of a column.
 _KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
@@ -89,7 +85,10 @@ CREATE INDEX images_content ON images (content);
 CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
-{FIRST_TABLE};
+CREATE TABLE table_rows (
+    image INTEGER NOT NULL, root INTEGER NOT NULL, number INTEGER NOT NULL,
+    captions TEXT NOT NULL, cells TEXT NOT NULL, PRIMARY KEY (image, root, number)
+);
 """
 # Parts of SQLite's messages about a statement that exceeds one of its limits.
 _EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
@@ -111,19 +110,12 @@ _MAX_UNUSED_FRACTION = 0.25
 # Number of vector rows that are read or written at once, which limits the memory.
 # Smaller vectors files are never rewritten.
 VECTOR_ROWS_PER_BLOCK = 1024
-# Seconds that a reader waits while another process upgrades the index.
-UPGRADE_TIMEOUT = 10.0
-
-
-class _LockedError(InputError):
-    """Error for an index that another process is writing."""
 
 
 class Store(ImageStore):
     """Store of the images and embeddings of an index in a folder."""
 
     _has_checksums: bool
-    _has_table_rows: bool
 
     def __init__(self, folder: str | os.PathLike, writable: bool = False) -> None:
         self.folder = pathlib.Path(folder)
@@ -144,53 +136,6 @@ class Store(ImageStore):
         # Vectors file and number of rows whose norms were checked, and the tolerance.
         self._norms_checked: tuple[str, int, float] | None = None
         self._check_consistency()
-        if not self._has_table_rows:
-            self._upgrade()
-
-    def _upgrade(self) -> None:
-        """Adds the tables of this release to an index of an older release.
-
-        A reader opens the index a second time for writing. If another process holds the
-        lock, the reader waits until that process has upgraded the index.
-        """
-        if self._writable:
-            try:
-                self.upgrade()
-            except InputError:
-                raise
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise self._invalid_columns() from None
-            self._has_table_rows = True
-            return
-        deadline = time.monotonic() + UPGRADE_TIMEOUT
-        while not self._is_upgraded():
-            try:
-                with Store.locked(self.folder):
-                    with contextlib.closing(Store(self.folder, writable=True)) as store:
-                        store.complete_database_file()
-            except (InputError, OSError) as error:
-                # The process that holds the lock may be upgrading the index.
-                if isinstance(error, _LockedError) and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                if self._is_upgraded():
-                    break
-                raise InputError(
-                    f"The index {self.folder} must be upgraded to this release, which "
-                    f"needs the permission to write it ({error}). Run `align-keras "
-                    f"index --index {self.folder}` once, as the owner of the folder."
-                ) from None
-        self._has_table_rows = True
-
-    def _invalid_columns(self) -> InputError:
-        """Returns the error for an invalid description of the user tables' columns."""
-        reason = f"{DATABASE} has invalid names of the columns of tables"
-        return damage_error(self.folder, reason)
-
-    def _is_upgraded(self) -> bool:
-        """Returns True if the database has the tables of this release."""
-        sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
-        return self._fetch_value(sql) > 0
 
     @staticmethod
     def create(
@@ -274,7 +219,7 @@ class Store(ImageStore):
         refuse_links(folder)
         lock = hold(folder / LOCK)
         if lock is None:
-            raise _LockedError(
+            raise InputError(
                 "An index must be written by one process at a time. Received: "
                 f"{folder}, which another process is writing. Wait until that process "
                 "has finished, or choose another index."
@@ -489,11 +434,10 @@ class Store(ImageStore):
                     self.folder, f"its database contains the {kind} {name!r:.60}"
                 )
         self._has_checksums = "checksums" in tables
-        self._has_table_rows = "table_rows_0" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damage_error(self.folder, f"its database lacks the table {missing}")
-        for table in filter(_is_index_table, tables):
+        for table in tables & {*_TABLES, "checksums"}:
             for column in self._fetch_rows(f"PRAGMA table_xinfo({table})"):
                 # The last field is not 0 for hidden and generated columns.
                 if column[-1]:
@@ -757,14 +701,6 @@ class Store(ImageStore):
                 f"{shlex.quote(str(self.folder))}`."
             )
         return rows
-
-    def user_columns(self) -> tuple[list[Any], int]:
-        try:
-            return super().user_columns()
-        except InputError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise self._invalid_columns() from None
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         images = super()._images(where, parameters)
@@ -1172,31 +1108,11 @@ def _sample_step(rows: int) -> int:
     return max(1, rows // _SAMPLE)
 
 
-def is_flat_index(folder: pathlib.Path) -> bool:
-    """Returns True for an index of a training run in the format of earlier releases."""
-    try:
-        return read_json(folder / HEADER).get("format") == _FLAT_FORMAT
-    except (OSError, InputError):
-        return False
-
-
 def _read_header(folder: pathlib.Path) -> dict[str, Any]:
     try:
         header = read_json(folder / HEADER)
     except InputError as error:
         raise damage_error(folder, str(error)) from None
-    if header.get("format") == _FLAT_FORMAT:
-        command = run_index_command(folder)
-        remedy = f"Build it again with `{command}`."
-        if command is None:
-            remedy = (
-                "Build it again with `align-keras train --config_file RUN/params.yaml "
-                "--model_dir RUN --mode index`, where RUN is the folder of its run."
-            )
-        raise InputError(
-            "An index must have the format of this release. Received: "
-            f"{folder}, in the format of an earlier release. {remedy}"
-        )
     if header.get("format") != _FORMAT:
         raise InputError(
             "An index must be a folder that `align-keras index` wrote. Received: "
@@ -1206,8 +1122,8 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
         )
     if header.get("version") != _VERSION:
         raise InputError(
-            f"The index {folder} must have version {_VERSION}. Received: "
-            f"{header.get('version')!r:.80}. Remove it and build it again."
+            f"The index {folder} must have version {_VERSION}. Received: version "
+            f"{header.get('version')!r:.80}. {rebuild_remedy(folder)}"
         )
     model = header.get("model")
     if not isinstance(model, dict):
@@ -1220,12 +1136,6 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
     if not (is_number and 1 <= header["dimension"] <= _MAX_DIMENSION):
         raise damage_error(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
-
-
-def _is_index_table(name: str) -> bool:
-    """Returns True for a table that this module or `table_rows` creates."""
-    has_user_rows = re.fullmatch(r"table_rows_\d+", name) is not None
-    return has_user_rows or name in {*_TABLES, "checksums"}
 
 
 def _header_text(header: dict[str, Any]) -> str:

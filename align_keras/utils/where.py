@@ -22,7 +22,6 @@ columns, and values are bound as parameters.
 """
 
 import difflib
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -69,14 +68,14 @@ class Column(NamedTuple):
         sql: str, expression for comparisons.
         kind: str, `NUMBER` or `TEXT`, or "" if the column can be compared with both.
         text: str, expression for `like`.
-        table: int, number N of the database table `table_rows_N` that stores the
-            column, or None for a built-in column.
+        is_cell: bool, True for a column of a user table, and False for a built-in
+            column.
     """
 
     sql: str
     kind: str = ""
     text: str = ""
-    table: int | None = None
+    is_cell: bool = False
 
 
 class Condition(NamedTuple):
@@ -85,35 +84,12 @@ class Condition(NamedTuple):
     Attributes:
         sql: str, SQL with a `?` for each parameter.
         parameters: list of str, int and float.
-        tables: set of int, numbers N of the database tables `table_rows_N` that have
-            the columns of the condition.
-        holds_without_rows: bool, False if the condition cannot hold for an image that
-            has no rows of user tables. For such an image, all columns of user tables
-            are null.
         columns: set of str, names of the columns of the condition.
     """
 
     sql: str
     parameters: list[Value]
-    tables: set[int]
-    holds_without_rows: bool
     columns: set[str]
-
-
-class _Part(NamedTuple):
-    """Part of a condition.
-
-    Attributes:
-        sql: str, SQL of the part.
-        outcomes: set of its possible values for an image without rows of user tables:
-            True, False or None (unknown).
-    """
-
-    sql: str
-    outcomes: frozenset[bool | None]
-
-
-_ANY_OUTCOME: frozenset[bool | None] = frozenset([True, False, None])
 
 
 def parse_where(text: str, columns: Iterable[str]) -> tuple[str, list[Value]]:
@@ -203,20 +179,16 @@ class _Parser:
         self.example = example
         self.used_columns: set[str] = set()
         self.parameters: list[Value] = []
-        self.tables: set[int] = set()
         self.num_tests = 0
         self.depth = 0
         self.position = 0
         self.tokens = self._tokenize()
 
     def parse(self) -> Condition:
-        part = self._condition()
+        sql = self._condition()
         if self._next.kind != "end":
             self._fail("`and`, `or` or the end")
-        holds = True in part.outcomes
-        return Condition(
-            part.sql, self.parameters, self.tables, holds, self.used_columns
-        )
+        return Condition(sql, self.parameters, self.used_columns)
 
     def _tokenize(self) -> list[_Token]:
         if not isinstance(self.text, str) or not self.text.strip():
@@ -242,51 +214,43 @@ class _Parser:
 
     # === Grammar ===
 
-    def _condition(self) -> _Part:
+    def _condition(self) -> str:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise InputError(
                 f"`where` must have at most {MAX_DEPTH} levels of parentheses. "
                 "Received: more levels. Write the condition with fewer levels."
             )
-        part = self._chain("or", self._conjunction)
+        sql = self._chain("or", self._conjunction)
         self.depth -= 1
-        return part
+        return sql
 
-    def _conjunction(self) -> _Part:
+    def _conjunction(self) -> str:
         return self._chain("and", self._factor)
 
-    def _chain(self, word: str, read_part: Callable[[], _Part]) -> _Part:
+    def _chain(self, word: str, read_part: Callable[[], str]) -> str:
         """Reads one or more parts that are joined by `and` or `or`."""
         parts = [read_part()]
         while self._take(word):
             parts.append(read_part())
         if len(parts) == 1:
             return parts[0]
-        outcomes = parts[0].outcomes
-        for part in parts[1:]:
-            outcomes = _join_outcomes(word, outcomes, part.outcomes)
-        sql = f" {word.upper()} ".join(part.sql for part in parts)
-        return _Part(f"({sql})", outcomes)
+        sql = f" {word.upper()} ".join(parts)
+        return f"({sql})"
 
-    def _factor(self) -> _Part:
+    def _factor(self) -> str:
         negations = 0
         while self._take("not"):
             negations += 1
         if self._take("("):
-            part = self._condition()
+            sql = self._condition()
             self._expect(")")
         else:
-            part = self._test()
+            sql = self._test()
         # Two negations cancel out, even if the outcome is unknown.
-        if negations % 2 == 0:
-            return part
-        outcomes = frozenset(
-            None if outcome is None else not outcome for outcome in part.outcomes
-        )
-        return _Part(f"NOT ({part.sql})", outcomes)
+        return sql if negations % 2 == 0 else f"NOT ({sql})"
 
-    def _test(self) -> _Part:
+    def _test(self) -> str:
         self.num_tests += 1
         if self.num_tests > MAX_TESTS:
             raise InputError(
@@ -295,20 +259,13 @@ class _Parser:
             )
         column = self._column()
         sql = column.sql
-        # For an image without rows, a comparison of a user table's column is unknown.
-        is_user_column = column.table is not None
-        outcomes: frozenset[bool | None] = _ANY_OUTCOME
-        if is_user_column:
-            outcomes = frozenset([None])
         if self._next.text in _COMPARISONS:
             sign = self._advance().text.replace("==", "=").replace("!=", "<>")
-            return _Part(f"{sql} {sign} {self._operand(column)}", outcomes)
+            return f"{sql} {sign} {self._operand(column)}"
         if self._take("is"):
             negation = self._negation()
             self._expect("null")
-            if is_user_column:
-                outcomes = frozenset([not negation])
-            return _Part(f"{sql} IS {negation}NULL", outcomes)
+            return f"{sql} IS {negation}NULL"
         negation = self._negation()
         if self._take("in"):
             self._expect("(")
@@ -316,17 +273,17 @@ class _Parser:
             while self._take(","):
                 values.append(self._value(column))
             self._expect(")")
-            return _Part(f"{sql} {negation}IN ({', '.join(values)})", outcomes)
+            return f"{sql} {negation}IN ({', '.join(values)})"
         if self._take("between"):
             low = self._operand(column)
             self._expect("and")
             high = self._operand(column)
-            return _Part(f"{sql} {negation}BETWEEN {low} AND {high}", outcomes)
+            return f"{sql} {negation}BETWEEN {low} AND {high}"
         if self._take("like"):
             is_ascii = self._next.text.isascii()
             pattern = self.folded(self._pattern(), is_ascii)
             text = self.folded(f"CAST({column.text or sql} AS TEXT)", is_ascii)
-            return _Part(f"{text} {negation}LIKE {pattern} ESCAPE '\\'", outcomes)
+            return f"{text} {negation}LIKE {pattern} ESCAPE '\\'"
         comparisons = "" if negation else "a comparison such as `=`, or `is`, "
         self._fail(f"{comparisons}`in`, `between` or `like`")
 
@@ -364,10 +321,7 @@ class _Parser:
             name = similar[0]
         self._advance()
         self.used_columns.add(name)
-        column = self.columns[name]
-        if column.table is not None:
-            self.tables.add(column.table)
-        return column
+        return self.columns[name]
 
     def _value(self, column: Column) -> str:
         """Reads the value that `column` is compared with, and returns its `?` mark."""
@@ -496,26 +450,6 @@ class _Parser:
         remedy = f"Close the quote {character}" if character in "'\"" else ""
         token = _Token("word", self.text[start : start + 20], start)
         self._fail("a column, a number, a 'string' or a sign", remedy, token)
-
-
-def _join_outcomes(
-    word: str, first: frozenset[bool | None], second: frozenset[bool | None]
-) -> frozenset[bool | None]:
-    """Returns the possible outcomes of two joined parts in SQL's three-valued logic.
-
-    Args:
-        word: "and" or "or".
-        first: possible outcomes of the first part.
-        second: possible outcomes of the second part.
-    """
-    decisive = word == "or"
-    outcomes: set[bool | None] = set()
-    for pair in itertools.product(first, second):
-        if decisive in pair:
-            outcomes.add(decisive)
-        else:
-            outcomes.add(None if None in pair else not decisive)
-    return frozenset(outcomes)
 
 
 def _quote(name: str) -> str:

@@ -1,9 +1,9 @@
 """Indexes that are built from precomputed embeddings, in memory and on disk."""
 
 import gc
-import json
 import os
 import pathlib
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -314,12 +314,12 @@ def test_errors_about_damage_name_the_command_that_builds_the_index(tmp_path):
     assert command in str(caught.value)
 
 
-def test_errors_about_an_old_format_name_the_command_that_builds_the_index(tmp_path):
+def test_another_version_names_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "my run"
-    (run / "index").mkdir(parents=True)
-    header = {"format": "align_keras_search_index", "version": 1, "rows": 2}
-    (run / "index" / "index.json").write_text(json.dumps(header))
-    with pytest.raises(InputError, match="RUN/params.yaml --model_dir RUN --mode"):
+    build(np.eye(2), folder=run / "index")
+    header = run / "index" / "index.json"
+    header.write_text(header.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(InputError, match="align-keras index FOLDER --index"):
         Index.open(run / "index")
     (run / "params.yaml").write_text("")
     with pytest.raises(InputError) as caught:
@@ -327,6 +327,7 @@ def test_errors_about_an_old_format_name_the_command_that_builds_the_index(tmp_p
     command = f"--config_file '{run}'/params.yaml --model_dir '{run}' --mode index`"
     assert command in str(caught.value)
     # The command replaces the old index.
+    shutil.rmtree(run / "index")
     build(np.eye(2), folder=run / "index")
     assert len(Index.open(run / "index")) == 2
 

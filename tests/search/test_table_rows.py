@@ -1,6 +1,5 @@
 """Captions and columns of user tables, in an index in a folder and in PostgreSQL."""
 
-import concurrent.futures
 import contextlib
 import csv
 import json
@@ -10,8 +9,7 @@ import sqlite3
 import pytest
 
 from align_keras.search import Index, Query
-from align_keras.search.columns import MAX_COLUMNS, kind_of
-from align_keras.search.store import Store
+from align_keras.search.columns import kind_of
 from align_keras.utils.errors import InputError
 from align_keras.utils.where import MAX_TESTS
 
@@ -242,7 +240,7 @@ def test_values_of_removed_rows_and_tables_are_deleted(
     with pytest.raises(InputError, match="must have a column"):
         index.latest("stars = 4")
     with open_database(location) as execute:
-        assert "secret" not in str(execute("SELECT * FROM table_rows_0").fetchall())
+        assert "secret" not in str(execute("SELECT * FROM table_rows").fetchall())
 
 
 @pytest.mark.ci
@@ -266,19 +264,19 @@ def test_rows_are_read_from_a_single_database_state(build, tmp_path, monkeypatch
     assert values["stars"] == "n/a"
 
 
-def test_too_many_columns_are_refused_before_the_index_is_written(
-    location, build, photos, tmp_path, colors
-):
-    too_many = {f"column {number}": number for number in range(2_100)}
-    table = write_csv(tmp_path / "t.csv", [row("red", **too_many)])
-    with pytest.raises(InputError, match="at most 2,000 different columns. Received"):
-        build(table)
-    if isinstance(location, pathlib.Path):
-        assert not location.exists()
-    allowed = dict(list(too_many.items())[: MAX_COLUMNS - 2])
-    index = build(write_csv(tmp_path / "t.csv", [row("red", **allowed)]))
-    (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
+def test_a_table_may_have_any_number_of_columns(build, tmp_path):
+    values = {f"column {number}": number for number in range(2_100)}
+    index = build(write_csv(tmp_path / "t.csv", [row("red", **values)]))
+    (hit,) = index.query("red", where="column_2099 = 2099 and column_3 = 3")
     assert hit.columns["column_1500"] == 1500
+
+
+def test_tables_share_columns_of_the_same_name(build, tmp_path):
+    first = write_csv(tmp_path / "a.csv", [row("red", **{"Shoe size": "4"})])
+    second = write_csv(tmp_path / "b.csv", [row("green", **{"shoe_size": "n/a"})])
+    index = build(first, second)
+    assert index.store.columns["shoe_size"] == "text"
+    assert names(index, "shoe_size in ('4', 'n/a')") == ["green", "red"]
 
 
 def test_long_conditions_on_columns_of_tables_run(build, photos, tmp_path):
@@ -317,9 +315,6 @@ def test_characters_that_no_database_stores_are_replaced(build, tmp_path):
     assert "other" not in index.store.columns
 
 
-IMAGES = ("red.png", "green.png", "blue.jpg")
-
-
 @contextlib.contextmanager
 def open_database(location):
     """Yields a function that executes SQL in a transaction."""
@@ -340,72 +335,21 @@ def open_database(location):
         yield execute
 
 
-def downgrade(location):
-    """Changes an index to the database schema before `table_rows_…` existed."""
-    with open_database(location) as execute:
-        execute("DROP TABLE table_rows_0")
-        execute("DELETE FROM meta WHERE key = 'table_columns'")
-        old_columns = {"stars": "double precision", "zip": "double precision"}
-        for name, kind in old_columns.items():
-            execute(f'ALTER TABLE images ADD "{name}" {kind}')
-        execute("INSERT INTO meta VALUES ('columns', ?)", [json.dumps(old_columns)])
-        execute("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
-
-
-def test_an_index_of_an_older_release_is_upgraded(location, build, photos, tmp_path):
-    rows = [row("red", "a thing", stars="5", zip="00123")]
-    table = write_csv(tmp_path / "t.csv", rows)
-    index = build(photos, table)
-    index.store.close()
-    downgrade(location)
-    index = Index.open(location)
-    (hit,) = index.query("blue", where="stars > 4 and zip = 123")
-    assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
-    assert names(build(), "zip = '00123'") == ["red"]
-    assert index.remove([table]) == 0 and "zip" not in index.store.columns
-
-
-def test_an_upgrade_without_write_permission_names_the_command(
-    photos, colors, tmp_path, monkeypatch
-):
-    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
-    index.store.close()
-    downgrade(index.folder)
-
-    def refuse_lock(folder):
-        raise PermissionError(13, "Permission denied", str(folder))
-
-    monkeypatch.setattr("align_keras.search.store.Store.locked", refuse_lock)
+def test_an_index_of_another_version_is_refused(location, build, photos):
+    build(photos).store.close()
+    if isinstance(location, pathlib.Path):
+        header = location / "index.json"
+        content = {**json.loads(header.read_text()), "version": 1}
+        header.write_text(json.dumps(content))
+    else:
+        with open_database(location) as execute:
+            (text,) = execute("SELECT value FROM meta WHERE key = 'header'").fetchone()
+            content = json.dumps({**json.loads(text), "version": 1})
+            execute("UPDATE meta SET value = ? WHERE key = 'header'", [content])
     with pytest.raises(
-        InputError, match="Run `align-keras index --index .*index` once"
+        InputError, match="version 2.*Received: version 1.*`align-keras index"
     ):
-        Index.open(index.folder)
-
-
-def test_a_reader_waits_while_another_process_upgrades(photos, colors, tmp_path):
-    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
-    index.store.close()
-    downgrade(index.folder)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        with Store.locked(index.folder):
-            reader = pool.submit(Index.open, index.folder)
-            assert not concurrent.futures.wait([reader], timeout=0.3).done
-            Store(index.folder, writable=True).close()
-            # The lock is still held, but the index is upgraded.
-            assert len(reader.result(timeout=5)) == 3
-
-
-def test_a_reader_waits_for_a_lock_until_a_timeout(
-    photos, colors, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("align_keras.search.store.UPGRADE_TIMEOUT", 0.2)
-    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
-    index.store.close()
-    downgrade(index.folder)
-    with Store.locked(index.folder):
-        with pytest.raises(InputError, match="one process at a time.*Run `align-keras"):
-            Index.open(index.folder)
-    assert len(Index.open(index.folder)) == 3
+        Index.open(location)
 
 
 def test_built_in_columns_have_kinds(build, photos):
