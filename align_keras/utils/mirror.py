@@ -38,7 +38,7 @@ from align_keras.utils.remote import (
     file_system,
     list_url,
     open_url,
-    retrying,
+    send,
 )
 
 _MANIFEST_FOLDER = ".align_keras"
@@ -193,7 +193,7 @@ class _RemoteCopy:
     def call_store(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Calls a method of the store's file system and retries temporary errors."""
         call = getattr(self.fs, method)
-        return retrying(lambda: call(*arguments, **options), self.url)
+        return send(lambda: call(*arguments, **options), self.url)
 
 
 class _RemoteFileCopy(_RemoteCopy):

@@ -1,9 +1,9 @@
 """Files on object stores and web servers: `s3://`, `gs://`, `hf://`, `http(s)://`.
 
 The files are read by fsspec. Its file systems use the credentials of the provider's
-tools and read options from environment variables such as `FSSPEC_S3`. Requests with a
-temporary error (status 500 or 429, a broken or stalled connection) are repeated after a
-pause. Bytes that were received are not requested again.
+tools and read options from environment variables such as `FSSPEC_S3`. A request with a
+temporary error (status 500 or 429, a broken or stalled connection) is repeated after a
+pause, by the file systems of the stores themselves, and by tenacity for web servers.
 
 A web server may redirect a request at most `MAX_REDIRECTS` times, and only to `http`
 and `https` addresses. A redirect to a loopback, private or other local address is
@@ -13,19 +13,17 @@ can't make this machine read from its local network.
 
 import asyncio
 import collections
+import contextlib
 import errno
 import functools
 import io
 import ipaddress
-import itertools
 import logging
 import os
 import posixpath
-import random
 import re
 import socket
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -46,19 +44,14 @@ BLOCK_BYTES = 4 * 2**20
 # Number of blocks that a process caches. The records of a shard are read in order, and
 # their images are read soon afterwards.
 _MAX_CACHED_BLOCKS = 16
-# Maximum number of times that a request is sent.
+# Maximum number of times that a request to a web server is sent.
 TRIES = 6
 # Seconds. Each pause between two tries is twice as long as the previous one.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
-# Seconds after which a request is not repeated.
-_RETRY_SECONDS = 30.0
 # Seconds without a byte after which a connection counts as stalled.
 STALL_SECONDS = 30.0
 # Maximum number of redirects of a request, which is the default of aiohttp.
 MAX_REDIRECTS = 10
-# Number of successive failed addresses of a server. Further requests to this server are
-# sent only once, until one succeeds.
-MAX_FAILED_ADDRESSES = 3
 # Metadata fields that identify the content of an object, in order of preference.
 _VERSIONS = (
     "generation",
@@ -72,11 +65,15 @@ _VERSIONS = (
 )
 # Bytes of a file that `read_url` reads as a whole.
 _MAX_FILE_BYTES = 512_000_000
-_TEMPORARY_ERRNOS = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
+# Types of errors of connections in Python, aiohttp, botocore, google-auth and httpx.
+_CONNECTION_ERRORS = (
+    "TimeoutError",
+    "ConnectionError",
+    "ClientConnectionError",
+    "HTTPClientError",
+    "TransportError",
+)
 _Result = TypeVar("_Result")
-
-# Number of repeated requests of this process by reason.
-retries: collections.Counter[str] = collections.Counter()
 
 
 class RemoteFile(NamedTuple):
@@ -103,8 +100,7 @@ def open_url(url: str) -> io.BufferedReader:
     """Opens a remote file for reading bytes at any position.
 
     The file is requested in blocks of 4 MiB, and a process caches the last 16 blocks.
-    Small reads are therefore cheap. A failed request is repeated after a pause. The
-    attribute `raw.version` identifies the content.
+    Small reads are therefore cheap. The attribute `raw.version` identifies the content.
 
     Raises:
         OSError: as `open` does. The errno is EHOSTUNREACH if the server can't be
@@ -144,7 +140,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
             errno.EINVAL, "web servers can't list folders. Pass a file instead", url
         )
     path, files = path.rstrip("/"), []
-    for object_path, info in retrying(lambda: fs.find(path, detail=True), url).items():
+    for object_path, info in send(lambda: fs.find(path, detail=True), url).items():
         name = object_path[len(path) :].lstrip("/")
         hidden = name.startswith(".") or "/." in name
         if name and not name.endswith("/") and not hidden:
@@ -169,7 +165,7 @@ def stat_url(url: str) -> RemoteFile | None:
 def _read_info(url: str) -> dict[str, Any]:
     """Returns the metadata of an address from its file system."""
     fs, path = file_system(url)
-    info = retrying(lambda: fs.info(path), url)
+    info = send(lambda: fs.info(path), url)
     if info["type"] == "file" and info["size"] is None:
         raise OSError(errno.EINVAL, "the server sends no Content-Length", url)
     return info
@@ -231,7 +227,7 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
                 raise ShortAnswerError(f"{size - len(answer):,} bytes are missing")
             return answer
 
-        content = retrying(fetch, url)
+        content = send(fetch, url)
         if len(content) > size:
             raise OSError(errno.EINVAL, "the server doesn't support ranges", url)
     return content or b""
@@ -239,20 +235,20 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
 
 @functools.cache
 def _open_file_system(scheme: str) -> Any:
-    """Returns the file system of a scheme.
-
-    Its own retries are turned off where possible, because `retrying` repeats requests.
-    """
+    """Returns the file system of a scheme."""
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
     seconds = STALL_SECONDS
     if scheme == "s3":
-        timeouts = {"connect_timeout": seconds, "read_timeout": seconds}
-        options["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
+        options["config_kwargs"] = {
+            "connect_timeout": seconds,
+            "read_timeout": seconds,
+        }
     elif scheme in ("http", "https"):
-        with needs("http", f"{scheme}:// needs aiohttp"):
+        with needs("http", f"{scheme}:// needs aiohttp and tenacity"):
             import aiohttp
+            import tenacity  # noqa: F401
         timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
         traces = [_redirect_check(aiohttp)]
         # `trust_env` reads passwords from ~/.netrc.
@@ -267,10 +263,7 @@ def _open_file_system(scheme: str) -> Any:
     for name in ("gcsfs", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs its file system of fsspec"):
-        fs = fsspec.filesystem(scheme, **options)
-    if scheme == "s3":
-        fs.retries = 1
-    return fs
+        return fsspec.filesystem(scheme, **options)
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -291,7 +284,8 @@ def file_system(url: str) -> tuple[Any, str]:
         )
     if scheme in ("http", "https") and not _has_valid_server(url):
         raise OSError(errno.EINVAL, "invalid web address", url)
-    fs = retrying(lambda: _open_file_system(scheme), url)
+    with _explained_errors(url):
+        fs = _open_file_system(scheme)
     return fs, fs._strip_protocol(with_query(url))
 
 
@@ -378,15 +372,17 @@ def _is_public(address: str) -> bool:
     return (mapped or ip).is_global
 
 
-# Number of failed addresses since the last successful request, by host and port.
-_num_failed_addresses: collections.Counter[tuple[str, int]] = collections.Counter()
+# Web servers whose last request failed every time.
+_unreachable_servers: set[tuple[str, int]] = set()
 
 
-def retrying(call: Callable[[], _Result], url: str) -> _Result:
-    """Calls a function that sends a request and repeats it after temporary errors.
+def send(call: Callable[[], _Result], url: str) -> _Result:
+    """Calls a function that sends a request.
 
-    After `MAX_FAILED_ADDRESSES` successive failures of a server, its addresses are
-    requested only once each. A long list of images on a dead server thus fails quickly.
+    Requests to web servers are repeated after temporary errors. The file systems of
+    stores do this themselves. After a web server could not be reached, each address of
+    it is requested only once, until one succeeds. A long list of images on a dead
+    server thus fails quickly.
 
     Args:
         call: callable without arguments.
@@ -396,94 +392,123 @@ def retrying(call: Callable[[], _Result], url: str) -> _Result:
         The result of `call`.
 
     Raises:
-        OSError: if an error is permanent or the last try fails.
+        OSError: if the request fails, with the address as its file name.
     """
-    server = _server_of(url)
-    tries = TRIES if _num_failed_addresses[server] < MAX_FAILED_ADDRESSES else 1
-    start = time.monotonic()
-    for number in itertools.count(1):
-        try:
-            result = call()
-            _num_failed_addresses.pop(server, None)
-            return result
-        except InputError:
-            raise
-        except Exception as error:  # Each file system raises different types.
-            reason, permanent_error = _classify_error(error, url)
-            elapsed = time.monotonic() - start
-            if permanent_error is not None:
-                _num_failed_addresses.pop(server, None)
-                raise permanent_error from error
-            if number >= tries or elapsed > _RETRY_SECONDS:
-                times = f"{number} time{'s' * (number > 1)}"
-                if _is_incomplete(error):
-                    _num_failed_addresses.pop(server, None)
-                    text = f"the server sent an incomplete response (tried {times})"
-                    raise OSError(errno.EIO, text, url) from error
-                _num_failed_addresses[server] += 1
-                text = f"can't be reached ({reason}, tried {times})"
-                raise OSError(errno.EHOSTUNREACH, text, url) from error
-            pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
-            pause = max(pause * random.uniform(0.5, 1), _retry_after(error))
-        retries[reason] += 1
+    with _explained_errors(url):
+        return _send_to_web(call, url) if _is_web(url) else call()
+
+
+@contextlib.contextmanager
+def _explained_errors(url: str) -> Iterator[None]:
+    """Replaces errors of file systems with an `OSError` that names the address."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Each file system raises different types.
+        raise _explain(error, url) from error
+
+
+def _is_web(url: str) -> bool:
+    return url.lower().startswith("http")
+
+
+def _send_to_web(call: Callable[[], _Result], url: str) -> _Result:
+    import tenacity
+
+    def report(state: tenacity.RetryCallState) -> None:
+        reason = _detail(state.outcome.exception())
+        pause, number = state.upcoming_sleep, state.attempt_number
         say(f"{url}: {reason}. Trying again in {pause:.1f} s ({number} of {TRIES - 1})")
-        time.sleep(pause)
-    raise AssertionError
+
+    def pause_after(state: tenacity.RetryCallState) -> float:
+        pause = tenacity.wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)(
+            state
+        )
+        return max(pause, _retry_after(state.outcome.exception()))
+
+    server = _server_of(url)
+    tries = 1 if server in _unreachable_servers else TRIES
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_temporary),
+        stop=tenacity.stop_after_attempt(tries),
+        wait=pause_after,
+        before_sleep=report,
+        reraise=True,
+    )
+    try:
+        result = retrying(call)
+    except Exception as error:
+        if _is_temporary(error) and not _is_incomplete(error):
+            _unreachable_servers.add(server)
+        raise
+    _unreachable_servers.discard(server)
+    return result
 
 
-def _classify_error(error: Exception, url: str) -> tuple[str, OSError | None]:
-    """Decides whether a failed request should be repeated.
-
-    Returns:
-        The reason of the failure as a str, and the `OSError` to raise if the error is
-        permanent, or None if it is temporary.
-    """
+def _explain(error: Exception, url: str) -> OSError:
+    """Returns an `OSError` with a known errno for the error of a file system."""
     chain = list(_chain(error))
-    status = next(filter(None, map(_status, chain)), None)
-    names = {base.__name__ for link in chain for base in type(link).__mro__}
-    cause = next((link for link in reversed(chain) if str(link)), error)
-    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"
-    text = drop_queries(text)[:100]
+    status = _status(error)
+    names = _type_names(error)
+    detail = _detail(error)
     refused = next(
         (link for link in chain if isinstance(link, RefusedRedirectError)), None
     )
     if refused:
-        return str(refused), OSError(errno.EINVAL, str(refused), url)
+        return OSError(errno.EINVAL, str(refused), url)
     if "TooManyRedirects" in names:
-        problem = f"redirects more than {MAX_REDIRECTS} times"
-        return problem, OSError(errno.EINVAL, problem, url)
+        return OSError(errno.EINVAL, f"redirects more than {MAX_REDIRECTS} times", url)
     if "InvalidURL" in names:
-        return text, OSError(errno.EINVAL, "invalid web address", url)
+        return OSError(errno.EINVAL, "invalid web address", url)
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
+    if isinstance(error, FileExistsError):
+        return FileExistsError(errno.EEXIST, "the file already exists", url)
     if stale or "FileExpired" in names or status == 412:
-        return text, OSError(errno.ESTALE, "the file changed while it was read", url)
-    if names & {"NoCredentialsError", "DefaultCredentialsError", "NoAuthTokenError"}:
+        return OSError(errno.ESTALE, "the file changed while it was read", url)
+    if names & {"NoCredentialsError", "DefaultCredentialsError"}:
         problem = "no credentials. Log in with the provider's tools, or set "
         problem += """FSSPEC_S3='{"anon": true}' for public files"""
-        return text, PermissionError(errno.EACCES, problem, url)
-    if status in (401, 403) or "PermissionError" in names or "Forbidden:" in text:
-        return text, PermissionError(errno.EACCES, f"access was denied ({text})", url)
-    # aiohttp raises a ClientPayloadError with the status 400 for a broken response.
-    is_broken = "ClientPayloadError" in names
-    if is_broken or status in (408, 429) or (status or 0) >= 500:
-        return text, None
-    connection = {"TimeoutError", "ConnectionError", "ClientError", "HTTPClientError"}
-    connection |= {"IncompleteReadError", "ConnectionClosedError", "TransportError"}
-    if names & connection - ({"ClientError"} if status else set()):
-        return text, None
+        return PermissionError(errno.EACCES, problem, url)
+    if status in (401, 403) or "PermissionError" in names or "Forbidden:" in detail:
+        return PermissionError(errno.EACCES, f"access was denied ({detail})", url)
+    if _is_incomplete(error):
+        return OSError(errno.EIO, "the server sent an incomplete response", url)
+    if _is_temporary(error):
+        return OSError(errno.EHOSTUNREACH, f"can't be reached ({detail})", url)
     if status in (404, 410) or "FileNotFoundError" in names:
-        return text, FileNotFoundError(errno.ENOENT, "no such file or bucket", url)
-    if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
-        return text, None
-    if isinstance(error, FileExistsError):
-        return text, FileExistsError(errno.EEXIST, "the file already exists", url)
-    return text, OSError(errno.EINVAL, text, url)
+        return FileNotFoundError(errno.ENOENT, "no such file or bucket", url)
+    return OSError(errno.EINVAL, detail, url)
+
+
+def _is_temporary(error: BaseException) -> bool:
+    """Returns True if the request may succeed later."""
+    status = _status(error)
+    names = _type_names(error)
+    # aiohttp raises a ClientPayloadError with the status 400 for a broken response.
+    if "ClientPayloadError" in names:
+        return True
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    return not names.isdisjoint(_CONNECTION_ERRORS)
 
 
 def _is_incomplete(error: BaseException) -> bool:
     """Returns True if a response ended before its Content-Length."""
-    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
-    return bool(names & {"ClientPayloadError", "ShortAnswerError"})
+    return bool(_type_names(error) & {"ClientPayloadError", "ShortAnswerError"})
+
+
+def _type_names(error: BaseException) -> set[str]:
+    """Returns the names of the types of an error and of its causes."""
+    return {base.__name__ for link in _chain(error) for base in type(link).__mro__}
+
+
+def _detail(error: BaseException) -> str:
+    """Returns the status and the text of an error in one line."""
+    causes = [link for link in _chain(error) if str(link)]
+    cause = causes[-1] if causes else error
+    text = " ".join(str(cause).split())
+    return drop_queries(f"{_status(error) or type(cause).__name__} {text}")[:100]
 
 
 class ShortAnswerError(ConnectionError):
@@ -500,7 +525,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """Returns the HTTP status of an exception of any supported library, or None."""
+    """Returns the HTTP status of an error or of its first cause with one, or None."""
+    return next(filter(None, map(_status_of_type, _chain(error))), None)
+
+
+def _status_of_type(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore raised the exception.
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -606,7 +635,8 @@ class UrlReader(io.RawIOBase):
                 _blocks.move_to_end(key)
                 return _blocks[key]
         start = number * BLOCK_BYTES
-        content = b"".join(self._pieces(start, min(start + BLOCK_BYTES, self.size)))
+        end = min(start + BLOCK_BYTES, self.size)
+        content = send(lambda: self._fetch(start, end), self.url)
         with _lock:
             if _versions.get(self.url) == self.version:
                 _blocks[key] = content
@@ -614,31 +644,9 @@ class UrlReader(io.RawIOBase):
                 _blocks.popitem(last=False)
         return content
 
-    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes from `start` to `stop` in one or several pieces.
-
-        After a failed request, a quarter of the bytes is requested, so that an unstable
-        connection makes progress.
-        """
-        length = stop - start
-
-        def fetch() -> bytes:
-            nonlocal length
-            end = min(start + length, stop)
-            # Size of the next request if this one fails.
-            length = max(length // 4, 1 << 16)
-            return self._fetch(start, end)
-
-        while start < stop:
-            content = retrying(fetch, self.url)
-            length = 2 * len(content)
-            yield content
-            start += len(content)
-
     def _fetch(self, start: int, end: int) -> bytes:
         if self._file is None:
-            is_web = self.url.startswith("http")
-            options = _conditional_options(self._info) if is_web else {}
+            options = _conditional_options(self._info) if _is_web(self.url) else {}
             self._file = self._fs.open(self._path, cache_type="none", **options)
             info = getattr(self._file, "details", self._info)
             if _version(info) not in ("", self.version):
@@ -670,5 +678,5 @@ def clear_caches() -> None:
     with _lock:
         _blocks.clear()
         _versions.clear()
-    _num_failed_addresses.clear()
+    _unreachable_servers.clear()
     _open_file_system.cache_clear()

@@ -40,7 +40,6 @@ def test_joined_addresses_stay_on_their_server(folder, name, expected):
 def memory(monkeypatch):
     """Empty in-process file system of fsspec, with pauses of 0 seconds."""
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
-    remote.retries.clear()
     remote.clear_caches()
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
@@ -88,44 +87,23 @@ def test_folders_are_listed_by_name_without_hidden_files(memory):
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "tries"),
+    ("error", "number"),
     [
-        (TimeoutError("slow"), None, 2),
-        (ConnectionResetError("reset"), None, 2),
-        (OSError(errno.EBUSY, "SlowDown"), None, 2),
-        (FileNotFoundError("x"), FileNotFoundError, 1),
-        (PermissionError("x"), PermissionError, 1),
-        (ValueError("odd"), OSError, 1),
+        (TimeoutError("slow"), errno.EHOSTUNREACH),
+        (ConnectionResetError("reset"), errno.EHOSTUNREACH),
+        (FileNotFoundError("x"), errno.ENOENT),
+        (PermissionError("x"), errno.EACCES),
+        (FileExistsError("x"), errno.EEXIST),
+        (ValueError("odd"), errno.EINVAL),
     ],
 )
-def test_only_temporary_errors_are_retried(memory, capsys, error, kind, tries):
-    calls = []
-
+def test_errors_name_the_address(memory, error, number):
     def call():
-        calls.append(1)
-        if len(calls) == 1:
-            raise error
-        return 7
+        raise error
 
-    if kind is None:
-        assert remote.retrying(call, "memory://a") == 7
-        assert "Trying again" in capsys.readouterr().err
-    else:
-        with pytest.raises(kind) as caught:
-            remote.retrying(call, "memory://a")
-        assert caught.value.filename == "memory://a"
-    assert len(calls) == tries
-    assert sum(remote.retries.values()) == tries - 1
-
-
-def test_an_unreachable_server_raises_an_error_after_six_tries(memory):
-    def call():
-        raise ConnectionError("refused")
-
-    with pytest.raises(OSError, match="can't be reached.*tried 6 times") as caught:
-        remote.retrying(call, "memory://a")
-    assert caught.value.errno == errno.EHOSTUNREACH
-    assert sum(remote.retries.values()) == 5
+    with pytest.raises(OSError) as caught:
+        remote.send(call, "memory://a")
+    assert (caught.value.errno, caught.value.filename) == (number, "memory://a")
 
 
 def test_an_unsupported_scheme_is_refused():
@@ -155,7 +133,6 @@ def test_a_file_is_read_completely_from_a_faulty_web_server(web, faults, monkeyp
     web.faults = list(faults)
     file = remote.open_url(f"{web.url}/a.bin")
     assert file.read(10) + file.read() == CONTENT
-    assert sum(remote.retries.values()) == len(faults) - faults.count("ok")
     assert not web.faults
     remote.clear_caches()
     web.faults = list(faults)
@@ -213,7 +190,6 @@ def test_unsafe_redirects_are_refused(web, target, problem):
         assert not other.requests
     assert caught.value.errno == errno.EINVAL
     assert problem in caught.value.strerror
-    assert not remote.retries
 
 
 @pytest.mark.ci
@@ -234,22 +210,21 @@ def test_incomplete_responses_raise_an_error(web, monkeypatch, read):
     assert caught.value.errno == errno.EIO
 
 
-def test_retries_stop_after_three_failed_addresses_of_a_server(memory):
-    calls = []
+@pytest.mark.ci
+def test_addresses_of_an_unreachable_server_are_requested_once(web):
+    def count_requests(name):
+        before = len(web.requests)
+        with pytest.raises(OSError, match="can't be reached") as caught:
+            remote.open_url(f"{web.url}/{name}")
+        assert caught.value.errno == errno.EHOSTUNREACH
+        # Each try sends HEAD and GET.
+        return (len(web.requests) - before) // 2
 
-    def call():
-        calls.append(1)
-        raise ConnectionError("refused")
-
-    for number in range(5):
-        with pytest.raises(OSError, match="can't be reached"):
-            remote.retrying(call, f"memory://down/{number}")
-    assert len(calls) == 3 * remote.TRIES + 2
-    # Requests to another server, and to this one after a success, are retried again.
-    assert remote.retrying(lambda: 7, "memory://up/0") == 7
-    assert remote.retrying(lambda: 7, "memory://down/0") == 7
-    with pytest.raises(OSError, match="tried 6 times"):
-        remote.retrying(call, "memory://down/1")
+    web.down |= {"b.bin", "c.bin"}
+    assert count_requests("b.bin") == remote.TRIES
+    assert count_requests("c.bin") == 1
+    remote.open_url(f"{web.url}/a.bin").read(1)
+    assert count_requests("c.bin") == remote.TRIES
 
 
 @pytest.mark.parametrize(
