@@ -129,17 +129,18 @@ def small_model(tmp_path_factory):
 
 
 @pytest.fixture
-def hub_server(monkeypatch, tmp_path):
-    """A local Hugging Face Hub, to which the `huggingface_hub` of this process talks.
+def hub_stub(monkeypatch, tmp_path):
+    """Stub of the Hugging Face Hub, to which the client of this process connects.
 
-    It has no users and repositories. `hub_server.environment` returns the environment
-    of another process that talks to it.
+    It has no users and repositories. `hub_stub.environment` returns the environment of
+    another process that connects to it.
     """
-    from tests.helpers.hub_server import HubServer, use_server
+    from tests.helpers.hub_stub import HubStub
 
-    with HubServer() as server:
-        use_server(server, monkeypatch, tmp_path / "hub_cache")
-        yield server
+    stub = HubStub()
+    stub.connect(monkeypatch, tmp_path / "hub_cache")
+    yield stub
+    stub.stop()
 
 
 def pytest_ignore_collect(collection_path):

@@ -5,18 +5,18 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import ModelCard
 
 from align_keras.cli.main import main
 from tests.helpers.color_towers import GOLDEN
-from tests.helpers.hub_server import read_metadata
 
 NAME = "user/model"
 
 
 @pytest.fixture
-def push(hub_server, monkeypatch, capsys):
+def push(hub_stub, monkeypatch, capsys):
     """Function that runs the command as a user who is logged in."""
-    token = hub_server.add_user("user")
+    token = hub_stub.add_user("user")
     monkeypatch.setenv("HF_TOKEN", token)
 
     def push(*words):
@@ -28,7 +28,7 @@ def push(hub_server, monkeypatch, capsys):
     return push
 
 
-def test_a_model_is_pushed_with_all_options(push, hub_server, tmp_path):
+def test_a_model_is_pushed_with_all_options(push, hub_stub, tmp_path):
     report = {"model": str(GOLDEN), "protocol": "retrieval", "data": "stamps"}
     report["metrics"] = {"t2i/recall_at_1": 0.25}
     (tmp_path / "report.json").write_text(json.dumps(report))
@@ -46,18 +46,17 @@ def test_a_model_is_pushed_with_all_options(push, hub_server, tmp_path):
         "--datasets",
         "user/pairs",
     )
-    repository = hub_server.repositories[NAME]
+    repository = hub_stub.repositories[NAME]
     commit = repository.branches["v1"]
     assert code == 0
-    assert err == f"pushed {hub_server.url}/{NAME}/commit/{commit}\n"
+    assert err == f"pushed {hub_stub.url}/{NAME}/commit/{commit}\n"
     assert repository.private and repository.messages[commit] == "First version"
     assert repository.files("main") == {}
-    card = repository.files("v1")["README.md"].content.decode()
-    metadata = read_metadata(card)
-    assert metadata["license"] == "mit" and metadata["language"] == ["en", "de"]
-    assert metadata["datasets"] == ["user/pairs"]
-    (result,) = metadata["model-index"][0]["results"]
-    assert result["metrics"][0]["value"] == 0.25
+    card = ModelCard(repository.files("v1")["README.md"].decode())
+    assert card.data.license == "mit" and card.data.language == ["en", "de"]
+    assert card.data.datasets == ["user/pairs"]
+    (result,) = card.data.eval_results
+    assert result.metric_value == 0.25
 
 
 @pytest.mark.parametrize(
@@ -84,10 +83,10 @@ def test_a_push_needs_a_login(push, monkeypatch):
 
 
 @pytest.mark.ci
-def test_another_machine_opens_the_pushed_model(hub_server, tmp_path):
+def test_another_machine_opens_the_pushed_model(hub_stub, tmp_path):
     """Both processes read the settings of the Hub from the environment."""
-    token = hub_server.add_user("user")
-    pusher = hub_server.environment(tmp_path / "pusher", token)
+    token = hub_stub.add_user("user")
+    pusher = hub_stub.environment(tmp_path / "pusher", token)
     arguments = ["align_small_en", NAME, "--private", "--license", "apache-2.0"]
     process = run("push", *arguments, env=pusher)
     assert process.returncode == 0, process.stderr
@@ -95,10 +94,10 @@ def test_another_machine_opens_the_pushed_model(hub_server, tmp_path):
     (tmp_path / "captions.txt").write_text("a dog\n")
     embed = ["embed", str(tmp_path / "captions.txt")]
     embed += ["--model", f"hf://{NAME}", "--to"]
-    reader = hub_server.environment(tmp_path / "reader", token)
+    reader = hub_stub.environment(tmp_path / "reader", token)
     process = run(*embed, str(tmp_path / "out"), env=reader)
     assert process.returncode == 0, process.stderr
-    stranger = hub_server.environment(tmp_path / "stranger")
+    stranger = hub_stub.environment(tmp_path / "stranger")
     process = run(*embed, str(tmp_path / "other"), env=stranger)
     assert process.returncode == 1 and process.stderr.count("\n") == 1
     assert "no such repository that you may read" in process.stderr

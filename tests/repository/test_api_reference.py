@@ -76,10 +76,10 @@ def test_a_missing_entry_and_a_missing_example_are_detected(
 
 
 @pytest.fixture
-def data_folder(tmp_path, monkeypatch, hub_server):
+def data_folder(tmp_path, monkeypatch, hub_stub):
     """Working directory with the files that the examples read, made of two photos.
 
-    The user is logged in to a local Hugging Face Hub.
+    The user is logged in to a stub of the Hugging Face Hub.
     """
     import fsspec
     import tensorflow_datasets as tfds
@@ -87,7 +87,7 @@ def data_folder(tmp_path, monkeypatch, hub_server):
     from sklearn.datasets import load_sample_images
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_TOKEN", hub_server.add_user("user"))
+    monkeypatch.setenv("HF_TOKEN", hub_stub.add_user("user"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "data"))
     for name in ("photos", "crops", "pages", "shards"):

@@ -120,9 +120,9 @@ def test_a_fine_tuning_writes_a_folder_that_opens_everywhere(inputs, capsys):
 
 
 @pytest.mark.release
-def test_a_checkpoint_of_hugging_face_is_fine_tuned(inputs, hub_server):
+def test_a_checkpoint_of_hugging_face_is_fine_tuned(inputs, hub_stub):
     """The repository has the files of kakaobrain/align-base, with a tiny model."""
-    hub_server.add_model("user/align", tiny_align())
+    hub_stub.add_model("user/align", tiny_align())
     command = ["--model=hf://user/align", *words(inputs, "hub")[2:]]
     assert main(["finetune", *command]) == 0
     folder = inputs / "hub"
