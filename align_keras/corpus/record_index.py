@@ -108,10 +108,8 @@ def index_files(
     columns: dict[str, Any] = {
         "image_column": image_column,
         "caption_column": caption_column,
+        "caption_sources": list(caption_sources),
     }
-    # Without sources, the name of an index file is that of earlier versions.
-    if caption_sources:
-        columns["caption_sources"] = list(caption_sources)
     tasks = [
         {**common, **columns, "path": join(root, file.name), **file._asdict()}
         for file in files
@@ -157,7 +155,7 @@ def _index_file(task: dict[str, Any]) -> dict[str, Any]:
     index = pathlib.Path(task["folder"], f"{name.hexdigest()}.npz")
     arrays_of_sources: dict[str, Any] = {}
     values_of_sources: dict[str, Any] = {}
-    if sources := task.get("caption_sources"):
+    if sources := task["caption_sources"]:
         numbers = np.array(source_numbers, "int16")
         arrays_of_sources["sources"] = numbers
         values_of_sources["caption_sources"] = sources
@@ -197,7 +195,7 @@ def _stretches(positions: np.ndarray, kind: str) -> list[int]:
 def _span_rows(task: dict[str, Any], counter: DropCounter) -> Iterator[_Row]:
     """Yields the records of a tar or TFRecord file that have usable captions."""
     root, name = os.path.split(task["path"])
-    sources = task.get("caption_sources")
+    sources = task["caption_sources"]
     options = ((CAPTION_SOURCES, tuple(sources)),) if sources else ()
     pairs = read_part(Part(task["kind"], root, (name,), options=options), counter)
     # Successive pairs have the captions of the same image.
@@ -233,7 +231,7 @@ def _table_rows(
         task["image_column"] or image_column_of(schema),
         "jpg, png, webp or image with the files' bytes, or a Hugging Face image",
     )
-    if sources := task.get("caption_sources"):
+    if sources := task["caption_sources"]:
         caption_columns = _source_columns(path, names, sources)
     else:
         caption = _checked_column(

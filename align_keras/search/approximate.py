@@ -65,8 +65,6 @@ def build_or_update(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bo
     import faiss
 
     index = _read(path, width, total)
-    if index is not None and _has_checksum(path) is None:
-        index = None  # Files of earlier versions have no checksum and are rebuilt.
     if index is None:
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
@@ -157,12 +155,12 @@ class Approximate:
 def is_undamaged(folder: pathlib.Path, vectors_file: str) -> bool:
     """Returns False if the file of the approximate index is damaged."""
     path = approximate_path(folder, vectors_file)
-    return not path.exists() or _has_checksum(path) is not False
+    return not path.exists() or _has_checksum(path)
 
 
 def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
     """Reads the index of faiss, or returns None if the file is missing or damaged."""
-    if not path.exists() or _has_checksum(path) is False:
+    if not path.exists() or not _has_checksum(path):
         return None
     # The import takes as long as a small search, so only searches that need it import
     # faiss.
@@ -177,12 +175,8 @@ def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
     return index if fits else None
 
 
-def _has_checksum(path: pathlib.Path) -> bool | None:
-    """Returns True if the checksum of the file is correct.
-
-    Returns False if the checksum is wrong or the file has another format, and None if
-    the file is from an earlier version and has no checksum.
-    """
+def _has_checksum(path: pathlib.Path) -> bool:
+    """Returns True if the file has the format of faiss and a correct checksum."""
     if not path.stat().st_size:
         return False
     content = np.memmap(path, np.uint8, "r")
@@ -190,7 +184,7 @@ def _has_checksum(path: pathlib.Path) -> bool | None:
         return False
     end = len(content) - len(_MARK) - 8
     if bytes(content[end : end + len(_MARK)]) != _MARK:
-        return None
+        return False
     return _checksum(content[:end]) == int.from_bytes(bytes(content[-8:]), "little")
 
 

@@ -27,10 +27,6 @@ T = TypeVar("T")
 # Maximum number of values in a list of SQL.
 VALUES_PER_LIST = 500
 
-# Separates the reason from the detail in the column `reason` of the table `unreadable`.
-# Reasons contain no tab. Indexes of earlier releases have no details.
-_DETAIL_SEPARATOR = "\t"
-
 
 class RebuiltIndexError(InputError):
     """Error for an index that another process built again after it was opened."""
@@ -139,12 +135,9 @@ class ImageStore(TableRows):
 
     def unreadable(self) -> dict[bytes, UnreadableFile]:
         """Returns a dict from the path of each unreadable file to its record."""
-        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        files = {}
-        for file, root, size, mtime_ns, text in self._fetch_rows(sql):
-            reason, _, detail = str(text).partition(_DETAIL_SEPARATOR)
-            files[file] = UnreadableFile(root, size, mtime_ns, reason, detail)
-        return files
+        sql = "SELECT file, root, size, mtime_ns, reason, detail FROM unreadable"
+        rows = self._fetch_rows(sql)
+        return {file: UnreadableFile(*fields) for file, *fields in rows}
 
     def ids_with_content(self, content: bytes) -> list[int]:
         """Returns the ids of the images whose content hash is `content`.
@@ -317,12 +310,10 @@ class ImageStore(TableRows):
     def record_unreadable(self, file: bytes, record: UnreadableFile) -> None:
         """Records that a file cannot be read, and why."""
         self.remove_unreadable([file])
-        text = record.reason
-        if record.detail:
-            text += _DETAIL_SEPARATOR + record.detail
+        texts = [as_text(record.reason), as_text(record.detail)]
         self._run(
-            "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
-            [file, record.root, record.size, record.mtime_ns, as_text(text)],
+            "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?, ?)",
+            [file, record.root, record.size, record.mtime_ns, *texts],
         )
 
     def remove_unreadable(self, files: Iterable[bytes]) -> None:

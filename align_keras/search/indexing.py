@@ -400,8 +400,7 @@ class _Update:
             return
         record = self.unreadable.get(image_file.file)
         if record is not None and (record.size, record.mtime_ns) == stamp:
-            # Records of earlier releases have no detail, so these files are read again.
-            if record.reason in _PERMANENT_REASONS and record.detail:
+            if record.reason in _PERMANENT_REASONS:
                 self._leave_out(image_file.file, record)
                 return
         id = None if stored is None else stored.id

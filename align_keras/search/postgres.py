@@ -67,7 +67,8 @@ CREATE TABLE align_keras.images (
 );
 CREATE INDEX ON align_keras.images (content);
 CREATE TABLE align_keras.unreadable (
-    file bytea PRIMARY KEY, root bigint, size bigint, mtime_ns bigint, reason text
+    file bytea PRIMARY KEY, root bigint NOT NULL, size bigint NOT NULL,
+    mtime_ns bigint NOT NULL, reason text NOT NULL, detail text NOT NULL
 );
 CREATE TABLE align_keras.table_rows (
     image bigint NOT NULL, root bigint NOT NULL, number bigint NOT NULL,

@@ -59,13 +59,10 @@ _VERSION = 2
 # Largest accepted embedding width. No model has wider embeddings, so a larger number
 # means that the header is damaged.
 _MAX_DIMENSION = 2**16
-_TABLES = {"meta", "roots", "images", "unreadable", "table_rows"}
+_TABLES = {"meta", "roots", "images", "checksums", "unreadable", "table_rows"}
 # Columns whose values are checked after reading, because SQLite does not enforce the
 # type of a column.
 _KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
-_CHECKSUMS = """
-CREATE TABLE IF NOT EXISTS checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
-"""
 # `images.file` is the path as bytes, and `images.path` is the same path as text for
 # hits and conditions.
 _SCHEMA = f"""
@@ -81,9 +78,14 @@ CREATE TABLE images (
     {", ".join(f"{name} {kind}" for name, kind in INDEX_COLUMNS.items())}
 );
 CREATE INDEX images_content ON images (content);
-{_CHECKSUMS}
+CREATE TABLE checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
 CREATE TABLE unreadable (
-    file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
+    file BLOB PRIMARY KEY,
+    root INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE table_rows (
     image INTEGER NOT NULL, root INTEGER NOT NULL, number INTEGER NOT NULL,
@@ -114,8 +116,6 @@ VECTOR_ROWS_PER_BLOCK = 1024
 
 class Store(ImageStore):
     """Store of the images and embeddings of an index in a folder."""
-
-    _has_checksums: bool
 
     def __init__(self, folder: str | os.PathLike, writable: bool = False) -> None:
         self.folder = pathlib.Path(folder)
@@ -169,6 +169,9 @@ class Store(ImageStore):
                 "rows": 0,
                 "vectors": vectors_name(0, encoding),
                 "header": _header_text(header),
+                "norm_error": 0.0,
+                "runs": 0,
+                "checked": 0,
             }
             connection.executemany(
                 "INSERT INTO meta VALUES (?, ?)", first_values.items()
@@ -242,7 +245,7 @@ class Store(ImageStore):
         with Store.locked(folder):
             with contextlib.closing(Store(folder, writable=True)) as store:
                 try:
-                    store._prepare()
+                    store._mark_run()
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
@@ -255,31 +258,16 @@ class Store(ImageStore):
                     raise
                 store.complete_database_file()
 
-    def _prepare(self) -> None:
-        """Adds the checksums that an index of an earlier version lacks.
+    def _mark_run(self) -> None:
+        """Writes a transaction, so that the write-ahead log is not empty.
 
-        The transaction also ensures that the write-ahead log is not empty until
-        `complete_database_file`. If the process is killed, the remaining log shows that
-        the run was not completed.
+        If the process is killed before `complete_database_file`, the remaining log
+        shows that the run was not completed.
         """
         with self._use_connection():
             self._run("PRAGMA journal_mode = WAL")
         with self.transaction():
-            self._set_meta("header", _header_text(self.header))
-            runs = self._get_meta("runs")
-            self._set_meta("runs", runs + 1 if isinstance(runs, int) else 1)
-            if not self._has_checksums:
-                self._run(_CHECKSUMS)
-                self._has_checksums = True
-                self._add_checksums()
-
-    def _add_checksums(self) -> None:
-        """Checks the norms of an index without checksums, and computes checksums."""
-        vectors = self.vectors()
-        self._check_norms(vectors, np.arange(len(vectors)))
-        for start in range(0, len(vectors), VECTOR_ROWS_PER_BLOCK):
-            block = np.array(vectors[start : start + VECTOR_ROWS_PER_BLOCK])
-            self._write_checksums(start, block)
+            self._run("UPDATE meta SET value = value + 1 WHERE key = 'runs'")
 
     def _write_checksums(self, first: int, vectors: np.ndarray) -> None:
         """Stores the checksums of new rows and the largest deviation of a norm from 1.
@@ -295,8 +283,8 @@ class Store(ImageStore):
             list(enumerate(checksums, first)),
         )
         error = vector_checks.norm_error(vectors)
-        if error > (self._norm_error() or 0.0) or self._norm_error() is None:
-            self._set_meta("norm_error", error)
+        if error > self._norm_error():
+            self._update_meta("norm_error", error)
 
     def complete_database_file(self) -> None:
         """Moves the content of the write-ahead log into the database file.
@@ -433,11 +421,10 @@ class Store(ImageStore):
                 raise damage_error(
                     self.folder, f"its database contains the {kind} {name!r:.60}"
                 )
-        self._has_checksums = "checksums" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damage_error(self.folder, f"its database lacks the table {missing}")
-        for table in tables & {*_TABLES, "checksums"}:
+        for table in _TABLES:
             for column in self._fetch_rows(f"PRAGMA table_xinfo({table})"):
                 # The last field is not 0 for hidden and generated columns.
                 if column[-1]:
@@ -448,8 +435,7 @@ class Store(ImageStore):
 
     def _check_consistency(self) -> None:
         """Raises InputError if database, vectors and header do not match."""
-        stored = self._get_meta("header")
-        if stored not in (None, _header_text(self.header)):
+        if self._get_meta("header") != _header_text(self.header):
             raise damage_error(
                 self.folder, f"{HEADER} and {DATABASE} belong to different indexes"
             )
@@ -557,14 +543,10 @@ class Store(ImageStore):
 
     # === Checks of the vectors ===
 
-    def _norm_error(self) -> float | None:
-        """Returns the stored deviation of norms from 1, or None in older indexes.
-
-        The value is the largest deviation at the time when the rows were written.
-        """
+    def _norm_error(self) -> float:
+        """Returns the largest deviation of a norm from 1 when the rows were written."""
         error = self._get_meta("norm_error")
-        is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
-        if error is not None and not is_number:
+        if not isinstance(error, int | float) or not 0.0 <= error < np.inf:
             raise damage_error(self.folder, f"the deviation of norms is {error!r:.60}")
         return error
 
@@ -626,8 +608,6 @@ class Store(ImageStore):
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if a row differs from its stored checksum."""
-        if not self._has_checksums:
-            return
         vectors = self.vectors()
         for start in range(0, len(rows), VALUES_PER_LIST):
             block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
@@ -651,7 +631,7 @@ class Store(ImageStore):
             stored: row → stored checksum.
         """
         for row, checksum in zip(rows, checksums, strict=True):
-            if stored.get(row, checksum) != checksum:
+            if stored.get(row) != checksum:
                 raise self._damaged_row(row, "its checksum differs")
 
     def check_range(self, start: int, stop: int) -> None:
@@ -664,10 +644,8 @@ class Store(ImageStore):
         for first in range(start, stop, VECTOR_ROWS_PER_BLOCK):
             block = np.array(vectors[first : min(first + VECTOR_ROWS_PER_BLOCK, stop)])
             rows = range(first, first + len(block))
-            stored = {}
-            if self._has_checksums:
-                sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
-                stored = dict(self._fetch_rows(sql, [rows[0], rows[-1]]))
+            sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
+            stored = dict(self._fetch_rows(sql, [rows[0], rows[-1]]))
             self._compare(rows, vector_checks.row_checksums(block), stored)
             self._check_norms(block, rows)
 
@@ -680,7 +658,7 @@ class Store(ImageStore):
         stop = min(start + CHECKED_ROWS_PER_RUN, rows)
         self.check_range(start, stop)
         with self.transaction():
-            self._set_meta("checked", stop)
+            self._update_meta("checked", stop)
 
     def check(self) -> int:
         with self._use_connection():
@@ -1082,14 +1060,6 @@ class Store(ImageStore):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return str(value)
         return value
-
-    def _set_meta(self, key: str, value: Any) -> None:
-        """Sets a value of the table `meta`, and adds the key if necessary."""
-        self._run(
-            "INSERT INTO meta VALUES (?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            [key, value],
-        )
 
 
 def _scan_deviation(vectors: Any, embedding: np.ndarray) -> float:

@@ -10,9 +10,6 @@ import zlib
 
 import numpy as np
 
-# Assumed deviation of a norm from 1 in an index without a recorded deviation. Norms of
-# embeddings in half precision differ from 1 by a few thousandths.
-UNRECORDED_NORM_ERROR = 0.01
 # Relative error of a norm in float32, which depends on the order in which BLAS sums.
 _ROUNDING = 1e-5
 # Number of rows per block. A block fits into the processor's cache.
@@ -32,15 +29,12 @@ def norm_error(vectors: np.ndarray) -> float:
     return float(np.abs(_norms(vectors) - 1.0).max())
 
 
-def norm_tolerance(recorded: float | None) -> float:
+def norm_tolerance(recorded: float) -> float:
     """Returns the largest allowed deviation of a norm from 1.
 
     Args:
-        recorded: float, largest deviation when the rows were written, or None if
-            unknown.
+        recorded: largest deviation when the rows were written.
     """
-    if recorded is None:
-        recorded = UNRECORDED_NORM_ERROR
     return 2.0 * recorded + _ROUNDING
 
 
