@@ -1,16 +1,12 @@
 """Local copies of folders on object stores, with atomic uploads.
 
-An object has the name of its file, so that other tools can open it directly. A numbered
-manifest such as `.align_keras/00000042.json` lists the files of the folder. The newest
-manifest is valid. A manifest is never changed after it was written.
+A numbered pointer such as `.align_keras/00000042.json` lists the files of the folder
+and their objects. The newest pointer is valid. A writer uploads changed files as new
+objects and creates the next pointer last, so that a reader sees all changes of an
+upload or none. Listed objects never change.
 
-A writer uploads the files first and the manifest last. It uploads a changed file under
-a temporary name and renames the object after the manifest was written. A reader thus
-sees either all changes of an upload or none.
-
-The store allows only one process to create the manifest of a number (If-None-Match on
-S3, ifGenerationMatch on GCS). The manifest names its writer, so that a second writer
-can be refused.
+A store creates the pointer of a number only once (If-None-Match on S3,
+ifGenerationMatch on GCS), so that a second writer is refused.
 """
 
 import _thread
@@ -23,7 +19,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import threading
 import time
 import uuid
@@ -33,23 +28,14 @@ from typing import Any
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, read_json
 from align_keras.utils.progress import say
-from align_keras.utils.remote import (
-    WRITABLE,
-    file_system,
-    list_url,
-    open_url,
-    send,
-)
+from align_keras.utils.remote import WRITABLE, file_system, list_url, open_url, send
 
-_MANIFEST_FOLDER = ".align_keras"
-# Folder of changed files until they are renamed.
-_UPLOAD_FOLDER = ".align_keras/new"
+_VERSION = 1
+_FOLDER = ".align_keras"
 # Seconds between two uploads. A killed machine loses at most this much work.
 SECONDS_BETWEEN_PUSHES = 120.0
-# Seconds. A writer without a new manifest for this time counts as dead.
-SILENT_SECONDS = 900.0
 _NUM_THREADS = 8
-# An address with one of these suffixes is a single file without manifests.
+# An address with one of these suffixes is a single file without pointers.
 _FILE_SUFFIXES = (
     ".parquet",
     ".csv",
@@ -60,7 +46,7 @@ _FILE_SUFFIXES = (
     ".onnx",
     ".tflite",
 )
-# Entry of a file in a manifest: object in the store, size in bytes, and SHA-256.
+# Entry of a file in a pointer: object in the store, size in bytes, and SHA-256.
 _Entry = list[Any]
 
 
@@ -89,8 +75,8 @@ def mirrored(
 
     Raises:
         InputError: if the store can't be reached, if there is nothing to read, if the
-            folder to write contains files of another program, or if another process is
-            writing it.
+            folder to write contains files of another program, or if another process
+            writes it.
 
     Example:
 
@@ -108,9 +94,7 @@ def mirrored(
             "addresses are read-only."
         )
     url = url.rstrip("/")
-    kind = (
-        _RemoteFileCopy if url.lower().endswith(_FILE_SUFFIXES) else _RemoteFolderCopy
-    )
+    kind = _FileCopy if url.lower().endswith(_FILE_SUFFIXES) else _FolderCopy
     try:
         with kind(url, argument, writes).open_copy(pushes) as path:
             yield path
@@ -125,15 +109,10 @@ def mirrored(
         ) from error
 
 
-class _RemoteCopy:
+class _Copy:
     """Local copy of a remote file or folder.
 
     The writer and the readers of an address use different copies.
-
-    Args:
-        url: str, remote address.
-        argument: str, name of the argument for messages.
-        writes: bool, False for a read-only copy.
     """
 
     def __init__(self, url: str, argument: str, writes: bool) -> None:
@@ -148,55 +127,28 @@ class _RemoteCopy:
 
     @contextlib.contextmanager
     def hold_lock(self) -> Iterator[None]:
-        """Holds the lock of the copy, for which a reader waits.
-
-        Raises:
-            InputError: if another process of this machine writes the address.
-        """
+        """Holds the lock of the copy, for which a reader waits."""
         while (lock := hold(self.cache_folder / ".lock")) is None and not self.writes:
             time.sleep(0.2)  # Another reader is downloading the copy.
         if lock is None:
-            raise self.busy_error("another process on this machine")
+            raise self.busy_error("Another process on this machine is writing it.")
         with lock:
             yield
 
-    def busy_error(self, writer: str) -> InputError:
-        """Returns the error for an address that another process writes."""
+    def busy_error(self, reason: str) -> InputError:
         return InputError(
-            f"{self.argument} must be written by one process at a time, and {self.url} "
-            f"is being written by {writer}. Wait until it has finished, or choose "
-            "another address."
+            f"{self.argument} must be written by one process at a time. Received: "
+            f"{self.url}. {reason} Wait until it has finished, or choose another "
+            "address."
         )
 
-    def upload(
-        self, file: pathlib.Path, name: str = "", mode: str = "overwrite"
-    ) -> None:
-        """Uploads a file and checks the size of the object.
-
-        Args:
-            file: `pathlib.Path` of the file.
-            name: str, object in the remote folder, or "" if the address is a file.
-            mode: str, "overwrite", or "create" to refuse an existing object.
-
-        Raises:
-            OSError: if the upload fails. The errno is EEXIST or ESTALE if the object
-                exists and `mode` is "create".
-        """
-        target, size = f"{self.path}/{name}".rstrip("/"), file.stat().st_size
-        self.call_store("put_file", str(file), target, mode=mode)
-        uploaded_size = self.call_store("info", target)["size"]
-        if uploaded_size != size:
-            raise OSError(
-                errno.EIO, f"{uploaded_size:,} of {size:,} bytes arrived", self.url
-            )
-
     def call_store(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Calls a method of the store's file system and retries temporary errors."""
+        """Calls a method of the store's file system."""
         call = getattr(self.fs, method)
         return send(lambda: call(*arguments, **options), self.url)
 
 
-class _RemoteFileCopy(_RemoteCopy):
+class _FileCopy(_Copy):
     """Local copy of a single object."""
 
     @contextlib.contextmanager
@@ -212,42 +164,43 @@ class _RemoteFileCopy(_RemoteCopy):
                     raise
             yield self.local
             if self.writes and _read_stamp(self.local) not in (None, downloaded_stamp):
-                self.upload(self.local)
+                self.call_store("put_file", str(self.local), self.path)
                 say(f"uploaded {self.url}")
 
 
-class _RemoteFolderCopy(_RemoteCopy):
-    """Local copy of a folder with manifests."""
+class _FolderCopy(_Copy):
+    """Local copy of a folder with pointers."""
 
     def __init__(self, url: str, argument: str, writes: bool) -> None:
         super().__init__(url, argument, writes)
-        # Number and entries of the newest manifest.
+        # Number and entries of the newest pointer.
         self.number = 0
         self.files: dict[str, _Entry] = {}
         # Local files that were downloaded or uploaded, by name: size in bytes,
         # modification time in nanoseconds, and SHA-256.
         self.synced_files: dict[str, list] = {}
-        self.writer = uuid.uuid4().hex
+        # Id of this copy. After a kill, the next call thus recognizes a pointer that
+        # its state does not know yet.
+        self.id = uuid.uuid4().hex
+        # Number of the pointer in the state of the last call.
+        self.last_number: int | None = None
         # Error of the thread that uploads in the background.
         self.thread_error: InputError | None = None
-        # Seconds of `time.monotonic`.
-        self.last_commit = 0.0
-        self.heartbeat_lock = threading.Lock()
 
     @contextlib.contextmanager
     def open_copy(self, pushes: bool) -> Iterator[pathlib.Path]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.hold_lock())
-            manifest = self._pull()
+            self._load_state()
+            self._pull()
             if not self.writes:
                 stack.close()
                 yield self.local
                 return
-            self._check_no_other_writer(manifest)
-            # The state names the writer of the next manifest, so that the next call
-            # recognizes the manifests of this one after a kill.
-            self._save_state()
-            self._commit(self.files)
+            if self.number:
+                self._remove_old_objects()  # The last call may have been killed.
+            else:
+                self._create_pointer({})
             say(f"{self.url}: using the local copy {self.local}")
             done = threading.Event()
             thread = threading.Thread(
@@ -267,52 +220,47 @@ class _RemoteFolderCopy(_RemoteCopy):
     ) -> None:
         """Stops the background thread and uploads the last changes.
 
-        Args:
-            done: event that stops the thread.
-            thread: background thread.
-            after_error: bool, True if the block raised an error. A failed upload is
-                then printed instead of raised.
+        If the block raised an error, a failed upload is printed instead of raised.
         """
         done.set()
         thread.join()
         if self.thread_error is not None:
             raise self.thread_error
         try:
-            self._push(is_open=False)
-            if not self.files:  # A folder without files needs no manifest.
-                self._remove_object(self._manifest_path(self.number))
+            self._push()
+            if not self.files:  # A folder without files needs no pointer.
+                self._remove_object(self._pointer_path(self.number))
         except (OSError, InputError) as error:
             if not after_error:
                 raise
             say(f"{self.url} isn't up to date. {self.local} has all changes. {error}")
 
-    # --- Download ---
+    # --- Pointers ---
 
-    def _list_manifests(self) -> list[int]:
-        """Returns the numbers of the manifests in ascending order."""
+    def _pointer_path(self, number: int) -> str:
+        return f"{self.path}/{_FOLDER}/{number:08}.json"
+
+    def _find_objects(self) -> dict[str, int]:
+        """Returns the numbers of pointers and of objects of changed files by path."""
+        folder = self._object_path(_FOLDER)
         try:
-            paths = self.call_store("find", f"{self.path}/{_MANIFEST_FOLDER}")
+            paths = [path.strip("/") for path in self.call_store("find", folder)]
         except FileNotFoundError:
-            return []
-        matches = (
-            re.fullmatch(r"(\d{8})\.json", os.path.basename(path)) for path in paths
-        )
-        return sorted(int(match[1]) for match in matches if match)
+            return {}
+        names = {path: path[len(folder) + 1 :] for path in paths}
+        return {
+            path: int(name[:8]) for path, name in names.items() if name[:8].isdecimal()
+        }
 
-    def _manifest_path(self, number: int) -> str:
-        return f"{self.path}/{_MANIFEST_FOLDER}/{number:08}.json"
+    def _newest_number(self) -> int:
+        """Returns the number of the newest pointer, or 0."""
+        objects = self._find_objects().items()
+        return max((number for path, number in objects if _is_pointer(path)), default=0)
 
-    def _read_manifest(self) -> tuple[int, dict[str, Any]]:
-        """Returns the number of the newest manifest and the manifest.
-
-        For a folder without a manifest, the number is 0 and the manifest lists all
-        objects of the folder.
-
-        Raises:
-            InputError: if the folder to write contains files but no manifest.
-        """
-        numbers = self._list_manifests()
-        if not numbers:
+    def _read_pointer(self) -> dict[str, Any]:
+        """Reads the newest pointer, or lists the objects of a folder without one."""
+        self.number = self._newest_number()
+        if not self.number:
             files = list_url(self.url)
             if self.writes and files:
                 raise InputError(
@@ -320,46 +268,118 @@ class _RemoteFolderCopy(_RemoteCopy):
                     f"wrote. Received: {self.url}, which contains {files[0].name}. "
                     "Choose another folder."
                 )
-            return 0, {"files": {file.name: [file.name, *file[1:]] for file in files}}
-        content = self.call_store("cat_file", self._manifest_path(numbers[-1]))
-        return numbers[-1], json.loads(content)
+            return {"files": {file.name: [file.name, *file[1:]] for file in files}}
+        pointer = json.loads(
+            self.call_store("cat_file", self._pointer_path(self.number))
+        )
+        version = pointer.get("version")
+        if version != _VERSION:
+            raise InputError(
+                f"{self.argument} must be a folder of format {_VERSION}. Received: "
+                f"{self.url} of format {version}. Delete it and run the command that "
+                "wrote it again."
+            )
+        for name in pointer["files"]:
+            path = pathlib.PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(
+                    f"The pointer of {self.url} must list relative file names. "
+                    f"Received: {name!r}. Write the folder again."
+                )
+        return pointer
 
-    def _pull(self) -> dict[str, Any]:
-        """Updates the local copy to the newest manifest and returns the manifest."""
+    def _create_pointer(self, files: dict[str, _Entry]) -> None:
+        """Creates the next pointer and removes what only older pointers list.
+
+        Raises:
+            InputError: if another process has created it.
+        """
+        pointer = {"version": _VERSION, "id": self.id, "files": files}
+        content = json.dumps(pointer).encode()
+        path = self._pointer_path(self.number + 1)
+        try:
+            self.call_store("pipe_file", path, content, mode="create")
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ESTALE):
+                raise
+            # The response to a successful request may have been lost.
+            if self.call_store("cat_file", path) != content:
+                raise self._second_writer_error() from None
+        self._check_newest(self.number + 1)
+        self.number, self.files = self.number + 1, files
+        self._save_state()
+        self._remove_old_objects()
+
+    def _check_newest(self, number: int) -> None:
+        if self._newest_number() != number:
+            raise self._second_writer_error()
+
+    def _second_writer_error(self) -> InputError:
+        return self.busy_error(
+            f"Another process has written it. {self.local} keeps your changes."
+        )
+
+    def _remove_old_objects(self) -> None:
+        """Removes old pointers and the objects that the newest pointer does not list.
+
+        The pointers are removed last, so that an interrupted removal is repeated.
+        """
+        # A file that has changed may still have an object with its name.
+        old_objects = {self._object_path(name) for name in self.files}
+        old_pointers = set()
+        for path, number in self._find_objects().items():
+            if number <= self.number and not _is_pointer(path):
+                old_objects.add(path)
+            elif number < self.number:
+                old_pointers.add(path)
+                files = json.loads(self.call_store("cat_file", path))["files"]
+                old_objects |= {self._object_path(key) for key, _, _ in files.values()}
+        old_objects -= {self._object_path(key) for key, _, _ in self.files.values()}
+        _in_threads(self._remove_object, old_objects)
+        _in_threads(self._remove_object, old_pointers)
+
+    def _object_path(self, key: str) -> str:
+        return f"{self.path}/{key}".strip("/")
+
+    def _remove_object(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.call_store("rm_file", path)
+
+    # --- Download ---
+
+    def _pull(self) -> None:
+        """Updates the local copy to the newest pointer."""
         for tries_left in (2, 1, 0):
-            self.number, manifest = self._read_manifest()
-            self.files = manifest["files"]
+            pointer = self._read_pointer()
+            self.files = pointer["files"]
             if not self.files and not self.writes:
                 raise FileNotFoundError(
                     errno.ENOENT, "the folder is empty or doesn't exist", self.url
                 )
             try:
-                self._sync_local_copy(manifest.get("id"))
-                return manifest
+                self._sync_local_copy(pointer.get("id"))
+                return
             except OSError as error:
                 if not tries_left or error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
-                time.sleep(1)  # The writer replaced the manifest during the download.
-        raise AssertionError
+                time.sleep(1)  # A writer replaced the pointer during the download.
 
-    def _sync_local_copy(self, writer: str | None) -> None:
-        """Downloads the files of the manifest that the local copy lacks.
+    def _sync_local_copy(self, pointer_id: str | None) -> None:
+        """Downloads the files of the pointer that the local copy lacks.
 
         A writer keeps the local changes of a killed call if no other process has
         written the folder since. Otherwise, it moves the changes to a separate folder.
-
-        Args:
-            writer: str, id of the process that wrote the manifest.
         """
-        state = read_json(self.cache_folder / "state.json")
-        previous_files, stamps = state.get("files", {}), self._scan_local_copy()
+        stamps = self._scan_local_copy()
         changed = {
-            name for name in stamps if stamps[name] != previous_files.get(name, [])[:2]
+            name
+            for name, stamp in stamps.items()
+            if self.synced_files.get(name, [])[:2] != stamp
         }
-        no_other_writer = (
-            state.get("number") == self.number or state.get("writer") == writer
+        keeps_changes = self.writes and (
+            self.last_number == self.number or pointer_id == self.id
         )
-        if self.writes and changed and not no_other_writer:
+        if self.writes and changed and not keeps_changes:
             backup = self.local.with_name(
                 f"{self.local.name}.unsynced-{int(time.time())}"
             )
@@ -368,24 +388,17 @@ class _RemoteFolderCopy(_RemoteCopy):
                 f"another machine has written {self.url}. Local changes that were not "
                 f"uploaded are in {backup}"
             )
-            previous_files, stamps = {}, {}
-        if not (self.writes and no_other_writer):
+            stamps = {}
+        if not keeps_changes:
             changed = set()
             for name in set(stamps) - set(self.files):
                 (self.local / name).unlink()
-        self.synced_files, missing_files = {}, {}
+        missing_files = {}
         for name, entry in self.files.items():
-            if not re.fullmatch(r"(?!/)(?!(.*/)?\.\.?(/|$))[^\0]+", name):
-                raise InputError(
-                    f"The manifest of {self.url} must contain relative file names. "
-                    f"Received: {name!r}. Write the folder again."
-                )
-            synced_file = previous_files.get(name, [0, 0, 0])
-            if name in stamps and (
-                name in changed or synced_file == [*stamps[name], entry[2]]
-            ):
-                self.synced_files[name] = synced_file
-            else:
+            stamp = stamps.get(name, [])
+            synced = self.synced_files.get(name) == [*stamp, entry[2]]
+            if name not in changed and not synced:
+                self.synced_files.pop(name, None)
                 missing_files[name] = entry
         if missing_files:
             total = sum(size for _, size, _ in missing_files.values())
@@ -400,193 +413,83 @@ class _RemoteFolderCopy(_RemoteCopy):
             self._save_state()
 
     def _download_file(self, name: str, entry: _Entry) -> None:
-        """Downloads a file and checks its size and digest.
-
-        Raises:
-            OSError: with the errno ESTALE if the object differs from the entry.
-        """
+        """Downloads a file and checks its size and digest."""
         key, size, digest = entry
         file = self.local / name
         _download(f"{self.url}/{key}", file)
         received_digest = _compute_digest(file) if self.number else digest
         if file.stat().st_size != size or received_digest != digest:
             file.unlink()
-            raise OSError(
-                errno.ESTALE,
-                "the object differs from its manifest",
-                f"{self.url}/{key}",
-            )
+            problem = "the object differs from its pointer"
+            raise OSError(errno.ESTALE, problem, f"{self.url}/{key}")
         self.synced_files[name] = [*(_read_stamp(file) or ()), digest]
 
     # --- Upload ---
 
-    def _check_no_other_writer(self, manifest: dict[str, Any]) -> None:
-        """Raises `InputError` if the writer of the manifest is still running."""
-        if not manifest.get("writer"):
-            return
-        pid, age = manifest["pid"], time.time() - manifest["time"]
-        is_local = manifest["host"] == socket.gethostname()
-        if age > SILENT_SECONDS or (is_local and not _is_process_alive(pid)):
-            say(f"{self.url}: continuing after process {pid}, which has ended")
-            return
-        raise self.busy_error(
-            f"process {pid} on {manifest['host']}, which last wrote {age:,.0f} s ago "
-            f"(it counts as dead after {SILENT_SECONDS:,.0f} s)"
-        )
-
-    def _check_newest_manifest(self) -> None:
-        """Raises `InputError` if another process has written a newer manifest."""
-        if (self._list_manifests() or [0])[-1] != self.number:
-            raise self.busy_error("another process, which has written a newer manifest")
-
-    def _commit(self, files: dict[str, _Entry], is_open: bool = True) -> None:
-        """Writes the next manifest.
-
-        Args:
-            files: dict from file name to entry.
-            is_open: bool, False for the last manifest of this writer.
-
-        Raises:
-            InputError: if another process has written a manifest.
-        """
-        manifest = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "time": time.time(),
+    def _push(self) -> None:
+        """Uploads the changes of the local copy."""
+        self._check_newest(self.number)
+        stamps = self._scan_local_copy()
+        entries = _in_threads(lambda item: self._upload_file(*item), stamps.items())
+        files = {
+            name: entry
+            for name, entry in zip(stamps, entries, strict=True)
+            if entry is not None
         }
-        manifest.update(
-            files=files, id=self.writer, writer=self.writer if is_open else ""
-        )
-        content = json.dumps(manifest).encode()
-        self._check_newest_manifest()
-        path = self._manifest_path(self.number + 1)
-        try:
-            self.call_store("pipe_file", path, content, mode="create")
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ESTALE):
-                raise
-        # The content is compared, because the store may have accepted two manifests,
-        # or the response to a successful first request may have been lost.
-        if self.call_store("cat_file", path) != content:
-            raise self.busy_error("another process, which started at the same time")
-        self.number, self.files = self.number + 1, files
-        self.last_commit = time.monotonic()
-        self._save_state()
+        self.synced_files = {
+            name: [*stamps[name], digest]
+            for name, (_, _, digest) in files.items()
+            if stamps[name] == _read_stamp(self.local / name)
+        }
+        if files != self.files:
+            self._create_pointer(files)
 
-    def _push(self, is_open: bool = True) -> bool:
-        """Uploads the changes of the local copy.
+    def _upload_file(self, name: str, stamp: list[int]) -> _Entry | None:
+        """Uploads a file if it has changed, and returns its entry.
 
-        Args:
-            is_open: bool, False for the last upload of this writer.
-
-        Returns:
-            True if the files have changed.
-        """
-        stamps, synced_files, files, new_files = self._scan_local_copy(), {}, {}, {}
-        for name, stamp in stamps.items():
-            synced_file = self.synced_files.get(name, [])
-            digest = (
-                synced_file[2]
-                if synced_file[:2] == stamp
-                else _compute_digest(self.local / name)
-            )
-            synced_files[name] = [*stamp, digest]
-            if name in self.files and self.files[name][2] == digest:
-                files[name] = self.files[name]
-            elif digest is not None:  # The file was not deleted after the scan.
-                files[name] = new_files[name] = [name, stamp[0], digest]
-        if new_files:
-            self._check_newest_manifest()
-        _in_threads(self._upload_with_heartbeat, new_files.items())
-        for name in new_files:
-            # A file that changed during its upload is uploaded the next time.
-            if _read_stamp(self.local / name) != stamps[name]:
-                del files[name], synced_files[name]
-                if name in self.files:
-                    files[name] = self.files[name]
-        self.synced_files = synced_files
-        has_temporary_names = any(key != name for name, (key, _, _) in files.items())
-        changed = has_temporary_names or files != self.files
-        if changed or not is_open:
-            self._commit(files, is_open or has_temporary_names)
-        if has_temporary_names:
-            self._rename_new_objects(is_open)
-        if changed or not is_open:
-            self._remove_old_objects()
-        return changed
-
-    def _upload_with_heartbeat(self, item: tuple[str, _Entry]) -> None:
-        self._upload_file(*item)
-        self._send_heartbeat()
-
-    def _upload_file(self, name: str, entry: _Entry) -> None:
-        """Uploads a file, under a temporary name if an object has its name.
-
-        The temporary name is written into `entry`.
+        If the file changes during its upload, the result is its previous entry or None,
+        and the next call uploads the file.
         """
         file = self.local / name
-        temporary_name = f"{_UPLOAD_FOLDER}/{entry[2][:12]}/{name}"
-        # `_push` removes the entry of a file that was deleted before its upload.
-        with contextlib.suppress(FileNotFoundError):
-            if name not in self.files:
-                try:
-                    self.upload(file, name, mode="create")
-                    return
-                except OSError as error:
-                    if error.errno not in (errno.EEXIST, errno.ESTALE):
-                        raise
-            entry[0] = temporary_name
-            self.upload(file, temporary_name)
+        previous_entry = self.files.get(name)
+        synced_file = self.synced_files.get(name, [])
+        try:
+            digest = synced_file[2] if synced_file[:2] == stamp else None
+            digest = digest or _compute_digest(file)
+            if previous_entry and previous_entry[2] == digest:
+                return previous_entry
+            key = self._put_new_object(file, name)
+        except FileNotFoundError:  # The file was deleted.
+            return previous_entry
+        if _read_stamp(file) != stamp:
+            return previous_entry
+        return [key, stamp[0], digest]
 
-    def _send_heartbeat(self) -> None:
-        """Writes a manifest if the last one of this writer is two minutes old."""
-        with self.heartbeat_lock:
-            if time.monotonic() - self.last_commit > SECONDS_BETWEEN_PUSHES:
-                self._commit(self.files)
+    def _put_new_object(self, file: pathlib.Path, name: str) -> str:
+        """Uploads a file as an object that no pointer lists, and returns its name.
 
-    def _rename_new_objects(self, is_open: bool) -> None:
-        """Copies objects with temporary names to their final names."""
-        for name, (key, _, _) in self.files.items():
-            if key != name:
-                self.call_store("cp_file", f"{self.path}/{key}", f"{self.path}/{name}")
-        final_files = {name: [name, *entry[1:]] for name, entry in self.files.items()}
-        self._commit(final_files, is_open)
-
-    def _remove_old_objects(self) -> None:
-        """Removes old manifests and the objects that only they list.
-
-        The objects are removed first. An interrupted removal is thus repeated.
+        Other tools can open the object by the name of its file if the file is new.
         """
-        paths = self.call_store("find", f"{self.path}/{_MANIFEST_FOLDER}")
-        old_objects = {
-            path.strip("/") for path in paths if f"/{_UPLOAD_FOLDER}/" in path
-        }
-        numbers = [number for number in self._list_manifests() if number < self.number]
-        manifests = [self._manifest_path(number) for number in numbers]
-        for path in manifests:
-            manifest = json.loads(self.call_store("cat_file", path))
-            old_objects |= self._object_paths(manifest["files"])
-        _in_threads(self._remove_object, old_objects - self._object_paths(self.files))
-        _in_threads(self._remove_object, manifests)
-
-    def _object_paths(self, files: dict[str, _Entry]) -> set[str]:
-        return {f"{self.path}/{key}".strip("/") for key, _, _ in files.values()}
-
-    def _remove_object(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.call_store("rm_file", path)
+        if name not in self.files:
+            try:
+                path = self._object_path(name)
+                self.call_store("put_file", str(file), path, mode="create")
+                return name
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ESTALE):
+                    raise
+        key = f"{_FOLDER}/{self.number + 1:08}-{self.id}/{name}"
+        self.call_store("put_file", str(file), self._object_path(key))
+        return key
 
     def _push_periodically(self, done: threading.Event, pushes: bool) -> None:
-        """Uploads changes every two minutes until the event `done` is set.
-
-        It runs in a thread. A manifest is written even if there are no changes, so that
-        other processes see that this writer is alive.
-        """
+        """Uploads changes every two minutes until the event `done` is set."""
         while not done.wait(SECONDS_BETWEEN_PUSHES):
             try:
-                if not (pushes and self._push()):
-                    self._commit(self.files)
-                    self._remove_old_objects()
+                if pushes:
+                    self._push()
+                else:
+                    self._check_newest(self.number)
             except InputError as error:
                 self.thread_error = error
                 _thread.interrupt_main()
@@ -609,23 +512,20 @@ class _RemoteFolderCopy(_RemoteCopy):
                         stamps[path.relative_to(self.local).as_posix()] = stamp
         return stamps
 
+    def _load_state(self) -> None:
+        state = read_json(self.cache_folder / "state.json")
+        self.synced_files = state.get("files", {})
+        self.last_number = state.get("number")
+        self.id = state.get("id", self.id)
+
     def _save_state(self) -> None:
-        state = {"url": self.url, "number": self.number, "writer": self.writer}
+        state = {"number": self.number, "id": self.id, "files": self.synced_files}
         with atomic_write(self.cache_folder / "state.json") as file:
-            json.dump({**state, "files": self.synced_files}, file)
+            json.dump({**state, "url": self.url}, file)
 
 
-def _is_process_alive(pid: int) -> bool:
-    """Returns True if another process of this machine has the process id."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _is_pointer(path: str) -> bool:
+    return re.search(rf"/{_FOLDER}/\d{{8}}\.json$", path) is not None
 
 
 def _read_stamp(path: pathlib.Path) -> list[int] | None:
@@ -637,12 +537,9 @@ def _read_stamp(path: pathlib.Path) -> list[int] | None:
     return [state.st_size, state.st_mtime_ns] if path.is_file() else None
 
 
-def _compute_digest(path: pathlib.Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return None
+def _compute_digest(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(url: str, path: pathlib.Path) -> None:
@@ -651,7 +548,7 @@ def _download(url: str, path: pathlib.Path) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
 
 
-def _in_threads(function: Callable, items: Iterable) -> None:
+def _in_threads(function: Callable, items: Iterable) -> list:
     """Calls a function with each item in parallel and raises the first error."""
     with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-        list(pool.map(function, items))
+        return list(pool.map(function, items))

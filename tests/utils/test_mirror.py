@@ -3,6 +3,7 @@
 import json
 import pathlib
 import threading
+import time
 
 import fsspec
 import pytest
@@ -16,11 +17,10 @@ URL = "memory://bucket/corpus"
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Returns a function that simulates a machine with its own host name and cache."""
+    """Returns a function that simulates a machine with its own cache."""
 
     def switch_to(name):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
-        monkeypatch.setattr(mirror.socket, "gethostname", lambda: name)
 
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
     switch_to("first")
@@ -37,7 +37,7 @@ def store(machine):
 
 
 def object_names(store):
-    """Returns the names of all objects except manifests and temporary objects."""
+    """Returns the names of all objects except pointers and changed files."""
     names = (name.removeprefix("/bucket/corpus/") for name in store.find("/bucket"))
     return sorted(name for name in names if not name.startswith(".align_keras"))
 
@@ -66,7 +66,8 @@ def test_another_machine_sees_written_files(store, machine):
         assert read_files(folder) == {"a": b"1", "sub/b": b"22"}
         write(folder, a="3", c="4")
         (folder / "sub/b").unlink()
-    assert object_names(store) == ["a", "c"] and store.cat("/bucket/corpus/a") == b"3"
+    # Only the new file has an object with its name.
+    assert object_names(store) == ["c"]
     machine("first")
     with mirrored(URL, "out", writes=False) as folder:
         assert read_files(folder) == {"a": b"3", "c": b"4"}
@@ -97,7 +98,7 @@ class Killed(BaseException):
 def test_a_kill_at_any_request_leaves_the_old_or_the_new_files(
     store, machine, monkeypatch
 ):
-    methods = ("pipe_file", "cp_file", "rm_file", "put_file")
+    methods = ("pipe_file", "rm_file", "put_file")
     original_methods = {name: getattr(type(store), name) for name in methods}
     allowed_requests = 0
 
@@ -143,44 +144,61 @@ def test_a_kill_at_any_request_leaves_the_old_or_the_new_files(
             (folder / "b").unlink(missing_ok=True)
         with mirrored(URL, writes=False) as folder:
             assert read_files(folder) == new
-        assert object_names(store) == ["a", "c"]
+        assert len(store.find("/bucket")) == 3  # Two files and a pointer.
         if not killed:
             break
     assert reader_saw_new == {True, False} and not killed
 
 
-def test_a_second_writer_is_refused(store, machine, monkeypatch):
-    with pytest.raises(
-        InputError, match="another process, which has written a newer manifest"
-    ):
+def test_a_second_writer_is_refused(store, machine):
+    with pytest.raises(InputError, match="^out must be written by one process"):
         with mirrored(URL, "out") as first:
             write(first, a="1")
-            machine("second")
-            with pytest.raises(InputError, match="^out must be written.*on first"):
+            with pytest.raises(InputError, match="on this machine"):
                 with mirrored(URL, "out"):
                     pass
-            monkeypatch.setattr(mirror, "SILENT_SECONDS", -1.0)
+            machine("second")
             with mirrored(URL, "out") as second:
                 write(second, a="2")
-    assert read_files(second) == {"a": b"2"} == {"a": store.cat("/bucket/corpus/a")}
     assert read_files(first) == {"a": b"1"}  # The local changes are kept.
+    with mirrored(URL, writes=False) as folder:
+        assert read_files(folder) == {"a": b"2"}
+
+
+def test_a_writer_stops_soon_after_another_has_written(store, machine, monkeypatch):
+    monkeypatch.setattr(mirror, "SECONDS_BETWEEN_PUSHES", 0.02)
+    with pytest.raises(InputError, match="one process at a time"):
+        with mirrored(URL, pushes=False):
+            machine("second")
+            with mirrored(URL, pushes=False) as second:
+                write(second, a="2")
+            time.sleep(20)
+            pytest.fail("the first writer was not stopped")
 
 
 def test_one_of_two_simultaneous_writers_is_refused(store, machine, monkeypatch):
     find = type(store).find
 
-    def find_no_manifest(self, path, *arguments, **options):
+    def find_no_pointer(self, path, *arguments, **options):
         if path.endswith("/.align_keras"):
-            return []
+            return {}
         return find(self, path, *arguments, **options)
 
     with mirrored(URL):
         machine("second")
         with monkeypatch.context() as patch:
-            patch.setattr(type(store), "find", find_no_manifest)
-            with pytest.raises(InputError, match="started at the same time"):
+            patch.setattr(type(store), "find", find_no_pointer)
+            with pytest.raises(InputError, match="one process at a time"):
                 with mirrored(URL):
                     pass
+
+
+def test_a_folder_of_another_format_is_refused(store):
+    store.pipe("/bucket/corpus/.align_keras/00000003.json", b'{"files": {}}')
+    for writes in (True, False):
+        with pytest.raises(InputError, match="of format 1. Received: .* None. Delete"):
+            with mirrored(URL, "out", writes=writes):
+                pass
 
 
 def test_unsynced_changes_are_moved_if_another_machine_has_written(
@@ -232,7 +250,7 @@ def test_files_are_uploaded_before_the_block_ends(store, monkeypatch):
         assert uploaded.wait(20)
 
 
-def test_a_folder_without_a_manifest_is_downloaded_once(store, machine, capsys):
+def test_a_folder_without_a_pointer_is_downloaded_once(store, machine, capsys):
     store.pipe({"/bucket/data/x/a.jpg": b"1", "/bucket/data/b.jpg": b"2"})
     for message in ("downloading 2 files", ""):
         with mirrored("memory://bucket/data", writes=False) as folder:
@@ -280,15 +298,15 @@ def test_a_single_file_is_uploaded_unless_the_block_fails(store, machine):
 )
 def test_unusable_addresses_are_refused(store, tmp_path, url, writes, message):
     store.pipe("/bucket/full/a.txt", b"1")
-    manifest = {"files": {"../a": ["a", 1, ""]}}
-    store.pipe("/bucket/bad/.align_keras/00000001.json", json.dumps(manifest).encode())
+    pointer = {"version": 1, "files": {"../a": ["a", 1, ""]}}
+    store.pipe("/bucket/bad/.align_keras/00000001.json", json.dumps(pointer).encode())
     with pytest.raises(InputError, match=message):
         with mirrored(url, "out", writes=writes):
             pass
     assert not list(tmp_path.rglob("a"))
 
 
-def test_an_object_of_a_manifest_is_never_overwritten(store, machine, monkeypatch):
+def test_an_object_of_a_pointer_is_never_overwritten(store, machine, monkeypatch):
     """The store ignores the mode "create", as the GCS emulator does."""
     put_file = type(store).put_file
 
