@@ -22,7 +22,6 @@ from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.lora import adapted_layers, merged_while_saving
-from align_keras.models.preset_config import upgrade_config
 from align_keras.models.preset_saving import (
     atomic_keras_path,
     check_shard_size,
@@ -507,8 +506,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     @classmethod
     def from_config(cls, config: dict) -> "ALIGN":
-        # Files of version 0.1 contain the arguments of the backbone.
-        config = dict(upgrade_config(config))
+        config = dict(config)
         is_trainable = config.pop("trainable", True)
         model = super().from_config(config)
         # The configuration of the backbone contains the flags of the layers.

@@ -1,4 +1,4 @@
-"""Configuration of `ALIGN` in the files of a preset, including earlier versions."""
+"""Configuration of `ALIGN` in the files of a preset."""
 
 import os
 import pathlib
@@ -16,24 +16,13 @@ from align_keras.models.preset_files import (
     TOKENIZER_CONFIG,
     VOCABULARY_ASSET,
     check_digests,
-    find_vocabulary_file,
 )
 from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
 from align_keras.text import load_vocabulary
-from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 
 ENCODERS = ("image_encoder", "text_encoder")
-# Arguments of the backbone. In version 0.1 they were arguments of `ALIGN`.
-_BACKBONE_ARGUMENTS = (
-    *ENCODERS,
-    "initial_temperature",
-    "learn_temperature",
-    "dtype",
-    "trainable",
-    TRAINABLE_KEY,
-)
 
 
 def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
@@ -53,14 +42,12 @@ def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
     config_file = directory / CONFIG_FILE
     stored = read_json(config_file)
     class_name = stored.get("class_name", "no class_name")
-    if class_name not in ("ALIGN", "ALIGNBackbone"):
+    if class_name != "ALIGNBackbone":
         raise InputError(
-            f"{config_file} must describe an ALIGN. Received: {class_name!r}. Pass the "
-            "folder of a run, or of an ALIGN in the format of Hugging Face."
+            f"{config_file} must describe an ALIGNBackbone. Received: {class_name!r}. "
+            "Pass the folder of a run, of save_to_preset, or of an ALIGN in the format "
+            "of Hugging Face."
         )
-    if class_name == "ALIGN":
-        check_vocabulary_file(directory)
-        return upgrade_config(stored["config"])
     check_digests(stored.pop(DIGESTS_KEY, {}), directory, DIGESTED_FILES)
     task_file = directory / TASK_FILE
     config = dict(read_json(task_file)["config"]) if task_file.exists() else {}
@@ -71,60 +58,10 @@ def read_preset_config(directory: pathlib.Path) -> dict[str, Any]:
     return config
 
 
-def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Converts a configuration of version 0.1 to the current form.
-
-    Args:
-        config: dict, the arguments of `ALIGN` in version 0.1 (`image_encoder`,
-            `text_encoder`, `vocabulary`, …), or a current configuration, which is
-            returned unchanged.
-
-    Returns:
-        dict of `backbone`, `preprocessor` and the name.
-    """
-    if "image_encoder" not in config:
-        return config
-    arguments = {name: config[name] for name in _BACKBONE_ARGUMENTS if name in config}
-    preprocessor = _default_preprocessor(arguments)
-    if config.get("vocabulary") is not None:
-        tokenizer = {
-            "vocabulary": config["vocabulary"],
-            "normalization": config.get("normalization", "bert_uncased"),
-            "sequence_length": arguments["text_encoder"]["config"]["sequence_length"],
-        }
-        preprocessor["config"]["tokenizer"] = _serialized("ALIGNTokenizer", tokenizer)
-    upgraded: dict[str, Any] = {
-        "backbone": _serialized("ALIGNBackbone", arguments),
-        "preprocessor": preprocessor,
-    }
-    if "name" in config:
-        upgraded["name"] = config["name"]
-    if not config.get("trainable", True):
-        upgraded["trainable"] = False
-    return upgraded
-
-
 def check_vocabulary_file(directory: pathlib.Path) -> None:
-    """Raises if the vocabulary of a preset has changed since config.json was written.
-
-    Args:
-        directory: path of a preset's folder.
-    """
-    config = read_json(directory / CONFIG_FILE)
-    if (directory / VOCABULARY_ASSET).exists():
-        check_digests(config.get(DIGESTS_KEY, {}), directory, [VOCABULARY_ASSET])
-        return
-    path = directory / VOCABULARY_FILE
-    arguments = config.get("config")
-    vocabulary = arguments.get("vocabulary") if isinstance(arguments, dict) else None
-    if vocabulary is None or not path.exists():
-        return
-    if load_vocabulary(path) != vocabulary:
-        raise InputError(
-            f"{path} must hold the vocabulary that the model was trained with, which "
-            f"{CONFIG_FILE} contains. Received: another vocabulary. Restore the file, "
-            "or save the model again."
-        )
+    """Raises if the vocabulary of a preset differs from its digest."""
+    digests = read_json(directory / CONFIG_FILE).get(DIGESTS_KEY, {})
+    check_digests(digests, directory, [VOCABULARY_ASSET])
 
 
 def replace_arguments(
@@ -192,7 +129,7 @@ def _read_preprocessor(directory: pathlib.Path) -> dict[str, Any] | None:
     config["image_converter"] = read_json(directory / IMAGE_CONVERTER_FILE)
     if config.get("tokenizer") is not None:
         config["tokenizer"] = read_json(directory / TOKENIZER_CONFIG)
-        vocabulary = load_vocabulary(find_vocabulary_file(directory))
+        vocabulary = load_vocabulary(directory / VOCABULARY_ASSET)
         config["tokenizer"]["config"]["vocabulary"] = vocabulary
     return preprocessor
 

@@ -30,18 +30,6 @@ DIGESTED_FILES = (
 DIGESTS_KEY = "sha256"
 
 
-def find_vocabulary_file(directory: str | os.PathLike) -> pathlib.Path:
-    """Returns the path of the vocabulary of a preset or a run.
-
-    Folders of earlier versions contain `vocabulary.txt` at their top level.
-    """
-    asset = pathlib.Path(directory, VOCABULARY_ASSET)
-    old_file = pathlib.Path(directory, VOCABULARY_FILE)
-    if old_file.exists() and not asset.exists():
-        return old_file
-    return asset
-
-
 def file_digests(directory: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:
     """Returns a dict from the name of each file to its SHA-256."""
     digests = {}
@@ -58,7 +46,7 @@ def check_digests(
 
     Args:
         expected: dict, the entry `DIGESTS_KEY` of config.json. A file without a digest
-            passes, so that folders of older versions can be opened.
+            passes, such as a preprocessor that was saved after its backbone.
         directory: folder of the files.
         names: names of the files to check.
 

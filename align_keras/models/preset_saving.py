@@ -36,7 +36,6 @@ from align_keras.models.preset_files import (
     check_no_saved_model,
     file_digests,
 )
-from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
@@ -51,7 +50,7 @@ _OTHER_WEIGHTS = (
     "image.onnx",
     "text.onnx",
 )
-_TOKENIZER_FILES = (TOKENIZER_CONFIG, VOCABULARY_ASSET, VOCABULARY_FILE)
+_TOKENIZER_FILES = (TOKENIZER_CONFIG, VOCABULARY_ASSET)
 _PREPROCESSOR_FILES = (
     PREPROCESSOR_CONFIG_FILE,
     IMAGE_CONVERTER_FILE,
@@ -122,8 +121,6 @@ def save_tokenizer(tokenizer: keras.layers.Layer, directory: str | os.PathLike) 
     asset = directory / VOCABULARY_ASSET
     asset.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save_assets(asset.parent)
-    # Folders of earlier versions contain the vocabulary at this place.
-    (directory / VOCABULARY_FILE).unlink(missing_ok=True)
     _write_config(tokenizer, directory / TOKENIZER_CONFIG)
 
 

@@ -27,7 +27,7 @@ from align_keras.models.conversion.tensor_files import (
     read_torch_file,
 )
 from align_keras.models.hub import HUB_PREFIX, download
-from align_keras.models.preset_files import find_vocabulary_file
+from align_keras.models.preset_files import VOCABULARY_ASSET
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
@@ -279,7 +279,7 @@ class TextWeights:
     @property
     def vocabulary(self) -> list[str]:
         """Tokens that the weights were trained with."""
-        path = find_vocabulary_file(self.directory)
+        path = self.directory / VOCABULARY_ASSET
         if path.exists():
             return load_vocabulary(path)
         vocabulary = read_vocabulary(self.directory)

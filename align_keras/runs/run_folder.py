@@ -16,7 +16,7 @@ from align_keras.config import (
     write_config_file,
 )
 from align_keras.config.fields import without_queries
-from align_keras.models.preset_files import check_no_saved_model, find_vocabulary_file
+from align_keras.models.preset_files import VOCABULARY_ASSET, check_no_saved_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, locked, refuse_url
 from align_keras.utils.progress import say
@@ -140,7 +140,7 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
             f"{describe_changes(changes)}. Use another --model_dir."
         )
     if changes:
-        find_vocabulary_file(directory).unlink(missing_ok=True)
+        (directory / VOCABULARY_ASSET).unlink(missing_ok=True)
     if changes or not path.exists():
         write_config_file(config, path)
         say(f"run folder {directory}")

@@ -11,7 +11,7 @@ from align_keras.data import check_batch_size
 from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.models.preset_config import check_vocabulary_file
-from align_keras.models.preset_files import find_vocabulary_file
+from align_keras.models.preset_files import VOCABULARY_ASSET
 from align_keras.runs.run_folder import newest_step
 from align_keras.text import vocabulary_fingerprint
 from align_keras.utils.errors import InputError
@@ -98,13 +98,13 @@ def check_inputs(
             pairs = inputs.get("train_pairs")
             if recorded.get("train_pairs", pairs) != pairs and pairs is not None:
                 # The vocabulary was learned from the former captions.
-                find_vocabulary_file(directory).unlink(missing_ok=True)
+                (directory / VOCABULARY_ASSET).unlink(missing_ok=True)
             _write_inputs(path, {**recorded, **inputs})
         return
     vocabulary = inputs.get("vocabulary")
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
         raise InputError(
-            f"{find_vocabulary_file(directory)} must contain the vocabulary that the "
+            f"{directory / VOCABULARY_ASSET} must contain the vocabulary that the "
             "run started with, but it has changed. Restore the file, remove it so that "
             "the run creates it again, or use another --model_dir."
         )

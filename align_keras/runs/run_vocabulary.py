@@ -1,11 +1,12 @@
 """Vocabulary of a run."""
 
 import os
+import pathlib
 from typing import Any
 
 from align_keras.config import ExperimentConfig
 from align_keras.data.stored_pairs import read_captions
-from align_keras.models.preset_files import find_vocabulary_file
+from align_keras.models.preset_files import VOCABULARY_ASSET
 from align_keras.models.warm_start import text_weights
 from align_keras.text import (
     learn_vocabulary,
@@ -24,7 +25,7 @@ def prepare_vocabulary(
     the vocabulary of the text encoder's weights, and the file in the configuration. The
     vocabulary is then saved in the folder.
     """
-    path = find_vocabulary_file(directory)
+    path = pathlib.Path(directory, VOCABULARY_ASSET)
     if path.exists():
         return load_vocabulary(path)
     text = config.task.model.text_encoder

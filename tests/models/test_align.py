@@ -403,7 +403,7 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
         with pytest.raises(InputError, match="at most .* parameters"):
             ALIGN.from_preset(tmp_path)
     config.write_text('{"class_name": "Dense"}')
-    with pytest.raises(InputError, match="must describe an ALIGN. Received: 'Dense'"):
+    with pytest.raises(InputError, match="must describe an ALIGNB.* Received: 'Dense'"):
         ALIGN.from_preset(tmp_path)
 
 
@@ -454,17 +454,6 @@ def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, position):
     weights.write_bytes(damaged)
     words = f"{weights} is damaged or doesn't fit.*[Ss]ave the model again"
     with pytest.raises(InputError, match=words):
-        ALIGN.from_preset(tmp_path)
-    # The file is created again, because HDF5 may still have the damaged one open.
-    weights.unlink()
-    weights.write_bytes(content)
-    # Folders of older versions, which have no digest, can be opened.
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["sha256"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    ALIGN.from_preset(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "sha256": []}))
-    with pytest.raises(InputError, match="sha256 must be a JSON object"):
         ALIGN.from_preset(tmp_path)
 
 

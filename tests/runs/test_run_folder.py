@@ -10,6 +10,7 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
+from align_keras.models.preset_files import VOCABULARY_ASSET
 from align_keras.runs import run_folder
 from align_keras.runs.experiment import train_experiment
 from align_keras.runs.run_checks import check_run_config
@@ -20,11 +21,13 @@ from align_keras.utils.errors import InputError
 
 def test_a_mistake_before_the_first_checkpoint_can_be_corrected(tmp_path):
     lock_folder(load_config("quickstart_icons"), tmp_path)
-    (tmp_path / "vocabulary.txt").write_text("old")
+    vocabulary = tmp_path / VOCABULARY_ASSET
+    vocabulary.parent.mkdir(parents=True)
+    vocabulary.write_text("old")
     corrected = load_config("quickstart_icons", params_override="trainer.seed=3")
     lock_folder(corrected, tmp_path)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == corrected
-    assert not (tmp_path / "vocabulary.txt").exists()
+    assert not vocabulary.exists()
 
 
 def test_a_checkpoint_binds_the_folder(tmp_path):
@@ -106,12 +109,10 @@ def test_an_evaluation_of_a_new_folder_writes_nothing(tmp_path, capsys):
 
 def test_a_finished_model_without_checkpoints_is_not_replaced(tmp_path):
     lock_folder(load_config("quickstart_icons"), tmp_path)
-    for name in ("config.json", "vocabulary.txt"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
     changed = load_config("quickstart_icons", params_override="trainer.seed=3")
     with pytest.raises(InputError, match="contains a finished model with another"):
         lock_folder(changed, tmp_path)
-    assert (tmp_path / "vocabulary.txt").exists()
 
 
 @pytest.mark.parametrize("pattern", run_folder.CHANGEABLE_OPTIONS)
@@ -300,11 +301,13 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
     check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})
     assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
     # The vocabulary was learned from the captions of the former pairs.
-    (tmp_path / "vocabulary.txt").write_text("[PAD]")
+    vocabulary = tmp_path / VOCABULARY_ASSET
+    vocabulary.parent.mkdir(parents=True)
+    vocabulary.write_text("[PAD]")
     check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})
-    assert (tmp_path / "vocabulary.txt").exists()
+    assert vocabulary.exists()
     check_inputs(tmp_path, INPUTS | {"train_pairs": "c"})
-    assert not (tmp_path / "vocabulary.txt").exists()
+    assert not vocabulary.exists()
 
 
 def test_a_run_without_a_record_of_its_inputs_gets_a_record(tmp_path):
