@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from align_keras.search.table_rows import TableRows
-from align_keras.utils.where import TEXT
+from align_keras.utils.condition_columns import TEXT
 
 # Maximum number of columns, and of values per column. A longer menu is hard to read.
 _MAX_COLUMNS = 20

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from align_keras.utils.where import NUMBER, TEXT
+from align_keras.utils.condition_columns import NUMBER, TEXT
 
 # Built-in columns of every image → their types in SQLite.
 INDEX_COLUMNS = {

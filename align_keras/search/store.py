@@ -50,9 +50,9 @@ from align_keras.search.index_files import (
 )
 from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query, RankedRows, ScannedRows
+from align_keras.utils.condition_columns import fold_case
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
-from align_keras.utils.where import fold_case
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 2

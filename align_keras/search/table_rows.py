@@ -25,7 +25,7 @@ from align_keras.search.columns import (
     value_of_cell,
 )
 from align_keras.search.index_files import damage_error
-from align_keras.utils.where import NUMBER, TEXT, Column
+from align_keras.utils.condition_columns import NUMBER, TEXT, Column
 
 # Images per statement. Both databases accept at least 999 parameters.
 _BLOCK = 500

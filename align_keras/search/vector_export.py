@@ -12,10 +12,10 @@ import numpy as np
 
 from align_keras.corpus.parquet_tables import arrow
 from align_keras.search.columns import INDEX_COLUMNS
+from align_keras.utils.condition_columns import NUMBER
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
 from align_keras.utils.progress import progress_bar, say
-from align_keras.utils.where import NUMBER
 
 if TYPE_CHECKING:
     from align_keras.search.image_store import ImageStore

@@ -226,7 +226,7 @@ def test_the_configuration_selects_the_training_pairs(shards, builder):
     [
         ("similarity > 2", "`where` must keep at least one pair of .*none of the 79"),
         ("similarty > 0", "Did you mean similarity"),
-        ("similarity >", "`where` must have .* at character 13"),
+        ("similarity >", "`where` must be .*similarity >"),
         ("language > 0", "`where` must compare language, a column of text, with text"),
     ],
 )

@@ -237,7 +237,7 @@ def test_values_of_removed_rows_and_tables_are_deleted(
     assert names(index, "tag = 7") == ["green"]
     index.remove([second])
     assert names(index, "captions is null") == ["blue", "red"]
-    with pytest.raises(InputError, match="must have a column"):
+    with pytest.raises(InputError, match="must have names of columns"):
         index.latest("stars = 4")
     with open_database(location) as execute:
         assert "secret" not in str(execute("SELECT * FROM table_rows").fetchall())

@@ -15,15 +15,14 @@ import numpy as np
 
 from align_keras.corpus.parquet_tables import arrow, open_table, read_batches
 from align_keras.corpus.shard_folder import INDEX, SHARDS, index_digest
-from align_keras.utils.errors import InputError
-from align_keras.utils.where import (
+from align_keras.utils.condition_columns import (
     NUMBER,
     TEXT,
     Column,
     Condition,
     fold_case,
-    read_condition,
 )
+from align_keras.utils.errors import InputError
 
 SCORES = "scores.parquet"
 # Key of the metadata in the schema of the Parquet file.
@@ -271,6 +270,9 @@ class ScoreTable:
         return quantiles
 
     def _condition(self, where: str) -> Condition:
+        # Importing the parser takes 0.3 s.
+        from align_keras.utils.where import read_condition
+
         columns = {
             name: Column(f"c{number}", kind, f"c{number}")
             for number, (name, kind) in enumerate(self.columns.items())
