@@ -38,8 +38,8 @@ SERVED_MODELS = {
 _GRAPH = "saved_model.pb"
 # Descriptions of inputs and outputs in signatures.json, by the names of the tensors.
 _MEANINGS = {
-    "image_bytes": "contents of JPEG, PNG, GIF (first frame), BMP or WebP files of at "
-    f"most {MAX_PIXELS:,} pixels",
+    "image_bytes": f"contents of JPEG, PNG or WebP files of at most {MAX_PIXELS:,} "
+    "pixels",
     "images": "RGB images of the same size, with a height and a width of at least 1",
     "captions": "UTF-8 texts",
     "token_ids": "token ids of the tokenizer, at most sequence_length per row, in the "

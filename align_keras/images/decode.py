@@ -1,7 +1,7 @@
 """Decoding of image files in a graph, which is the reference for all other decoders.
 
-The formats are JPEG, PNG, WebP, GIF and BMP without compression. An image is decoded to
-8-bit RGB by the following rules:
+The formats are JPEG, PNG and WebP. Where Python runs, `align_keras.images.read`
+converts other formats. An image is decoded to 8-bit RGB by the following rules:
 
 - The first frame of an animation is used.
 - Transparent pixels are blended with white.
@@ -19,11 +19,10 @@ import tensorflow as tf
 
 from align_keras.utils.files import MAX_PIXELS
 
-# Pixels. Larger PNG, WebP, GIF and BMP images are decoded one at a time, since small
-# files can have many pixels and take a gigabyte each.
+# Pixels. Larger PNG and WebP images are decoded one at a time, since small files can
+# have many pixels and take a gigabyte each.
 LARGE = MAX_PIXELS // 4
-# Number of blocks of a file that are read before decoding fails. They are 32 MB of a
-# GIF, which take a few seconds.
+# Number of chunks of a WebP file that are read before decoding fails.
 MAX_PARTS = 2**17
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 # Bytes. The orientation of a JPEG or a PNG must start in this part of the file, because
@@ -119,7 +118,7 @@ def _where_int64(condition: tf.Tensor, number: Any, other: Any) -> tf.Tensor:
 
 @tf.autograph.experimental.do_not_convert
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, WebP, GIF or BMP file to RGB.
+    """Decodes a JPEG, PNG or WebP file to RGB.
 
     Args:
         image_bytes: scalar string tensor, content of the file.
@@ -172,11 +171,11 @@ def _decode_non_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     )
     with tf.control_dependencies([lock]):
         image_bytes = tf.identity(image_bytes)
-    decoders = [_decode_png, _decode_webp, _decode_gif, _decode_bmp]
+    decoders = [_decode_png, _decode_webp]
     image = tf.switch_case(
         _file_type(image_bytes) - 1,
         [lambda decode=decode: decode(image_bytes) for decode in decoders],
-        default=lambda: _raise_unless("a JPEG, PNG, WebP, GIF or BMP file"),
+        default=lambda: _raise_unless("a JPEG, PNG or WebP file"),
     )
     with tf.control_dependencies([image]):
         unlocked = tf.cond(is_large, lambda: _unlock(lock), lambda: True)
@@ -194,7 +193,7 @@ def _file_type(image_bytes: tf.Tensor) -> tf.Tensor:
 
     The index is the number of signatures if the file has no known signature.
     """
-    signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM"]
+    signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF"]
     sizes = [len(signature) for signature in signatures]
     begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
     # The minimum of an empty tensor is the largest int64.
@@ -223,20 +222,9 @@ def pixels_by_header(file: FileBytes) -> tf.Tensor:
             kind == b"VP8X", extended, tf.where(kind == b"VP8L", lossless, lossy)
         )
 
-    def gif() -> tf.Tensor:
-        frame, _ = gif_frame(file)
-        right = at(frame + 1, 2) + at(frame + 5, 2)
-        bottom = at(frame + 3, 2) + at(frame + 7, 2)
-        return tf.maximum(at(6, 2), right) * tf.maximum(at(8, 2), bottom)
-
-    def bmp() -> tf.Tensor:
-        # The height is negative, in two's complement, if the first row is the top row.
-        height = at(22, 4)
-        return at(18, 4) * tf.minimum(height, 2**32 - height)
-
     return tf.switch_case(
         _file_type(file),
-        [jpeg, png, webp, gif, bmp],
+        [jpeg, png, webp],
         default=lambda: tf.constant(0, tf.int64),
     )
 
@@ -404,7 +392,7 @@ def _finish_png(image_bytes: tf.Tensor, rgba: tf.Tensor) -> tf.Tensor:
 def _decode_webp(image_bytes: tf.Tensor) -> tf.Tensor:
     content = _without_animation(image_bytes)
     # The decoder can't add or remove channels, so it keeps the channels of the file.
-    image = tf.image.decode_image(content, channels=0, expand_animations=False)
+    image = tf.image.decode_webp(content, channels=0)[0]
     return _finish_webp(image_bytes, tf.ensure_shape(image, (None, None, None)))
 
 
@@ -534,198 +522,3 @@ def _place_on_canvas(
     fits = pixels <= MAX_PIXELS
     image = image[: _where_int64(fits, shape[0], 0)]
     return tf.pad(image, _where_int64(fits, paddings, 0), constant_values=255)
-
-
-# === GIF ===
-
-
-@_separate_function(_STRING)
-def gif_frame(file: FileBytes) -> tf.Tensor:
-    """Returns the positions of the first frame of a GIF and of its control extension.
-
-    A missing frame has the length of the file as position, and a missing extension -1.
-    """
-    content = FileBytes(file)
-
-    def step(
-        position: tf.Tensor, in_data: tf.Tensor, control: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Skips the label of an extension or one block of its data."""
-        first = _read_byte(file, position)
-        is_control = ~in_data & content.begins(b"!\xf9", position)
-        size = _where_int64(in_data, 1 + first, 2)
-        # The search stops at bytes that are not part of an extension.
-        is_extension = in_data | (first == 0x21)
-        return (
-            tf.where(is_extension, position + size, content.length),
-            ~in_data | (first > 0),
-            tf.where(is_control, position, control),
-        )
-
-    def continues(position: tf.Tensor, in_data: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-        is_frame = ~in_data & content.begins(b",", position)
-        return (position < content.length) & ~is_frame
-
-    start = 13 + _color_table_size(file, 10)
-    position, in_data, control = tf.while_loop(
-        continues,
-        step,
-        (start, tf.constant(False), tf.constant(-1, tf.int64)),
-        parallel_iterations=1,
-        maximum_iterations=MAX_PARTS,
-    )
-    has_frame = (position < content.length) & ~continues(position, in_data, control)
-    return tf.where(has_frame, position, content.length), control
-
-
-def _read_byte(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    return _decode_number(file, position, tf.constant(1, tf.int64))
-
-
-@_separate_function(_STRING, _NUMBER)
-def _color_table_size(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    """Returns the size of the color table in bytes from the packed field of a GIF."""
-    packed = _read_byte(file, position)
-    return _where_int64(packed < 128, 0, 3 * 2 ** (packed % 8 + 1))
-
-
-@_separate_function(_STRING, _NUMBER)
-def _find_end_of_data(file: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    """Returns the position of the empty block after the data of a GIF frame.
-
-    It is the length of the file if there is no empty block.
-    """
-    length = tf.cast(tf.strings.length(file), tf.int64)
-    position, _ = tf.while_loop(
-        lambda position, size: (position < length) & (size > 0),
-        lambda position, size: (
-            position + 1 + size,
-            _read_byte(file, position + 1 + size),
-        ),
-        (start, _read_byte(file, start)),
-        parallel_iterations=1,
-        maximum_iterations=MAX_PARTS,
-    )
-    return tf.where(_read_byte(file, position) == 0, position, length)
-
-
-def _decode_gif(image_bytes: tf.Tensor) -> tf.Tensor:
-    content, y, x = _extract_gif_frame(image_bytes)
-    image = tf.image.decode_image(content, channels=3, expand_animations=False)
-    file = FileBytes(image_bytes)
-    return _place_on_canvas(image, y, x, file.number(8, 2), file.number(6, 2))
-
-
-@_separate_function(_STRING)
-def _extract_gif_frame(
-    image_bytes: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Extracts the first frame of a GIF and replaces its transparent color by white.
-
-    Returns:
-        File that contains only the frame, and the row and the column of the frame.
-    """
-    file = FileBytes(image_bytes)
-    frame, control = gif_frame(image_bytes)
-    global_size = _color_table_size(image_bytes, 10)
-    local_size = _color_table_size(image_bytes, frame + 9)
-    end = _find_end_of_data(image_bytes, frame + 11 + local_size)
-    content = tf.strings.join(
-        [
-            b"GIF89a",
-            # The size of the screen is replaced by the size of the frame.
-            file.part(frame + 5, 4),
-            file.part(10, 3 + global_size),
-            b",\0\0\0\0",
-            file.part(frame + 5, end - frame - 5),
-            b"\0;",
-        ]
-    )
-    # The color table of the frame, if it has one, is 10 bytes after the global table.
-    table = 13 + _where_int64(local_size > 0, global_size + 10, 0)
-    color_offset = 3 * file.number(control + 6, 1)
-    has_transparency = (control >= 0) & (file.number(control + 3, 1) % 2 == 1)
-    has_transparency &= color_offset < tf.where(local_size > 0, local_size, global_size)
-    frame_file = FileBytes(content)
-    start = table + color_offset
-    content_with_white = tf.strings.join(
-        [
-            frame_file.part(0, start),
-            b"\xff\xff\xff",
-            frame_file.part(start + 3, frame_file.length),
-        ]
-    )
-    content = tf.where(has_transparency, content_with_white, content)
-    is_complete = file.begins(b",", frame) & (end < file.length)
-    x = file.number(frame + 1, 2)
-    y = file.number(frame + 3, 2)
-    return tf.where(is_complete, content, b""), y, x
-
-
-# === BMP ===
-
-
-def _decode_bmp(image_bytes: tf.Tensor) -> tf.Tensor:
-    bits = FileBytes(image_bytes).number(28, 2)
-    decoders = [
-        lambda: _raise_unless("a BMP of 1, 4, 8, 24 or 32 bits without compression"),
-        lambda: _decode_palette_bmp(image_bytes, bits),
-        lambda: tf.image.decode_image(image_bytes, channels=3, expand_animations=False),
-    ]
-    return tf.switch_case(_bmp_type(image_bytes, bits), decoders)
-
-
-@_separate_function(_STRING, _NUMBER)
-def _bmp_type(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Returns 0 for unsupported files, 1 for files with a palette and else 2, int32."""
-    file = FileBytes(image_bytes)
-    is_plain = (
-        (file.number(14, 4) >= 40)
-        & (file.number(26, 2) == 1)
-        & (file.number(30, 4) == 0)
-    )
-    has_palette = tf.reduce_any(bits == [1, 4, 8])
-    has_colors = tf.reduce_any(bits == [24, 32])
-    kind = _where_int64(has_palette, 1, _where_int64(has_colors, 2, 0))
-    return tf.cast(_where_int64(is_plain, kind, 0), tf.int32)
-
-
-@_separate_function(_STRING, _NUMBER)
-def _decode_palette_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Decodes a BMP with a palette, which TensorFlow would decode as gray levels.
-
-    The result has no pixels if the file isn't complete.
-    """
-    file = FileBytes(image_bytes)
-    start = file.number(10, 4)
-    header = file.number(14, 4)
-    count = file.number(46, 4)
-    width = file.number(18, 4)
-    height = file.number(22, 4)
-    # The height is negative, in two's complement, if the first row is the top row.
-    is_top_down = height >= 2**31
-    height = tf.where(is_top_down, 2**32 - height, height)
-    row = (width * bits + 31) // 32 * 4
-    count = _where_int64(count == 0, 2**bits, tf.minimum(count, 256))
-    table = file.part(14 + header, 4 * count)
-    data = file.part(start, row * height)
-    is_complete = (
-        (width > 0)
-        & (height > 0)
-        & (tf.cast(tf.strings.length(data), tf.int64) == row * height)
-        & (tf.cast(tf.strings.length(table), tf.int64) == 4 * count)
-    )
-    data = tf.where(is_complete, data, b"")
-    table = tf.where(is_complete, table, b"")
-    height = _where_int64(is_complete, height, 0)
-    values = tf.reshape(tf.io.decode_raw(data, tf.uint8), (height, row, 1))
-    pixels_per_byte = 8 // bits
-    shifts = tf.cast(bits * tf.range(pixels_per_byte - 1, -1, -1), tf.uint8)
-    values = tf.bitwise.right_shift(values, shifts)
-    values = tf.bitwise.bitwise_and(values, tf.cast(2**bits - 1, tf.uint8))
-    indices = tf.reshape(values, (height, row * pixels_per_byte))[:, :width]
-    colors = tf.reshape(tf.io.decode_raw(table, tf.uint8), (-1, 4))[:, 2::-1]
-    # Pixels whose color is missing in the table are black.
-    colors = tf.pad(colors, [[0, 256 - tf.shape(colors)[0]], [0, 0]])
-    image = tf.gather(colors, tf.cast(indices, tf.int32))
-    return tf.cond(is_top_down, lambda: image, lambda: image[::-1])

@@ -48,9 +48,9 @@ IMAGE_SUFFIXES = (
 )
 WHITE = (255, 255, 255)
 
-# Names in Pillow and first bytes of the formats that the graph decodes.
-_GRAPH_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-GRAPH_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+# First bytes of the formats that the graph decodes: JPEG, PNG and WebP.
+GRAPH_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
+_COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Brands of ISO base media files with a still image. The brand mif1 has either format.
 _HEIF_FORMATS = ("AVIF", "HEIF")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -247,7 +247,7 @@ def _formats(content: bytes) -> tuple[str, ...]:
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         _register_heif(content[8:12])
         return _HEIF_FORMATS
-    return _SCAN_FORMATS if content.startswith(_SCAN_SIGNATURES) else _GRAPH_FORMATS
+    return _SCAN_FORMATS if content.startswith(_SCAN_SIGNATURES) else _COMMON_FORMATS
 
 
 def _register_heif(brand: bytes) -> None:

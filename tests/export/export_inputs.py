@@ -36,8 +36,8 @@ def sample_image_files():
         ("PNG", "RGBA", (50, 30)),
         ("PNG", "L", (9, 70)),
         ("JPEG", "RGB", (120, 90)),
-        ("GIF", "P", (40, 40)),
-        ("BMP", "RGB", (33, 64)),
+        ("PNG", "P", (40, 40)),
+        ("WEBP", "RGB", (33, 64)),
     ):
         color = rng.integers(0, 256, 4)
         noise = rng.integers(-90, 90, (size[1], size[0], 4))

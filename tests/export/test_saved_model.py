@@ -294,7 +294,7 @@ def unusual_images():
     stamp = (np.hypot(rows - 250, columns - 350) // 3 % 2 * 255).astype("uint8")
     stripes = (columns[:480, :640] % 5 < 2) * np.uint8(255)
     content = {name: file for name, (file, _) in readable_files().items()}
-    names = ["JPEG, CMYK", "JPEG, orientation 6", "GIF with a clear color"]
+    names = ["JPEG, CMYK", "JPEG, orientation 6"]
     names += [f"PNG, gray of {bits} bits with a clear level" for bits in (2, 4)]
     names += ["PNG with alpha", "PNG, gray of 16 bits", "WebP, animated"]
     files = {name: content[name] for name in names}

@@ -48,11 +48,9 @@ def test_images_are_resized_to_346_and_cropped_to_289_as_in_the_paper():
     np.testing.assert_array_equal(cropped, image[28:317, 28:317])
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
 def test_decoded_images_equal_those_of_pillow(file_format):
     image = random_image(30, 40)
-    if file_format == "GIF":
-        image = image.quantize(64)
     content = encoded(image, file_format)
     np.testing.assert_array_equal(
         decode_image(tf.constant(content)), np.asarray(image.convert("RGB"))
