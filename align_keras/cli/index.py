@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vectors",
         metavar="TYPE",
         help="float32 or float16: numbers of the embeddings on disk. float16 takes "
-        "half the space of float32. An existing index is converted (default: float32, "
-        "or the numbers of the index).",
+        "half the space of float32. An existing index needs --rebuild (default: "
+        "float32, or the numbers of the index).",
     )
     parser.add_argument(
         "--rebuild",

@@ -146,15 +146,14 @@ class Index:
                 cluster, all machines must see the images and `folder` at the same
                 paths.
             vectors: `"float32"` or `"float16"`, encoding of the embeddings on disk.
-                An existing index is converted. The default is the encoding of the
-                index, and float32 for a new index.
+                The default is the encoding of the index, and float32 for a new index.
 
         Returns:
             `Index`.
 
         Raises:
             InputError: if a source does not exist, another process is writing the
-                index, or the index was built with another model.
+                index, or the index has another model or other `vectors`.
         """
         is_cluster(engine)  # This call raises InputError for an unknown engine.
         _check_encoding(folder, vectors)
@@ -167,8 +166,12 @@ class Index:
             kind.create(folder, _identity_of(opened), **options)
         index = cls._open(folder, opened)
         if vectors is not None and index.store.encoding != vectors:
-            with index.store.writing() as store:
-                store.convert(vectors)
+            raise InputError(
+                f"`vectors` must be the encoding of the index {folder}, "
+                f"{index.store.encoding}. Received: vectors={vectors!r}. Embed its "
+                f"images again with `align-keras index --rebuild --vectors {vectors} "
+                f"--index {shlex.quote(os.fspath(folder))}`."
+            )
         index.changes = index.add(sources, engine)
         return index
 
@@ -474,15 +477,16 @@ class Index:
         sources = list(sources) or [os.fsdecode(root) for root in old_roots]
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
+        vectors = vectors or old.store.encoding
         if Store.exists(new_folder):
             # An earlier rebuild was killed. Its embeddings are used if it has the same
-            # model.
-            fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
-            if fingerprint != opened.fingerprint:
+            # model and encoding.
+            store = cls.open(new_folder).store
+            fingerprint = store.header["model"]["fingerprint"]
+            if (fingerprint, store.encoding) != (opened.fingerprint, vectors):
                 # A rebuild that is still running holds the lock.
                 with Store.locked(new_folder):
                     shutil.rmtree(new_folder)
-        vectors = vectors or old.store.encoding
         new = cls.build(new_folder, sources, opened, engine=engine, vectors=vectors)
         new._remove_other_sources(sources)
         with Store.locked(folder), Store.locked(new_folder):

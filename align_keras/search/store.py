@@ -995,34 +995,16 @@ class Store(ImageStore):
         rows, images = self._row_count(), len(self)
         unused = rows - images
         if rows >= VECTOR_ROWS_PER_BLOCK and unused >= _MAX_UNUSED_FRACTION * rows:
-            self._rewrite_vectors(self.encoding)
+            self._rewrite_vectors()
         approximate.build_or_update(self.folder, self.vectors_file, self.vectors())
 
-    def convert(self, encoding: str) -> None:
-        """Writes the vectors in another encoding, and updates the approximate index.
-
-        Args:
-            encoding: one of `index_files.ENCODINGS`.
-        """
-        if encoding == self.encoding:
-            return
-        if self._row_count():
-            self._rewrite_vectors(encoding)
-        else:
-            with self.transaction():
-                name = next_vectors_name(self.vectors_file, encoding)
-                self._update_meta("vectors", name)
-        self.compact()
-
-    def _rewrite_vectors(self, encoding: str) -> None:
+    def _rewrite_vectors(self) -> None:
         """Writes the rows of all images to a new vectors file.
 
         One transaction renumbers the rows and switches to the new file.
-
-        Args:
-            encoding: encoding of the new file.
         """
         old = self.vectors_file
+        encoding = self.encoding
         new = next_vectors_name(old, encoding)
         used_rows = self.rows("1")
         vectors = self.vectors()

@@ -97,7 +97,7 @@ def sizes(folder):
     }
 
 
-def test_an_index_is_converted_and_keeps_its_images(tmp_path):
+def test_a_rebuild_changes_the_encoding(tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
     for color in COLORS:
@@ -106,16 +106,25 @@ def test_an_index_is_converted_and_keeps_its_images(tmp_path):
     width = index.dimension
     expected = [(hit.id, hit.path) for hit in index.query("red")]
     assert sizes(tmp_path / "index") == {"vectors.0.f32": 3 * 4 * width}
-    for number, (encoding, suffix, size) in enumerate(
-        [("float16", "f16", 2), ("float32", "f32", 4)], 1
-    ):
-        command = ["index", "--index", str(tmp_path / "index"), "--vectors", encoding]
-        assert main([*command, "--model", str(GOLDEN)]) == 0
-        # The open index continues to search.
-        assert [(hit.id, hit.path) for hit in index.query("red")] == expected
-        name = f"vectors.{number}.{suffix}"
-        assert sizes(tmp_path / "index") == {name: 3 * size * width}
-        assert index.check() == 3
+    command = ["index", "--index", str(tmp_path / "index"), "--vectors", "float16"]
+    command += ["--model", str(GOLDEN)]
+    assert main(command) == 1
+    assert "index --rebuild --vectors float16" in capsys.readouterr().err
+    assert sizes(tmp_path / "index") == {"vectors.0.f32": 3 * 4 * width}
+    assert main([*command, "--rebuild"]) == 0
+    assert main(command) == 0
+    assert sizes(tmp_path / "index") == {"vectors.0.f16": 3 * 2 * width}
+    index = Index.open(tmp_path / "index", GOLDEN)
+    assert [(hit.id, hit.path) for hit in index.query("red")] == expected
+    assert index.check() == 3
+
+
+def test_a_killed_rebuild_in_another_encoding_is_discarded(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "red.png").write_bytes(image_bytes("red"))
+    Index.build(tmp_path / "index", [folder], GOLDEN)
+    Index.build(tmp_path / ".index.rebuild", [folder], GOLDEN, vectors="float16")
     assert Index.rebuild(tmp_path / "index", model=GOLDEN).store.encoding == "float32"
 
 
