@@ -86,7 +86,6 @@ PATHS = {
     "/v1/embeddings": ("POST",),
     "/v1/models": ("GET",),
 }
-_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _OPENAPI = pathlib.Path(__file__).parent / "openapi.yaml"
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
@@ -156,7 +155,6 @@ def make_app(
     folder: str | os.PathLike | None = None,
     *,
     model: str | os.PathLike | Embedder | None = None,
-    threads: int | None = None,
     token: str | None = None,
     access_log: Callable[[str], object] | None = None,
 ) -> Any:
@@ -165,13 +163,12 @@ def make_app(
     Args:
         folder: path or address of the index, by default `default_index()`.
         model: model name, path or `Embedder`, by default the model of the index.
-        threads: int, number of concurrent searches, by default one per processor.
         token: str, token that requests must have, or None.
         access_log: function that is called with a line for each request, or None.
     """
     metrics = ServerMetrics(list(PATHS))
     shared = SharedIndex(folder, model, metrics.record_texts)
-    server = _Server(shared, threads or os.cpu_count() or 1, metrics)
+    server = _Server(shared, metrics)
     endpoints = {
         "/": server.static,
         "/static/{name}": server.static,
@@ -216,11 +213,10 @@ class _SearchRequest:
 class _Server:
     """Endpoints of the application."""
 
-    def __init__(
-        self, shared: SharedIndex, threads: int, metrics: ServerMetrics
-    ) -> None:
+    def __init__(self, shared: SharedIndex, metrics: ServerMetrics) -> None:
         self._shared = shared
         self._metrics = metrics
+        threads = os.cpu_count() or 1
         self._searches = WorkerPool(threads)
         # Searches in a small index mostly run Python code, of which one thread runs at
         # a time. A second thread would slow down the first one.
@@ -565,11 +561,11 @@ def _read_flag(text: str | None) -> bool | None:
     """Returns a parameter as bool, or None if the request does not have it."""
     if text is None:
         return None
-    if text not in _FLAGS:
+    if text not in ("0", "1"):
         raise InputError(
             f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
         )
-    return _FLAGS[text]
+    return text == "1"
 
 
 def _number_error(name: str, text: str, low: float, high: float) -> InputError:
