@@ -248,9 +248,6 @@ class ImageStore(TableRows):
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if an embedding in these rows is damaged."""
 
-    def check_next_rows(self) -> None:
-        """Raises InputError if an embedding in the next part of the rows is damaged."""
-
     def check(self) -> int:
         """Raises InputError if any part of the index is damaged.
 

@@ -185,7 +185,6 @@ class _Update:
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
         """Runs the update. Without sources, the sources of the index are scanned."""
-        self.store.check_next_rows()
         roots = self._add_sources(sources)
         files: list[_File] = []
         seen: set[bytes] = set()

@@ -104,9 +104,6 @@ _CACHED_CONDITIONS = 4
 # Bytes. All norms of a vectors file of at most this size are checked when the file is
 # opened, which takes 2 ms.
 SMALL_VECTORS_BYTES = 32 * 2**20
-# Number of rows whose checksums one run of `align-keras index` compares, which takes
-# 0.3 s. The next run continues with the rows after them.
-CHECKED_ROWS_PER_RUN = 100_000
 # The vectors file is rewritten when at least this fraction of its rows has no image.
 _MAX_UNUSED_FRACTION = 0.25
 # Number of vector rows that are read or written at once, which limits the memory.
@@ -171,7 +168,6 @@ class Store(ImageStore):
                 "header": _header_text(header),
                 "norm_error": 0.0,
                 "runs": 0,
-                "checked": 0,
             }
             connection.executemany(
                 "INSERT INTO meta VALUES (?, ?)", first_values.items()
@@ -648,17 +644,6 @@ class Store(ImageStore):
             stored = dict(self._fetch_rows(sql, [rows[0], rows[-1]]))
             self._compare(rows, vector_checks.row_checksums(block), stored)
             self._check_norms(block, rows)
-
-    def check_next_rows(self) -> None:
-        """Checks the checksums of some rows. The next call continues after them."""
-        rows = self._row_count()
-        start = self._get_meta("checked")
-        if not isinstance(start, int) or not 0 <= start < rows:
-            start = 0
-        stop = min(start + CHECKED_ROWS_PER_RUN, rows)
-        self.check_range(start, stop)
-        with self.transaction():
-            self._update_meta("checked", stop)
 
     def check(self) -> int:
         with self._use_connection():

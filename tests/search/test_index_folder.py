@@ -375,17 +375,6 @@ def test_the_checksums_of_hits_are_compared(folder, colors):
     assert len(Index.open(folder, colors.GOLDEN).latest()) == 3
 
 
-def test_each_run_checks_the_next_rows(folder, colors, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store.CHECKED_ROWS_PER_RUN", 1)
-    monkeypatch.setattr("align_keras.search.store.SMALL_VECTORS_BYTES", 0)
-    Index.build(folder)
-    change_row(folder, 0, lambda row: flip_bit(row, 3, 0))
-    for _ in range(2):
-        Index.build(folder)
-    with pytest.raises(InputError, match="row 0, .*checksum differs"):
-        Index.build(folder)
-
-
 def test_rewritten_vectors_have_checksums(folder, photos, colors, monkeypatch):
     monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     (photos / "red.png").unlink()
