@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import zlib
@@ -294,6 +293,7 @@ class EmbeddingCache:
             return
         digests.touch()
         embeddings.touch()
+        checksums.touch()
         self._width = self._read_width()
         if self._width is None:
             say(
@@ -304,8 +304,13 @@ class EmbeddingCache:
         count = min(
             digests.stat().st_size // _DIGEST_BYTES,
             embeddings.stat().st_size // (4 * self._width),
+            checksums.stat().st_size // _CHECKSUM_BYTES,
         )
-        sizes = {embeddings: count * 4 * self._width, digests: count * _DIGEST_BYTES}
+        sizes = {
+            embeddings: count * 4 * self._width,
+            checksums: count * _CHECKSUM_BYTES,
+            digests: count * _DIGEST_BYTES,
+        }
         for path, size in sizes.items():
             if path.stat().st_size > size:
                 say(f"Removed incomplete rows from {path}. Remaining rows: {count:,}.")
@@ -318,17 +323,6 @@ class EmbeddingCache:
         # If a digest has several rows, the last row replaces the damaged rows before
         # it.
         self._rows = {digest: row for row, digest in enumerate(row_digests)}
-        checksums.touch()
-        checksum_count = checksums.stat().st_size // _CHECKSUM_BYTES
-        os.truncate(checksums, min(checksum_count, count) * _CHECKSUM_BYTES)
-        if checksum_count < count:
-            # Earlier versions of the package wrote rows without checksums.
-            rows = self._stored(count)
-            new_checksums = [
-                _checksum(row_digests[row], rows[row])
-                for row in range(checksum_count, count)
-            ]
-            self._append(checksums, b"".join(new_checksums))
         self._row_checksums = bytearray(checksums.read_bytes())
 
     def _forget_damaged(self, digests: Iterable[bytes]) -> None:
@@ -356,14 +350,7 @@ class EmbeddingCache:
         """Returns the width of a row that `_add` wrote, or None if it is damaged."""
         content = self._width_file.read_bytes()[:99]
         number, _, check = content.partition(b" ")
-        width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
-        if width is None or check == _check_of(number):
-            return width
-        # Earlier versions wrote no check value. In this case the file sizes must match
-        # the width.
-        count = self._digests.stat().st_size // _DIGEST_BYTES
-        fits = self._embeddings.stat().st_size == count * 4 * width
-        return width if fits and not check else None
+        return int(number) if check == _check_of(number) else None
 
     def _add(self, missing: dict[bytes, Item]) -> bool:
         """Appends the embeddings of new items.
@@ -409,10 +396,9 @@ class EmbeddingCache:
             return 0
         return self._digests.stat().st_size // _DIGEST_BYTES
 
-    def _stored(self, count: int | None = None) -> np.ndarray:
-        """Returns the first `count` stored rows, by default all of them."""
-        count = self._count() if count is None else count
-        shape = (count, self._width or 0)
+    def _stored(self) -> np.ndarray:
+        """Returns the stored rows."""
+        shape = (self._count(), self._width or 0)
         return np.memmap(self._embeddings, np.float32, "r", shape=shape)
 
     def _refused_rows(self) -> np.ndarray:
