@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -16,12 +15,11 @@ import numpy as np
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.locations import ModelLocation, find_saved_model
 from align_keras.embedders.pixels import as_png
-from align_keras.embedders.tower_embedder import MAX_SIDE
 from align_keras.text.shortening import shorten_texts
 from align_keras.text.tensorflow_text import check_tensorflow_text
 from align_keras.utils.arguments import check_is_sequence, check_number, check_texts
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_PIXELS, read_regular
+from align_keras.utils.files import MAX_PIXELS, read_json, read_regular
 from align_keras.utils.pillow_images import graph_image
 
 
@@ -45,9 +43,6 @@ _LOAD_ERRORS = (
     AttributeError,
     RuntimeError,
 )
-# Side in pixels to which images are resized if an export does not state its image size.
-# It exceeds the image size of all presets, and the SavedModel resizes the image again.
-_LARGE_SIDE = 512
 # Embeddings in half precision can differ from unit length by a few thousandths.
 _LENGTH_TOLERANCE = 0.02
 
@@ -61,8 +56,8 @@ class SavedModelEmbedder(Embedder):
     tensorflow-text for texts, but not the code that built the model.
 
     Args:
-        location: `ModelLocation` of a folder that `export_saved_model` wrote, or of a
-            folder with `saved_model.pb`.
+        location: `ModelLocation` of a folder that `export_saved_model` wrote, or of
+            one of its SavedModels.
         batch_size: int ≥ 1, number of images or captions per batch.
 
     Attributes:
@@ -75,6 +70,8 @@ class SavedModelEmbedder(Embedder):
     runtime = "saved_model"
 
     def __init__(self, location: ModelLocation, batch_size: int = 64) -> None:
+        from align_keras.images import crop_size_to_resize_size
+
         check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.name = location.name
         self.directory = find_saved_model(location.folder)
@@ -102,11 +99,18 @@ class SavedModelEmbedder(Embedder):
         self.fingerprint = saved_model_digest(self.directory)
         self.image_fingerprint = self.fingerprint
         self.text_fingerprint = self.fingerprint
-        self.image_size, self.resize_to = _read_sides(self.directory)
+        self._preprocessing = _read_preprocessing(self.directory)
+        # A SavedModel of captions has no image size.
+        image_settings = self._preprocessing.get("image", {"image_size": 0})
+        self.image_size = image_settings["image_size"]
+        # The SavedModel does not resize images of this side again, so the embedding of
+        # a resized image equals that of its file.
+        self.resize_to = crop_size_to_resize_size(self.image_size)
         self.dimension = self._read_dimension()
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
         check_is_sequence("images", "paths or bytes", images)
+        self._check_signature(_IMAGES)
         names: list[str] = []
         contents: list[bytes] = []
         for position, image in enumerate(images):
@@ -131,23 +135,27 @@ class SavedModelEmbedder(Embedder):
         return self._encode(_TEXTS, self._shorten(texts), texts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        if not hasattr(self._model, "tokenize"):
-            return super().count_tokens(texts)
         tokens = self._model.tokenize(self._tensorflow.constant(self._shorten(texts)))
         return int(np.sum(tokens["padding_mask"]))
 
     def _shorten(self, texts: Sequence[str]) -> list[bytes]:
         """Returns texts with the same tokens in UTF-8."""
-        try:
-            settings = _read_preprocessing(self.directory)["text"]
-            is_uncased = settings["normalization"] == "bert_uncased"
-            texts = shorten_texts(texts, int(settings["sequence_length"]), is_uncased)
-        except (OSError, LookupError, TypeError, ValueError):
-            pass  # An export of another program does not state its settings.
+        self._check_signature(_TEXTS)
+        settings = self._preprocessing["text"]
+        is_uncased = settings["normalization"] == "bert_uncased"
+        texts = shorten_texts(texts, settings["sequence_length"], is_uncased)
         return [text.encode("utf-8", "replace") for text in texts]
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
         return self.encode_images(images)
+
+    def _check_signature(self, signature: _Signature) -> None:
+        if signature.name not in self._model.signatures:
+            raise InputError(
+                f"The export {self.directory} must have the signature "
+                f"{signature.name}. Received: "
+                f"{', '.join(sorted(self._model.signatures))}. Use the combined export."
+            )
 
     def _encode(
         self,
@@ -155,13 +163,6 @@ class SavedModelEmbedder(Embedder):
         items: Sequence[bytes],
         names: Sequence[str],
     ) -> np.ndarray:
-        name = signature.name
-        if name not in self._model.signatures:
-            raise InputError(
-                f"The export {self.directory} must have the signature {name}. "
-                f"Received: {', '.join(sorted(self._model.signatures))}. Use the "
-                "combined export."
-            )
         if not items:
             return np.zeros((0, self.dimension), np.float32)
 
@@ -172,7 +173,7 @@ class SavedModelEmbedder(Embedder):
             arguments = {signature.argument: strings}
             try:
                 with self._lock:
-                    result = self._model.signatures[name](**arguments)
+                    result = self._model.signatures[signature.name](**arguments)
                 is_valid = np.asarray(result.get("valid", True))
                 embeddings.append(np.asarray(result[signature.output], np.float32))
             except self._tensorflow.errors.InvalidArgumentError as error:
@@ -189,20 +190,11 @@ class SavedModelEmbedder(Embedder):
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
     def _read_dimension(self) -> int:
-        """Returns the length of the embeddings.
-
-        If no signature states the length, a text is embedded to measure it.
-        """
-        for signature in (_TEXTS, _IMAGES):
-            if signature.name not in self._model.signatures:
-                continue
-            outputs = self._model.signatures[signature.name].structured_outputs
-            if signature.output not in outputs:
-                continue
-            width = outputs[signature.output].shape[-1]
-            if width is not None:
-                return int(width)
-        return int(self.encode_texts(["a"]).shape[1])
+        """Returns the length of the embeddings."""
+        has_texts = _TEXTS.name in self._model.signatures
+        signature = _TEXTS if has_texts else _IMAGES
+        outputs = self._model.signatures[signature.name].structured_outputs
+        return int(outputs[signature.output].shape[-1])
 
 
 def saved_model_digest(folder: pathlib.Path) -> str:
@@ -263,28 +255,15 @@ def _read_file(path: str | os.PathLike) -> bytes:
         ) from error
 
 
-def _read_preprocessing(folder: pathlib.Path) -> Any:
+def _read_preprocessing(folder: pathlib.Path) -> dict[str, Any]:
     """Returns the settings of the preprocessing in `signatures.json`."""
-    text = (folder / "signatures.json").read_text(encoding="utf-8")
-    return json.loads(text)["preprocessing"]
-
-
-def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns the image size of a SavedModel and the side to which images are resized.
-
-    A SavedModel does not resize images of the second size again, so the embedding of a
-    resized image equals that of its file. Exports without `signatures.json` do not
-    state their image size.
-    """
-    from align_keras.images import crop_size_to_resize_size
-
-    try:
-        image_size = int(_read_preprocessing(folder)["image"]["image_size"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return _LARGE_SIDE, _LARGE_SIDE
-    if not 0 < image_size <= MAX_SIDE // 2:
-        return _LARGE_SIDE, _LARGE_SIDE
-    return image_size, crop_size_to_resize_size(image_size)
+    preprocessing = read_json(folder / "signatures.json").get("preprocessing")
+    if preprocessing is None:
+        raise InputError(
+            f"The export {folder} must have the preprocessing of its model in "
+            "signatures.json. Write the export again with `align-keras export`."
+        )
+    return preprocessing
 
 
 def _checked_unit_rows(embeddings: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -78,7 +78,7 @@ def test_text_embeddings_equal_those_of_the_signature(model, tiny_export):
     np.testing.assert_array_equal(
         model.encode_texts(texts), expected["text_embedding"].numpy()
     )
-    assert model.count_tokens(texts) == 0
+    assert model.count_tokens(texts) == 3
 
 
 def test_errors_name_the_unreadable_image(model, tiny, tmp_path):
@@ -167,6 +167,12 @@ def test_wrong_signatures_and_vector_lengths_are_refused(tmp_path, tiny):
         text_only.encode_images([tiny.image_bytes("red")])
     with pytest.raises(InputError, match="encode_text. Received: none"):
         load_model(write(tmp_path / "bare", signatures=()))
+    image_only = load_model(write(tmp_path / "image", signatures=("image",)))
+    with pytest.raises(InputError, match="signature encode_text. Received"):
+        image_only.encode_texts(["red"])
+    (tmp_path / "image" / "signatures.json").unlink()
+    with pytest.raises(InputError, match="Write the export again with `align-keras"):
+        load_model(tmp_path / "image")
     long = load_model(write(tmp_path / "long", scale=1.5))
     with pytest.raises(InputError, match="unit length. Received: length 1.5 for green"):
         long.encode_texts(["green"])

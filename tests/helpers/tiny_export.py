@@ -5,6 +5,7 @@ that it names.
 """
 
 import io
+import json
 import pathlib
 
 import numpy as np
@@ -77,10 +78,21 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
             ]
             return {"text_embedding": self.unit(tf.stack(counts, axis=1))}
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def tokenize(self, captions):
+            return {"padding_mask": tf.ones_like(self.split(captions), tf.int32).values}
+
     model = TinyModel()
     tf.saved_model.save(
         model,
         str(directory),
         {f"encode_{kind}": getattr(model, f"encode_{kind}") for kind in signatures},
     )
+    preprocessing = {
+        "image": {"image_size": 256},
+        "text": {"normalization": "bert_uncased", "sequence_length": 64},
+    }
+    description = {"preprocessing": {kind: preprocessing[kind] for kind in signatures}}
+    path = pathlib.Path(directory, "signatures.json")
+    path.write_text(json.dumps(description))
     return pathlib.Path(directory)
