@@ -11,10 +11,6 @@ from align_keras.embedders.embedder import Embedder
 from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 
-# Runtime key of Keras in fingerprints. It must not change, since it is part of the keys
-# of existing caches. Earlier versions used the string of None for Keras.
-_KERAS_KEY = "None"
-
 
 class KerasEmbedder(Embedder):
     """Embedder of an `ALIGN`. Another runtime may embed its images.
@@ -36,7 +32,7 @@ class KerasEmbedder(Embedder):
         align: ALIGN,
         name: str | None = None,
         runtime: str = "keras",
-        runtime_key: str = _KERAS_KEY,
+        runtime_key: str = "keras",
         image_tower: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         from align_keras.images import crop_size_to_resize_size
@@ -51,9 +47,7 @@ class KerasEmbedder(Embedder):
         self._image_tower = image_tower
         self._image_digest = align.image_encoder.fingerprint()
         text_digest = align.text_encoder.fingerprint()
-        digests = self._image_digest + text_digest
-        if runtime_key != _KERAS_KEY:
-            digests += runtime_key
+        digests = self._image_digest + text_digest + runtime_key
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.image_fingerprint = image_fingerprint(self._image_digest, runtime_key)
         self.text_fingerprint = text_fingerprint(text_digest, align)
@@ -118,7 +112,7 @@ class KerasEmbedder(Embedder):
             )
 
 
-def image_fingerprint(encoder_digest: str, runtime_key: str = _KERAS_KEY) -> str:
+def image_fingerprint(encoder_digest: str, runtime_key: str) -> str:
     """Returns a digest that changes whenever image embeddings may change.
 
     Args:
