@@ -182,7 +182,7 @@ def refuse_damaged(folder: str, whole: bool = True) -> None:
 def _check_shorter_side(builder: Any, name: str, required_side: int | None) -> None:
     """Raises if `align-keras corpus` stored smaller images than training needs."""
     config = (builder.info.metadata or {}).get("config", {})
-    stored = (config.get("images") or config.get("pictures", {})).get("shorter_side")
+    stored = config.get("images", {}).get("shorter_side")
     if None not in (stored, required_side) and stored < required_side:
         raise InputError(
             "The images of a corpus must have a shorter side of at least "

@@ -50,7 +50,7 @@ def build(folder, **options):
         builder = WebPairs(
             images=image_examples,
             description="Pairs of a test.",
-            notes={"config": {"sources": ["html:ä"], "pictures": IMAGE_CONFIG}},
+            notes={"config": {"sources": ["html:ä"], "images": IMAGE_CONFIG}},
             data_dir=str(folder),
             **options,
         )
@@ -76,7 +76,7 @@ def test_stored_examples_equal_the_written_examples(tmp_path, file_format, capfd
     folder = build(tmp_path, file_format=file_format)
     assert capfd.readouterr().out == ""
     builder, stored = read(folder, "train")
-    notes = {"sources": ["html:ä"], "pictures": IMAGE_CONFIG}
+    notes = {"sources": ["html:ä"], "images": IMAGE_CONFIG}
     assert builder.info.metadata["config"] == notes
     assert list(builder.info.splits) == ["train"]
     expected = {example["id"]: example for example in image_examples()}
