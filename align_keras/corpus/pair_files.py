@@ -196,19 +196,7 @@ def _column(
     candidates: Iterable[str],
     kind: str,
 ) -> str:
-    """Returns the name of the column of images or captions in a table.
-
-    Args:
-        path: path of the table.
-        columns: list of str, the names of all columns.
-        has_column_options: bool, True if the user can set the column with an option.
-        requested_column: str, column that the user has set, or None.
-        candidates: str, names to try if the user has set no column.
-        kind: str, "image" or "caption".
-
-    Raises:
-        InputError: if the table has no such column.
-    """
+    """Returns the name of the column of images or captions in a table."""
     if requested_column is None:
         column = find_column(columns, candidates)
     else:
@@ -283,12 +271,7 @@ def _source_reader(
     caption_column: str | None,
     caption_sources: Sequence[str],
 ) -> _CaptionReader:
-    """Returns the reader of captions from several sources.
-
-    Raises:
-        InputError: if the table has neither a column for each source nor a column
-            `source`, or if a column of captions is set although each source has one.
-    """
+    """Returns the reader of captions from several sources."""
     sources = tuple(caption_sources)
     has_columns = set(sources) <= set(columns)
     source_column = find_column(columns, SOURCE_COLUMNS)
@@ -371,15 +354,7 @@ def _add_captions(
     counter: DropCounter,
     origin: tuple[Any] | None = None,
 ) -> None:
-    """Adds the usable captions of a row to a record.
-
-    Args:
-        record: `PairRecord`.
-        texts: captions before cleaning.
-        position: str, position of the row.
-        counter: `DropCounter` for unusable and repeated captions.
-        origin: tuple with the common origin of the captions, or None.
-    """
+    """Adds the usable captions of a row to a record."""
     for text in texts:
         caption = clean_caption(text)
         if not is_usable(caption, counter, position):

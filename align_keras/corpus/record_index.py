@@ -249,11 +249,7 @@ def _table_rows(
 def _source_columns(
     path: str, names: list[str], caption_sources: list[str]
 ) -> dict[str, int]:
-    """Returns a dict from the columns of sources in a table to the sources' numbers.
-
-    Raises:
-        InputError: if the table has none of the columns.
-    """
+    """Returns a dict from the columns of sources in a table to the sources' numbers."""
     columns = {
         source: number
         for number, source in enumerate(caption_sources)
@@ -271,15 +267,7 @@ def _source_columns(
 def _checked_column(
     path: str, names: list[str], part: str, column: str | None, examples: str
 ) -> str:
-    """Checks that a table has the column of images or captions and returns its name.
-
-    Args:
-        path: str, path of the table.
-        names: list of str, columns of the table.
-        part: str, "image" or "caption".
-        column: str, requested or recognized column, or None.
-        examples: str, examples of such columns for the error message.
-    """
+    """Checks that a table has the column of images or captions and returns its name."""
     if column is None or column not in names:
         raise InputError(
             f"{path} must have a column of {part}s ({examples}). Received: "
@@ -339,24 +327,14 @@ def _usable_captions(value: object, position: str) -> list[str]:
 
 
 def _count_unusable(cells: list[object], counter: DropCounter, position: str) -> None:
-    """Counts a row once, under the drop reason of its first caption that isn't empty.
-
-    Args:
-        cells: list of the values of all columns of captions.
-        counter: `DropCounter`.
-        position: str, position of the row.
-    """
+    """Counts a row once, under the drop reason of its first caption that isn't empty."""
     captions = [text for cell in cells for text in _cell_captions(cell)]
     first = next((text for text in captions if text), "")
     is_usable(first, counter, position, "")
 
 
 def _cell_captions(value: object) -> list[str]:
-    """Returns the cleaned captions of a cell.
-
-    Args:
-        value: str or list of str, captions. Other values are empty captions.
-    """
+    """Returns the cleaned captions of a cell."""
     texts = value if isinstance(value, list) and value else [value]
     return [clean_caption(text) if isinstance(text, str) else "" for text in texts]
 

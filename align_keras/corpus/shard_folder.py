@@ -122,11 +122,7 @@ def read_shard(path: str | os.PathLike, count: int) -> Iterator[ShardImage]:
 
 
 def _shard_messages(path: str) -> Iterator[bytes]:
-    """Yields the serialized examples of a shard.
-
-    Raises:
-        OSError, ValueError: if the shard can't be read or is damaged.
-    """
+    """Yields the serialized examples of a shard."""
     with open_regular(path) as file:
         if ".array_record-" not in os.path.basename(path):
             counter = DropCounter()

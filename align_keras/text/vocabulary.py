@@ -217,11 +217,7 @@ def _check_captions(captions: Iterable[str]) -> Iterator[str]:
 def _count_words(
     captions: Iterable[str], normalization: str
 ) -> collections.Counter[str]:
-    """Counts the normalized words of captions.
-
-    Raises:
-        InputError: if there are no words or a caption is not a str.
-    """
+    """Counts the normalized words of captions."""
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 

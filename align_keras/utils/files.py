@@ -280,12 +280,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _recover_interrupted_writes(path: pathlib.Path, lock: Any) -> None:
-    """Restores the folder of a killed writer and removes its temporary files.
-
-    Raises:
-        InputError: if another process, which holds another lock than `lock`, is
-            writing `path`.
-    """
+    """Restores the folder of a killed writer and removes its temporary files."""
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
     for file in path.parent.glob(f"{pattern}.lock"):
         if file == pathlib.Path(lock.lock_file):

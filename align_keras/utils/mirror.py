@@ -289,11 +289,7 @@ class _FolderCopy(_Copy):
         return pointer
 
     def _create_pointer(self, files: dict[str, _Entry]) -> None:
-        """Creates the next pointer and removes what only older pointers list.
-
-        Raises:
-            InputError: if another process has created it.
-        """
+        """Creates the next pointer and removes what only older pointers list."""
         pointer = {"version": _VERSION, "id": self.id, "files": files}
         content = json.dumps(pointer).encode()
         path = self._pointer_path(self.number + 1)

@@ -401,11 +401,7 @@ def _scale_to_eight_bits(image: Any) -> Image.Image:
 
 
 def _scale_samples(image: Any) -> Image.Image:
-    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black.
-
-    Raises:
-        ImageError: if the samples are numbers without a largest value.
-    """
+    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black."""
     if image.format != "TIFF":
         return image
     if image.mode in ("F", "I"):

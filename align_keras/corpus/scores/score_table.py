@@ -282,12 +282,7 @@ class ScoreTable:
     def _masks(
         self, condition: Condition, names: Sequence[str] = ()
     ) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yields blocks of rows with a mask of the rows for which a condition holds.
-
-        Args:
-            condition: `Condition`.
-            names: sequence of str, further columns of the blocks.
-        """
+        """Yields blocks of rows with a mask of the rows for which a condition holds."""
         read_names = ["shard", "caption_number", *names]
         read_names += sorted(condition.columns.difference(read_names))
         sql_names = {

@@ -174,11 +174,7 @@ def _karpathy(
 
 
 def _find_image_folder(path: str, entries: list[_Entry]) -> str:
-    """Returns the first nearby folder that contains one of the first ten images.
-
-    Raises:
-        InputError: if no folder contains one of these images.
-    """
+    """Returns the first nearby folder that contains one of the first ten images."""
     json_folder = os.path.dirname(path)
     parents = [json_folder]
     if not is_url(path):

@@ -53,12 +53,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _address(path: str, name: str) -> str:
-    """Returns the address of a page, to which its relative addresses refer.
-
-    Args:
-        path: str, path or address of the page.
-        name: str, path of the page relative to the source.
-    """
+    """Returns the address of a page, to which its relative addresses refer."""
     if is_remote(path):
         return path
     # In an object store, the folder of the source is the root of the addresses.
@@ -66,12 +61,7 @@ def _address(path: str, name: str) -> str:
 
 
 def _image_location(url: str, root: str) -> str | None:
-    """Returns the location of an image, or None if it is not below the source.
-
-    Args:
-        url: str, absolute address of the image.
-        root: str, path or address of the source.
-    """
+    """Returns the location of an image, or None if it is not below the source."""
     if not url[:5].lower() == "file:":
         return url
     path = url_path(url)

@@ -170,14 +170,7 @@ def _data(text: str) -> bytes:
 # group one after another.
 @functools.lru_cache(maxsize=2)
 def _column(path: str, modified: int | str, group: int, column: str) -> Any:
-    """Reads a column of a row group of a Parquet file.
-
-    Args:
-        path: str, path or address of the file.
-        modified: modification time or version of the file. It is part of the cache key.
-        group: int, number of the row group.
-        column: str, name of the column.
-    """
+    """Reads a column of a row group of a Parquet file."""
     with open_parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 

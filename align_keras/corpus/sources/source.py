@@ -284,15 +284,7 @@ def _wrong_source(spec: str, problem: str, remedy: str) -> InputError:
 
 
 def _recognize_kind(spec: str, path: str) -> str:
-    """Returns the kind of a file or a folder.
-
-    Args:
-        spec: str, specification for the error message.
-        path: str, path or address.
-
-    Raises:
-        InputError: if no kind or more than one kind is recognized.
-    """
+    """Returns the kind of a file or a folder."""
     if is_folder(path):
         with _os_errors_as_input_errors(spec):
             kinds = _kinds_in_folder(path)

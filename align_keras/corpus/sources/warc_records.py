@@ -308,12 +308,7 @@ def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
 
 
 def _read(stream: Any, limit: int) -> bytes:
-    """Reads at most `limit` bytes of a stream.
-
-    Raises:
-        ValueError: if reading takes too long, for example if each HTTP chunk has one
-            byte.
-    """
+    """Reads at most `limit` bytes of a stream."""
     pieces, start = [], time.thread_time()
     while limit > 0 and (piece := stream.read(min(limit, _CHUNK))):
         pieces.append(piece)

@@ -165,13 +165,7 @@ def _label(folder: pathlib.Path, sample: _Sample, classes: int) -> int:
 
 
 def _samples(folder: pathlib.Path, split: str, suffix: str) -> Iterator[_Sample]:
-    """Yields the samples of all shards of a split in their order.
-
-    Args:
-        folder: folder of the splits.
-        split: str, name of a split.
-        suffix: str, suffix of the label or of the captions.
-    """
+    """Yields the samples of all shards of a split in their order."""
     check_choice("split", split, _splits(folder), f"Use a split of {folder}.")
     count_path = folder / split / _SHARD_COUNT
     count = _read_text(count_path, "Download the folder again").strip()
