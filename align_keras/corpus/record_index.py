@@ -327,7 +327,7 @@ def _usable_captions(value: object, position: str) -> list[str]:
 
 
 def _count_unusable(cells: list[object], counter: DropCounter, position: str) -> None:
-    """Counts a row once, under the drop reason of its first caption that isn't empty."""
+    """Counts a row under the drop reason of its first caption that isn't empty."""
     captions = [text for cell in cells for text in _cell_captions(cell)]
     first = next((text for text in captions if text), "")
     is_usable(first, counter, position, "")

@@ -4,10 +4,7 @@ A sample consists of successive members whose names are equal up to the first do
 image, `.txt` (caption) and `.json` (metadata).
 """
 
-import errno
-import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -105,27 +102,12 @@ def _count_damage(position: int | None, path: str, counter: DropCounter) -> None
 def _skip_zeros(file: Any, position: int, length: int) -> int:
     """Returns the position of the next block that is not zeros, or `length`."""
     while position < length:
-        position = max(position, _skip_hole(file, position, length))
         file.seek(position)
         chunk = file.read(1 << 20)
         if remaining := len(chunk.lstrip(b"\0")):
             return position + (len(chunk) - remaining) // _BLOCK * _BLOCK
         position += len(chunk) or length
     return length
-
-
-def _skip_hole(file: Any, position: int, length: int) -> int:
-    """Returns the end of a hole of a sparse file, or `position` if there is no hole."""
-    if not hasattr(os, "SEEK_DATA") or not isinstance(file.raw, io.FileIO):
-        return position
-    # The buffer of `file` relies on the position of the descriptor.
-    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)
-    try:
-        return os.lseek(file.fileno(), position, os.SEEK_DATA) // _BLOCK * _BLOCK
-    except OSError as error:
-        return length if error.errno == errno.ENXIO else position
-    finally:
-        os.lseek(file.fileno(), current, os.SEEK_SET)
 
 
 class _Member(tarfile.TarInfo):

@@ -136,16 +136,6 @@ def test_a_size_that_is_not_a_number_is_counted(tmp_path):
     assert len(pairs) == 2 and counter.bad["broken record"] >= 1
 
 
-def test_a_hole_of_a_terabyte_is_skipped(tmp_path):
-    path = tmp_path / "a.tar"
-    shutil.copy(SHARD, path)
-    os.truncate(path, 10**12 // 512 * 512)
-    with open(path, "ab") as file:
-        file.write(SHARD.read_bytes())
-    pairs, counter = read_source(path)
-    assert len(pairs) == 4 and not counter.bad
-
-
 @pytest.mark.parametrize(
     "kind", [b"L", b"K", b"x", b"g", b"X", b"S", b"D", b"5", b"0", "numbers"]
 )
@@ -158,11 +148,11 @@ def test_headers_with_huge_sizes_are_broken(tmp_path, kind):
         start += bytes(-len(start) % 512)
     else:
         member = tarfile.TarInfo("a.jpg")
-        member.type, member.size = kind, 6 * 10**9
+        member.type, member.size = kind, 60 * 10**6
         start = member.tobuf(tarfile.GNU_FORMAT)
     path = tmp_path / "a.tar"
     path.write_bytes(start + SHARD.read_bytes())
-    os.truncate(path, 7 * 10**9 // 512 * 512)
+    os.truncate(path, 70 * 10**6 // 512 * 512)
     tracemalloc.start()
     try:
         pairs, counter = read_source(path)
