@@ -47,9 +47,8 @@ def write_embeddings(
     count: int,
     *,
     batch_size: int = 64,
-    dtype: str = "float16",
 ) -> np.ndarray:
-    """Embeds images and writes the embeddings to a `.npy` file.
+    """Embeds images and writes the embeddings as float16 to a `.npy` file.
 
     Args:
         path: file to write.
@@ -57,17 +56,16 @@ def write_embeddings(
         encode: callable from a list of images to an array (images, dimensions).
         count: int, number of images.
         batch_size: int, number of images that are passed to `encode` together.
-        dtype: str, dtype of the stored embeddings.
 
     Returns:
         Memory-mapped array (count, dimensions).
 
     Raises:
         InputError: If `encode` returns another shape, or numbers that are not finite in
-            `dtype`.
+            float16.
     """
     with atomic_path(path) as temporary:
-        _fill(temporary, iter(images), encode, count, batch_size, dtype)
+        _fill(temporary, iter(images), encode, count, batch_size)
     # An empty file can't be mapped.
     return np.load(path, mmap_mode="r" if count else None)
 
@@ -78,27 +76,26 @@ def _fill(
     encode: Callable[[list[Any]], Any],
     count: int,
     batch_size: int,
-    dtype: str,
 ) -> None:
     stored, done = None, 0
     while batch := list(itertools.islice(images, batch_size)):
         with np.errstate(over="ignore"):
-            rows = np.asarray(encode(batch)).astype(dtype)
+            rows = np.asarray(encode(batch)).astype(np.float16)
         if rows.ndim != 2 or len(rows) != len(batch) or not np.isfinite(rows).all():
             raise InputError(
                 "encode must return one row per image, with finite numbers in "
-                f"{dtype}, as an array ({len(batch)}, dimensions). Received: shape "
+                f"float16, as an array ({len(batch)}, dimensions). Received: shape "
                 f"{rows.shape}, or numbers that are not finite. Pool the output of the "
-                "encoder, or use dtype='float32'."
+                "encoder."
             )
         if stored is None:
             shape = (count, rows.shape[1])
-            stored = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            stored = np.lib.format.open_memmap(path, "w+", np.float16, shape)
         stored[done : done + len(rows)] = rows
         done += len(rows)
     if stored is None:
         with path.open("wb") as file:
-            np.save(file, np.empty((0, 0), dtype))
+            np.save(file, np.empty((0, 0), np.float16))
     else:
         stored.flush()
 

@@ -34,7 +34,7 @@ def test_no_images_give_an_empty_array(tmp_path):
         (lambda batch: np.ones((len(batch), 2, 2)), 7, r"row per image.*\(3, 2, 2\)"),
         (lambda batch: np.ones((1, 2)), 7, r"one row per image.*\(1, 2\)"),
         (lambda batch: np.full((len(batch), 2), np.nan), 7, "finite"),
-        (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite.*float32"),
+        (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite"),
     ],
 )
 def test_invalid_embeddings_do_not_replace_the_file(tmp_path, encode, count, message):
@@ -44,17 +44,6 @@ def test_invalid_embeddings_do_not_replace_the_file(tmp_path, encode, count, mes
         write_embeddings(path, IMAGES, encode, count, batch_size=3)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_large_numbers_can_be_stored_as_float32(tmp_path):
-    stored = write_embeddings(
-        tmp_path / "e.npy",
-        IMAGES,
-        lambda batch: np.full((len(batch), 2), 1e9),
-        7,
-        dtype="float32",
-    )
-    assert (stored == np.float32(1e9)).all()
 
 
 def clustered_embeddings(seed, count=1000, dimension=16, noise=0.1):
