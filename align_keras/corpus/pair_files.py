@@ -103,7 +103,6 @@ def read_pairs(
         options |= {"caption_counter": caption_counter}
         return iter(_read_remote_table(os.fspath(path), **options))
     path = pathlib.Path(path)
-    _check_encoding(encoding)
     if path.is_dir():
         if image_column or caption_column or caption_sources:
             raise InputError(
@@ -503,11 +502,6 @@ def read_table(
     if suffix in (".jsonl", ".ndjson"):
         return _read_json_lines(path, text, counter)
     return _read_delimited(path, text, suffix, counter)
-
-
-def _check_encoding(encoding: str) -> None:
-    """Raises `InputError` if Python has no such encoding."""
-    decode("", b"", encoding)
 
 
 def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
