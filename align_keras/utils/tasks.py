@@ -164,13 +164,9 @@ def is_cluster(engine: str) -> bool:
     if engine == LOCAL:
         return False
     if kind not in _ADDRESSES:
-        is_runtime = kind.startswith("openvino") or kind.endswith(".tflite")
-        remedy = "Choose one of them."
-        if is_runtime:
-            remedy = "Select the runtime of the model with `--runtime`."
         raise InputError(
             f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}. Received: "
-            f"engine={engine!r}. {remedy}"
+            f"engine={engine!r}. Choose one of them."
         )
     ports = [int(port) for port in re.findall(r":(\d+)(?=$|,)", address)]
     if not re.fullmatch(_ADDRESSES[kind], address) or max(ports, default=0) > 65535:

@@ -229,11 +229,6 @@ def test_a_run_in_this_process_needs_no_joblib(tmp_path):
         ("flink:localhost:1", "or spark:MASTER. Received: engine='flink"),
         ("local:8", "or spark:MASTER. Received: engine='local:8'. Choose one of them."),
         (
-            "openvino",
-            "Received: engine='openvino'. Select the runtime of the model with "
-            "`--runtime`.",
-        ),
-        (
             "dask",
             "the address of dask. Received: engine='dask'. Write, for example, "
             "dask:HOST:8786.",
