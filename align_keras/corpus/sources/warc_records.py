@@ -64,10 +64,10 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[WarcReco
             offset = _skip_blank(file, offset)
 
 
-def read_warc_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> WarcRecord:
+def read_warc_record(path: str, offset: int) -> WarcRecord:
     """Reads the record that begins at an offset of a WARC file."""
     with open_regular(path) as file:
-        return _read_record(file, offset, limit)[0]
+        return _read_record(file, offset, MAX_WARC_BYTES)[0]
 
 
 def _skip_blank(file: IO[bytes], offset: int) -> int | None:
