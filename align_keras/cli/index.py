@@ -88,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare all embeddings with their checksums and exit. Without the "
-        "option, each run compares the next 100,000 embeddings.",
+        help="compare all embeddings with their checksums and exit",
     )
     parser.add_argument(
         "--export",

@@ -87,19 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: grouped in an index of files, separate in the index of a run)",
     )
     add_moved_model(parser)
-    search_methods = parser.add_mutually_exclusive_group()
-    for option, method_help in (
-        ("--exact", "compare with every image (default: below 200,000 images)"),
-        ("--approximate", "use the approximate index (default: from 200,000 images)"),
-    ):
-        const = option == "--approximate"
-        search_methods.add_argument(
-            option,
-            dest="approximate",
-            action="store_const",
-            const=const,
-            help=method_help,
-        )
     index_options = parser.add_mutually_exclusive_group()
     add_index(index_options)
     index_options.add_argument(
@@ -181,7 +168,7 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     is_condition = bool(arguments.where) and not (texts or images or words)
     if not is_condition or arguments.text_weight:
         check_words(texts, images, words, arguments.text_weight)
-    names = ("plus", "minus", "where", "k", "duplicates", "approximate", "text_weight")
+    names = ("plus", "minus", "where", "k", "duplicates", "text_weight")
     options = {name: getattr(arguments, name) for name in names}
     if images:
         added = arguments.plus_image

@@ -51,8 +51,6 @@ class Query:
             the index was made from embeddings.
         text_weight: float > 0, weight of each text relative to the image, which has
             weight 1. The default is `Embedder.text_weight` of the model.
-        approximate: bool, True to use the approximate index, False to scan all
-            images. By default, the number of images determines the choice.
 
     Example:
 
@@ -68,7 +66,6 @@ class Query:
     k: int = 10
     duplicates: bool | None = None
     text_weight: float | None = None
-    approximate: bool | None = None
 
     def __post_init__(self) -> None:
         self.text, self.plus, self.minus = map(

@@ -831,7 +831,7 @@ class Store(ImageStore):
         size = query.k + 64
         approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
-            approximate_index = self._approximate_index(query.approximate, len(vectors))
+            approximate_index = self._approximate_index(len(vectors))
         if approximate_index is not None:
             count = 4 * query.k + 64
             candidates = approximate_index.find(embedding, count, vectors, rows)
@@ -888,7 +888,7 @@ class Store(ImageStore):
             list of q `ScannedRows`, or None if searches use the approximate index.
         """
         name, vectors = self._named_vectors()
-        if self._approximate_index(None, len(vectors)) is not None:
+        if self._approximate_index(len(vectors)) is not None:
             return None
         scores = exact_scan.scan_many(vectors, embeddings)
         return [ScannedRows(name, row) for row in scores]
@@ -908,34 +908,19 @@ class Store(ImageStore):
             row = position if rows is None else rows[position]
             raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
 
-    def _approximate_index(
-        self, requested: bool | None, count: int
-    ) -> approximate.Approximate | None:
+    def _approximate_index(self, count: int) -> approximate.Approximate | None:
         """Returns the approximate index, or None if the search scans all vectors.
 
         Args:
-            requested: `Query.approximate`.
-            count: int, number of vectors.
-
-        Raises:
-            InputError: if the approximate index is requested and does not exist.
+            count: number of vectors.
         """
-        is_small = count < approximate.LEAST_ROWS
-        if requested is False or (requested is None and is_small):
+        if count < approximate.LEAST_ROWS:
             return None
         file = self.vectors_file
         if self._approximate is None or self._approximate[0] != file:
             opened = approximate.Approximate.open(self.folder, file, self.dimension)
             self._approximate = file, opened
-        index = self._approximate[1]
-        if requested and index is None:
-            raise InputError(
-                "`approximate` must be used with an approximate index, which "
-                f"`align-keras index` creates for {approximate.LEAST_ROWS:,} or more "
-                f"images. Received: an index of {count:,} images without one. Leave "
-                "`approximate` out."
-            )
-        return index
+        return self._approximate[1]
 
     # === Writing ===
 

@@ -85,7 +85,7 @@ def test_the_index_of_a_run_supports_all_options(run_folder, capsys):
     # The index can also be searched without the run, if the model is named.
     index, export = run_folder / "index", run_folder / "export"
     index_options = ("--index", index, "--model", export)
-    search.run(parse(*index_options, "red", "--exact", "--json"))
+    search.run(parse(*index_options, "red", "--json"))
     index_result = json.loads(capsys.readouterr().out)
     search.run(parse("--model_dir", run_folder, "red", "--json"))
     assert json.loads(capsys.readouterr().out) == index_result

@@ -5,7 +5,6 @@ import pytest
 from align_keras.search import Query, approximate, exact_scan
 from align_keras.search.approximate import Approximate, build_or_update
 from align_keras.search.index_files import approximate_path
-from align_keras.utils.errors import InputError
 
 
 def vectors_of(count, seed=0):
@@ -87,19 +86,14 @@ def test_a_large_index_uses_the_approximate_index(
         )
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     assert (tmp_path / "index" / "vectors.0.pq").is_file()
-    for words in ("red", "green blue"):
-        exact = index.query(Query(words, k=7, approximate=False))
-        for approximate_option in (None, True):
-            hits = index.query(Query(words, k=7, approximate=approximate_option))
-            assert [hit.path for hit in hits] == [hit.path for hit in exact]
+    all_words = ("red", "green blue")
+    approximate_hits = [index.query(words, k=7) for words in all_words]
     # This needs more rows than the approximate index returns at once.
     hits = index.query(Query("red", k=200, duplicates=True))
     assert len(hits) == 123
     (tmp_path / "index" / "vectors.0.pq").unlink()
-    index = Index.open(tmp_path / "index")
-    assert len(index.query("red", k=7)) == 7
-    with pytest.raises(InputError, match="must be used with an approximate index"):
-        index.query(Query("red", approximate=True))
+    index = Index.open(tmp_path / "index", colors.GOLDEN)
+    assert [index.query(words, k=7) for words in all_words] == approximate_hits
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
