@@ -20,6 +20,8 @@ import statistics
 import subprocess
 import sys
 
+from harness import run_benchmark
+
 EXPERIMENT = "quickstart_icons"
 SEEDS = (0, 1, 2)
 STEPS = 300
@@ -200,4 +202,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

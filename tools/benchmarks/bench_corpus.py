@@ -22,6 +22,8 @@ import tempfile
 import threading
 import time
 
+from harness import positive, run_benchmark
+
 from align_keras.corpus import Thresholds
 from align_keras.corpus.filters.counts import (
     choose_frequent,
@@ -202,15 +204,17 @@ def main():
     """Measures each size in new processes, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [10_000, 100_000, 1_000_000]
-    parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--sizes", type=positive, nargs="+", default=sizes)
+    parser.add_argument("--processes", type=positive, default=2)
     parser.add_argument(
         "--frequent",
         type=float,
         default=0.5,
         help="number of frequent n-grams per alt-text",
     )
-    parser.add_argument("--vocabulary", type=int, help="size of a vocabulary to learn")
+    parser.add_argument(
+        "--vocabulary", type=positive, help="size of a vocabulary to learn"
+    )
     parser.add_argument("--folder", help="folder for the tables")
     arguments = parser.parse_args()
     print(
@@ -252,4 +256,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

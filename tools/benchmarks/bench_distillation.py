@@ -23,6 +23,8 @@ import pathlib
 import subprocess
 import sys
 
+from harness import positive, run_benchmark
+
 TEACHER = "align_small_en"
 EXPERIMENT = "distill_stamps"
 IMAGES = "saved_models/drawings/clipart"
@@ -144,7 +146,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=positive, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time", action="store_true", help="measure milliseconds")
     parser.add_argument("--run", help=argparse.SUPPRESS)
@@ -171,4 +173,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -30,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_marks
+from harness import run_benchmark  # noqa: E402
 
 KS = (1, 10)
 # Folder of the drawings that tools/make_drawings.py writes.
@@ -142,4 +143,4 @@ def row_text(name, values):
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

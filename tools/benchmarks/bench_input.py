@@ -25,7 +25,7 @@ import pathlib
 import statistics
 import tempfile
 
-from turns import serve_batches, take_turns
+from harness import positive, run_benchmark, serve_batches, take_turns
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -208,10 +208,10 @@ def report(times, count):
 def main():
     """Measures all pipelines, and prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--image_size", type=int, default=289)
-    parser.add_argument("--stored_size", type=int, default=1024)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--image_size", type=positive, default=289)
+    parser.add_argument("--stored_size", type=positive, default=1024)
+    parser.add_argument("--count", type=positive, default=1000)
+    parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--folder", type=pathlib.Path)
     parser.add_argument("--worker", choices=PIPELINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -231,4 +231,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -24,6 +24,7 @@ import tempfile
 import warnings
 
 import numpy as np
+from harness import positive, run_benchmark
 
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 # Names of the outputs of the layers after the pooling in the converted model.
@@ -243,7 +244,7 @@ def main():
     parser.add_argument(
         "--tried", action="store_true", help="also measure other ways to quantize"
     )
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=positive, default=100)
     parser.add_argument(
         "--images",
         default="saved_models/drawings/clipart",
@@ -274,4 +275,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -26,7 +26,7 @@ import pathlib
 import statistics
 import sys
 
-from turns import memory, serve, take_turns, timed
+from harness import memory, positive, run_benchmark, serve, take_turns, timed
 
 # Name of a tiled form → tile size and dtype of the matrix products.
 TILED = {"tiled auto": ("auto", None), "tiled 2048": (2048, None)}
@@ -176,21 +176,23 @@ def measure_memory(counts, width):
 def main():
     """Measures each size, or runs the process of a form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=[4096, 8192, 16384])
+    parser.add_argument(
+        "--sizes", type=positive, nargs="*", default=[4096, 8192, 16384]
+    )
     parser.add_argument(
         "--large",
-        type=int,
+        type=positive,
         help="batch size of a further measurement of the tiled forms",
     )
     parser.add_argument(
         "--memory",
-        type=int,
+        type=positive,
         nargs="+",
         help="batch sizes of a measurement of the memory only",
     )
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:])
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--width", type=positive, default=640)
+    parser.add_argument("--repetitions", type=positive, default=5)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -209,4 +211,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

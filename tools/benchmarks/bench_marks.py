@@ -29,6 +29,7 @@ import tempfile
 import zlib
 
 import numpy as np
+from harness import run_benchmark
 
 HITS = 5
 # Upper ends of the ranges of the probability.
@@ -295,4 +296,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import bench_held_out
 import bench_marks
+from harness import run_benchmark  # noqa: E402
 
 # Resource files of GCompris whose images of words are drawings.
 DRAWINGS = ("lang_", "instruments_")
@@ -151,4 +152,4 @@ def print_counts(scores, correct):
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

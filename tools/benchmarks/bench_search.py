@@ -46,6 +46,7 @@ import urllib.parse
 import urllib.request
 
 import numpy as np
+from harness import positive, run_benchmark
 
 SIZES = {"640 × 480": (640, 480), "12 megapixels": (4000, 3000)}
 WORDS = ("red", "green", "small", "old", "happy", "wooden", "flying", "two", "a")
@@ -561,15 +562,15 @@ def main():
     work = pathlib.Path(tempfile.gettempdir(), "bench_search")
     parser.add_argument("--work", type=pathlib.Path, default=work)
     parser.add_argument("--database", help="postgresql://…")
-    parser.add_argument("--photos", type=int, default=800)
-    parser.add_argument("--files", type=int, default=50_000)
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--photos", type=positive, default=800)
+    parser.add_argument("--files", type=positive, default=50_000)
+    parser.add_argument("--rows", type=positive, default=1_000_000)
     parser.add_argument(
         "--width",
-        type=int,
+        type=positive,
         help="number of values per embedding in the part `approximate`",
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for part in arguments.parts:
@@ -577,4 +578,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

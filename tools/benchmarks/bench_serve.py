@@ -24,6 +24,8 @@ import threading
 import time
 import urllib.parse
 
+from harness import positive, run_benchmark
+
 ROOT = pathlib.Path(__file__).parents[2]
 KINDS = "red green small old happy wooden flying two a big".split()
 THINGS = "bird car tree house fish clock boat flower dog hat".split()
@@ -205,12 +207,12 @@ def main():
     parser.add_argument("index", type=pathlib.Path, help="folder of an index")
     parser.add_argument("--base", type=pathlib.Path, help="another clone to compare")
     parser.add_argument("--base-index", type=pathlib.Path, help="its index")
-    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--clients", type=positive, default=16)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=positive, default=3)
     compare(parser.parse_args())
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -21,6 +21,7 @@ from bench_train import (
     keras_align,
     random_inputs,
 )
+from harness import positive, run_benchmark
 
 OPTIMIZERS = {"adamw": "AdamW", "lamb": "Lamb", "muon": "Muon", "sgd": "SGD"}
 # Type of operation, without the prefix of a library → kind.
@@ -64,10 +65,10 @@ def kind_of(path, operation):
 def add_arguments(parser):
     """Adds the options that choose the step."""
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="b0@128")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--longest-caption", type=int)
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--longest-caption", type=positive)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="lamb")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=positive, default=5)
 
 
 def make_step(arguments):
@@ -150,4 +151,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import tempfile
 
-from turns import Worker, serve, timed
+from harness import Worker, positive, run_benchmark, serve, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = "torch channels_last"
@@ -379,16 +379,18 @@ def parse(argv):
         action="store_true",
         help="make malloc keep freed memory, as the tuning guide of torch recommends",
     )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument(
         "--longest-caption",
-        type=int,
+        type=positive,
         metavar="N",
         help="use captions of 3 to N tokens with padding, instead of 64 tokens",
     )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="training steps per turn")
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument(
+        "--steps", type=positive, default=1, help="training steps per turn"
+    )
     parser.add_argument(
         "--package-root", help="measure another checkout of this package"
     )
@@ -413,4 +415,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(main)

@@ -1,5 +1,9 @@
-"""Processes that measure in turn, so that other load affects all of them equally."""
+"""Shared parts of the benchmarks: one line for a wrong input, and processes in turn.
 
+Processes measure in turn, so that other load affects all of them equally.
+"""
+
+import argparse
 import collections
 import itertools
 import json
@@ -11,13 +15,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import align_keras  # noqa: F401 (before TensorFlow, because it enables oneDNN)
+from align_keras import InputError  # Before TensorFlow, because it enables oneDNN.
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 # Prefix of lines with results. Libraries print other lines to the same stream.
 _MARK = "result: "
+
+
+def run_benchmark(main: Callable[[], None]) -> None:
+    """Runs a benchmark. A wrong input ends it with one line."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        sys.exit(f"{pathlib.Path(sys.argv[0]).name}: error: {error}")
+
+
+def positive(text: str) -> int:
+    """Returns the number in an argument of the command line, which must be above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
+    return number
 
 
 def memory(field: str) -> int:
