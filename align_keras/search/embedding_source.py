@@ -123,14 +123,7 @@ def _select_column(
 
 
 def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[str | None]:
-    """Returns the paths or texts to embed.
-
-    Args:
-        column: list or Arrow column with the paths or texts.
-        name: str, name of the column.
-        input_kind: one of `EMBEDDING_INPUTS`.
-        folder: path or address of the folder for relative paths.
-    """
+    """Returns the paths or texts to embed."""
     texts = column if isinstance(column, list) else column.to_pylist()
     if input_kind == "images":
         texts = [_path_of_image(value, name) for value in texts]

@@ -437,12 +437,7 @@ class _Photo(NamedTuple):
 
 
 def _open(content: bytes) -> _Photo:
-    """Opens an image and checks its number of pixels.
-
-    Raises:
-        ImageError: if the image has too many pixels, or needs a package that is not
-            installed.
-    """
+    """Opens an image and checks its number of pixels."""
     preview = read_preview(content) if is_raw_photo(content) else None
     photo = _Photo(content, None, content)
     if preview is not None:

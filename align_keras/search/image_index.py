@@ -660,7 +660,7 @@ class Index:
             list of `Hit`, as `query` returns them.
         """
         embedding = self._check_embedding(embedding)
-        condition = self._condition(query.where)
+        condition = self.store.condition(query.where)
 
         if query.duplicates is None:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
@@ -746,7 +746,7 @@ class Index:
         Raises:
             InputError: if `where` is not a valid condition.
         """
-        images = self.store.latest(*self._condition(where), k)
+        images = self.store.latest(*self.store.condition(where), k)
         return [
             _make_hit(details, rank, None, None, [])
             for rank, details in enumerate(self._details.of_images(images), start=1)
@@ -774,10 +774,6 @@ class Index:
                 "embedding again."
             )
         return embedding
-
-    def _condition(self, where: str | None) -> tuple[str, list[Any]]:
-        """Returns SQL and parameters of a condition, or "" and [] for None."""
-        return self.store.condition(where)
 
 
 class _RankedImage(NamedTuple):
@@ -949,12 +945,7 @@ def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
 
 
 def _check_same_sources(folder: pathlib.Path, roots: dict[bytes, int]) -> None:
-    """Raises InputError if another process added or removed a source of an index.
-
-    Args:
-        folder: path of the index.
-        roots: sources of the index before, as returned by `sources`.
-    """
+    """Raises InputError if another process added or removed a source of an index."""
     with contextlib.closing(Store(folder)) as store:
         changed = sorted(roots.keys() ^ store.sources().keys())
     if changed:

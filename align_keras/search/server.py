@@ -457,11 +457,7 @@ class _Server:
         return _encode_jpeg(thumbnail, 82)
 
     def _read_indexed(self, image: dict[str, Any]) -> bytes:
-        """Reads the file of an image.
-
-        Raises:
-            RequestError: if the file is missing or has changed since it was indexed.
-        """
+        """Reads the file of an image."""
         file = image["file"]
         if is_item(file):
             stored = self._shared.get().index.stored_image(image)

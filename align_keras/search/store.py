@@ -619,13 +619,7 @@ class Store(ImageStore):
     def _compare(
         self, rows: Sequence[int], checksums: Sequence[int], stored: dict[int, int]
     ) -> None:
-        """Raises InputError if a computed checksum differs from the stored checksum.
-
-        Args:
-            rows: numbers of the rows.
-            checksums: computed checksums of these rows.
-            stored: row → stored checksum.
-        """
+        """Raises InputError if a computed checksum differs from the stored checksum."""
         for row, checksum in zip(rows, checksums, strict=True):
             if stored.get(row) != checksum:
                 raise self._damaged_row(row, "its checksum differs")
@@ -909,11 +903,7 @@ class Store(ImageStore):
             raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
 
     def _approximate_index(self, count: int) -> approximate.Approximate | None:
-        """Returns the approximate index, or None if the search scans all vectors.
-
-        Args:
-            count: number of vectors.
-        """
+        """Returns the approximate index, or None if the search scans all vectors."""
         if count < approximate.LEAST_ROWS:
             return None
         file = self.vectors_file

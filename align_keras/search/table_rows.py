@@ -270,12 +270,7 @@ class TableRows(abc.ABC):
     # === SQL of SQLite, which the store in PostgreSQL overrides ===
 
     def _cell_sql(self, table: str, column: str) -> str:
-        """Returns SQL for the text of a cell.
-
-        Args:
-            table: alias of `table_rows`.
-            column: name of the column, which may contain any character.
-        """
+        """Returns SQL for the text of a cell."""
         path = column.replace("'", "''")
         return f"json_extract({table}.cells, '$.\"{path}\"')"
 

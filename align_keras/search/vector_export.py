@@ -125,10 +125,6 @@ def _check_neighbours(named_path: pathlib.Path, paths: list[pathlib.Path]) -> No
     """Raises InputError if an export would replace a file of the user.
 
     The user names only one file. The table next to it may be a source of the index.
-
-    Args:
-        named_path: path that the user has named.
-        paths: files of the export. The last file has the metadata.
     """
     if _is_export(paths[-1]):
         return
