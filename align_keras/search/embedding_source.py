@@ -125,8 +125,6 @@ def _select_column(
 def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[str | None]:
     """Returns the paths or texts to embed."""
     texts = column if isinstance(column, list) else column.to_pylist()
-    if input_kind == "images":
-        texts = [_path_of_image(value, name) for value in texts]
     for text in texts:
         if not isinstance(text, str | None):
             raise InputError(
@@ -141,19 +139,6 @@ def _inputs(column: Any, name: str, input_kind: str, folder: str) -> list[str | 
         os.fsdecode(encode_path(join(folder, text.strip()))) if text else text
         for text in texts
     ]
-
-
-def _path_of_image(value: Any, name: str) -> Any:
-    """Returns the path in an image of Hugging Face, or another value unchanged."""
-    if not isinstance(value, dict) or not {"bytes", "path"} <= set(value):
-        return value
-    if value["bytes"] is not None:
-        raise InputError(
-            f"`column` must contain paths of images. Received: column={name!r} with "
-            "the bytes of images. Save the images as files, or build a corpus from the "
-            "table."
-        )
-    return value["path"]
 
 
 def _read_folder(folder: str) -> SourceRows:

@@ -125,24 +125,6 @@ def test_a_table_keeps_its_columns(kind, images, model, tmp_path):
     np.testing.assert_array_equal(embeddings, expected)
 
 
-def test_hugging_face_images_are_embedded_by_their_paths(images, model, tmp_path):
-    import pyarrow
-
-    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    table = tmp_path / "a.parquet"
-
-    def write(*rows):
-        column = pyarrow.array(rows, kind)
-        pq.write_table(pyarrow.table({"image": column}), table)
-
-    write({"bytes": None, "path": str(images / "red.png")}, None)
-    rows = rows_of(embed(table, tmp_path / "b", model=model).files)
-    assert [row["problem"] for row in rows] == [None, "missing"]
-    write({"bytes": b"content", "path": "red.png"})
-    with pytest.raises(InputError, match="the bytes of images"):
-        embed(table, tmp_path / "c", model=model)
-
-
 @pytest.fixture
 def without_pyarrow(monkeypatch):
     """Lets imports of pyarrow fail."""
