@@ -94,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--export",
         metavar="FILE",
         help="write the ids, columns and vectors of the index to FILE.parquet, for "
-        "vector databases and data frames. FILE.npy, or a missing pyarrow, writes "
-        "FILE.npy, FILE.csv and FILE.json. Without SOURCE, the index is not updated.",
+        "vector databases and data frames. FILE.npy writes FILE.npy, FILE.csv and "
+        "FILE.json. Without SOURCE, the index is not updated.",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(

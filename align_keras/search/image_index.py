@@ -547,8 +547,7 @@ class Index:
 
         Args:
             to: path of `FILE.parquet`, or of `FILE.npy`. Next to an NPY file,
-                `FILE.csv` has the columns and `FILE.json` the metadata. Without
-                pyarrow, these three files replace `FILE.parquet`.
+                `FILE.csv` has the columns and `FILE.json` the metadata.
 
         Returns:
             list of pathlib.Path, the written files.

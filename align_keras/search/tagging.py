@@ -159,7 +159,7 @@ def check_table_name(path: str | os.PathLike) -> None:
     if suffix == ".parquet":
         from align_keras.corpus.parquet_tables import arrow
 
-        arrow("or write a .csv file")
+        arrow(", or write a .csv file")
 
 
 def write_tags_table(images: Sequence[TaggedImage], path: str | os.PathLike) -> None:

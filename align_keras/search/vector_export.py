@@ -1,7 +1,6 @@
 """Export of an index to files that vector databases and data frames read."""
 
 import csv
-import importlib.util
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.utils.condition_columns import NUMBER
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
-from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from align_keras.search.image_store import ImageStore
@@ -40,15 +39,14 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
     Args:
         store: store of the index.
         to: path of a new file `FILE.parquet` or `FILE.npy`. Next to an NPY file,
-            `FILE.csv` has the columns and `FILE.json` the metadata. These three files
-            also replace `FILE.parquet` if pyarrow is not installed.
+            `FILE.csv` has the columns and `FILE.json` the metadata.
 
     Returns:
         list of pathlib.Path, the files.
 
     Raises:
-        InputError: if the path has another suffix, the index is damaged, or a file next
-            to an NPY file has other data.
+        InputError: if the path has another suffix, pyarrow is not installed for
+            Parquet, the index is damaged, or a file next to an NPY file has other data.
     """
     refuse_url(to, "the file of an export")
     path = pathlib.Path(to)
@@ -58,20 +56,13 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
             f"The file of an export must end in {' or '.join(EXPORT_SUFFIXES)}. "
             f"Received: {to}. Choose another name."
         )
-    is_parquet = suffix == ".parquet"
-    if is_parquet and importlib.util.find_spec("pyarrow") is None:
-        is_parquet = False
-        say(
-            f"{path.name} needs pyarrow, which is not installed. The export writes "
-            f"{path.stem}.npy and {path.stem}.csv. For Parquet, run `pip install "
-            '"align-keras[parquet]"`.'
-        )
+    write = _write_parquet if suffix == ".parquet" else _write_npy
     with store.consistent_read():
-        return _write_parquet(store, path) if is_parquet else _write_npy(store, path)
+        return write(store, path)
 
 
 def _write_parquet(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
-    pa = arrow()
+    pa = arrow(", or write a .npy file")
     kinds = _kinds(store)
     fields = {name: getattr(pa, kind)() for name, kind in kinds.items()}
     fields["captions"] = pa.list_(pa.string())
@@ -100,7 +91,7 @@ def _write_npy(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
     table_path = path.with_suffix(".csv")
     metadata_path = path.with_suffix(".json")
     vectors_path = path.with_suffix(".npy")
-    _check_neighbours(path, [vectors_path, table_path, metadata_path])
+    _check_neighbours(table_path, metadata_path)
     shape = len(store), store.dimension
     with (
         atomic_path(vectors_path) as temporary,
@@ -121,15 +112,15 @@ def _write_npy(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
     return [vectors_path, table_path, metadata_path]
 
 
-def _check_neighbours(named_path: pathlib.Path, paths: list[pathlib.Path]) -> None:
+def _check_neighbours(table_path: pathlib.Path, metadata_path: pathlib.Path) -> None:
     """Raises InputError if an export would replace a file of the user.
 
-    The user names only one file. The table next to it may be a source of the index.
+    The user names only the NPY file. The table next to it may be a source of the index.
     """
-    if _is_export(paths[-1]):
+    if _is_export(metadata_path):
         return
-    for path in paths:
-        if path != named_path and os.path.lexists(path):
+    for path in (table_path, metadata_path):
+        if os.path.lexists(path):
             raise InputError(
                 "The files next to an export must be new or those of an earlier "
                 f"export. Received: {path}, which contains other data. Choose another "

@@ -1,7 +1,6 @@
 """Export of an index to Parquet, NPY and CSV files."""
 
 import csv
-import importlib.util
 import json
 
 import faiss
@@ -84,23 +83,6 @@ def test_a_parquet_file_has_the_fingerprint_and_typed_columns(folder, tmp_path):
     assert rows["green.png"]["captions"] == []
 
 
-def test_without_pyarrow_npy_and_csv_files_are_written(
-    folder, tmp_path, capsys, monkeypatch
-):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name == "pyarrow" else find_spec(name),
-    )
-    paths = Index.open(folder / "index").export(tmp_path / "a.parquet")
-    assert sorted(path.name for path in paths) == ["a.csv", "a.json", "a.npy"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        path.name for path in paths
-    )
-    assert 'pip install "align-keras[parquet]"' in capsys.readouterr().err
-
-
 @pytest.mark.ci
 def test_a_database_is_exported(folder, tmp_path, database, colors):
     photos = folder / "photos"
@@ -117,30 +99,19 @@ def test_a_database_is_exported(folder, tmp_path, database, colors):
         np.testing.assert_array_equal(index.embedding(int(row["id"])), vector)
 
 
-@pytest.mark.parametrize(
-    "name, suffix",
-    [
-        ("a.csv", ".npy"),
-        ("a.json", ".npy"),
-        ("a.csv", ".parquet"),
-        ("a.npy", ".parquet"),
-    ],
-)
-def test_an_export_does_not_replace_other_data(
-    folder, tmp_path, monkeypatch, name, suffix
-):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_an_export_does_not_replace_other_data(folder, tmp_path, name):
     index = Index.open(folder / "index")
     (tmp_path / name).write_text("[]\n")
     with pytest.raises(InputError, match=f"{name}, which contains other data"):
-        index.export(tmp_path / f"a{suffix}")
+        index.export(tmp_path / "a.npy")
     assert (tmp_path / name).read_text() == "[]\n"
     assert [path.name for path in tmp_path.iterdir()] == [name]
     # An earlier export is replaced.
     (tmp_path / name).unlink()
-    index.export(tmp_path / f"a{suffix}")
+    index.export(tmp_path / "a.npy")
     (tmp_path / "a.csv").write_text("")
-    index.export(tmp_path / f"a{suffix}")
+    index.export(tmp_path / "a.npy")
     assert (tmp_path / "a.csv").stat().st_size
 
 
