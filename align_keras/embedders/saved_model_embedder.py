@@ -17,7 +17,7 @@ from align_keras.embedders.locations import ModelLocation, find_saved_model
 from align_keras.embedders.pixels import as_png
 from align_keras.text.shortening import shorten_texts
 from align_keras.text.tensorflow_text import check_tensorflow_text
-from align_keras.utils.arguments import check_is_sequence, check_number, check_texts
+from align_keras.utils.arguments import check_is_sequence, check_texts
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_json, read_regular
 from align_keras.utils.pillow_images import graph_image
@@ -43,6 +43,8 @@ _LOAD_ERRORS = (
     AttributeError,
     RuntimeError,
 )
+# Number of images or captions in a call of the SavedModel.
+_BATCH_SIZE = 64
 # Embeddings in half precision can differ from unit length by a few thousandths.
 _LENGTH_TOLERANCE = 0.02
 
@@ -58,7 +60,6 @@ class SavedModelEmbedder(Embedder):
     Args:
         location: `ModelLocation` of a folder that `export_saved_model` wrote, or of
             one of its SavedModels.
-        batch_size: int ≥ 1, number of images or captions per batch.
 
     Attributes:
         directory: path of the SavedModel.
@@ -69,13 +70,11 @@ class SavedModelEmbedder(Embedder):
 
     runtime = "saved_model"
 
-    def __init__(self, location: ModelLocation, batch_size: int = 64) -> None:
+    def __init__(self, location: ModelLocation) -> None:
         from align_keras.images import crop_size_to_resize_size
 
-        check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.name = location.name
         self.directory = find_saved_model(location.folder)
-        self.batch_size = batch_size
         self._tensorflow = _tensorflow_with_text_ops()
         try:
             # The model must stay alive, since signatures do not reference variables.
@@ -167,8 +166,8 @@ class SavedModelEmbedder(Embedder):
             return np.zeros((0, self.dimension), np.float32)
 
         embeddings = []
-        for start in range(0, len(items), self.batch_size):
-            batch = items[start : start + self.batch_size]
+        for start in range(0, len(items), _BATCH_SIZE):
+            batch = items[start : start + _BATCH_SIZE]
             strings = self._tensorflow.constant(batch, self._tensorflow.string)
             arguments = {signature.argument: strings}
             try:

@@ -54,7 +54,6 @@ class LiteRTTower:
 
     Args:
         content: content or path of the file. A path is mapped into memory.
-        threads: int, number of threads.
 
     Attributes:
         signature: str, name of the signature.
@@ -74,13 +73,13 @@ class LiteRTTower:
         InputError: if an array has a wrong shape.
     """
 
-    def __init__(self, content: bytes | pathlib.Path, threads: int = 1) -> None:
+    def __init__(self, content: bytes | pathlib.Path) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         source: dict[str, Any] = {"model_content": content}
         if isinstance(content, pathlib.Path):
             source = {"model_path": str(content)}
-        self._interpreter = Interpreter(**source, num_threads=threads)
+        self._interpreter = Interpreter(**source, num_threads=1)
         self._interpreter.allocate_tensors()
         (self.signature,) = self._interpreter.get_signature_list()
         self._runner = self._interpreter.get_signature_runner(self.signature)

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from align_keras import load_model
+from align_keras.embedders import saved_model_embedder
 from align_keras.embedders.locations import locate_model
-from align_keras.embedders.saved_model_embedder import SavedModelEmbedder, first_line
+from align_keras.embedders.saved_model_embedder import first_line
 from align_keras.utils.errors import InputError
 from tests.helpers import tiny_export as tiny_exports
 
 
 @pytest.fixture(scope="module")
 def model(tiny_export):
-    return SavedModelEmbedder(locate_model(tiny_export), batch_size=2)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(saved_model_embedder, "_BATCH_SIZE", 2)
+        yield saved_model_embedder.SavedModelEmbedder(locate_model(tiny_export))
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +136,6 @@ def test_missing_and_damaged_exports_are_refused(tmp_path, tiny, tiny_export):
     # This export has no variables.
     with pytest.raises(InputError, match="cannot be loaded"):
         load_model(tmp_path)
-    with pytest.raises(
-        InputError, match="`batch_size` must be .* Received: batch_size=0"
-    ):
-        SavedModelEmbedder(locate_model(tiny_export), batch_size=0)
 
 
 def test_an_export_with_truncated_variables_is_refused(tmp_path, tiny_export):
