@@ -18,8 +18,13 @@ from align_keras.utils.errors import InputError
 LORA_FILE = "lora.lora.h5"
 # Device files of the chips of a TPU VM, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
-# Seconds until a TPU must accept a connection. TensorFlow would wait without end.
+# Seconds until a TPU must accept a connection and answer. TensorFlow would wait without
+# end.
 _CONNECTION_TIMEOUT = 60.0
+# First bytes of a client of gRPC and a frame of empty settings. The server answers with
+# its own settings (RFC 9113, section 3.4).
+_EMPTY_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS
 
 
 def make_strategy(
@@ -99,11 +104,14 @@ def _tpu_strategy(address: str) -> tf.distribute.Strategy:
 
 
 def _check_connections(address: str) -> None:
-    """Raises `OSError` unless each host of an address accepts a connection."""
+    """Raises `OSError` unless each host of an address answers as a gRPC server."""
     for host in address.split(","):
         parts = urllib.parse.urlsplit(host if "//" in host else f"//{host}")
         server = (parts.hostname or "", parts.port or 8470)
-        socket.create_connection(server, _CONNECTION_TIMEOUT).close()
+        with socket.create_connection(server, _CONNECTION_TIMEOUT) as connection:
+            connection.sendall(_HTTP2_PREFACE)
+            if not connection.recv(1):
+                raise ConnectionError(f"{server} closed the connection")
 
 
 def strategy_scope(

@@ -71,6 +71,19 @@ def test_a_tpu_that_refuses_or_ignores_connections_is_an_error(monkeypatch):
             make_strategy("tpu", tpu=f"grpc://{address}")
 
 
+def test_a_tpu_that_accepts_a_connection_and_never_answers_is_an_error(monkeypatch):
+    monkeypatch.setattr(strategies, "_CONNECTION_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = "grpc://{}:{}".format(*server.getsockname())
+        with pytest.raises(InputError, match=f"{address}' .*timed out"):
+            make_strategy("tpu", tpu=address)
+
+
+def test_a_grpc_server_of_tensorflow_passes_the_check_of_connections():
+    server = tf.distribute.Server.create_local_server()
+    strategies._check_connections(server.target)
+
+
 def test_the_tpu_address_is_the_argument_local_or_the_value_of_tpu_name(
     tmp_path, monkeypatch
 ):
