@@ -2,6 +2,8 @@
 
 import math
 
+import keras
+import numpy as np
 import pytest
 
 from align_keras.config import load_config
@@ -73,6 +75,34 @@ def test_sgd_has_stepwise_rates_averaging_and_clipping():
     # Boundaries are relative to the end of the warm-up, as in Keras's schedules.
     rates = [float(schedule(step)) for step in (5, 10, 40, 41, 70, 71)]
     assert rates == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.02, 0.004])
+
+
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.5}, {"momentum": 0.8, "nesterov": True}]
+)
+def test_steps_of_a_configured_sgd_have_the_momentum_of_keras(options):
+    rate, sgd = f"{OPTIMIZER}.learning_rate", f"{OPTIMIZER}.optimizer.sgd"
+    override = ",".join(
+        [
+            f"{OPTIMIZER}.optimizer.type=sgd,{OPTIMIZER}.warmup.type=null",
+            f"{rate}.type=constant,{rate}.constant.learning_rate=0.1",
+            *(f"{sgd}.{name}={value}" for name, value in options.items()),
+        ]
+    )
+    configured = build_optimizer(optimization(override), 100)
+    random = np.random.default_rng(0)
+    start = random.normal(size=4).astype("float32")
+    gradients = random.normal(size=(3, 4)).astype("float32")
+
+    def weights_after_steps(optimizer):
+        kernel = keras.Variable(start, name="kernel")
+        for gradient in gradients:
+            optimizer.apply([keras.ops.array(gradient)], [kernel])
+        return kernel.numpy()
+
+    expected = weights_after_steps(keras.optimizers.SGD(0.1, **options))
+    weights = weights_after_steps(configured)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
 def test_loss_and_batch_options_reach_the_model():
