@@ -1,11 +1,13 @@
 """Sigmoid loss of SigLIP."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.config.loss_tiles import AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas
 from align_keras.losses.loss_bounds import (
     chance_sigmoid_loss,
@@ -14,8 +16,14 @@ from align_keras.losses.loss_bounds import (
 )
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
-from align_keras.losses.tiled_sigmoid_loss import signed_logits, tiled_sigmoid_loss
-from align_keras.losses.tiles import check_tile_size
+from align_keras.losses.tiles import (
+    LogitTiles,
+    check_tile_size,
+    has_few_logits,
+    in_tiles,
+    reduce_tiles,
+    tile_gradients,
+)
 from align_keras.utils.arguments import refuse_unknown
 
 
@@ -38,9 +46,8 @@ class SigmoidLoss(RowLoss):
         share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
             positives of each other.
         tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
-            computes all logits at once and stores them several times. With tiles, only
-            one tile is in memory, and each tile is computed once. `"auto"` uses tiles
-            of 2048.
+            computes all logits at once and stores them several times. Tiles are those
+            of `ContrastiveLoss`.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -109,13 +116,11 @@ class SigmoidLoss(RowLoss):
         else:
             image_groups = pair_groups
             text_groups, _ = gather_replicas(pair_groups)
+        groups = (image_groups, text_groups)
         if self.tile_size is not None:
-            total = tiled_sigmoid_loss(
-                images, texts, scale, bias, image_groups, text_groups, self.tile_size
-            )
-            return (total,)
+            return (_tiled_loss(images, texts, scale, bias, *groups, self.tile_size),)
         logits = tf.matmul(images * scale, texts, transpose_b=True) + bias
-        signed = signed_logits(logits, matching_pairs(image_groups, text_groups))
+        signed = _signed_logits(logits, matching_pairs(*groups))
         return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(signed), axis=1)),)
 
     def _bias(self, num_texts: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -125,3 +130,109 @@ class SigmoidLoss(RowLoss):
         if tf.is_tensor(self.bias):
             return tf.cast(self.bias, dtype)
         return tf.constant(self.bias, dtype)
+
+
+def _signed_logits(logits: tf.Tensor, matches: tf.Tensor) -> tf.Tensor:
+    """Returns -logit for matching pairs, and logit for the other pairs.
+
+    The softplus of a signed logit is the binary cross-entropy of the pair.
+    """
+    return tf.where(matches, -logits, logits)
+
+
+def _tiled_loss(
+    images: tf.Tensor,
+    all_texts: tf.Tensor,
+    scale: tf.Tensor,
+    bias: tf.Tensor,
+    image_groups: tf.Tensor,
+    text_groups: tf.Tensor,
+    tile_size: int | str,
+) -> tf.Tensor:
+    """Returns the mean loss of the images of this replica, computed tile by tile."""
+    is_auto = tile_size == "auto"
+
+    @tf.custom_gradient
+    def loss(
+        images: tf.Tensor, all_texts: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, Callable]:
+        size = AUTO_TILE_SIZE if is_auto else int(tile_size)
+        tiles = _CrossEntropyTiles(
+            images, all_texts, scale, size, bias, image_groups, text_groups
+        )
+        save_tiles = is_auto and has_few_logits(images, all_texts)
+        rows, columns, saved_products = reduce_tiles(tiles, save_tiles)
+
+        def gradient(d_loss: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            d_row = d_loss / tf.cast(tiles.num_rows, d_loss.dtype)
+            d_embeddings_and_scale = tile_gradients(
+                tiles,
+                (rows, tf.ones_like(rows) * d_row),
+                (columns, tf.zeros_like(columns)),
+                saved_products,
+                tf.zeros_like(images),
+                tf.zeros_like(all_texts),
+            )
+            return *d_embeddings_and_scale, d_row * tf.reduce_sum(columns)
+
+        return tf.reduce_mean(rows), gradient
+
+    return loss(images, all_texts, scale, bias)
+
+
+class _CrossEntropyTiles(LogitTiles):
+    """Logits of tiles.
+
+    The values of rows are the sums of their cross-entropies, and those of columns are
+    the sums of the derivatives with respect to the logits, for the gradient of the
+    bias.
+    """
+
+    def __init__(
+        self,
+        images: tf.Tensor,
+        texts: tf.Tensor,
+        scale: tf.Tensor,
+        tile_size: int,
+        bias: tf.Tensor,
+        image_groups: tf.Tensor,
+        text_groups: tf.Tensor,
+    ) -> None:
+        super().__init__(images, texts, scale, tile_size, images.dtype)
+        self.bias = bias
+        self.image_groups = in_tiles(image_groups, self.row_tiles)
+        self.text_groups = in_tiles(text_groups, self.column_tiles)
+
+    def reduce(
+        self, product: tf.Tensor, row: tf.Tensor, column: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        signed, matches = self._signed(product, row, column)
+        derivatives = _signed_logits(tf.nn.sigmoid(signed), matches)
+        return (
+            tf.reduce_sum(tf.nn.softplus(signed), axis=1),
+            tf.reduce_sum(derivatives, axis=0),
+        )
+
+    def combine(self, values: tf.Tensor, axis: int) -> tf.Tensor:
+        return tf.reduce_sum(values, axis=axis)
+
+    def gradient(
+        self,
+        product: tf.Tensor,
+        row: tf.Tensor,
+        column: tf.Tensor,
+        rows: tf.Tensor,
+        d_rows: tf.Tensor,
+        columns: tf.Tensor,
+        d_columns: tf.Tensor,
+    ) -> tf.Tensor:
+        signed, matches = self._signed(product, row, column)
+        return d_rows[:, None] * _signed_logits(tf.nn.sigmoid(signed), matches)
+
+    def _signed(
+        self, product: tf.Tensor, row: tf.Tensor, column: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the signed logits, -inf for padding, and the matches of a tile."""
+        matches = matching_pairs(self.image_groups[row], self.text_groups[column])
+        signed = _signed_logits(product + self.bias, matches)
+        return self.logits(signed, row, column), matches

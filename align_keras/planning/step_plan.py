@@ -119,12 +119,7 @@ class RunSizes:
 
     @property
     def saves_logits(self) -> bool:
-        """True if the forward pass stores the logits for the backward pass.
-
-        The sigmoid loss with tiles computes the gradients in the forward pass.
-        """
-        if self.loss == "sigmoid":
-            return self.tile_size is None
+        """True if the forward pass stores the logits for the backward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_SAVED_LOGITS
@@ -274,8 +269,7 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         # This loss computes the product again for the other direction.
         product *= 2
-    is_computed_once = sizes.saves_logits or sizes.loss == "sigmoid"
-    loss = product * (3 if is_computed_once else 4)
+    loss = product * (3 if sizes.saves_logits else 4)
     if sizes.distills_similarity:
         # Each direction has one product of the teacher and three of the student.
         loss += 2 * 4 * 2 * sizes.projection_dim * pairs**2

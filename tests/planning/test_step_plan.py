@@ -57,8 +57,9 @@ def test_operations_match_a_manual_calculation():
     # Without tiles, several devices compute the product once for each direction.
     assert plan(tile_size=None).flops["loss"] == 6 * 65_536
     assert plan(tile_size=None, devices=1).flops["loss"] == 3 * 65_536
-    for tile_size in (None, 4, "auto"):
-        assert plan(tile_size=tile_size, loss="sigmoid").flops["loss"] == 3 * 65_536
+    for tile_size, products in ((None, 3), (4, 4), ("auto", 3)):
+        planned = plan(tile_size=tile_size, loss="sigmoid")
+        assert planned.flops["loss"] == products * 65_536
     assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
     # Four products of the similarities in each direction.
     assert plan(distills_similarity=True).flops["loss"] == (3 + 8) * 65_536
