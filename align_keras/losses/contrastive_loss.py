@@ -4,16 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
-from align_keras.losses.loss_bounds import (
-    chance_cross_entropy,
-    lowest_cross_entropy,
-    lowest_cross_entropy_at,
-    lowest_shared_cross_entropy,
-)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
@@ -125,39 +118,6 @@ class ContrastiveLoss(RowLoss):
     def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
         """Returns the sum or the mean of both losses, depending on `reduction`."""
         total = loss_i2t + loss_t2i
-        return total if self.reduction == "sum" else total / 2.0
-
-    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        chance = chance_cross_entropy(self._part_size(pairs))
-        return self._plain_total(chance, chance)
-
-    def lowest_loss(self, groups: np.ndarray) -> float | None:
-        groups = self.shared_groups(groups)
-        parts = np.array_split(groups, round(1.0 / self.negatives_fraction))
-        bounds = np.mean([self._lowest_losses(part) for part in parts], axis=0)
-        return self._plain_total(*bounds)
-
-    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
-        part = self._part_size(pairs)
-        lowest = lowest_cross_entropy_at(part, temperature, self.label_smoothing)
-        return self._plain_total(lowest, lowest)
-
-    def _part_size(self, pairs: int) -> int:
-        """Returns the number of pairs that are compared with each other."""
-        return max(1, round(pairs * self.negatives_fraction))
-
-    def _lowest_losses(self, groups: np.ndarray) -> tuple[float, float]:
-        """Returns the lowest losses of the two directions for a part of a batch."""
-        if groups.ndim == 2:
-            return lowest_shared_cross_entropy(
-                groups, self.share_equal_captions, self.label_smoothing
-            )
-        lowest = lowest_cross_entropy(groups, self.label_smoothing)
-        return lowest, lowest
-
-    def _plain_total(self, loss_i2t: float, loss_t2i: float) -> float:
-        """Returns the total of two losses that aren't tensors."""
-        total = float(loss_i2t + loss_t2i)
         return total if self.reduction == "sum" else total / 2.0
 
     def row_losses(

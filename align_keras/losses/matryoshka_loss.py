@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
@@ -92,19 +91,6 @@ class MatryoshkaLoss(PairLoss):
         return tf.add_n(
             [weight * loss for weight, loss in zip(self.weights, losses, strict=True)]
         )
-
-    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        return self._weighted(self.loss.chance_loss(pairs, groups))
-
-    def lowest_loss(self, groups: np.ndarray) -> float | None:
-        return self._weighted(self.loss.lowest_loss(groups))
-
-    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
-        return self._weighted(self.loss.lowest_loss_at(temperature, pairs))
-
-    def _weighted(self, loss: float | None) -> float | None:
-        """Returns the total of the same loss at all widths."""
-        return None if loss is None else sum(self.weights) * loss
 
     def replica_losses(
         self,

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.loss_bounds import caption_groups
 from align_keras.losses.pair_groups import row_hashes
 from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
@@ -59,40 +57,6 @@ class PairLoss:
     def total(self, *losses: tf.Tensor) -> tf.Tensor:
         """Returns the loss that training minimizes, the sum of all parts."""
         return tf.add_n(losses)
-
-    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        """Returns the total loss of a random guess, or None if it is unknown.
-
-        The checks of a training (`align_keras.training.TrainingDoctor`) compare the
-        loss with this value and with `lowest_loss`. A subclass may override them.
-
-        Args:
-            pairs: int, number of pairs of the batch over all replicas.
-            groups: as in `lowest_loss`, or None if all pairs differ.
-        """
-        return None
-
-    def lowest_loss(self, groups: np.ndarray) -> float | None:
-        """Returns the lowest total loss of a batch, or None if it is unknown.
-
-        Args:
-            groups: int array (n,) or (n, 2) for the n pairs of the batch. Pairs with
-                equal captions have equal numbers in the first column, and pairs with
-                equal `image_ids` have equal numbers in the second column. A loss with
-                `share_equal_images` needs the second column.
-        """
-        return None
-
-    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
-        """Returns the lowest total loss at a temperature, or None if it is unknown.
-
-        Cosines are at most 1, so a high temperature limits the loss.
-
-        Args:
-            temperature: float > 0, divisor of the cosines.
-            pairs: int, number of pairs of the batch, whose captions are different.
-        """
-        return None
 
     def replica_losses(
         self,
@@ -241,17 +205,6 @@ class RowLoss(PairLoss):
                 )
             columns.append(tf.cast(image_ids, tf.int64))
         return tf.stack(columns, axis=1) if columns else None
-
-    def shared_groups(self, groups: np.ndarray) -> np.ndarray:
-        """Returns the groups of `lowest_loss` without the images if they aren't shared.
-
-        Returns:
-            int array (n, 2) if equal images are positives, and else (n,).
-        """
-        groups = np.asarray(groups)
-        if self.share_equal_images and groups.ndim == 2:
-            return groups
-        return caption_groups(groups)
 
     def row_losses(
         self,

@@ -4,16 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from align_keras.config.loss_tiles import AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.loss_bounds import (
-    chance_sigmoid_loss,
-    lowest_sigmoid_loss,
-    lowest_sigmoid_loss_at,
-)
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiles import (
@@ -80,20 +74,6 @@ class SigmoidLoss(RowLoss):
         self.share_equal_captions = share_equal_captions
         self.share_equal_images = share_equal_images
         self.tile_size = tile_size
-
-    def chance_loss(self, pairs: int, groups: np.ndarray | None = None) -> float | None:
-        if groups is not None:
-            groups = self.shared_groups(groups)
-        return chance_sigmoid_loss(pairs, groups, self.share_equal_captions)
-
-    def lowest_loss(self, groups: np.ndarray) -> float | None:
-        return lowest_sigmoid_loss(
-            self.shared_groups(groups), self.share_equal_captions
-        )
-
-    def lowest_loss_at(self, temperature: float, pairs: int) -> float | None:
-        bias = float(self._bias(tf.constant(pairs), tf.float32))
-        return lowest_sigmoid_loss_at(pairs, temperature, bias)
 
     def row_losses(
         self,

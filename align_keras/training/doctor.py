@@ -54,25 +54,13 @@ class Sample:
         images: array (at most 32, height, width, 3).
         token_ids: int array (n, length), all captions of this process.
         padding_mask: array (n, length).
-        image_ids: int array (n,), or None if the loss doesn't need them.
         pairs: int, pairs of the batch over all workers.
     """
 
     images: np.ndarray
     token_ids: np.ndarray
     padding_mask: np.ndarray
-    image_ids: np.ndarray | None
     pairs: int
-
-    def groups_of(self, captions: np.ndarray) -> np.ndarray:
-        """Returns the groups for `PairLoss.lowest_loss`.
-
-        Args:
-            captions: int array (n,), pairs with equal captions have equal numbers.
-        """
-        if self.image_ids is None:
-            return captions
-        return np.stack([captions, self.image_ids], axis=1)
 
 
 class TrainingDoctor(keras.callbacks.Callback):
@@ -273,15 +261,11 @@ class TrainingDoctor(keras.callbacks.Callback):
         images = strategy.experimental_local_results(batch["images"])
         token_ids = _all_rows(strategy, batch["token_ids"])
         padding_mask = _all_rows(strategy, batch["padding_mask"])
-        image_ids = None
-        if "image_ids" in self.model.loss.required_inputs:
-            image_ids = _all_rows(strategy, batch["image_ids"])
         workers = strategy.num_replicas_in_sync // len(images)
         self._sample = Sample(
             images=np.asarray(images[0][:SAMPLE_ROWS]),
             token_ids=token_ids,
             padding_mask=padding_mask,
-            image_ids=image_ids,
             pairs=len(token_ids) * max(workers, 1),
         )
 
@@ -321,17 +305,6 @@ class TrainingDoctor(keras.callbacks.Callback):
             self.add(
                 inputs.check_unknown_tokens(sample.token_ids, unknown, no_words, step)
             )
-        captions = inputs.caption_numbers(sample.token_ids)
-        groups = sample.groups_of(captions)
-        loss = self.model.loss
-        chance = loss.chance_loss(len(groups), groups)
-        lowest = loss.lowest_loss(groups)
-        lowest_without = loss.lowest_loss(sample.groups_of(np.arange(len(groups))))
-        if chance is None or lowest is None or lowest_without is None:
-            return
-        self.add(
-            inputs.check_equal_captions(captions, chance, lowest, lowest_without, step)
-        )
 
     def _check_learning(self, min_steps: int) -> None:
         """Checks losses, gradients, temperature, embeddings and the wait for input.
@@ -367,91 +340,67 @@ class TrainingDoctor(keras.callbacks.Callback):
         norms = {"image": float(image_norm), "text": float(text_norm)}
         self.add(learning.check_gradients(norms, float(model_norm), trained, step))
 
-    def _bounds(self) -> tuple[float, float, int] | None:
-        """Returns chance loss, lowest loss and pairs of a batch, or None."""
+    def _chance(self) -> float | None:
+        """Returns the loss of a random guess for a batch, or None if it is unknown."""
         sample = self._sample
         if sample is None or sample.pairs < 2:
             return None
-        groups = np.arange(sample.pairs)
-        if len(sample.token_ids) == sample.pairs:
-            groups = sample.groups_of(inputs.caption_numbers(sample.token_ids))
-        loss = self.model.loss
-        chance = loss.chance_loss(sample.pairs, groups)
-        lowest = loss.lowest_loss(groups)
-        if chance is None or lowest is None or not chance > lowest:
-            return None
-        return chance, lowest, sample.pairs
+        return learning.chance_loss(self.model.loss, sample.pairs)
 
     def _check_rate_too_high(self, step: int) -> None:
-        bounds = self._bounds()
-        if bounds is None or self._initial_loss is None:
+        chance = self._chance()
+        if chance is None or self._initial_loss is None:
             return
         if self.has_found("loss_at_chance"):
             return
-        chance, lowest, _ = bounds
         self.add(
             learning.check_rate_too_high(
-                self._losses,
-                self._initial_loss,
-                chance,
-                lowest,
-                step,
-                self._highest_rate,
+                self._losses, self._initial_loss, chance, step, self._highest_rate
             )
         )
 
     def _check_temperature(self, step: int) -> None:
-        bounds = self._bounds()
-        if bounds is None:
+        if self._chance() is None:
             return
-        chance, _, count = bounds
         temperature = float(self.model.temperature)
-        loss = self.model.loss
         self.add(
-            learning.check_temperature(
-                temperature,
-                self._initial_temperature,
-                chance,
-                loss.lowest_loss(np.arange(count)) or 0.0,
-                loss.lowest_loss_at(temperature, count),
-                count,
-                step,
-            )
+            learning.check_temperature(temperature, self._initial_temperature, step)
         )
 
     def _check_loss(self, step: int) -> None:
-        bounds = self._bounds()
-        if bounds is None or not self._losses:
+        chance = self._chance()
+        if chance is None or self._sample is None or not self._losses:
             return
-        chance, lowest, count = bounds
         rate = self._highest_rate
         loss = float(learning.running_means(self._losses)[-1])
-        too_low = learning.check_rate_too_low(self._losses, chance, lowest, step, rate)
+        too_low = learning.check_rate_too_low(self._losses, chance, step, rate)
         if too_low is not None:
             self.add(too_low)
             return
-        self.add(learning.check_loss_at_chance(loss, chance, lowest, count, step, rate))
+        pairs = self._sample.pairs
+        self.add(learning.check_loss_at_chance(loss, chance, pairs, step, rate))
 
     def _check_too_few_steps(self) -> None:
         """Checks the loss of a training that ends before `_check_loss` applies."""
-        bounds = self._bounds()
+        chance = self._chance()
+        if chance is None or self._sample is None:
+            return
         is_short = self._steps - self._warmup_end < MIN_STEPS
-        if bounds is None or not is_short or self._steps < HINT_STEPS:
+        if not is_short or self._steps < HINT_STEPS:
             return
         if not self.has_found(*CAUSES, "learning_rate_too_high"):
             loss = float(learning.running_means(self._losses)[-1])
-            self.add(learning.check_too_few_steps(loss, *bounds, self._step()))
+            pairs = self._sample.pairs
+            self.add(learning.check_too_few_steps(loss, chance, pairs, self._step()))
 
     def _check_embeddings(self, step: int) -> None:
-        bounds = self._bounds()
+        chance = self._chance()
         if self._sample is None or not self._losses:
             return
-        if bounds is not None:
-            chance, lowest, _ = bounds
-            if learning.has_learned(self._losses, chance, lowest):
-                return
+        if chance is not None and learning.has_learned(self._losses, chance):
+            return
         images, texts = self._embeddings(self._sample)
-        has_negatives = bounds is not None
+        has_negatives = chance is not None
         self.add(learning.check_collapse(images, texts, has_negatives, step))
 
     def _write(self) -> None:

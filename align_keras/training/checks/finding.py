@@ -9,7 +9,7 @@ class Finding:
     """Problem of a training, with its remedy.
 
     Attributes:
-        name: str, name of the problem in `findings.json`, such as `"equal_captions"`.
+        name: str, name of the problem in `findings.json`, such as `"few_pairs"`.
         problem: str, one sentence about the cause.
         remedy: str, one sentence about the change that helps.
         step: int, number of updates after which the problem was detected.

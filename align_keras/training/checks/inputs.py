@@ -7,9 +7,6 @@ import numpy as np
 
 from align_keras.training.checks.finding import Finding
 
-# Fraction of the loss that a model can learn from a batch without equal captions. Ten
-# classes with one caption each take away more than a third in a batch of 64.
-MAX_EQUAL_FRACTION = 1 / 3
 # Fraction of the tokens of a batch.
 MAX_UNKNOWN_FRACTION = 0.5
 # Gray levels of 255. Photos differ by about 60 from each other, and icons by about 20.
@@ -20,48 +17,6 @@ MIN_IMAGES = 4
 MAX_WAIT_FRACTION = 0.5
 # Seconds. A shorter wait isn't worth a change.
 MIN_WAIT_SECONDS = 1.0
-
-
-def check_equal_captions(
-    groups: np.ndarray,
-    chance: float,
-    lowest: float,
-    lowest_without: float,
-    step: int,
-) -> Finding | None:
-    """Checks that equal captions leave enough to learn.
-
-    Args:
-        groups: int array (n,), pairs with equal captions have equal numbers.
-        chance: float, loss of a random guess.
-        lowest: float, lowest loss of the batch.
-        lowest_without: float, lowest loss of a batch without equal captions.
-        step: int, number of the step.
-    """
-    if not lowest - lowest_without > MAX_EQUAL_FRACTION * (chance - lowest_without):
-        return None
-    different = len(np.unique(groups))
-    return Finding(
-        "equal_captions",
-        f"The {len(groups):,} captions of a batch have only {different:,} different "
-        f"texts, so the loss can't fall below {lowest:.2f}, and a random guess has a "
-        f"loss of {chance:.2f}.",
-        "Write captions that distinguish the images, or use smaller batches.",
-        step,
-        {
-            "captions": len(groups),
-            "different_captions": different,
-            "chance_loss": chance,
-            "lowest_loss": lowest,
-        },
-    )
-
-
-def caption_numbers(token_ids: np.ndarray) -> np.ndarray:
-    """Returns an int array (n,) with equal numbers for equal rows of token ids."""
-    rows = np.ascontiguousarray(token_ids)
-    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))
-    return np.unique(keys.reshape(-1), return_inverse=True)[1].reshape(-1)
 
 
 def check_unknown_tokens(

@@ -3,21 +3,23 @@
 Each check is a function of measured values that returns a `Finding` or None.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from align_keras.losses import ContrastiveLoss, MatryoshkaLoss, PairLoss, SigmoidLoss
 from align_keras.training.checks.finding import Finding
 
-# Fraction of the difference between the loss of a random guess and the lowest loss. A
-# model that has learned less than this fraction of it has learned nothing: one batch of
-# 64 pairs differs from the next one by about as much.
+# Fraction of the loss of a random guess. A model that has learned less than this
+# fraction of it has learned nothing: one batch of 64 pairs differs from the next one by
+# about as much.
 LEARNED_FRACTION = 0.05
 # Fraction of the loss that was already learned. The mean over ten blocks of steps
 # increases by less than this fraction in a training that works.
 LOST_FRACTION = 0.25
-# Fraction of the difference between the loss of a random guess and the lowest loss, by
-# which pretrained weights are recognized in their first batch.
+# Fraction of the loss of a random guess, by which pretrained weights are recognized in
+# their first batch.
 TRAINED_FRACTION = 0.25
 # Fraction of the loss that pretrained weights have learned. The first batch may be
 # easier than others, but not by that much.
@@ -47,26 +49,24 @@ MIN_GRADIENT_RATIO = 1e-6
 # and SigLIP, which has no bound, at 0.0085.
 CLIP_BOUND = 0.01
 MIN_TEMPERATURE = 0.5 * CLIP_BOUND
-# Fraction of the difference between the loss of a random guess and the lowest loss. At
-# a temperature that allows less, the loss barely distinguishes a good model from a bad
-# one.
-MIN_REACHABLE_FRACTION = 0.5
+# Temperature. At 0.5, the best embeddings give the caption of an image a probability of
+# 11% among 64 captions.
+MAX_TEMPERATURE = 0.5
 
 
 def check_loss_at_chance(
-    loss: float, chance: float, lowest: float, pairs: int, steps: int, rate: float
+    loss: float, chance: float, pairs: int, steps: int, rate: float
 ) -> Finding | None:
     """Checks that the model has learned more than a random guess.
 
     Args:
         loss: float, mean loss of the last steps.
         chance: float, loss of a random guess.
-        lowest: float, lowest loss of the batch.
         pairs: int, pairs of a batch.
         steps: int, number of steps.
         rate: float, highest learning rate of these steps.
     """
-    if chance - loss >= LEARNED_FRACTION * (chance - lowest):
+    if chance - loss >= LEARNED_FRACTION * chance:
         return None
     return Finding(
         "loss_at_chance",
@@ -75,18 +75,18 @@ def check_loss_at_chance(
         "Check that each caption belongs to its image, and try learning rates ten "
         f"times higher and ten times lower than {rate:.2g}.",
         steps,
-        {"loss": loss, "chance_loss": chance, "lowest_loss": lowest, "pairs": pairs},
+        {"loss": loss, "chance_loss": chance, "pairs": pairs},
     )
 
 
 def check_too_few_steps(
-    loss: float, chance: float, lowest: float, pairs: int, steps: int
+    loss: float, chance: float, pairs: int, steps: int
 ) -> Finding | None:
     """Checks that a short training has learned something.
 
     The arguments are those of `check_loss_at_chance`.
     """
-    if chance - loss >= LEARNED_FRACTION * (chance - lowest):
+    if chance - loss >= LEARNED_FRACTION * chance:
         return None
     return Finding(
         "too_few_steps",
@@ -94,26 +94,25 @@ def check_too_few_steps(
         f"{pairs:,} pairs has a loss of {chance:.2f}.",
         "Train for a few hundred steps, such as with more epochs.",
         steps,
-        {"loss": loss, "chance_loss": chance, "lowest_loss": lowest, "pairs": pairs},
+        {"loss": loss, "chance_loss": chance, "pairs": pairs},
     )
 
 
 def check_rate_too_low(
-    losses: Sequence[float], chance: float, lowest: float, steps: int, rate: float
+    losses: Sequence[float], chance: float, steps: int, rate: float
 ) -> Finding | None:
     """Checks that the loss decreases fast enough, if it decreases.
 
     Args:
         losses: mean losses of blocks of steps since the start.
         chance: float, loss of a random guess.
-        lowest: float, lowest loss of the batch.
         steps: int, number of steps.
         rate: float, highest learning rate of these steps.
     """
     if len(losses) < MIN_BLOCKS:
         return None
     first, last = losses[0], losses[-1]
-    if has_learned(losses, chance, lowest) or not last < first:
+    if has_learned(losses, chance) or not last < first:
         return None
     correlation = np.corrcoef(np.arange(len(losses)), losses)[0, 1]
     if correlation > STEADY_CORRELATION:
@@ -128,23 +127,21 @@ def check_rate_too_low(
     )
 
 
-def has_learned(losses: Sequence[float], chance: float, lowest: float) -> bool:
+def has_learned(losses: Sequence[float], chance: float) -> bool:
     """Returns True if the current loss is clearly below that of a random guess.
 
     Args:
         losses: mean losses of blocks of steps, at least one.
         chance: float, loss of a random guess.
-        lowest: float, lowest loss of the batch.
     """
     loss = float(running_means(losses)[-1])
-    return loss < chance - 2 * LEARNED_FRACTION * (chance - lowest)
+    return loss < chance - 2 * LEARNED_FRACTION * chance
 
 
 def check_rate_too_high(
     losses: Sequence[float],
     initial_loss: float,
     chance: float,
-    lowest: float,
     steps: int,
     rate: float,
 ) -> Finding | None:
@@ -154,7 +151,6 @@ def check_rate_too_high(
         losses: mean losses of blocks of steps since the start.
         initial_loss: float, loss of the first step, before any update.
         chance: float, loss of a random guess.
-        lowest: float, lowest loss of the batch.
         steps: int, number of steps.
         rate: float, highest learning rate of these steps.
     """
@@ -171,7 +167,7 @@ def check_rate_too_high(
     later_losses = losses[len(losses) // 4 :]
     is_constant = np.ptp(later_losses) < CONSTANT_FRACTION * chance
     is_at_chance = abs(last - chance) < CONSTANT_FRACTION * chance
-    was_elsewhere = abs(initial_loss - chance) > LEARNED_FRACTION * (chance - lowest)
+    was_elsewhere = abs(initial_loss - chance) > LEARNED_FRACTION * chance
     if is_constant and is_at_chance and was_elsewhere:
         return Finding(
             "learning_rate_too_high",
@@ -185,7 +181,7 @@ def check_rate_too_high(
     means = running_means(losses)
     least, last = float(means.min()), float(means[-1])
     # Pretrained weights have a low loss before the first update.
-    was_trained = chance - initial_loss > TRAINED_FRACTION * (chance - lowest)
+    was_trained = chance - initial_loss > TRAINED_FRACTION * chance
     if was_trained and last - initial_loss > SPOILED_FRACTION * (chance - initial_loss):
         return Finding(
             "learning_rate_too_high",
@@ -198,8 +194,8 @@ def check_rate_too_high(
     start = max(initial_loss, chance)
     highest = max(losses)
     jumped = highest > start + SPIKE_FRACTION * chance
-    is_lost = last > start - LEARNED_FRACTION * (start - lowest)
-    fell = start - least > 2 * LEARNED_FRACTION * (start - lowest)
+    is_lost = last > start - LEARNED_FRACTION * start
+    fell = start - least > 2 * LEARNED_FRACTION * start
     increased = last - least > LOST_FRACTION * (start - least)
     if not (jumped and is_lost) and not (fell and increased):
         return None
@@ -299,27 +295,16 @@ def check_gradients(
 
 
 def check_temperature(
-    temperature: float,
-    initial_temperature: float,
-    chance: float,
-    lowest: float,
-    lowest_at_temperature: float | None,
-    pairs: int,
-    steps: int,
+    temperature: float, initial_temperature: float, steps: int
 ) -> Finding | None:
     """Checks that the temperature is in the range in which a model learns.
 
     Args:
         temperature: float, current temperature.
         initial_temperature: float, temperature before the training.
-        chance: float, loss of a random guess.
-        lowest: float, lowest loss of different captions at any temperature.
-        lowest_at_temperature: float, their lowest loss at the current temperature, or
-            None if it is unknown.
-        pairs: int, pairs of a batch.
         steps: int, number of steps.
     """
-    details = {"temperature": temperature, "pairs": pairs}
+    details = {"temperature": temperature}
     if temperature < MIN_TEMPERATURE:
         return Finding(
             "temperature_at_bound",
@@ -330,10 +315,7 @@ def check_temperature(
             steps,
             details,
         )
-    if lowest_at_temperature is None:
-        return None
-    reachable = chance - lowest_at_temperature
-    if reachable >= MIN_REACHABLE_FRACTION * (chance - lowest):
+    if temperature <= MAX_TEMPERATURE:
         return None
     remedy = "Start from a lower temperature, such as `initial_temperature=0.1`."
     if temperature > 2 * initial_temperature:
@@ -343,14 +325,29 @@ def check_temperature(
         )
     return Finding(
         "temperature_at_bound",
-        f"The temperature is {temperature:.2g}, at which the loss of {pairs:,} pairs "
-        f"can't fall below {lowest_at_temperature:.2f}, and a random guess has a loss "
-        f"of {chance:.2f}.",
+        f"The temperature is {temperature:.2g}, and above {MAX_TEMPERATURE} the loss "
+        "barely distinguishes a good model from a bad one.",
         remedy,
         steps,
-        {
-            **details,
-            "chance_loss": chance,
-            "lowest_loss_at_temperature": lowest_at_temperature,
-        },
+        details,
     )
+
+
+def chance_loss(loss: PairLoss, pairs: int) -> float | None:
+    """Returns the loss of a random guess, or None if it is unknown.
+
+    Args:
+        loss: loss of the model. It is known for `ContrastiveLoss`, `SigmoidLoss` and a
+            `MatryoshkaLoss` of them.
+        pairs: int, pairs of a batch.
+    """
+    if isinstance(loss, MatryoshkaLoss):
+        chance = chance_loss(loss.loss, pairs)
+        return None if chance is None else sum(loss.weights) * chance
+    if isinstance(loss, ContrastiveLoss):
+        direction = math.log(max(1.0, pairs * loss.negatives_fraction))
+        return 2 * direction if loss.reduction == "sum" else direction
+    if isinstance(loss, SigmoidLoss):
+        # Each caption of an image has the probability 1 / n.
+        return math.log(pairs) - (pairs - 1) * math.log1p(-1 / pairs)
+    return None
