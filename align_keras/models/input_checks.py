@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.losses.matryoshka_loss import MatryoshkaLoss
 from align_keras.losses.pair_loss import PairLoss, RowLoss
 from align_keras.models.compilation import is_compiled_by_xla
 from align_keras.text.padding import trim_padding
@@ -85,11 +86,13 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
 
 
 def check_compared_pairs(loss: PairLoss | None, pairs: int | None) -> None:
-    """Raises if a loss that compares pairs gets a single pair."""
-    if pairs == 1 and isinstance(loss, RowLoss):
+    """Raises if the loss of a batch is always 0, because no pairs are compared."""
+    if pairs is None or not isinstance(loss, RowLoss | MatryoshkaLoss):
+        return
+    if pairs * getattr(loss, "negatives_fraction", 1.0) <= 1:
         raise InputError(
-            "A training batch must have at least 2 pairs. Received: 1. Raise "
-            "batch_size, or pass more pairs."
+            "A training batch must have at least 2 pairs that the loss compares. "
+            f"Received: {pairs}. Raise batch_size, or pass more pairs."
         )
 
 

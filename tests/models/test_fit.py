@@ -10,6 +10,7 @@ from PIL import Image
 
 from align_keras.evaluation import chance_recall_at_k, recall_at_k
 from align_keras.images import crop_image
+from align_keras.losses import ContrastiveLoss, MatryoshkaLoss
 from align_keras.models import validation_recall
 from align_keras.models.fit_inputs import keras_input
 from align_keras.models.validation_recall import ValidationPairs
@@ -442,12 +443,21 @@ def test_weights_are_refused_for_single_batches(model):
     ids=["dict", "dataset", "PyDataset"],
 )
 def test_batches_of_one_pair_have_no_loss_and_are_refused(model, make):
-    with pytest.raises(InputError, match="at least 2 pairs. Received: 1"):
+    with pytest.raises(InputError, match="at least 2 pairs that .* Received: 1"):
         model.fit(make(small_batch()), batch_size=1, verbose=0)
 
 
-def test_a_single_batch_of_one_pair_is_refused(model):
-    batch = {name: values[:1] for name, values in small_batch().items()}
+@pytest.mark.parametrize(
+    ("loss", "pairs"),
+    [
+        (ContrastiveLoss(), 1),
+        (ContrastiveLoss(negatives_fraction=0.25), 4),
+        (MatryoshkaLoss(ContrastiveLoss(), [2]), 1),
+    ],
+)
+def test_a_single_batch_without_compared_pairs_is_refused(model, loss, pairs):
+    model.compile(loss=loss)
+    batch = {name: values[:pairs] for name, values in small_batch().items()}
     with pytest.raises(InputError, match="at least 2 pairs"):
         model.train_on_batch(batch)
 
