@@ -221,12 +221,14 @@ def read_schema(name):
 
 def section_options(schema, section):
     """Returns the options of a section by name, without its subsections."""
+    definition = schema
     for name in section.split(".") if section != "." else ():
-        schema = schema["properties"][name]
+        reference = definition["properties"][name]["$ref"]
+        definition = schema["$defs"][reference.removeprefix("#/$defs/")]
     return {
         name: option
-        for name, option in schema["properties"].items()
-        if "properties" not in option
+        for name, option in definition["properties"].items()
+        if "$ref" not in option
     }
 
 
@@ -235,6 +237,10 @@ def allowed_values(option):
     if "anyOf" in option:
         members = [allowed_values(member) for member in option["anyOf"]]
         return " or ".join(dict.fromkeys(members))
+    if "$ref" in option:
+        return "mapping"
+    if "const" in option:
+        return f"`{option['const']}`"
     if "enum" in option:
         return ", ".join(f"`{value}`" for value in option["enum"])
     if option["type"] == "array":

@@ -7,10 +7,8 @@ from typing import Any
 
 from align_keras.cli.common import print_json, print_table
 from align_keras.cli.train import add_config_arguments
-from align_keras.planning import (
+from align_keras.planning.device_kinds import (
     DEVICE_KINDS,
-    NUM_CLASSES,
-    NUM_IMAGES,
     TEXT_UTILIZATION,
     UTILIZATION,
 )
@@ -45,14 +43,12 @@ class _Table:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from align_keras.config import experiments
-
     add_config_arguments(parser)
     parser.add_argument(
         "--protocol",
         metavar="P",
         help="plan the training of a protocol of `align-keras evaluate` instead of an "
-        f"experiment ({', '.join(experiments('evaluation'))}). --config_file and "
+        "experiment, such as imagenet_frozen. --config_file and "
         "--params_override change the recipe of the protocol, and --experiment names "
         f"the model (default: {PROTOCOL_MODEL}).",
     )
@@ -60,15 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-images",
         type=int,
         metavar="N",
-        help="with --protocol: number of training images (default: "
-        f"{NUM_IMAGES}, as in ImageNet)",
+        help="with --protocol: number of training images (default: that of ImageNet)",
     )
     parser.add_argument(
         "--num-classes",
         type=int,
         metavar="N",
         help="with --protocol: number of classes of the training images (default: "
-        f"{NUM_CLASSES}, as in ImageNet)",
+        "that of ImageNet)",
     )
     parser.add_argument(
         "--devices",

@@ -1,63 +1,18 @@
-"""Configurations as frozen dataclasses with strict YAML files and dotted overrides.
+"""Configurations as frozen Pydantic models with YAML files and dotted overrides.
 
 The structure follows TF Model Garden. The options are the fields of the classes in
-`experiment_config.py`, `fine_tuning_config.py` and `corpus_config.py`. `load.py` sets
-their values, and `rules.py` checks the rules between options.
+`experiment_config.py`, `fine_tuning_config.py` and `corpus_config.py`, which also
+describe them. `load.py` sets their values, and `rules.py` checks the rules between
+options.
 """
 
-from align_keras.config.corpus_config import (
-    CorpusConfig,
-    DuplicatesConfig,
-    FilterConfig,
-    ImagesConfig,
-    ScoreConfig,
-    ShardsConfig,
-    VocabularyConfig,
-)
-from align_keras.config.experiment_config import (
-    AdamWConfig,
-    ConstantConfig,
-    ContrastiveLossConfig,
-    CosineDecayConfig,
-    DataConfig,
-    DistillationConfig,
-    EMAConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    FinetuneConfig,
-    ImageEncoderConfig,
-    LambConfig,
-    LearningRateConfig,
-    LinearDecayConfig,
-    LinearWarmupConfig,
-    LossConfig,
-    MatryoshkaConfig,
-    ModelConfig,
-    MuonConfig,
-    OptimizationConfig,
-    OptimizerConfig,
-    RuntimeConfig,
-    SGDConfig,
-    SigmoidLossConfig,
-    SourceConfig,
-    StepwiseConfig,
-    TaskConfig,
-    TeacherConfig,
-    TextEncoderConfig,
-    TrainerConfig,
-    WarmupConfig,
-)
-from align_keras.config.fields import as_dict, changed_keys
-from align_keras.config.fine_tuning_config import (
-    FineTuningConfig,
-    FullStageConfig,
-    HeadStageConfig,
-    SweepConfig,
-)
+from align_keras.config.corpus_config import CorpusConfig
+from align_keras.config.experiment_config import ExperimentConfig, TrainerConfig
+from align_keras.config.fields import changed_keys
+from align_keras.config.fine_tuning_config import FineTuningConfig
 from align_keras.config.load import (
     experiments,
     find_experiment,
-    is_same_table,
     load_config,
     load_corpus_config,
     load_recipe,
@@ -67,49 +22,10 @@ from align_keras.config.load import (
 )
 
 __all__ = [
-    "AdamWConfig",
-    "ConstantConfig",
-    "ContrastiveLossConfig",
     "CorpusConfig",
-    "CosineDecayConfig",
-    "DataConfig",
-    "DistillationConfig",
-    "DuplicatesConfig",
-    "EMAConfig",
-    "EvaluationConfig",
     "ExperimentConfig",
-    "FilterConfig",
     "FineTuningConfig",
-    "FinetuneConfig",
-    "FullStageConfig",
-    "HeadStageConfig",
-    "ImageEncoderConfig",
-    "ImagesConfig",
-    "LambConfig",
-    "LearningRateConfig",
-    "LinearDecayConfig",
-    "LinearWarmupConfig",
-    "LossConfig",
-    "MatryoshkaConfig",
-    "ModelConfig",
-    "MuonConfig",
-    "OptimizationConfig",
-    "OptimizerConfig",
-    "RuntimeConfig",
-    "SGDConfig",
-    "ScoreConfig",
-    "ShardsConfig",
-    "SigmoidLossConfig",
-    "SourceConfig",
-    "StepwiseConfig",
-    "SweepConfig",
-    "TaskConfig",
-    "TeacherConfig",
-    "TextEncoderConfig",
     "TrainerConfig",
-    "VocabularyConfig",
-    "WarmupConfig",
-    "as_dict",
     "changed_keys",
     "experiments",
     "find_experiment",

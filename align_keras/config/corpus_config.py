@@ -1,194 +1,253 @@
 """Configuration of a corpus, for `align-keras corpus`."""
 
-import dataclasses
 import re
 from typing import Literal
 
-from align_keras.config.fields import count_field, fraction_field, number_field
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from align_keras.config.fields import Fraction, Section
 from align_keras.config.rules import Report
 from align_keras.utils.files import MAX_PIXELS
 
 
-@dataclasses.dataclass(frozen=True)
-class FilterConfig:
-    """Filters of pairs. The defaults are those of Jia et al. 2021, section 3.
+class FilterConfig(Section):
+    """Filters of pairs. The defaults are those of Jia et al. 2021, section 3."""
 
-    Attributes:
-        min_shorter_side: Pixels. The shorter side of an image must be larger.
-        max_aspect: Upper bound of the ratio of the longer side to the shorter side.
-            The ratio must be smaller.
-        max_pixels: Maximum number of pixels of an image.
-        max_texts_per_image: Maximum number of different alt-texts of an image.
-        max_images_per_text: Maximum number of images with the same alt-text.
-        min_unigrams: Minimum number of words of an alt-text.
-        max_unigrams: Maximum number of words of an alt-text.
-        frequent_ngrams: Number of the most frequent unigrams and bigrams of the raw
-            texts. A text with any other unigram or bigram is dropped.
-        languages: Codes of the languages to keep, such as `"en"`. The code `"und"` is
-            for texts with an unknown language. An empty list keeps all languages.
-        drop_personal_data: True to drop texts with email addresses, phone numbers and
-            similar data.
-        unknown_sizes: `"keep"` or `"drop"` for images whose original size is unknown.
-            These are the images of a shard that stores only resized squares of one
-            size.
-        detect_language: Captions whose language is detected by the extra `language`:
-            `"never"` for none, `"undeclared"` for pages without a declared language,
-            or `"always"` for all.
-
-    Example:
-
-    >>> FilterConfig(min_unigrams=2, languages=("en",)).max_aspect
-    3.0
-    """
-
-    min_shorter_side: int = count_field(200, at_least=0)
-    max_aspect: float = number_field(3.0, above=1)
-    max_pixels: int = count_field(MAX_PIXELS)
-    max_texts_per_image: int = count_field(1000)
-    max_images_per_text: int = count_field(10)
-    min_unigrams: int = count_field(3)
-    max_unigrams: int = count_field(20)
-    frequent_ngrams: int = count_field(100_000_000)
-    languages: tuple[str, ...] = ()
-    drop_personal_data: bool = True
-    unknown_sizes: Literal["drop", "keep"] = "drop"
-    detect_language: Literal["never", "undeclared", "always"] = "never"
-
-
-@dataclasses.dataclass(frozen=True)
-class ImagesConfig:
-    """Size and format of the stored images.
-
-    Attributes:
-        shorter_side: Pixels. Larger images are reduced to this shorter side. The
-            paper's recipe crops 289 pixels from 346.
-        keep_aspect: True to keep the aspect ratio of larger images. False resizes them
-            to squares of `shorter_side`, as in the paper. Training decodes only the
-            cropped window of such a square.
-        quality: JPEG quality. Compared with 90, a quality of 85 takes four fifths of
-            the bytes and changes crops by 0.3 more gray levels.
-        refuse: `"module:function"` of a function that takes an RGB `PIL.Image.Image`.
-            Images for which it returns True are dropped. It can be, for example, a
-            classifier of pornographic images.
-
-    Example:
-
-    >>> ImagesConfig(quality=90).shorter_side
-    346
-    """
-
-    shorter_side: int = count_field(346, at_least=32)
-    keep_aspect: bool = True
-    quality: int = number_field(85, at_least=1, at_most=95)
-    refuse: str | None = None
+    min_shorter_side: NonNegativeInt = Field(
+        default=200, description="Pixels. The shorter side of an image must be larger."
+    )
+    max_aspect: float = Field(
+        default=3.0,
+        gt=1,
+        description=(
+            "Upper bound of the ratio of the longer side to the shorter side. The "
+            "ratio must be smaller."
+        ),
+    )
+    max_pixels: PositiveInt = Field(
+        default=MAX_PIXELS, description="Maximum number of pixels of an image."
+    )
+    max_texts_per_image: PositiveInt = Field(
+        default=1000, description="Maximum number of different alt-texts of an image."
+    )
+    max_images_per_text: PositiveInt = Field(
+        default=10, description="Maximum number of images with the same alt-text."
+    )
+    min_unigrams: PositiveInt = Field(
+        default=3, description="Minimum number of words of an alt-text."
+    )
+    max_unigrams: PositiveInt = Field(
+        default=20, description="Maximum number of words of an alt-text."
+    )
+    frequent_ngrams: PositiveInt = Field(
+        default=100_000_000,
+        description=(
+            "Number of the most frequent unigrams and bigrams of the raw texts. A "
+            "text with any other unigram or bigram is dropped."
+        ),
+    )
+    languages: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "Codes of the languages to keep, such as `en`. The code `und` is for "
+            "texts with an unknown language. An empty list keeps all languages."
+        ),
+    )
+    drop_personal_data: bool = Field(
+        default=True,
+        description=(
+            "True to drop texts with email addresses, phone numbers and similar data."
+        ),
+    )
+    unknown_sizes: Literal["drop", "keep"] = Field(
+        default="drop",
+        description=(
+            "`keep` or `drop` for images whose original size is unknown. These are "
+            "the images of a shard that stores only resized squares of one size."
+        ),
+    )
+    detect_language: Literal["never", "undeclared", "always"] = Field(
+        default="never",
+        description=(
+            "Captions whose language is detected by the extra `language`: `never` for "
+            "none, `undeclared` for pages without a declared language, or `always` "
+            "for all."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class DuplicatesConfig:
-    """Removal of near-duplicate images.
+class ImagesConfig(Section):
+    """Size and format of the stored images."""
 
-    Attributes:
-        mode: Method of comparison: `"hash"` for perceptual hashes, `"embedding"` for
-            embeddings as in appendix A of the paper, or `"pixels"` for equal pixels.
-        against: Sources of evaluation images. Near-duplicates of these images are
-            removed from the corpus.
-        inside_corpus: True to keep only the largest of several near-duplicates in the
-            corpus. The paper keeps all of them. Images with equal pixels are always
-            merged.
-        max_distance: Maximum number of the 128 bits in which the hashes of two
-            near-duplicates in the corpus differ. It requires `inside_corpus`. Values
-            from 2 to 6 suit drawings.
-        max_distance_against: Maximum number of different bits between the hashes of an
-            image and an evaluation image.
-        encoder: Model of the embeddings: a run, an export or a Hugging Face folder.
-        min_cosine: Cosine similarity above which two images of the corpus are
-            near-duplicates. It requires `inside_corpus`.
-        min_cosine_against: Cosine similarity above which an image is a near-duplicate
-            of an evaluation image.
-        clusters: Number of k-means clusters of the embeddings.
-        nearest_clusters: Number of the nearest clusters in which the near-duplicates
-            of an image are searched.
-
-    Example:
-
-    >>> DuplicatesConfig(against=("folder:coco",)).mode
-    'hash'
-    """
-
-    mode: Literal["hash", "embedding", "pixels"] = "hash"
-    against: tuple[str, ...] = ()
-    inside_corpus: bool = False
-    max_distance: int = number_field(8, at_least=0, at_most=32)
-    max_distance_against: int = number_field(12, at_least=0, at_most=32)
-    encoder: str | None = None
-    min_cosine: float = fraction_field(0.975)
-    min_cosine_against: float = fraction_field(0.975)
-    clusters: int = count_field(4096, at_least=3)
-    nearest_clusters: int = count_field(10, at_least=3)
+    shorter_side: int = Field(
+        default=346,
+        ge=32,
+        description=(
+            "Pixels. Larger images are reduced to this shorter side. The paper's "
+            "recipe crops 289 pixels from 346."
+        ),
+    )
+    keep_aspect: bool = Field(
+        default=True,
+        description=(
+            "True to keep the aspect ratio of larger images. False resizes them to "
+            "squares of `shorter_side`, as in the paper. Training decodes only the "
+            "cropped window of such a square."
+        ),
+    )
+    quality: int = Field(
+        default=85,
+        ge=1,
+        le=95,
+        description=(
+            "JPEG quality. Compared with 90, a quality of 85 takes four fifths of the "
+            "bytes and changes crops by 0.3 more gray levels."
+        ),
+    )
+    refuse: str | None = Field(
+        default=None,
+        description=(
+            "`module:function` of a function that takes an RGB `PIL.Image.Image`. "
+            "Images for which it returns True are dropped. It can be, for example, a "
+            "classifier of pornographic images."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class VocabularyConfig:
-    """WordPiece vocabulary of the captions.
+class DuplicatesConfig(Section):
+    """Removal of near-duplicate images."""
 
-    Attributes:
-        size: Number of tokens. The paper's multilingual model has 250,000.
-        min_frequency: Minimum number of occurrences of a pair of tokens that is merged
-            to one token.
-        normalization: Normalization of the captions before they are split into words.
+    mode: Literal["hash", "embedding", "pixels"] = Field(
+        default="hash",
+        description=(
+            "Method of comparison: `hash` for perceptual hashes, `embedding` for "
+            "embeddings as in appendix A of the paper, or `pixels` for equal pixels."
+        ),
+    )
+    against: tuple[str, ...] = Field(
+        default=(),
+        description=(
+            "Sources of evaluation images. Near-duplicates of these images are "
+            "removed from the corpus."
+        ),
+    )
+    inside_corpus: bool = Field(
+        default=False,
+        description=(
+            "True to keep only the largest of several near-duplicates in the corpus. "
+            "The paper keeps all of them. Images with equal pixels are always merged."
+        ),
+    )
+    max_distance: int = Field(
+        default=8,
+        ge=0,
+        le=32,
+        description=(
+            "Maximum number of the 128 bits in which the hashes of two "
+            "near-duplicates in the corpus differ. It requires `inside_corpus`. "
+            "Values from 2 to 6 suit drawings."
+        ),
+    )
+    max_distance_against: int = Field(
+        default=12,
+        ge=0,
+        le=32,
+        description=(
+            "Maximum number of different bits between the hashes of an image and an "
+            "evaluation image."
+        ),
+    )
+    encoder: str | None = Field(
+        default=None,
+        description=(
+            "Model of the embeddings: a run, an export or a Hugging Face folder."
+        ),
+    )
+    min_cosine: Fraction = Field(
+        default=0.975,
+        description=(
+            "Cosine similarity above which two images of the corpus are "
+            "near-duplicates. It requires `inside_corpus`."
+        ),
+    )
+    min_cosine_against: Fraction = Field(
+        default=0.975,
+        description=(
+            "Cosine similarity above which an image is a near-duplicate of an "
+            "evaluation image."
+        ),
+    )
+    clusters: int = Field(
+        default=4096, ge=3, description="Number of k-means clusters of the embeddings."
+    )
+    nearest_clusters: int = Field(
+        default=10,
+        ge=3,
+        description=(
+            "Number of the nearest clusters in which the near-duplicates of an image "
+            "are searched."
+        ),
+    )
 
-    Example:
 
-    >>> VocabularyConfig(size=30_000).normalization
-    'bert_uncased'
-    """
+class VocabularyConfig(Section):
+    """WordPiece vocabulary of the captions."""
 
-    size: int = count_field(100_000, at_least=6)
-    min_frequency: int = count_field(2)
-    normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardsConfig:
-    """Shards of the corpus, which are the files that training reads.
-
-    Attributes:
-        file_format: File format of the shards.
-        number_of_shards: Number of shards, or None to let TFDS choose it.
-        test_fraction: Fraction of the images in the split `test`. A hash of the pixels
-            selects them.
-
-    Example:
-
-    >>> ShardsConfig(test_fraction=0.05).file_format
-    'tfrecord'
-    """
-
-    file_format: Literal["tfrecord", "array_record"] = "tfrecord"
-    number_of_shards: int | None = count_field(None)
-    test_fraction: float = number_field(0.0, at_least=0, below=1)
+    size: int = Field(
+        default=100_000,
+        ge=6,
+        description="Number of tokens. The paper's multilingual model has 250,000.",
+    )
+    min_frequency: PositiveInt = Field(
+        default=2,
+        description=(
+            "Minimum number of occurrences of a pair of tokens that is merged to one "
+            "token."
+        ),
+    )
+    normalization: Literal["bert_uncased", "bert_cased"] = Field(
+        default="bert_uncased",
+        description="Normalization of the captions before they are split into words.",
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoreConfig:
-    """Scores of the pairs in the shards, for `align-keras corpus score`.
+class ShardsConfig(Section):
+    """Shards of the corpus, which are the files that training reads."""
 
-    Attributes:
-        model: Model of the column `similarity`, as in `align_keras.load_model`, or None
-            to leave this column out.
-        hooks: Further columns. Each name of a column has the
-            `"package.module:function"` of a function that takes a list of encoded
-            images (bytes) and a list of their captions (str), and returns a list of
-            float, one for each pair.
+    file_format: Literal["tfrecord", "array_record"] = Field(
+        default="tfrecord", description="File format of the shards."
+    )
+    number_of_shards: PositiveInt | None = Field(
+        default=None, description="Number of shards, or null to let TFDS choose it."
+    )
+    test_fraction: Fraction = Field(
+        default=0.0,
+        description=(
+            "Fraction of the images in the split `test`. A hash of the pixels selects "
+            "them."
+        ),
+    )
 
-    Example:
 
-    >>> ScoreConfig(model="align_small_en").hooks is None
-    True
-    """
+class ScoreConfig(Section):
+    """Scores of the pairs in the shards, for `align-keras corpus score`."""
 
-    model: str | None = None
-    hooks: dict[str, str] | None = None
+    model: str | None = Field(
+        default=None,
+        description=(
+            "Model of the column `similarity`, as in `align_keras.load_model`, or "
+            "null to leave this column out."
+        ),
+    )
+    hooks: dict[str, str] | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "Further columns. Each name of a column has the `package.module:function` "
+            "of a function that takes a list of encoded images (bytes) and a list of "
+            "their captions (str), and returns a list of float, one for each pair."
+        ),
+    )
 
 
 # Columns of the scores that this package computes. A hook can't have such a name.
@@ -204,28 +263,34 @@ SCORE_COLUMNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class CorpusConfig:
+class CorpusConfig(Section):
     """Corpus with its sources, filters and shards.
 
-    Attributes:
-        sources: Sources of pairs, as for `align-keras corpus --source`.
-        caption_rules: Parts of a web page whose texts are captions of an image, such as
-            `[alt]`. An empty list selects all parts. `caption` selects the captions of
-            sources other than web pages, such as tables.
-        opt_out: `"honor"` to drop the pairs of web pages and images that opt out by
-            `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
-            `X-Robots-Tag` or in `<meta name="robots">`. `"ignore"` keeps them.
-
     Example:
-
-    >>> CorpusConfig(sources=("html:pages",)).filter.min_unigrams
+    >>> CorpusConfig(filter={"max_unigrams": 30}).filter.min_unigrams
     3
     """
 
-    sources: tuple[str, ...] = ()
-    caption_rules: tuple[Literal["alt", "title", "figcaption", "caption"], ...] = ()
-    opt_out: Literal["honor", "ignore"] = "honor"
+    sources: tuple[str, ...] = Field(
+        default=(),
+        description="Sources of pairs, as for `align-keras corpus --source`.",
+    )
+    caption_rules: tuple[Literal["alt", "title", "figcaption", "caption"], ...] = Field(
+        default=(),
+        description=(
+            "Parts of a web page whose texts are captions of an image, such as "
+            "`[alt]`. An empty list selects all parts. `caption` selects the captions "
+            "of sources other than web pages, such as tables."
+        ),
+    )
+    opt_out: Literal["honor", "ignore"] = Field(
+        default="honor",
+        description=(
+            "`honor` to drop the pairs of web pages and images that opt out by "
+            "`noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header "
+            '`X-Robots-Tag` or in `<meta name="robots">`. `ignore` keeps them.'
+        ),
+    )
     filter: FilterConfig = FilterConfig()
     images: ImagesConfig = ImagesConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
@@ -246,7 +311,7 @@ def _check_corpus(config: CorpusConfig, report: Report) -> None:
             "duplicates.mode",
         )
     for name in ("max_distance", "min_cosine"):
-        default = getattr(DuplicatesConfig, name)
+        default = getattr(DuplicatesConfig(), name)
         if getattr(duplicates, name) != default and not duplicates.inside_corpus:
             report.refuse(
                 f"duplicates.{name}",

@@ -6,10 +6,17 @@ ablations. A one-of section has several members with their own options, and its 
 selects one of them.
 """
 
-import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from align_keras.config.fields import count_field, fraction_field, number_field
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
+
+from align_keras.config.fields import Fraction, Section, Seed, named_items
 
 # fmt: off
 ImageVariantName = Literal[
@@ -30,12 +37,8 @@ TrainingMode = Literal["frozen", "projection", "last_blocks", "lora", "full"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
-class _OneOf:
-    """Section with several members, one of which is used.
-
-    Attributes:
-        type: Name of the member that is used.
-    """
+class _OneOf(Section):
+    """Section with several members, one of which is used."""
 
     type: Any
 
@@ -44,801 +47,884 @@ class _OneOf:
         return self.type and getattr(self, self.type)
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageEncoderConfig:
-    """EfficientNet image tower.
+class _EncoderConfig(Section):
+    """Options of both encoders."""
 
-    Attributes:
-        variant: Name of the EfficientNet.
-        width_coefficient: Width coefficient, or None for that of the variant.
-        depth_coefficient: Depth coefficient, or None for that of the variant.
-        num_stages: Number of EfficientNet stages, counted from the first of seven.
-        image_size: Side of the input in pixels.
-        padding: Padding of convolutions with stride 2: `"tf"` as in the open-source
-            EfficientNet, `"hugging_face"`, or None for the padding of the weights.
-        num_classes: Number of classes of the classifier in the weights. The class
-            probabilities are then appended to the features. None removes the
-            classifier, as in the paper.
-        drop_connect_rate: Drop-connect rate of the last block.
-        batch_norm_momentum: Momentum of the moving batch statistics.
-        batch_norm_epsilon: Constant that is added to the variances.
-        synchronized: True to compute batch statistics over all replicas, and False to
-            compute them per replica.
-        virtual_batch_size: Number of rows of a replica with common batch statistics,
-            or None for all rows.
-        replicas_per_group: Number of replicas with common batch statistics, None for
-            one replica, or 0 for the number that the open-source EfficientNet uses.
-        freeze_batch_statistics: True to normalize by the moving statistics in training.
-        rematerialize: True to save memory by computing activations again for the
-            gradient.
-        weights: Name or path of pretrained weights, as in
-            `align_keras.models.load_image_weights`, or None for random weights.
-        training: Weights that are trained: `"frozen"` for none, `"projection"`,
-            `"last_blocks"` for the last `blocks` blocks and all layers after them,
-            `"lora"` for low-rank factors, `"full"` for all, or None for `"projection"`
-            if `locked` is true and `"full"` otherwise. Frozen layers run in inference
-            mode.
-        blocks: Number of blocks for `training: last_blocks`, or None for 2.
-        rank: Rank of the factors for `training: lora`, or None for 8.
-        locked: True to train only the projection. It is the same as `training:
-            projection`.
-        learning_rate_multiplier: Factor of the learning rate of all variables except
-            the projection.
+    training: TrainingMode | None = Field(
+        default=None,
+        description=(
+            "Weights that are trained: `frozen` for none, `projection`, `last_blocks` "
+            "for the last `blocks` blocks and all layers after them, `lora` for "
+            "low-rank factors, `full` for all, or null for `projection` if `locked` "
+            "is true and `full` otherwise. Frozen layers run in inference mode."
+        ),
+    )
+    blocks: PositiveInt | None = Field(
+        default=None,
+        description="Number of blocks for `training: last_blocks`, or null for 2.",
+    )
+    rank: PositiveInt | None = Field(
+        default=None,
+        description="Rank of the factors for `training: lora`, or null for 8.",
+    )
+    locked: bool = Field(
+        default=False,
+        description=(
+            "True to train only the projection. It is the same as `training: "
+            "projection`."
+        ),
+    )
+    learning_rate_multiplier: PositiveFloat = Field(
+        default=1.0,
+        description=(
+            "Factor of the learning rate of all variables except the projection."
+        ),
+    )
+
+    @property
+    def training_mode(self) -> TrainingMode:
+        """Value of `training`, or the value that `locked` implies."""
+        if self.training is not None:
+            return self.training
+        return "projection" if self.locked else "full"
+
+
+class ImageEncoderConfig(_EncoderConfig):
+    """EfficientNet image tower.
 
     References:
         Jia et al. 2021, section 5: 289 pixels.
-
-    Example:
-
-    >>> ImageEncoderConfig(variant="efficientnet_b3").image_size
-    289
     """
 
-    variant: ImageVariantName = "efficientnet_b7"
-    width_coefficient: float | None = number_field(None, above=0)
-    depth_coefficient: float | None = number_field(None, above=0)
-    num_stages: int = number_field(7, at_least=1, at_most=7)
-    image_size: int = count_field(289, at_least=32)
-    padding: Literal["tf", "hugging_face"] | None = None
-    num_classes: int | None = count_field(None, at_least=2)
-    drop_connect_rate: float = fraction_field(0.2)
-    batch_norm_momentum: float = fraction_field(0.99)
-    batch_norm_epsilon: float = number_field(1e-3, above=0)
-    synchronized: bool = False
-    virtual_batch_size: int | None = count_field(None)
-    replicas_per_group: int | None = count_field(None, at_least=0)
-    freeze_batch_statistics: bool = False
-    rematerialize: bool = False
-    weights: str | None = None
-    training: TrainingMode | None = None
-    blocks: int | None = count_field(None)
-    rank: int | None = count_field(None)
-    locked: bool = False
-    learning_rate_multiplier: float = number_field(1.0, above=0)
+    variant: ImageVariantName = Field(
+        default="efficientnet_b7", description="Name of the EfficientNet."
+    )
+    width_coefficient: PositiveFloat | None = Field(
+        default=None, description="Width coefficient, or null for that of the variant."
+    )
+    depth_coefficient: PositiveFloat | None = Field(
+        default=None, description="Depth coefficient, or null for that of the variant."
+    )
+    num_stages: int = Field(
+        default=7,
+        ge=1,
+        le=7,
+        description="Number of EfficientNet stages, counted from the first of seven.",
+    )
+    image_size: int = Field(
+        default=289, ge=32, description="Side of the input in pixels."
+    )
+    padding: Literal["tf", "hugging_face"] | None = Field(
+        default=None,
+        description=(
+            "Padding of convolutions with stride 2: `tf` as in the open-source "
+            "EfficientNet, `hugging_face`, or null for the padding of the weights."
+        ),
+    )
+    num_classes: int | None = Field(
+        default=None,
+        ge=2,
+        description=(
+            "Number of classes of the classifier in the weights. The class "
+            "probabilities are then appended to the features. null removes the "
+            "classifier, as in the paper."
+        ),
+    )
+    drop_connect_rate: Fraction = Field(
+        default=0.2, description="Drop-connect rate of the last block."
+    )
+    batch_norm_momentum: Fraction = Field(
+        default=0.99, description="Momentum of the moving batch statistics."
+    )
+    batch_norm_epsilon: PositiveFloat = Field(
+        default=1e-3, description="Constant that is added to the variances."
+    )
+    synchronized: bool = Field(
+        default=False,
+        description=(
+            "True to compute batch statistics over all replicas, and false to compute "
+            "them per replica."
+        ),
+    )
+    virtual_batch_size: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of rows of a replica with common batch statistics, or null for "
+            "all rows."
+        ),
+    )
+    replicas_per_group: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "Number of replicas with common batch statistics, null for one replica, "
+            "or 0 for the number that the open-source EfficientNet uses."
+        ),
+    )
+    freeze_batch_statistics: bool = Field(
+        default=False,
+        description="True to normalize by the moving statistics in training.",
+    )
+    rematerialize: bool = Field(
+        default=False,
+        description=(
+            "True to save memory by computing activations again for the gradient."
+        ),
+    )
+    weights: str | None = Field(
+        default=None,
+        description=(
+            "Name or path of pretrained weights, as in "
+            "`align_keras.models.load_image_weights`, or null for random weights."
+        ),
+    )
 
-    @property
-    def training_mode(self) -> TrainingMode:
-        """Value of `training`, or the value that `locked` implies."""
-        if self.training is not None:
-            return self.training
-        return "projection" if self.locked else "full"
 
-
-@dataclasses.dataclass(frozen=True)
-class TextEncoderConfig:
+class TextEncoderConfig(_EncoderConfig):
     """Text tower, which is a BERT or a related transformer.
-
-    Attributes:
-        variant: Name of the transformer.
-        num_layers: Number of layers, or None for that of the variant.
-        hidden_dim: Width of the layers, a multiple of `num_heads`, or None for that of
-            the variant.
-        num_heads: Number of attention heads, or None for that of the variant.
-        intermediate_dim: Width of the feed-forward layers, or None for that of the
-            variant.
-        dropout: Dropout rate.
-        vocabulary: Path of a vocabulary.txt, or None to learn a vocabulary from the
-            captions.
-        vocabulary_size: Number of WordPiece tokens to learn.
-        normalization: Text normalization with which the vocabulary was learned.
-        sequence_length: Number of tokens of a caption, including [CLS] and [SEP].
-        max_sequence_length: Number of position embeddings, at least `sequence_length`,
-            or None for `sequence_length`.
-        activation: Exact or approximate GELU.
-        pooling: `"cls"` as in the paper, or `"mean"`.
-        rematerialize: True to save memory by computing activations again for the
-            gradient.
-        projection: True for a linear layer to `projection_dim`. False requires a
-            `hidden_dim` that equals `projection_dim`.
-        weights: Name or path of pretrained weights with their vocabulary, as in
-            `align_keras.models.load_text_weights`, or None for random weights.
-        training: Weights that are trained: `"frozen"` for none, `"projection"`,
-            `"last_blocks"` for the last `blocks` blocks and all layers after them,
-            `"lora"` for low-rank factors, `"full"` for all, or None for `"projection"`
-            if `locked` is true and `"full"` otherwise. Frozen layers run in inference
-            mode.
-        blocks: Number of blocks for `training: last_blocks`, or None for 2.
-        rank: Rank of the factors for `training: lora`, or None for 8.
-        locked: True to train only the projection. It is the same as `training:
-            projection`.
-        learning_rate_multiplier: Factor of the learning rate of all variables except
-            the projection.
 
     References:
         Jia et al. 2021, sections 4.1 (100k WordPiece tokens) and 5 (at most 64 tokens).
-
-    Example:
-
-    >>> TextEncoderConfig(variant="bert_mini").sequence_length
-    64
     """
 
-    variant: TextVariantName = "bert_base"
-    num_layers: int | None = count_field(None)
-    hidden_dim: int | None = count_field(None)
-    num_heads: int | None = count_field(None)
-    intermediate_dim: int | None = count_field(None)
-    dropout: float = fraction_field(0.1)
-    vocabulary: str | None = None
-    vocabulary_size: int = count_field(100_000, at_least=10)
-    normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
-    sequence_length: int = count_field(64, at_least=3)
-    max_sequence_length: int | None = count_field(None, at_least=3)
-    activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"
-    pooling: Literal["cls", "mean"] = "cls"
-    rematerialize: bool = False
-    projection: bool = True
-    weights: str | None = None
-    training: TrainingMode | None = None
-    blocks: int | None = count_field(None)
-    rank: int | None = count_field(None)
-    locked: bool = False
-    learning_rate_multiplier: float = number_field(1.0, above=0)
+    variant: TextVariantName = Field(
+        default="bert_base", description="Name of the transformer."
+    )
+    num_layers: PositiveInt | None = Field(
+        default=None, description="Number of layers, or null for that of the variant."
+    )
+    hidden_dim: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Width of the layers, a multiple of `num_heads`, or null for that of the "
+            "variant."
+        ),
+    )
+    num_heads: PositiveInt | None = Field(
+        default=None,
+        description="Number of attention heads, or null for that of the variant.",
+    )
+    intermediate_dim: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Width of the feed-forward layers, or null for that of the variant."
+        ),
+    )
+    dropout: Fraction = Field(default=0.1, description="Dropout rate.")
+    vocabulary: str | None = Field(
+        default=None,
+        description=(
+            "Path of a vocabulary.txt, or null to learn a vocabulary from the captions."
+        ),
+    )
+    vocabulary_size: int = Field(
+        default=100_000, ge=10, description="Number of WordPiece tokens to learn."
+    )
+    normalization: Literal["bert_uncased", "bert_cased"] = Field(
+        default="bert_uncased",
+        description="Text normalization with which the vocabulary was learned.",
+    )
+    sequence_length: int = Field(
+        default=64,
+        ge=3,
+        description="Number of tokens of a caption, including [CLS] and [SEP].",
+    )
+    max_sequence_length: int | None = Field(
+        default=None,
+        ge=3,
+        description=(
+            "Number of position embeddings, at least `sequence_length`, or null for "
+            "`sequence_length`."
+        ),
+    )
+    activation: Literal["gelu_approximate", "gelu"] = Field(
+        default="gelu_approximate", description="Exact or approximate GELU."
+    )
+    pooling: Literal["cls", "mean"] = Field(
+        default="cls", description="`cls` as in the paper, or `mean`."
+    )
+    rematerialize: bool = Field(
+        default=False,
+        description=(
+            "True to save memory by computing activations again for the gradient."
+        ),
+    )
+    projection: bool = Field(
+        default=True,
+        description=(
+            "True for a linear layer to `projection_dim`. False requires a "
+            "`hidden_dim` that equals `projection_dim`."
+        ),
+    )
+    weights: str | None = Field(
+        default=None,
+        description=(
+            "Name or path of pretrained weights with their vocabulary, as in "
+            "`align_keras.models.load_text_weights`, or null for random weights."
+        ),
+    )
 
-    @property
-    def training_mode(self) -> TrainingMode:
-        """Value of `training`, or the value that `locked` implies."""
-        if self.training is not None:
-            return self.training
-        return "projection" if self.locked else "full"
 
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Image tower, text tower, projections and temperature.
-
-    Attributes:
-        preset: Name of a preset such as `align_b3_mini`, or None. A preset determines
-            the variants, `image_size`, `sequence_length` and `projection_dim`.
-        projection_dim: Dimension of the embeddings of both towers.
-        project_class_names: True to initialize the image projection with the text
-            embeddings of the names of the 1,000 ImageNet classes. It requires
-            `image_encoder.num_classes` of 1000, weights of both towers, and a text
-            tower without projection.
-        initial_temperature: Initial temperature, or None for that of the ALIGN in
-            `image_encoder.weights`.
-        learn_temperature: False to keep the initial temperature.
 
     References:
         Jia et al. 2021, sections 6.1 (B7's width of 640) and 5 (one learned
         temperature that starts at 1.0).
-
-    Example:
-
-    >>> ModelConfig(projection_dim=256).text_encoder.variant
-    'bert_base'
     """
 
-    preset: str | None = None
+    preset: str | None = Field(
+        default=None,
+        description=(
+            "Name of a preset such as `align_b3_mini`, or null. A preset determines "
+            "the variants, `image_size`, `sequence_length` and `projection_dim`."
+        ),
+    )
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
-    projection_dim: int = count_field(640)
-    project_class_names: bool = False
-    initial_temperature: float | None = number_field(1.0, above=0)
-    learn_temperature: bool = True
+    projection_dim: PositiveInt = Field(
+        default=640, description="Dimension of the embeddings of both towers."
+    )
+    project_class_names: bool = Field(
+        default=False,
+        description=(
+            "True to initialize the image projection with the text embeddings of the "
+            "names of the 1,000 ImageNet classes. It requires "
+            "`image_encoder.num_classes` of 1000, weights of both towers, and a text "
+            "tower without projection."
+        ),
+    )
+    initial_temperature: PositiveFloat | None = Field(
+        default=1.0,
+        description=(
+            "Initial temperature, or null for that of the ALIGN in "
+            "`image_encoder.weights`."
+        ),
+    )
+    learn_temperature: bool = Field(
+        default=True, description="False to keep the initial temperature."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class ContrastiveLossConfig:
+class ContrastiveLossConfig(Section):
     """Contrastive loss of the paper.
-
-    Attributes:
-        label_smoothing: Fraction of the target probability that is distributed over
-            all captions or images of the batch.
-        reduction: `"sum"` or `"mean"` of the losses of the two directions.
-        share_equal_captions: True to treat pairs with equal captions as positives of
-            each other.
-        share_equal_images: True to treat all captions of an image in a batch as
-            positives of the image.
-        negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
-            must be 1 divided by a whole number.
-        tile_size: Number of rows and columns of the logits that are in memory at once,
-            or 0 for the fastest method.
-        matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
 
     References:
         Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
         table 8 (50% and 25% of the negatives).
-
-    Example:
-
-    >>> ContrastiveLossConfig(share_equal_captions=True).label_smoothing
-    0.1
     """
 
-    label_smoothing: float = fraction_field(0.1)
-    reduction: Literal["sum", "mean"] = "sum"
-    share_equal_captions: bool = False
-    share_equal_images: bool = False
-    negatives_fraction: float = number_field(1.0, above=0, at_most=1)
-    tile_size: int = count_field(0, at_least=0)
-    matmul_dtype: Literal["bfloat16"] | None = None
+    label_smoothing: Fraction = Field(
+        default=0.1,
+        description=(
+            "Fraction of the target probability that is distributed over all captions "
+            "or images of the batch."
+        ),
+    )
+    reduction: Literal["sum", "mean"] = Field(
+        default="sum",
+        description="`sum` or `mean` of the losses of the two directions.",
+    )
+    share_equal_captions: bool = Field(
+        default=False,
+        description=(
+            "True to treat pairs with equal captions as positives of each other."
+        ),
+    )
+    share_equal_images: bool = Field(
+        default=False,
+        description=(
+            "True to treat all captions of an image in a batch as positives of the "
+            "image."
+        ),
+    )
+    negatives_fraction: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description=(
+            "Fraction of the in-batch negatives that each pair uses. It must be 1 "
+            "divided by a whole number."
+        ),
+    )
+    tile_size: NonNegativeInt = Field(
+        default=0,
+        description=(
+            "Number of rows and columns of the logits that are in memory at once, or "
+            "0 for the fastest method."
+        ),
+    )
+    matmul_dtype: Literal["bfloat16"] | None = Field(
+        default=None,
+        description="`bfloat16` for matrix products in half precision, or null.",
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class SigmoidLossConfig:
+class SigmoidLossConfig(Section):
     """Sigmoid loss of SigLIP, which classifies each pair as matching or not.
-
-    Attributes:
-        bias: Constant that is added to the logits, or None for the negative logarithm
-            of the number of captions in the batch. The paper learns the bias.
-        share_equal_captions: True to treat pairs with equal captions as positives of
-            each other.
-        share_equal_images: True to treat all captions of an image in a batch as
-            positives of the image.
-        tile_size: Number of rows and columns of the logits that are in memory at once,
-            or 0 for the fastest method.
 
     References:
         Zhai et al. 2023, section 3.2 (initial bias of -10 and temperature of 0.1).
-
-    Example:
-
-    >>> SigmoidLossConfig(bias=-10.0).share_equal_captions
-    False
     """
 
-    bias: float | None = number_field(None, at_most=0)
-    share_equal_captions: bool = False
-    share_equal_images: bool = False
-    tile_size: int = count_field(0, at_least=0)
+    bias: float | None = Field(
+        default=None,
+        le=0,
+        description=(
+            "Constant that is added to the logits, or null for the negative logarithm "
+            "of the number of captions in the batch. The paper learns the bias."
+        ),
+    )
+    share_equal_captions: bool = Field(
+        default=False,
+        description=(
+            "True to treat pairs with equal captions as positives of each other."
+        ),
+    )
+    share_equal_images: bool = Field(
+        default=False,
+        description=(
+            "True to treat all captions of an image in a batch as positives of the "
+            "image."
+        ),
+    )
+    tile_size: NonNegativeInt = Field(
+        default=0,
+        description=(
+            "Number of rows and columns of the logits that are in memory at once, or "
+            "0 for the fastest method."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class MatryoshkaConfig:
+class MatryoshkaConfig(Section):
     """Loss at several widths of the embeddings.
-
-    Attributes:
-        widths: Numbers of first components of the embeddings at which the loss is
-            computed in addition to all components. An empty list computes the loss of
-            the complete embeddings only. Recall is measured at each width.
-        weights: Weights of the losses of `widths` relative to the loss of the complete
-            embeddings. An empty list is a weight of 1 for each width.
 
     References:
         Kusupati et al. 2022, section 3.
-
-    Example:
-
-    >>> MatryoshkaConfig(widths=(64, 128)).weights
-    ()
     """
 
-    widths: tuple[int, ...] = count_field(())
-    weights: tuple[float, ...] = number_field((), above=0)
+    widths: tuple[PositiveInt, ...] = Field(
+        default=(),
+        description=(
+            "Numbers of first components of the embeddings at which the loss is "
+            "computed in addition to all components. An empty list computes the loss "
+            "of the complete embeddings only. Recall is measured at each width."
+        ),
+    )
+    weights: tuple[PositiveFloat, ...] = Field(
+        default=(),
+        description=(
+            "Weights of the losses of `widths` relative to the loss of the complete "
+            "embeddings. An empty list is a weight of 1 for each width."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
 class LossConfig(_OneOf):
-    """Choice of the loss. Each member has a class in `align_keras.losses`.
+    """Choice of the loss. Each member has a class in `align_keras.losses`."""
 
-    Attributes:
-        type: Name of the member that is used.
-        matryoshka: Widths of the embeddings at which the loss is computed.
-
-    Example:
-
-    >>> LossConfig(type="sigmoid").get().bias is None
-    True
-    """
-
-    type: Literal["contrastive", "sigmoid"] = "contrastive"
+    type: Literal["contrastive", "sigmoid"] = Field(
+        default="contrastive", description="Name of the member that is used."
+    )
     contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
     sigmoid: SigmoidLossConfig = SigmoidLossConfig()
     matryoshka: MatryoshkaConfig = MatryoshkaConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class TeacherConfig:
-    """Item of the list `task.distillation.teacher`.
+class TeacherConfig(Section):
+    """Item of the list `task.distillation.teacher`."""
 
-    Attributes:
-        model: Name or folder of the teacher, as in `align_keras.load_model`.
-        weight: Weight of its similarities, relative to the weights of the other
-            teachers.
-
-    Example:
-
-    >>> TeacherConfig("align_small_en").weight
-    1.0
-    """
-
-    model: str
-    weight: float = number_field(1.0, above=0)
+    model: str = Field(
+        description="Name or folder of the teacher, as in `align_keras.load_model`."
+    )
+    weight: PositiveFloat = Field(
+        default=1.0,
+        description=(
+            "Weight of its similarities, relative to the weights of the other teachers."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class DistillationConfig:
+Teachers = Annotated[
+    tuple[TeacherConfig, ...], Field(min_length=1), named_items(TeacherConfig)
+]
+
+
+class DistillationConfig(Section):
     """Distillation of trained models, the teachers.
 
     The losses are those of `align_keras.losses.DistillationLoss`.
 
-    Attributes:
-        teacher: Name or folder of the teacher, as in `align_keras.load_model`, a list
-            of several teachers, or None to train without a teacher. The similarity of
-            an image and a caption is the weighted mean of those of all teachers.
-        embedding_weight: Weight of the squared distance between the embeddings and
-            those of the teacher. A weight above 0 requires a `projection_dim` that
-            equals the width of the teacher's embeddings. It must be 0 for several
-            teachers.
-        similarity_weight: Weight of the divergence of the similarities in a batch from
-            those of the teacher.
-        contrastive_weight: Weight of the loss in `task.loss`. With 0, the model learns
-            only from the teacher.
-        temperature: Temperature of the similarities of the model and of the teacher.
-
     References:
         Hinton et al. 2015. Wu et al. 2023, section 3.1.
-
-    Example:
-
-    >>> DistillationConfig((TeacherConfig("align_small_en"),)).contrastive_weight
-    1.0
     """
 
-    teacher: tuple[TeacherConfig, ...] | None = None
-    embedding_weight: float = number_field(1.0, at_least=0)
-    similarity_weight: float = number_field(1.0, at_least=0)
-    contrastive_weight: float = number_field(1.0, at_least=0)
-    temperature: float = number_field(0.05, above=0)
+    teacher: Teachers | None = Field(
+        default=None,
+        description=(
+            "Name or folder of the teacher, as in `align_keras.load_model`, a list of "
+            "several teachers, or null to train without a teacher. The similarity of "
+            "an image and a caption is the weighted mean of those of all teachers."
+        ),
+    )
+    embedding_weight: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "Weight of the squared distance between the embeddings and those of the "
+            "teacher. A weight above 0 requires a `projection_dim` that equals the "
+            "width of the teacher's embeddings. It must be 0 for several teachers."
+        ),
+    )
+    similarity_weight: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "Weight of the divergence of the similarities in a batch from those of "
+            "the teacher."
+        ),
+    )
+    contrastive_weight: NonNegativeFloat = Field(
+        default=1.0,
+        description=(
+            "Weight of the loss in `task.loss`. With 0, the model learns only from "
+            "the teacher."
+        ),
+    )
+    temperature: PositiveFloat = Field(
+        default=0.05,
+        description="Temperature of the similarities of the model and of the teacher.",
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceConfig:
-    """Item of the list `task.train_data.source`.
+class SourceConfig(Section):
+    """Item of the list `task.train_data.source`."""
 
-    Attributes:
-        path: File, folder, pattern or address.
-        weight: Share of the pairs from this source, relative to the weights of the
-            other sources. If all weights are None, the weights are the numbers of
-            images of the sources.
-
-    Example:
-
-    >>> SourceConfig("cc3m/*.tar", weight=2.0).weight
-    2.0
-    """
-
-    path: str
-    weight: float | None = number_field(None, above=0)
+    path: str = Field(description="File, folder, pattern or address.")
+    weight: PositiveFloat | None = Field(
+        default=None,
+        description=(
+            "Share of the pairs from this source, relative to the weights of the "
+            "other sources. If all weights are null, the weights are the numbers of "
+            "images of the sources."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
+Sources = Annotated[
+    tuple[SourceConfig, ...], Field(min_length=1), named_items(SourceConfig)
+]
+
+
+# Options with other defaults in the validation data.
+Split = Annotated[
+    str,
+    Field(description="Split of the prepared data, such as `train[:90%]`, or `all`."),
+]
+BatchSize = Annotated[
+    PositiveInt, Field(description="Number of pairs per step over all replicas.")
+]
+RandomCrop = Annotated[
+    bool, Field(description="True for a random crop, and false for a central crop.")
+]
+RandomFlip = Annotated[
+    bool, Field(description="True to flip half of the images horizontally.")
+]
+
+
+class DataConfig(Section):
     """Pairs of images and captions, and their batches.
-
-    Attributes:
-        corpus: `icons`, `stamps`, a folder of `tools/make_drawings.py`, several of
-            these joined by `+`, `pairs`, or the path of a data set that TFDS prepared,
-            such as the output of `align-keras corpus`. An experiment must set it.
-        corpus_repeats: Number of times that an epoch contains the pairs of a corpus in
-            a mixture, such as `{icons: 2}`, or None for once each. It is allowed in
-            `train_data` only.
-        source: Shards to read instead of a corpus: a path, or a list of `path` and
-            `weight`, as in `align_keras.datasets.open_sources`. It is allowed in
-            `train_data` only.
-        tfds_split: Split of the prepared data, such as `train[:90%]`, or `all`.
-        split_by: How the corpus `pairs` is divided. `image` makes the splits `train`
-            and `test`, which share no image. `image_and_caption` makes the splits
-            `train`, `validation` and `test`, which share neither an image nor a
-            caption.
-        tfds_data_dir: Folder of the prepared data, or None for the default of TFDS.
-        pairs: Table or folder of the corpus `pairs`.
-        image_column: Column of the images in the table or the sources, or None to
-            detect it.
-        caption_column: Column of the captions in the table or the sources, or None to
-            detect it.
-        caption_sources: Probability of each source of captions, such as `{alt: 0.7,
-            synthetic: 0.3}`, or None to draw all captions of an image with equal
-            probability. The sources are columns of captions in the table, or values of
-            its column `source`. In the shards of `source` they are columns, keys of the
-            `.json` members of a tar, or features of TFRecord files. The probabilities
-            are divided by the sum over the sources that an image has.
-        where: Condition on the scores of `align-keras corpus score`, such as
-            `similarity > 0.2 and detected_language = 'en'`, or None for all pairs. It
-            requires that `corpus`, or each `source`, is a corpus that `align-keras
-            corpus` built.
-        encoding: Text encoding of the table and of caption files.
-        max_bad_fraction: Maximum fraction of unusable pairs.
-        global_batch_size: Number of pairs per step over all replicas.
-        micro_batch_size: Number of pairs that a replica embeds at a time, or None for
-            the whole batch.
-        shuffle_buffer_size: Number of pairs in the shuffle buffer.
-        pair_weighted: True to use every caption of an image once per epoch, as in the
-            paper. False uses every image once per epoch with a random caption.
-        cache: True to keep decoded images in memory.
-        data_service: Address of the dispatcher of a tf.data service, such as
-            `grpc://host:5000`, or None. The order of its batches is not deterministic.
-        seed: Seed of shuffling and augmentation, or None for that of the trainer.
-        random_crop: True for a random crop, and False for a central crop.
-        resize_before_crop: True to resize the whole image before a random crop, as the
-            paper does. It is slower. `align_keras.images.crop_image_bytes` lists the
-            differences.
-        random_flip: True to flip half of the images horizontally.
-        random_zoom: Each side of a crop is scaled by a random factor between
-            exp(-random_zoom) and exp(random_zoom).
-        random_shift: Maximum shift of a crop as a fraction of its side.
-        random_recolor: Fraction of the images with random colors and polarity, for
-            drawings.
 
     References:
         Jia et al. 2021, section 5: batches of 16384, random crop and flip.
-
-    Example:
-
-    >>> DataConfig(corpus="pairs", pairs="pairs.csv").global_batch_size
-    16384
     """
 
-    corpus: str | None = None
-    corpus_repeats: dict[str, float] | None = number_field(None, above=0)
-    source: tuple[SourceConfig, ...] | None = None
-    tfds_split: str = "train"
-    split_by: Literal["image", "image_and_caption"] = "image"
-    tfds_data_dir: str | None = None
-    pairs: str | None = None
-    image_column: str | None = None
-    caption_column: str | None = None
-    caption_sources: dict[str, float] | None = number_field(None, above=0)
-    where: str | None = None
-    encoding: str = "utf-8"
-    max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
-    global_batch_size: int = count_field(16_384)
-    micro_batch_size: int | None = count_field(None)
-    shuffle_buffer_size: int = count_field(20_000)
-    pair_weighted: bool = False
-    cache: bool = False
-    data_service: str | None = None
-    seed: int | None = count_field(None, at_least=0)
-    random_crop: bool = True
-    resize_before_crop: bool = False
-    random_flip: bool = True
-    random_zoom: float = number_field(0.0, at_least=0)
-    random_shift: float = number_field(0.0, at_least=0)
-    random_recolor: float = number_field(0.0, at_least=0, at_most=1)
+    corpus: str | None = Field(
+        default=None,
+        description=(
+            "`icons`, `stamps`, a folder of `tools/make_drawings.py`, several of these "
+            "joined by `+`, `pairs`, or the path of a data set that TFDS prepared, "
+            "such as the output of `align-keras corpus`. An experiment must set it."
+        ),
+    )
+    corpus_repeats: dict[str, PositiveFloat] | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "Number of times that an epoch contains the pairs of a corpus in a "
+            "mixture, such as `{icons: 2}`, or null for once each. It is allowed in "
+            "`train_data` only."
+        ),
+    )
+    source: Sources | None = Field(
+        default=None,
+        description=(
+            "Shards to read instead of a corpus: a path, or a list of `path` and "
+            "`weight`, as in `align_keras.datasets.open_sources`. It is allowed in "
+            "`train_data` only."
+        ),
+    )
+    tfds_split: Split = "train"
+    split_by: Literal["image", "image_and_caption"] = Field(
+        default="image",
+        description=(
+            "How the corpus `pairs` is divided. `image` makes the splits `train` and "
+            "`test`, which share no image. `image_and_caption` makes the splits "
+            "`train`, `validation` and `test`, which share neither an image nor a "
+            "caption."
+        ),
+    )
+    tfds_data_dir: str | None = Field(
+        default=None,
+        description="Folder of the prepared data, or null for the default of TFDS.",
+    )
+    pairs: str | None = Field(
+        default=None, description="Table or folder of the corpus `pairs`."
+    )
+    image_column: str | None = Field(
+        default=None,
+        description=(
+            "Column of the images in the table or the sources, or null to detect it."
+        ),
+    )
+    caption_column: str | None = Field(
+        default=None,
+        description=(
+            "Column of the captions in the table or the sources, or null to detect it."
+        ),
+    )
+    caption_sources: dict[str, PositiveFloat] | None = Field(
+        default=None,
+        min_length=1,
+        description=(
+            "Probability of each source of captions, such as `{alt: 0.7, synthetic: "
+            "0.3}`, or null to draw all captions of an image with equal probability. "
+            "The sources are columns of captions in the table, or values of its "
+            "column `source`. In the shards of `source` they are columns, keys of the "
+            "`.json` members of a tar, or features of TFRecord files. The "
+            "probabilities are divided by the sum over the sources that an image has."
+        ),
+    )
+    where: str | None = Field(
+        default=None,
+        description=(
+            "Condition on the scores of `align-keras corpus score`, such as "
+            "`similarity > 0.2 and detected_language = 'en'`, or null for all pairs. "
+            "It requires that `corpus`, or each `source`, is a corpus that "
+            "`align-keras corpus` built."
+        ),
+    )
+    encoding: str = Field(
+        default="utf-8", description="Text encoding of the table and of caption files."
+    )
+    max_bad_fraction: float = Field(
+        default=0.1, ge=0, le=1, description="Maximum fraction of unusable pairs."
+    )
+    global_batch_size: BatchSize = 16_384
+    micro_batch_size: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of pairs that a replica embeds at a time, or null for the whole "
+            "batch."
+        ),
+    )
+    shuffle_buffer_size: PositiveInt = Field(
+        default=20_000, description="Number of pairs in the shuffle buffer."
+    )
+    pair_weighted: bool = Field(
+        default=False,
+        description=(
+            "True to use every caption of an image once per epoch, as in the paper. "
+            "False uses every image once per epoch with a random caption."
+        ),
+    )
+    cache: bool = Field(
+        default=False, description="True to keep decoded images in memory."
+    )
+    data_service: str | None = Field(
+        default=None,
+        description=(
+            "Address of the dispatcher of a tf.data service, such as "
+            "`grpc://host:5000`, or null. The order of its batches is not "
+            "deterministic."
+        ),
+    )
+    seed: NonNegativeInt | None = Field(
+        default=None,
+        description=(
+            "Seed of shuffling and augmentation, or null for that of the trainer."
+        ),
+    )
+    random_crop: RandomCrop = True
+    resize_before_crop: bool = Field(
+        default=False,
+        description=(
+            "True to resize the whole image before a random crop, as the paper does. "
+            "It is slower. `align_keras.images.crop_image_bytes` lists the "
+            "differences."
+        ),
+    )
+    random_flip: RandomFlip = True
+    random_zoom: NonNegativeFloat = Field(
+        default=0.0,
+        description=(
+            "Each side of a crop is scaled by a random factor between "
+            "exp(-random_zoom) and exp(random_zoom)."
+        ),
+    )
+    random_shift: NonNegativeFloat = Field(
+        default=0.0, description="Maximum shift of a crop as a fraction of its side."
+    )
+    random_recolor: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Fraction of the images with random colors and polarity, for drawings."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class ValidationDataConfig(DataConfig):
+    """Validation pairs. All of them are evaluated without augmentation."""
+
+    tfds_split: Split = "test"
+    global_batch_size: BatchSize = 256
+    random_crop: RandomCrop = False
+    random_flip: RandomFlip = False
+
+
+class EvaluationConfig(Section):
     """Metrics of a run.
-
-    Attributes:
-        ks: Values of k for Recall@k in increasing order.
 
     References:
         Jia et al. 2021, table 1.
-
-    Example:
-
-    >>> EvaluationConfig(ks=(1, 100)).ks
-    (1, 100)
     """
 
-    ks: tuple[int, ...] = count_field((1, 5, 10))
+    ks: tuple[PositiveInt, ...] = Field(
+        default=(1, 5, 10), description="Values of k for Recall@k in increasing order."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskConfig:
-    """Section `task`. Validation uses all pairs without augmentation.
-
-    Example:
-
-    >>> TaskConfig().validation_data.random_crop
-    False
-    """
+class TaskConfig(Section):
+    """Section `task`."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     distillation: DistillationConfig = DistillationConfig()
     train_data: DataConfig = DataConfig()
-    validation_data: DataConfig = DataConfig(
-        tfds_split="test",
-        global_batch_size=256,
-        random_crop=False,
-        random_flip=False,
-    )
+    validation_data: ValidationDataConfig = ValidationDataConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
 # LAMB usually excludes biases and normalization parameters. The temperature is excluded
 # too, because it would change by the relative learning rate at every step.
 _EXCLUDED = ("bias", "gamma", "beta", "temperature")
+# Options with other defaults in some optimizers.
+WeightDecay = Annotated[
+    NonNegativeFloat,
+    Field(
+        description=(
+            "Weight decay. It is decoupled from the gradient, except in SGD, where it "
+            "is the weight of an L2 penalty."
+        )
+    ),
+]
+Epsilon = Annotated[
+    PositiveFloat,
+    Field(description="Constant that is added to the denominator of the update."),
+]
 
 
-@dataclasses.dataclass(frozen=True)
-class _OptimizerOptions:
-    """Options of all optimizers.
+class _OptimizerOptions(Section):
+    """Options of all optimizers."""
 
-    Attributes:
-        weight_decay: Weight decay. It is decoupled from the gradient, except in SGD,
-            where it is the weight of an L2 penalty.
-        exclude_from_weight_decay: Regular expressions of the paths of variables
-            without weight decay and trust ratio.
-        global_clipnorm: Maximum global norm of the gradients, or None.
-    """
+    weight_decay: WeightDecay = 1e-5
+    exclude_from_weight_decay: tuple[str, ...] = Field(
+        default=_EXCLUDED,
+        description=(
+            "Regular expressions of the paths of variables without weight decay and "
+            "trust ratio."
+        ),
+    )
+    global_clipnorm: PositiveFloat | None = Field(
+        default=None, description="Maximum global norm of the gradients, or null."
+    )
 
-    weight_decay: float = number_field(1e-5, at_least=0)
-    exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
-    global_clipnorm: float | None = number_field(None, above=0)
 
-
-@dataclasses.dataclass(frozen=True)
 class AdamWConfig(_OptimizerOptions):
-    """AdamW, which is Adam with decoupled weight decay.
+    """AdamW, which is Adam with decoupled weight decay."""
 
-    Attributes:
-        beta_1: Decay rate of the moving average of the gradient.
-        beta_2: Decay rate of the moving average of the squared gradient.
-        epsilon: Constant that is added to the denominator of the update.
-
-    Example:
-
-    >>> AdamWConfig(beta_2=0.98).weight_decay
-    1e-05
-    """
-
-    beta_1: float = fraction_field(0.9)
-    beta_2: float = fraction_field(0.999)
-    epsilon: float = number_field(1e-7, above=0)
+    beta_1: Fraction = Field(
+        default=0.9, description="Decay rate of the moving average of the gradient."
+    )
+    beta_2: Fraction = Field(
+        default=0.999,
+        description="Decay rate of the moving average of the squared gradient.",
+    )
+    epsilon: Epsilon = 1e-7
 
 
-@dataclasses.dataclass(frozen=True)
 class LambConfig(AdamWConfig):
     """LAMB, the paper's optimizer.
 
     References:
         Jia et al. 2021, section 5 (weight decay of 1e-5). You et al. 2020 for the other
         options, which Jia et al. don't state.
-
-    Example:
-
-    >>> LambConfig(weight_decay=1e-4).epsilon
-    1e-06
     """
 
-    epsilon: float = number_field(1e-6, above=0)
+    epsilon: Epsilon = 1e-6
 
 
-@dataclasses.dataclass(frozen=True)
 class MuonConfig(AdamWConfig):
     """Muon, which orthogonalizes the momentum of matrices.
 
     Other variables use AdamW.
 
-    Attributes:
-        momentum: Momentum of matrices.
-
     References:
         Jordan et al. 2024. Liu et al. 2025, arXiv:2502.16982.
-
-    Example:
-
-    >>> MuonConfig(weight_decay=0.1).momentum
-    0.95
     """
 
-    momentum: float = fraction_field(0.95)
+    momentum: Fraction = Field(default=0.95, description="Momentum of matrices.")
 
 
-@dataclasses.dataclass(frozen=True)
 class SGDConfig(_OptimizerOptions):
     """SGD with momentum.
 
-    Attributes:
-        momentum: Momentum of the update.
-        nesterov: True for Nesterov momentum.
-
     References:
         Jia et al. 2021, section 5.3 (momentum of 0.9 for fine-tuning on ImageNet).
-
-    Example:
-
-    >>> SGDConfig(nesterov=True).momentum
-    0.9
     """
 
-    weight_decay: float = number_field(0.0, at_least=0)
-    momentum: float = fraction_field(0.9)
-    nesterov: bool = False
+    weight_decay: WeightDecay = 0.0
+    momentum: Fraction = Field(default=0.9, description="Momentum of the update.")
+    nesterov: bool = Field(default=False, description="True for Nesterov momentum.")
 
 
-@dataclasses.dataclass(frozen=True)
 class OptimizerConfig(_OneOf):
-    """Choice of the optimizer.
+    """Choice of the optimizer."""
 
-    Example:
-
-    >>> OptimizerConfig(type="muon").get().momentum
-    0.95
-    """
-
-    type: Literal["lamb", "adamw", "muon", "sgd"] = "lamb"
+    type: Literal["lamb", "adamw", "muon", "sgd"] = Field(
+        default="lamb", description="Name of the member that is used."
+    )
     lamb: LambConfig = LambConfig()
     adamw: AdamWConfig = AdamWConfig()
     muon: MuonConfig = MuonConfig()
     sgd: SGDConfig = SGDConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearDecayConfig:
+class LinearDecayConfig(Section):
     """Linear decay of the learning rate.
-
-    Attributes:
-        initial_learning_rate: Learning rate after the warm-up.
-        end_learning_rate: Learning rate at the end of the decay.
-        decay_steps: Number of steps of the decay, or None for all steps after the
-            warm-up.
 
     References:
         Jia et al. 2021, section 5 (decay from 1e-3 to zero).
-
-    Example:
-
-    >>> LinearDecayConfig(initial_learning_rate=5e-4).end_learning_rate
-    0.0
     """
 
-    initial_learning_rate: float = number_field(1e-3, above=0)
-    end_learning_rate: float = number_field(0.0, at_least=0)
-    decay_steps: int | None = count_field(None)
+    initial_learning_rate: PositiveFloat = Field(
+        default=1e-3, description="Learning rate after the warm-up."
+    )
+    end_learning_rate: NonNegativeFloat = Field(
+        default=0.0, description="Learning rate at the end of the decay."
+    )
+    decay_steps: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of steps of the decay, or null for all steps after the warm-up."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class CosineDecayConfig:
-    """Cosine decay of the learning rate.
+class CosineDecayConfig(Section):
+    """Cosine decay of the learning rate."""
 
-    Attributes:
-        initial_learning_rate: Learning rate after the warm-up.
-        alpha: Learning rate at the end of the decay as a fraction of the initial one.
-        decay_steps: Number of steps of the decay, or None for all steps after the
-            warm-up.
-
-    Example:
-
-    >>> CosineDecayConfig(decay_steps=10_000).initial_learning_rate
-    0.001
-    """
-
-    initial_learning_rate: float = number_field(1e-3, above=0)
-    alpha: float = number_field(0.0, at_least=0, at_most=1)
-    decay_steps: int | None = count_field(None)
-
-
-@dataclasses.dataclass(frozen=True)
-class StepwiseConfig:
-    """Piecewise constant learning rate.
-
-    Attributes:
-        boundaries: Numbers of steps after the warm-up at which the learning rate
-            changes, in increasing order.
-        values: Learning rates before, between and after the boundaries.
-
-    Example:
-
-    >>> StepwiseConfig(boundaries=(500,), values=(1e-2, 1e-3)).values
-    (0.01, 0.001)
-    """
-
-    boundaries: tuple[int, ...] = count_field((100_000,))
-    values: tuple[float, ...] = number_field((1e-3, 1e-4), above=0)
+    initial_learning_rate: PositiveFloat = Field(
+        default=1e-3, description="Learning rate after the warm-up."
+    )
+    alpha: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description=(
+            "Learning rate at the end of the decay as a fraction of the initial one."
+        ),
+    )
+    decay_steps: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of steps of the decay, or null for all steps after the warm-up."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class ConstantConfig:
-    """Constant learning rate.
+class StepwiseConfig(Section):
+    """Piecewise constant learning rate."""
 
-    Attributes:
-        learning_rate: Learning rate of all steps after the warm-up.
+    boundaries: tuple[PositiveInt, ...] = Field(
+        default=(100_000,),
+        description=(
+            "Numbers of steps after the warm-up at which the learning rate changes, "
+            "in increasing order."
+        ),
+    )
+    values: tuple[PositiveFloat, ...] = Field(
+        default=(1e-3, 1e-4),
+        description="Learning rates before, between and after the boundaries.",
+    )
 
-    Example:
 
-    >>> ConstantConfig(learning_rate=3e-4).learning_rate
-    0.0003
-    """
+class ConstantConfig(Section):
+    """Constant learning rate."""
 
-    learning_rate: float = number_field(1e-3, above=0)
+    learning_rate: PositiveFloat = Field(
+        default=1e-3, description="Learning rate of all steps after the warm-up."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
 class LearningRateConfig(_OneOf):
-    """Choice of the learning-rate schedule.
+    """Choice of the learning-rate schedule."""
 
-    Example:
-
-    >>> LearningRateConfig(type="constant").get()
-    ConstantConfig(learning_rate=0.001)
-    """
-
-    type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
+    type: Literal["linear", "cosine", "stepwise", "constant"] = Field(
+        default="linear", description="Name of the member that is used."
+    )
     linear: LinearDecayConfig = LinearDecayConfig()
     cosine: CosineDecayConfig = CosineDecayConfig()
     stepwise: StepwiseConfig = StepwiseConfig()
     constant: ConstantConfig = ConstantConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearWarmupConfig:
+class LinearWarmupConfig(Section):
     """Linear warm-up of the learning rate.
-
-    Attributes:
-        warmup_steps: Number of steps of the warm-up, or 0 for no warm-up.
-        warmup_learning_rate: Learning rate at the first step.
 
     References:
         Jia et al. 2021, section 5 (from zero in 10k steps).
-
-    Example:
-
-    >>> LinearWarmupConfig(warmup_steps=500).warmup_learning_rate
-    0.0
     """
 
-    warmup_steps: int = count_field(10_000, at_least=0)
-    warmup_learning_rate: float = number_field(0.0, at_least=0)
+    warmup_steps: NonNegativeInt = Field(
+        default=10_000,
+        description="Number of steps of the warm-up, or 0 for no warm-up.",
+    )
+    warmup_learning_rate: NonNegativeFloat = Field(
+        default=0.0, description="Learning rate at the first step."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
 class WarmupConfig(_OneOf):
-    """Choice of the warm-up.
+    """Choice of the warm-up."""
 
-    Attributes:
-        type: Name of the member that is used, or None for no warm-up.
-
-    Example:
-
-    >>> WarmupConfig(type=None).get() is None
-    True
-    """
-
-    type: Literal["linear"] | None = "linear"
+    type: Literal["linear"] | None = Field(
+        default="linear",
+        description="Name of the member that is used, or null for no warm-up.",
+    )
     linear: LinearWarmupConfig = LinearWarmupConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class EMAConfig:
-    """Exponential moving average of the weights for evaluation and the final model.
+class EMAConfig(Section):
+    """Exponential moving average of the weights for evaluation and the final model."""
 
-    Attributes:
-        average_decay: Decay rate of the average, or None for no average.
-
-    Example:
-
-    >>> EMAConfig(average_decay=0.999).average_decay
-    0.999
-    """
-
-    average_decay: float | None = fraction_field(None)
+    average_decay: Fraction | None = Field(
+        default=None, description="Decay rate of the average, or null for no average."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizationConfig:
-    """Optimizer, learning rate, warm-up and moving average of the weights.
-
-    Example:
-
-    >>> OptimizationConfig(ema=EMAConfig(0.999)).optimizer.type
-    'lamb'
-    """
+class OptimizationConfig(Section):
+    """Optimizer, learning rate, warm-up and moving average of the weights."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
@@ -846,154 +932,192 @@ class OptimizationConfig:
     ema: EMAConfig = EMAConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainerConfig:
+class TrainerConfig(Section):
     """Section `trainer`. Intervals are numbers of steps, multiples of `steps_per_loop`.
-
-    Attributes:
-        train_steps: Number of steps of the run.
-        steps_per_loop: Number of steps between two log lines. The logged loss is the
-            mean over these steps.
-        checkpoint_interval: Number of steps between two checkpoints.
-        validation_interval: Number of steps between two evaluations.
-        max_to_keep: Number of recent checkpoints to keep.
-        best_checkpoint_eval_metric: Metric such as `t2i/recall_at_1` whose best
-            checkpoint is also kept, or None.
-        best_checkpoint_metric_comp: `"higher"` or `"lower"`, the better values of the
-            metric.
-        best_checkpoint_by_test: True to allow the selection of the best checkpoint on
-            a split named `test`.
-        loss_upper_bound: Loss above which the run stops, or None.
-        seed: Seed of the initial weights, dropout and the data.
-        callbacks: Trackers that record the metrics of the run. An empty list turns
-            them off.
 
     References:
         Jia et al. 2021, section 5 (1.2M steps).
 
     Example:
-
     >>> TrainerConfig(train_steps=5_000).checkpoint_interval
     10000
     """
 
-    train_steps: int = count_field(1_200_000)
-    steps_per_loop: int = count_field(1_000)
-    checkpoint_interval: int = count_field(10_000)
-    validation_interval: int = count_field(10_000)
-    max_to_keep: int = count_field(3)
-    best_checkpoint_eval_metric: str | None = None
-    best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
-    best_checkpoint_by_test: bool = False
-    loss_upper_bound: float | None = number_field(1_000.0, above=0)
-    seed: int = number_field(0, at_least=0, at_most=2**32 - 1)
-    callbacks: tuple[TrackerName, ...] = ("tensorboard",)
+    train_steps: PositiveInt = Field(
+        default=1_200_000, description="Number of steps of the run."
+    )
+    steps_per_loop: PositiveInt = Field(
+        default=1_000,
+        description=(
+            "Number of steps between two log lines. The logged loss is the mean over "
+            "these steps."
+        ),
+    )
+    checkpoint_interval: PositiveInt = Field(
+        default=10_000, description="Number of steps between two checkpoints."
+    )
+    validation_interval: PositiveInt = Field(
+        default=10_000, description="Number of steps between two evaluations."
+    )
+    max_to_keep: PositiveInt = Field(
+        default=3, description="Number of recent checkpoints to keep."
+    )
+    best_checkpoint_eval_metric: str | None = Field(
+        default=None,
+        description=(
+            "Metric such as `t2i/recall_at_1` whose best checkpoint is also kept, or "
+            "null."
+        ),
+    )
+    best_checkpoint_metric_comp: Literal["higher", "lower"] = Field(
+        default="higher",
+        description="`higher` or `lower`, the better values of the metric.",
+    )
+    best_checkpoint_by_test: bool = Field(
+        default=False,
+        description=(
+            "True to allow the selection of the best checkpoint on a split named "
+            "`test`."
+        ),
+    )
+    loss_upper_bound: PositiveFloat | None = Field(
+        default=1_000.0, description="Loss above which the run stops, or null."
+    )
+    seed: Seed = Field(
+        default=0,
+        description="Seed of the initial weights, dropout and the data.",
+    )
+    callbacks: tuple[TrackerName, ...] = Field(
+        default=("tensorboard",),
+        description=(
+            "Trackers that record the metrics of the run. An empty list turns them off."
+        ),
+    )
     optimizer_config: OptimizationConfig = OptimizationConfig()
 
 
-@dataclasses.dataclass(frozen=True)
-class RuntimeConfig:
-    """Section `runtime`.
-
-    Attributes:
-        distribution_strategy: Distribution strategy of TensorFlow. `default` uses one
-            device.
-        num_replicas: Number of logical CPU devices to create, to test a strategy on one
-            machine. None uses the existing devices.
-        mixed_precision_dtype: Dtype policy of Keras.
-        tpu: Name of a TPU, its address such as `grpc://10.0.0.2:8470`, or `local`. None
-            is `local` on a TPU VM, and else the environment variable TPU_NAME.
-
-    Example:
-
-    >>> RuntimeConfig(mixed_precision_dtype="mixed_bfloat16").num_replicas is None
-    True
-    """
+class RuntimeConfig(Section):
+    """Section `runtime`."""
 
     distribution_strategy: Literal[
         "default", "mirrored", "multi_worker_mirrored", "one_device", "tpu"
-    ] = "default"
-    num_replicas: int | None = count_field(None)
-    mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
-        "float32"
+    ] = Field(
+        default="default",
+        description="Distribution strategy of TensorFlow. `default` uses one device.",
     )
-    tpu: str | None = None
+    num_replicas: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of logical CPU devices to create, to test a strategy on one "
+            "machine. null uses the existing devices."
+        ),
+    )
+    mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
+        Field(default="float32", description="Dtype policy of Keras.")
+    )
+    tpu: str | None = Field(
+        default=None,
+        description=(
+            "Name of a TPU, its address such as `grpc://10.0.0.2:8470`, or `local`. "
+            "null is `local` on a TPU VM, and else the environment variable TPU_NAME."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(Section):
     """Section `finetune`, the fine-tuning of a trained model on `task.train_data`.
 
     The model replaces `task.model`, and the stages replace the steps, the intervals and
     the optimizer of `trainer`.
 
-    Attributes:
-        model: Trained model with Keras weights: `align_small_en`, the folder of a run
-            or a preset, or `hf://user/model`. None trains `task.model`.
-        projection_epochs: Epochs of the first stage, which trains the projections on
-            features that are computed once. 0 skips the stage.
-        projection_rate: Learning rate of the first stage.
-        blocks: Blocks of each encoder that the second stage trains.
-        blocks_epochs: Epochs of the second stage. 0 skips the stage.
-        blocks_rate: Learning rate of the second stage.
-        full_epochs: Epochs of the third stage, which trains all layers. 0 skips the
-            stage.
-        full_rate: Learning rate of the third stage.
-        full_min_images: Number of training images from which the third stage runs.
-        depth_decay: Factor of the learning rate from a block to the block before it.
-        patience: Number of epochs without a better validation recall after which a
-            stage ends.
-        factors: Factors of the interpolation between the weights of the model, 0, and
-            the fine-tuned weights, 1. The validation pairs choose one of them.
-        old_task: Pairs on which the loss of former abilities is measured: a table, a
-            folder, or a corpus such as `stamps`. None uses `stamps` if they are
-            installed.
-        max_forgetting: Maximum decrease of recall@10 on the validation part of
-            `old_task`. Factors with a larger decrease aren't chosen.
-
     References:
         Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features" (projection
         first). Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"
         (interpolation).
-
-    Example:
-
-    >>> FinetuneConfig(model="align_small_en").factors[-1]
-    1.0
     """
 
-    model: str | None = None
-    projection_epochs: int = count_field(30, at_least=0)
-    projection_rate: float = number_field(1e-3, above=0)
-    blocks: int = count_field(2)
-    blocks_epochs: int = count_field(8, at_least=0)
-    blocks_rate: float = number_field(2e-4, above=0)
-    full_epochs: int = count_field(4, at_least=0)
-    full_rate: float = number_field(5e-5, above=0)
-    full_min_images: int = count_field(2_000)
-    depth_decay: float = number_field(0.7, above=0, at_most=1)
-    patience: int = count_field(2)
-    factors: tuple[float, ...] = number_field(
-        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), at_least=0, at_most=1
+    model: str | None = Field(
+        default=None,
+        description=(
+            "Trained model with Keras weights: `align_small_en`, the folder of a run "
+            "or a preset, or `hf://user/model`. null trains `task.model`."
+        ),
     )
-    old_task: str | None = None
-    max_forgetting: float = number_field(0.015, at_least=0)
+    projection_epochs: NonNegativeInt = Field(
+        default=30,
+        description=(
+            "Epochs of the first stage, which trains the projections on features that "
+            "are computed once. 0 skips the stage."
+        ),
+    )
+    projection_rate: PositiveFloat = Field(
+        default=1e-3, description="Learning rate of the first stage."
+    )
+    blocks: PositiveInt = Field(
+        default=2, description="Blocks of each encoder that the second stage trains."
+    )
+    blocks_epochs: NonNegativeInt = Field(
+        default=8, description="Epochs of the second stage. 0 skips the stage."
+    )
+    blocks_rate: PositiveFloat = Field(
+        default=2e-4, description="Learning rate of the second stage."
+    )
+    full_epochs: NonNegativeInt = Field(
+        default=4,
+        description=(
+            "Epochs of the third stage, which trains all layers. 0 skips the stage."
+        ),
+    )
+    full_rate: PositiveFloat = Field(
+        default=5e-5, description="Learning rate of the third stage."
+    )
+    full_min_images: PositiveInt = Field(
+        default=2_000,
+        description="Number of training images from which the third stage runs.",
+    )
+    depth_decay: float = Field(
+        default=0.7,
+        gt=0,
+        le=1,
+        description="Factor of the learning rate from a block to the block before it.",
+    )
+    patience: PositiveInt = Field(
+        default=2,
+        description=(
+            "Number of epochs without a better validation recall after which a stage "
+            "ends."
+        ),
+    )
+    factors: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        default=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        description=(
+            "Factors of the interpolation between the weights of the model, 0, and "
+            "the fine-tuned weights, 1. The validation pairs choose one of them."
+        ),
+    )
+    old_task: str | None = Field(
+        default=None,
+        description=(
+            "Pairs on which the loss of former abilities is measured: a table, a "
+            "folder, or a corpus such as `stamps`. null uses `stamps` if they are "
+            "installed."
+        ),
+    )
+    max_forgetting: NonNegativeFloat = Field(
+        default=0.015,
+        description=(
+            "Maximum decrease of recall@10 on the validation part of `old_task`. "
+            "Factors with a larger decrease aren't chosen."
+        ),
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Section):
     """Configuration of a run with the sections of TF Model Garden.
 
-    Attributes:
-        task: `TaskConfig` with the model, the loss, the data and the metrics.
-        trainer: `TrainerConfig` with the steps, the intervals and the optimizer.
-        finetune: `FinetuneConfig` with the model to fine-tune and the stages.
-        runtime: `RuntimeConfig` with the devices and the precision.
-
     Example:
-    >>> config = ExperimentConfig()
-    >>> config.trainer.optimizer_config.optimizer.get().weight_decay
-    1e-05
+    >>> ExperimentConfig(trainer={"train_steps": 5_000}).trainer.train_steps
+    5000
     """
 
     task: TaskConfig = TaskConfig()

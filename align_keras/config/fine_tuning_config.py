@@ -1,44 +1,55 @@
 """Recipes of `align-keras evaluate` that train a classifier on the image encoder."""
 
-import dataclasses
 from typing import Literal
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 from align_keras.config.experiment_config import RuntimeConfig
-from align_keras.config.fields import count_field, fraction_field, number_field
+from align_keras.config.fields import Fraction, Section, Seed
 from align_keras.config.rules import Report, check_num_replicas
 
 
-@dataclasses.dataclass(frozen=True)
-class HeadStageConfig:
-    """Stage that trains only the head on frozen features.
+class HeadStageConfig(Section):
+    """Stage that trains only the head on frozen features."""
 
-    Attributes:
-        epochs: Length of the stage in epochs, or None.
-        steps: Length of the stage in steps, or None. A stage without epochs and steps
-            is skipped.
-        learning_rate: Initial learning rate.
-        schedule: Learning-rate schedule. `"stepwise"` multiplies the learning rate by
-            `decay_factor` every `decay_epochs`, `"cosine"` decreases it to zero, and
-            `"constant"` keeps it.
-        decay_factor: Factor of the schedule `"stepwise"`.
-        decay_epochs: Number of epochs between two steps of the schedule `"stepwise"`.
-        train_size: Side of the training images in pixels.
-        eval_size: Side of the evaluation images in pixels, if this is the last stage.
-
-    Example:
-
-    >>> HeadStageConfig(epochs=2).length(batch_size=256, num_images=1_000)
-    7
-    """
-
-    epochs: int | None = count_field(None)
-    steps: int | None = count_field(None)
-    learning_rate: float = number_field(1e-2, above=0)
-    schedule: Literal["stepwise", "cosine", "constant"] = "cosine"
-    decay_factor: float = number_field(0.2, above=0)
-    decay_epochs: int = count_field(30)
-    train_size: int = count_field(289, at_least=32)
-    eval_size: int = count_field(360, at_least=32)
+    epochs: PositiveInt | None = Field(
+        default=None, description="Length of the stage in epochs, or null."
+    )
+    steps: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Length of the stage in steps, or null. A stage without epochs and steps "
+            "is skipped."
+        ),
+    )
+    learning_rate: PositiveFloat = Field(
+        default=1e-2, description="Initial learning rate."
+    )
+    schedule: Literal["stepwise", "cosine", "constant"] = Field(
+        default="cosine",
+        description=(
+            "Learning-rate schedule. `stepwise` multiplies the learning rate by "
+            "`decay_factor` every `decay_epochs`, `cosine` decreases it to zero, and "
+            "`constant` keeps it."
+        ),
+    )
+    decay_factor: PositiveFloat = Field(
+        default=0.2, description="Factor of the schedule `stepwise`."
+    )
+    decay_epochs: PositiveInt = Field(
+        default=30,
+        description="Number of epochs between two steps of the schedule `stepwise`.",
+    )
+    train_size: int = Field(
+        default=289, ge=32, description="Side of the training images in pixels."
+    )
+    eval_size: int = Field(
+        default=360,
+        ge=32,
+        description=(
+            "Side of the evaluation images in pixels, if this is the last stage."
+        ),
+    )
 
     @property
     def is_skipped(self) -> bool:
@@ -58,111 +69,143 @@ class HeadStageConfig:
         return max((self.epochs or 0) * num_images // batch_size, 1)
 
 
-@dataclasses.dataclass(frozen=True)
 class FullStageConfig(HeadStageConfig):
-    """Stage that trains all layers.
+    """Stage that trains all layers."""
 
-    Attributes:
-        backbone_multiplier: Learning rate of the image encoder divided by the learning
-            rate of the head.
-        freeze_batch_statistics: True to use the moving batch statistics and not to
-            update them.
-
-    Example:
-
-    >>> FullStageConfig(epochs=20).length(batch_size=256, num_images=8_144)
-    636
-    """
-
-    backbone_multiplier: float = number_field(1.0, above=0)
-    freeze_batch_statistics: bool = False
+    backbone_multiplier: PositiveFloat = Field(
+        default=1.0,
+        description=(
+            "Learning rate of the image encoder divided by the learning rate of the "
+            "head."
+        ),
+    )
+    freeze_batch_statistics: bool = Field(
+        default=False,
+        description="True to use the moving batch statistics and not to update them.",
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
+class SweepConfig(Section):
     """Random search over options of the last stage.
-
-    Attributes:
-        trials: Number of trials, or 0 for no sweep.
-        learning_rate: Smallest and largest learning rate of a log-uniform
-            distribution. An empty list keeps the value of the stage.
-        weight_decay: Smallest and largest weight decay of a log-uniform distribution.
-            An empty list keeps the value of the recipe.
-        steps: Numbers of steps to draw from.
-        batch_size: Batch sizes to draw from.
-        crop: Crops to draw from.
-        flip: Values of `flip` to draw from.
 
     References:
         Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, with the sweep of
         appendix I of Zhai et al. 2019 (arXiv 1910.04867).
-
-    Example:
-
-    >>> SweepConfig(trials=50, learning_rate=(1e-4, 1e-1)).trials
-    50
     """
 
-    trials: int = count_field(0, at_least=0)
-    learning_rate: tuple[float, ...] = number_field((), above=0)
-    weight_decay: tuple[float, ...] = number_field((), above=0)
-    steps: tuple[int, ...] = count_field(())
-    batch_size: tuple[int, ...] = count_field(())
-    crop: tuple[Literal["inception", "whole"], ...] = ()
-    flip: tuple[bool, ...] = ()
+    trials: NonNegativeInt = Field(
+        default=0, description="Number of trials, or 0 for no sweep."
+    )
+    learning_rate: tuple[PositiveFloat, ...] = Field(
+        default=(),
+        description=(
+            "Smallest and largest learning rate of a log-uniform distribution. An "
+            "empty list keeps the value of the stage."
+        ),
+    )
+    weight_decay: tuple[PositiveFloat, ...] = Field(
+        default=(),
+        description=(
+            "Smallest and largest weight decay of a log-uniform distribution. An "
+            "empty list keeps the value of the recipe."
+        ),
+    )
+    steps: tuple[PositiveInt, ...] = Field(
+        default=(), description="Numbers of steps to draw from."
+    )
+    batch_size: tuple[PositiveInt, ...] = Field(
+        default=(), description="Batch sizes to draw from."
+    )
+    crop: tuple[Literal["inception", "whole"], ...] = Field(
+        default=(), description="Crops to draw from."
+    )
+    flip: tuple[bool, ...] = Field(
+        default=(), description="Values of `flip` to draw from."
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class FineTuningConfig:
+class FineTuningConfig(Section):
     """Recipe to fine-tune an image classifier.
-
-    Attributes:
-        runs: Number of runs with different seeds. The metrics are averaged over them.
-        seed: Seed of the first run. Each further run increases it by 1.
-        batch_size: Number of images per step.
-        momentum: Momentum of SGD.
-        weight_decay: Weight of an L2 penalty on the kernels.
-        crop: Crop of the images. `"inception"` crops a random area with a random
-            aspect ratio in training and the center in evaluation. `"whole"` uses the
-            whole image in both.
-        min_crop_area: Smallest area of a training crop as a fraction of the image.
-        flip: True to flip half of the training images horizontally.
-        central_crop: Side of the evaluation crop as a fraction of the side of the
-            image.
-        shuffle_buffer_size: Number of encoded images in the shuffle buffer.
-        checkpoint_interval: Number of steps between two checkpoints. A killed training
-            continues from the last checkpoint.
-        micro_batch_size: Number of images that a replica processes at a time, or None
-            for the whole batch. Batch statistics are computed per micro-batch, unless
-            they are frozen.
-        rematerialize: True to save memory by computing activations again for the
-            gradient, or None for the setting of the model.
 
     References:
         Jia et al. 2021, section 5.3.
 
     Example:
-
-    >>> FineTuningConfig(head=HeadStageConfig(epochs=5)).last_stage
-    'head'
+    >>> FineTuningConfig(full={"epochs": 20}).last_stage
+    'full'
     """
 
-    runs: int = count_field(1)
-    seed: int = number_field(0, at_least=0, at_most=2**32 - 1)
-    batch_size: int = count_field(256)
-    momentum: float = fraction_field(0.9)
-    weight_decay: float = number_field(0.0, at_least=0)
-    crop: Literal["inception", "whole"] = "inception"
-    min_crop_area: float = number_field(0.08, above=0, at_most=1)
-    flip: bool = True
-    central_crop: float = number_field(0.875, above=0, at_most=1)
-    shuffle_buffer_size: int = count_field(10_000)
-    checkpoint_interval: int = count_field(1_000)
+    runs: PositiveInt = Field(
+        default=1,
+        description=(
+            "Number of runs with different seeds. The metrics are averaged over them."
+        ),
+    )
+    seed: Seed = Field(
+        default=0,
+        description="Seed of the first run. Each further run increases it by 1.",
+    )
+    batch_size: PositiveInt = Field(
+        default=256, description="Number of images per step."
+    )
+    momentum: Fraction = Field(default=0.9, description="Momentum of SGD.")
+    weight_decay: NonNegativeFloat = Field(
+        default=0.0, description="Weight of an L2 penalty on the kernels."
+    )
+    crop: Literal["inception", "whole"] = Field(
+        default="inception",
+        description=(
+            "Crop of the images. `inception` crops a random area with a random aspect "
+            "ratio in training and the center in evaluation. `whole` uses the whole "
+            "image in both."
+        ),
+    )
+    min_crop_area: float = Field(
+        default=0.08,
+        gt=0,
+        le=1,
+        description="Smallest area of a training crop as a fraction of the image.",
+    )
+    flip: bool = Field(
+        default=True,
+        description="True to flip half of the training images horizontally.",
+    )
+    central_crop: float = Field(
+        default=0.875,
+        gt=0,
+        le=1,
+        description=(
+            "Side of the evaluation crop as a fraction of the side of the image."
+        ),
+    )
+    shuffle_buffer_size: PositiveInt = Field(
+        default=10_000, description="Number of encoded images in the shuffle buffer."
+    )
+    checkpoint_interval: PositiveInt = Field(
+        default=1_000,
+        description=(
+            "Number of steps between two checkpoints. A killed training continues "
+            "from the last checkpoint."
+        ),
+    )
     head: HeadStageConfig = HeadStageConfig()
     full: FullStageConfig = FullStageConfig()
     sweep: SweepConfig = SweepConfig()
-    micro_batch_size: int | None = count_field(None)
-    rematerialize: bool | None = None
+    micro_batch_size: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of images that a replica processes at a time, or null for the "
+            "whole batch. Batch statistics are computed per micro-batch, unless they "
+            "are frozen."
+        ),
+    )
+    rematerialize: bool | None = Field(
+        default=None,
+        description=(
+            "True to save memory by computing activations again for the gradient, or "
+            "null for the setting of the model."
+        ),
+    )
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property

@@ -201,19 +201,24 @@ def with_preset(model_config: Any) -> Any:
     if model_config.preset is None:
         return model_config
     sizes = preset_config(model_config.preset)
-    return dataclasses.replace(
-        model_config,
-        image_encoder=dataclasses.replace(
-            model_config.image_encoder,
-            variant=sizes["image_encoder"],
-            image_size=sizes["image_size"],
-        ),
-        text_encoder=dataclasses.replace(
-            model_config.text_encoder,
-            variant=sizes["text_encoder"],
-            sequence_length=sizes["sequence_length"],
-        ),
-        projection_dim=sizes["projection_dim"],
+    image_encoder = model_config.image_encoder.model_copy(
+        update={
+            "variant": sizes["image_encoder"],
+            "image_size": sizes["image_size"],
+        }
+    )
+    text_encoder = model_config.text_encoder.model_copy(
+        update={
+            "variant": sizes["text_encoder"],
+            "sequence_length": sizes["sequence_length"],
+        }
+    )
+    return model_config.model_copy(
+        update={
+            "image_encoder": image_encoder,
+            "text_encoder": text_encoder,
+            "projection_dim": sizes["projection_dim"],
+        }
     )
 
 

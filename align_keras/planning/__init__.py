@@ -1,15 +1,21 @@
-"""Estimates of the operations, memory, network traffic and days of training runs."""
+"""Estimates of the operations, memory, network traffic and days of training runs.
 
-from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
-from align_keras.planning.run_plan import (
-    NUM_CLASSES,
-    NUM_IMAGES,
-    TEXT_UTILIZATION,
-    UTILIZATION,
-    plan,
-    plan_recipe,
-)
-from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
+`align-keras plan --help` imports this file. Importing it therefore must not import
+Pydantic, which the light installation lacks.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from align_keras.planning.device_kinds import find_device_kind
+from align_keras.utils.lazy_names import import_name
+
+_PUBLIC = {
+    "RunSizes": "align_keras.planning.step_plan",
+    "StepPlan": "align_keras.planning.step_plan",
+    "plan": "align_keras.planning.run_plan",
+    "plan_recipe": "align_keras.planning.run_plan",
+    "plan_step": "align_keras.planning.step_plan",
+}
 
 __all__ = [
     "RunSizes",
@@ -19,3 +25,15 @@ __all__ = [
     "plan_recipe",
     "plan_step",
 ]
+
+
+if TYPE_CHECKING:
+    from align_keras.planning.run_plan import plan as plan
+    from align_keras.planning.run_plan import plan_recipe as plan_recipe
+    from align_keras.planning.step_plan import RunSizes as RunSizes
+    from align_keras.planning.step_plan import StepPlan as StepPlan
+    from align_keras.planning.step_plan import plan_step as plan_step
+else:
+
+    def __getattr__(name: str) -> Any:
+        return import_name(__name__, _PUBLIC, name)

@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from align_keras.config import (
-    ExperimentConfig,
-    FineTuningConfig,
+from align_keras.config import ExperimentConfig, FineTuningConfig
+from align_keras.config.experiment_config import (
     LossConfig,
     ModelConfig,
     OptimizationConfig,
@@ -19,23 +18,16 @@ from align_keras.models.variants import (
     image_encoder_arguments,
     text_encoder_arguments,
 )
-from align_keras.planning.device_kinds import DeviceKind, find_device_kind
+from align_keras.planning.device_kinds import (
+    TEXT_UTILIZATION,
+    UTILIZATION,
+    DeviceKind,
+    find_device_kind,
+)
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
 from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 
-# Fraction of the peak performance that an image encoder reaches. Depthwise convolutions
-# and normalizations of EfficientNet leave most of a matrix unit idle. Two published
-# runs support the value. Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in
-# 64 minutes on 1,024 TPU v3 cores, which is 11% of the peak. The model card of
-# coyo-align states 8 days for B7 and BERT-base (300,000 steps with 65,536 pairs) on 512
-# cores. Given the utilization of the text encoder below, the image encoder reaches 5%.
-UTILIZATION = 0.08
-# Fraction of the peak performance that a text encoder reaches. You et al. 2020 (arXiv
-# 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3 cores. The run had 7,037
-# steps with 65,536 texts of 128 tokens and 1,562 steps with 32,768 texts of 512 tokens.
-# These 1.6e20 operations are 28% of the peak.
-TEXT_UTILIZATION = 0.28
 # Numbers of training images and classes of ImageNet.
 NUM_IMAGES = 1_281_167
 NUM_CLASSES = 1000
@@ -253,9 +245,9 @@ def largest_trial(recipe: FineTuningConfig) -> FineTuningConfig:
         return recipe
     stage = getattr(recipe, last_stage)
     if sweep.steps:
-        stage = dataclasses.replace(stage, steps=max(sweep.steps), epochs=None)
+        stage = stage.model_copy(update={"steps": max(sweep.steps), "epochs": None})
     batch_size = max(sweep.batch_size, default=recipe.batch_size)
-    return dataclasses.replace(recipe, batch_size=batch_size, **{last_stage: stage})
+    return recipe.model_copy(update={"batch_size": batch_size, last_stage: stage})
 
 
 def stage_sizes(

@@ -16,13 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.config import (
-    FineTuningConfig,
-    HeadStageConfig,
-    as_dict,
-    load_recipe,
-)
-from align_keras.config.fields import leaves
+from align_keras.config import FineTuningConfig
+from align_keras.config.fine_tuning_config import HeadStageConfig
 from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.embedders.loading import worker_model
 from align_keras.models.align_image_converter import ALIGNImageConverter
@@ -126,8 +121,8 @@ def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     if "steps" in stage_options:
         stage_options["epochs"] = None
     last = recipe.last_stage
-    stage = dataclasses.replace(getattr(recipe, last), **stage_options)
-    return dataclasses.replace(recipe, **drawn, **{last: stage})
+    stage = getattr(recipe, last).model_copy(update=stage_options)
+    return recipe.model_copy(update={**drawn, last: stage})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +150,7 @@ class Trial:
             model: fingerprint of the image encoder.
             data: identity of the data.
         """
-        recipe = as_dict(self.recipe)
+        recipe = self.recipe.model_dump(mode="json")
         # These options belong to a set of trials, or have no influence on the result.
         for name in ("runs", "seed", "sweep", "checkpoint_interval"):
             del recipe[name]
@@ -284,12 +279,11 @@ def _run_as_tasks(
     }
     tasks = []
     for key, trial in trials.items():
-        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
         trial_arguments = {
             "task": trial.task,
             "train_split": trial.train_split,
             "test_split": trial.test_split,
-            "recipe": recipe,
+            "recipe": trial.recipe.model_dump(mode="json"),
             "seed": trial.seed,
         }
         tasks.append({**task_arguments, "key": key, "trial": trial_arguments})
@@ -327,8 +321,7 @@ def run_trial(task: dict) -> str | None:
         data_class,
         json.dumps(task["request"], sort_keys=True),
     )
-    # All options of the recipe are overridden, so its name doesn't matter.
-    recipe = load_recipe("vtab", (), task["trial"]["recipe"])
+    recipe = FineTuningConfig(**task["trial"]["recipe"])
     trial = Trial(**{**task["trial"], "recipe": recipe})
     run_trials({task["key"]: trial}, runner, task["results"])
     result = read_results([task["key"]], task["results"]).get(task["key"])

@@ -7,7 +7,6 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_keras.config import as_dict
 from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.filters.texts import unigrams
 from align_keras.corpus.image import normalize_image
@@ -67,7 +66,7 @@ def corpus_funnel(
         rows.append((label, count, False))
     if "filter" in tables:
         counts = tables["filter"].facts["counts"]
-        values = as_dict(corpus.config.filter)
+        values = corpus.config.filter.model_dump(mode="json")
         for reason, description in _RULE_DESCRIPTIONS.items():
             label = description.format(**values) if thresholds else reason
             rows.append((label, counts[reason], True))
@@ -192,7 +191,7 @@ def _dropped_samples(
     samples: dict[str, dict[str, Any]], config: Any
 ) -> list[tuple[str, list[tuple[Any, str]]]]:
     """Returns (description of the rule, list of (image or None, caption)) per rule."""
-    values = as_dict(config)
+    values = config.model_dump(mode="json")
     groups = []
     for reason, description in _RULE_DESCRIPTIONS.items():
         rows = list(samples[reason].values())

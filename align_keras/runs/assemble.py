@@ -1,15 +1,14 @@
 """Construction of the model, the optimizer and the loss of a configuration."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from align_keras import losses
-from align_keras.config import (
+from align_keras.config import ExperimentConfig
+from align_keras.config.experiment_config import (
     DistillationConfig,
-    ExperimentConfig,
     ImageEncoderConfig,
     LossConfig,
     ModelConfig,
@@ -79,7 +78,7 @@ def choose_trained_weights(
 
 def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
     """Builds the image encoder with the configured weights or random weights."""
-    arguments = dataclasses.asdict(model_config.image_encoder)
+    arguments = model_config.image_encoder.model_dump()
     for name in ("learning_rate_multiplier", *_TRAINING_OPTIONS):
         del arguments[name]
     weights = image_weights(arguments.pop("weights"))
@@ -97,7 +96,7 @@ def build_text_encoder(
     model_config: ModelConfig, vocabulary: Sequence[str] | None
 ) -> keras.Model:
     """Builds the text encoder with the configured weights or random weights."""
-    arguments = dataclasses.asdict(model_config.text_encoder)
+    arguments = model_config.text_encoder.model_dump()
     unused = ("vocabulary", "normalization", "learning_rate_multiplier")
     for name in (*unused, *_TRAINING_OPTIONS):
         del arguments[name]
@@ -118,7 +117,7 @@ def build_optimizer(
     learning_rate_multipliers: Mapping[str, float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer with its schedule and warm-up."""
-    arguments = dataclasses.asdict(optimizer_config.optimizer.get())
+    arguments = optimizer_config.optimizer.get().model_dump()
     exclusions = arguments.pop("exclude_from_weight_decay")
     average_decay = optimizer_config.ema.average_decay
     if average_decay is not None:
@@ -173,7 +172,7 @@ def build_loss(
         projection_dim: int, width of the embeddings. It is required for a loss at
             several widths.
     """
-    options = dataclasses.asdict(loss_config.get())
+    options = loss_config.get().model_dump()
     if options.get("tile_size") == 0:
         options["tile_size"] = "auto"
     loss = getattr(losses, f"{loss_config.type.title()}Loss")(**options)
@@ -196,7 +195,7 @@ def with_distillation(
     """Returns the loss with the losses of distillation if there is a teacher."""
     if distillation.teacher is None:
         return loss
-    options = dataclasses.asdict(distillation)
+    options = distillation.model_dump()
     del options["teacher"]
     return losses.DistillationLoss(loss, **options)
 

@@ -18,12 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.config import (
-    CorpusConfig,
-    DuplicatesConfig,
-    as_dict,
-    write_config_file,
-)
+from align_keras.config import CorpusConfig, write_config_file
+from align_keras.config.corpus_config import DuplicatesConfig
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.duplicates.hashes import hash_array
@@ -584,7 +580,7 @@ def _extract(
 
 def apply_filters(build: CorpusBuild, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs in four passes over the tables."""
-    thresholds = as_dict(build.config.filter)
+    thresholds = build.config.filter.model_dump(mode="json")
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say(f"corpus filter: {raw.facts['counts']['kept']:,} pairs")
@@ -612,7 +608,7 @@ def apply_filters(build: CorpusBuild, raw: Tables) -> Tables:
 
 def gather_images(build: CorpusBuild, pairs: Tables) -> Tables:
     """Writes captions by image to tables `group`, and pixels to tables `part`."""
-    form = as_dict(build.config.images)
+    form = build.config.images.model_dump(mode="json")
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
 
@@ -659,7 +655,7 @@ def find_copies(build: CorpusBuild, images: Tables) -> Tables:
         spec: gather_evaluation_images(build, spec) for spec in config.against
     }
     keys = [tables.folder.key for tables in references.values()]
-    inputs = [images.folder.key, as_dict(config), keys]
+    inputs = [images.folder.key, config.model_dump(mode="json"), keys]
     if config.mode == "embedding":
         encoder = absolute(str(config.encoder))
         model = worker_model(encoder, keras_or_auto(encoder))
@@ -823,7 +819,8 @@ def learn_corpus_vocabulary(build: CorpusBuild, pairs: KeptPairs) -> Tables:
         }
         return facts, ()
 
-    inputs = [pairs.images.folder.key, pairs.copies.folder.key, as_dict(config)]
+    options = config.model_dump(mode="json")
+    inputs = [pairs.images.folder.key, pairs.copies.folder.key, options]
     tables = build.stage("vocab", inputs, compute)
     with atomic_write(build.out / CORPUS_VOCABULARY, "wb") as file:
         file.write((tables.folder.path / CORPUS_VOCABULARY).read_bytes())
@@ -869,7 +866,8 @@ def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
         counts = write_web_pairs(folder.path, pairs.read_images, config, notes=notes)
         return {"tables": 0, **counts}, ()
 
-    inputs = [pairs.images.folder.key, pairs.copies.folder.key, as_dict(config)]
+    options = config.model_dump(mode="json")
+    inputs = [pairs.images.folder.key, pairs.copies.folder.key, options]
     tables = build.stage(
         "shard",
         inputs,
@@ -883,7 +881,7 @@ def write_shards(build: CorpusBuild, pairs: KeptPairs) -> Tables:
 
 def _order_free_config(config: CorpusConfig) -> dict:
     """Returns the options that the shards depend on, with sorted lists."""
-    origin = as_dict(config)
+    origin = config.model_dump(mode="json")
     del origin["vocabulary"]
     del origin["score"]
     origin["sources"] = sorted(origin["sources"])

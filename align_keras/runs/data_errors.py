@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from align_keras.config import TaskConfig
+from align_keras.config.experiment_config import TaskConfig
 from align_keras.utils.errors import InputError
 
 # TensorFlow reports an exception of a Python reader as text with this prefix.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import tensorflow as tf
 
-from align_keras.config import TaskConfig
+from align_keras.config.experiment_config import TaskConfig
 from align_keras.data.stored_pairs import read_captions, stored_images
 from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from align_keras.config import ExperimentConfig, as_dict, resolve_config
+from align_keras.config import ExperimentConfig, resolve_config
 from align_keras.config.fields import without_queries
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
@@ -251,7 +251,9 @@ def train_experiment(
         # the chief logs to the trackers.
         batches = TrainingBatches(config, corpora.train, model, embeddings)
         trackers = trainer.callbacks if is_chief(model.distribute_strategy) else ()
-        with tracker_callbacks(trackers, directory, as_dict(config)) as callbacks:
+        with tracker_callbacks(
+            trackers, directory, config.model_dump(mode="json")
+        ) as callbacks:
             train_model(
                 model,
                 batches.start_at,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.config import as_dict
 from align_keras.data import RetrievalSet
 from align_keras.datasets.stamps import STAMPS_DIR, STAMPS_DIR_VARIABLE
 from align_keras.evaluation import flatten_captions, mean_recall
@@ -242,7 +241,7 @@ def write_finetune_results(
     write_finetune_report(
         directory / "report.html",
         command=command,
-        parameters=as_dict(run.config),
+        parameters=run.config.model_dump(mode="json"),
         sizes={
             name: (len(pairs), sum(map(len, pairs.captions)))
             for name, pairs in zip(

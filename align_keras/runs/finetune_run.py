@@ -374,10 +374,9 @@ def _with_smaller_batches(config: ExperimentConfig, images: int) -> ExperimentCo
     """Returns a configuration whose epochs have several batches."""
     train = config.task.train_data
     size = min(train.global_batch_size, max(2, images // _MIN_STEPS_PER_EPOCH))
-    train = dataclasses.replace(train, global_batch_size=size)
-    return dataclasses.replace(
-        config, task=dataclasses.replace(config.task, train_data=train)
-    )
+    train = train.model_copy(update={"global_batch_size": size})
+    task = config.task.model_copy(update={"train_data": train})
+    return config.model_copy(update={"task": task})
 
 
 def finetune_command(config: ExperimentConfig, directory: pathlib.Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from align_keras.config import ExperimentConfig, as_dict
+from align_keras.config import ExperimentConfig
 from align_keras.data import RetrievalSet
 from align_keras.evaluation import flatten_captions
 from align_keras.export.saved_model import write_saved_models
@@ -100,7 +100,7 @@ def write_results(
     write_report(
         directory / "report.html",
         title=f"ALIGN trained on {next(iter(data_notes))}",
-        parameters=as_dict(config),
+        parameters=config.model_dump(mode="json"),
         metrics=log.newest(),
         history=log.read(),
         text_queries=text_queries,

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from align_keras.config import RuntimeConfig
+from align_keras.config.experiment_config import RuntimeConfig
 from align_keras.utils.progress import say
 
 if TYPE_CHECKING:

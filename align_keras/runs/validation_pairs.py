@@ -1,6 +1,7 @@
 """Validation pairs of a run, on which recall is measured."""
 
-from align_keras.config import TaskConfig, is_same_table
+from align_keras.config.experiment_config import TaskConfig
+from align_keras.config.load import is_same_table
 from align_keras.data.stored_pairs import RetrievalSet, read_image_keys, split_size
 from align_keras.runs.run_corpora import RunCorpora
 from align_keras.training.checks import Finding

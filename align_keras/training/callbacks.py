@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.training import strategies
 from align_keras.training.averaging import averaged_weights
 from align_keras.training.checkpoints import RunCheckpoints

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.losses import PairLoss
 from align_keras.models import ALIGN
 from align_keras.optimizers import AdamW, LinearWarmup

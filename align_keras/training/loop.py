@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.training import strategies

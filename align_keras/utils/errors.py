@@ -78,6 +78,7 @@ TENSORFLOW_MODULES = (
     "tensorflow_datasets",
     "absl",
     "ml_dtypes",
+    "pydantic",
     "safetensors",
 )
 

@@ -1,12 +1,6 @@
 """Conversion and comparison of configurations."""
 
-from align_keras.config import (
-    ExperimentConfig,
-    TrainerConfig,
-    as_dict,
-    changed_keys,
-    load_config,
-)
+from align_keras.config import changed_keys, load_config
 from align_keras.config.fields import without_queries
 from align_keras.utils.addresses import with_query
 
@@ -20,13 +14,6 @@ def test_changed_keys_returns_the_old_and_the_new_value():
         "trainer.seed": (0, 2),
     }
     assert changed_keys(new, old)["trainer.seed"] == (2, 0)
-
-
-def test_as_dict_returns_plain_values():
-    tree = as_dict(ExperimentConfig(trainer=TrainerConfig(seed=3)))
-    assert tree["trainer"]["seed"] == 3
-    assert tree["task"]["evaluation"] == {"ks": [1, 5, 10]}
-    assert tree["trainer"]["optimizer_config"]["optimizer"]["type"] == "lamb"
 
 
 def test_query_strings_are_removed_from_all_addresses_of_a_configuration():

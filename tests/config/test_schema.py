@@ -6,9 +6,10 @@ import re
 
 import jsonschema
 import pytest
+import yaml
 
-from align_keras.config.yaml_source import read_yaml
-from tools.config_schema import CONFIGURATIONS, json_schema, main
+from align_keras.config.fields import subsection_of
+from tools.config_schema import CONFIGURATIONS, main
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 FILES = {
@@ -18,16 +19,13 @@ FILES = {
 MODELINE = "# yaml-language-server: $schema="
 
 
-def read_tree(path):
-    """Returns the content of a YAML file as nested dicts."""
-    tree = {}
-    for key, located in read_yaml(path).items():
-        *parents, name = key.split(".")
-        section = tree
-        for parent in parents:
-            section = section[parent]
-        section[name] = located.value
-    return tree
+class Yaml12Loader(yaml.SafeLoader):
+    """Loader that reads 1e-3 as a number, as editors do. PyYAML reads a string."""
+
+
+Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[0-9.]+e[-+]?[0-9]+"), list("0123456789")
+)
 
 
 def test_stored_schemas_match_the_classes(tmp_path):
@@ -47,20 +45,19 @@ def test_every_file_has_a_schema_and_is_valid(name):
     lines = path.read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith(MODELINE))
     schema = json.loads((path.parent / line.removeprefix(MODELINE)).read_text())
-    jsonschema.Draft7Validator(schema).validate(read_tree(path))
+    values = yaml.load(path.read_text("utf-8"), Yaml12Loader)
+    jsonschema.validate(values, schema)
 
 
 def test_every_option_has_a_description_in_the_words_of_yaml():
-    def check(schema, key):
-        assert schema["description"].strip(), key
-        assert not re.search(r"\bNone\b|tuple|\(\"", schema["description"]), key
-        for name, property_schema in schema.get("properties", {}).items():
-            check(property_schema, f"{key}.{name}")
-
-    for name, config in CONFIGURATIONS.items():
-        schema = json_schema(config)
-        jsonschema.Draft7Validator.check_schema(schema)
-        check(schema, name)
+    for config_class in CONFIGURATIONS.values():
+        schema = config_class.model_json_schema()
+        for definition in (schema, *schema["$defs"].values()):
+            for name, option in definition["properties"].items():
+                text = option.get("description", "")
+                is_section = "$ref" in option
+                assert is_section or text, f"{name} of {definition['title']}"
+                assert not re.search(r"\bNone\b|tuple|\(\"", text), name
 
 
 @pytest.mark.parametrize(
@@ -75,21 +72,21 @@ def test_every_option_has_a_description_in_the_words_of_yaml():
     ],
 )
 def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):
-    schema = json_schema(CONFIGURATIONS["experiment"])
+    schema = CONFIGURATIONS["experiment"].model_json_schema()
     valid = {"loss_upper_bound": None, "callbacks": []}
     jsonschema.validate({"trainer": valid}, schema)
     with pytest.raises(jsonschema.ValidationError, match=word):
         jsonschema.validate({"trainer": trainer}, schema)
 
 
-def sections(schema, name=""):
+def sections(section, name=""):
     """Yields the dotted names of the sections that have options, "." for the root."""
-    properties = schema["properties"].items()
-    subsections = {key: item for key, item in properties if "properties" in item}
-    if len(subsections) < len(properties):
+    subsections = {key: subsection_of(section, key) for key in section.model_fields}
+    if None in subsections.values():
         yield name or "."
     for key, subsection in subsections.items():
-        yield from sections(subsection, f"{name}.{key}" if name else key)
+        if subsection:
+            yield from sections(subsection, f"{name}.{key}" if name else key)
 
 
 def test_the_configuration_page_has_a_table_for_each_section():
@@ -101,6 +98,6 @@ def test_the_configuration_page_has_a_table_for_each_section():
     )
     assert markers == [
         (file, section)
-        for file, config in CONFIGURATIONS.items()
-        for section in sections(json_schema(config))
+        for file, config_class in CONFIGURATIONS.items()
+        for section in sections(config_class)
     ]

@@ -28,7 +28,7 @@ def test_the_header_has_the_command(name):
 # The recipe of the paper sets all of its values, so that defaults can change.
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {"paper"}))
 def test_no_option_repeats_a_default(name):
-    defaults = {key: value for key, value, _ in leaves(CorpusConfig())}
+    defaults = {key: value for key, value in leaves(CorpusConfig())}
     for key, value in flatten(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
         assert value != defaults[key], key
 

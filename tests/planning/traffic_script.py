@@ -16,7 +16,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
 
-from align_keras.config import TrainerConfig, load_config
+from align_keras.config import load_config
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.runs.assemble import build_model, compile_model
 from align_keras.training import train_model
 from align_keras.training.strategies import is_chief, make_strategy, strategy_scope

@@ -1,6 +1,5 @@
 """Tests of the stages, schedules and trials of fine-tuning recipes."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -66,7 +65,7 @@ def test_options_of_a_sweep_are_drawn_from_their_ranges():
     recipe = load_recipe("vtab")
     swept = [swept_recipe(recipe, number) for number in range(400)]
     assert swept[3] == swept_recipe(recipe, 3)
-    assert swept[3] != swept_recipe(dataclasses.replace(recipe, seed=1), 3)
+    assert swept[3] != swept_recipe(recipe.model_copy(update={"seed": 1}), 3)
     # Half of the log-uniform rates are in each decade. The standard deviation of the
     # share of 400 draws is 2.5%, so the bounds are four deviations away.
     assert (
@@ -94,7 +93,7 @@ def test_options_of_a_sweep_are_drawn_from_their_ranges():
 
 def test_inputs_of_a_trial_do_not_depend_on_other_trials():
     recipe = load_recipe("vtab")
-    fewer = dataclasses.replace(recipe, runs=1, seed=5)
+    fewer = recipe.model_copy(update={"runs": 1, "seed": 5})
     trials = [
         Trial("dtd", "train800", "val200", trial_recipe, 0)
         for trial_recipe in (recipe, fewer)

@@ -7,7 +7,6 @@ import argparse
 import ast
 import configparser
 import contextlib
-import dataclasses
 import io
 import re
 import runpy
@@ -291,7 +290,7 @@ def overrides():
 def test_an_option_of_the_configuration_exists(option):
     value = load_config("quickstart_icons")
     for name in option.split("."):
-        names = {field.name for field in dataclasses.fields(value)}
+        names = list(type(value).model_fields)
         assert name in names, f"{name} of {option}: {sorted(names)}"
         value = getattr(value, name)
 

@@ -109,8 +109,8 @@ def test_loss_and_batch_options_reach_the_model():
     override = ",".join(
         [
             SMALL_TOWERS,
-            "task.loss.negatives_fraction=0.5,task.loss.tile_size=64",
-            "task.loss.matmul_dtype=bfloat16",
+            "task.loss.contrastive.negatives_fraction=0.5,task.loss.contrastive.tile_size=64",
+            "task.loss.contrastive.matmul_dtype=bfloat16",
             "task.train_data.global_batch_size=64,task.train_data.micro_batch_size=16",
             "task.model.image_encoder.virtual_batch_size=8",
             "task.model.text_encoder.rematerialize=true",

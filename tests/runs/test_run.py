@@ -1,6 +1,5 @@
 """Tests of `train_experiment` and `open_run`."""
 
-import dataclasses
 import json
 import pathlib
 import re
@@ -35,7 +34,7 @@ def test_overrides_apply_to_names_paths_and_configurations(tmp_path):
     changed = resolve_config(config, {"trainer.seed": 7})
     assert changed.task == config.task
     assert changed.task.evaluation.ks == (2,)
-    assert changed.trainer == dataclasses.replace(config.trainer, seed=7)
+    assert changed.trainer == config.trainer.model_copy(update={"seed": 7})
 
 
 @pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import open_corpus
 from align_keras.images import preprocess_image

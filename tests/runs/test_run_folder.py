@@ -117,7 +117,7 @@ def test_a_finished_model_without_checkpoints_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("pattern", run_folder.CHANGEABLE_OPTIONS)
 def test_patterns_of_changeable_options_match_an_option(pattern):
-    names = [key for key, _, _ in leaves(load_config())]
+    names = [key for key, _ in leaves(load_config())]
     assert any(re.fullmatch(pattern, key) for key in names)
 
 

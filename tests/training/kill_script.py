@@ -10,7 +10,7 @@ most of the time.
 import pathlib
 import sys
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.data import training_batches
 from align_keras.datasets import open_corpus
 from align_keras.losses import ContrastiveLoss

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import AdamW
 from align_keras.training import train_model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.config import TrainerConfig
+from align_keras.config.experiment_config import TrainerConfig
 from align_keras.training import train_model
 from align_keras.training.strategies import make_strategy, strategy_scope
 from tests.helpers.updates_script import ROWS, batch, make_model, optimizer
