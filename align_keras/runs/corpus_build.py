@@ -93,8 +93,6 @@ _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
 # File with the results of a stage. It exists when the stage is done.
 _DONE = "done.json"
-# Earlier versions used this name for the stage "images" and for the fact "images".
-_FORMER_IMAGES = "pictures"
 
 
 class StageFolder:
@@ -105,22 +103,12 @@ class StageFolder:
         name: str, name of the stage.
         inputs: JSON values that the tables of the stage depend on. Their digest is
             part of the folder's name.
-        former_name: str, former name of the stage, or None. A folder that an earlier
-            version created with this name and the same inputs is used again.
     """
 
-    def __init__(
-        self,
-        out: str | pathlib.Path,
-        name: str,
-        inputs: Any,
-        former_name: str | None = None,
-    ) -> None:
-        self.path = _stage_path(out, name, inputs)
-        if former_name is not None:
-            former_path = _stage_path(out, former_name, inputs)
-            if former_path.exists():
-                self.path = former_path
+    def __init__(self, out: str | pathlib.Path, name: str, inputs: Any) -> None:
+        text = json.dumps([name, inputs], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
         self.path.mkdir(parents=True, exist_ok=True)
         self.tasks = self.path / "tasks"
 
@@ -132,10 +120,9 @@ class StageFolder:
     def facts(self) -> dict | None:
         """Returns the facts of the stage if it is done, or None."""
         try:
-            facts = json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return _with_image_count(facts)
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
         """Marks the stage as done and removes folders that no later stage needs.
@@ -151,21 +138,6 @@ class StageFolder:
         # Tasks that were killed leave temporary files.
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
-
-
-def _stage_path(out: str | pathlib.Path, name: str, inputs: Any) -> pathlib.Path:
-    text = json.dumps([name, inputs], sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-    return pathlib.Path(out, "stages", f"{name}-{digest}")
-
-
-def _with_image_count(counts: dict) -> dict:
-    """Renames the image count in the facts of an earlier version to `images`."""
-    if _FORMER_IMAGES not in counts:
-        return counts
-    counts = dict(counts)
-    counts["images"] = counts.pop(_FORMER_IMAGES)
-    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,7 +443,6 @@ class CorpusBuild:
         name: str,
         inputs: Sequence,
         compute: Callable,
-        former_name: str | None = None,
         is_intact: Callable[[StageFolder], bool] | None = None,
     ) -> Tables:
         """Computes a stage, or opens its tables if it is already done.
@@ -481,11 +452,10 @@ class CorpusBuild:
             inputs: JSON values that the result depends on.
             compute: function from the `StageFolder` to the facts of the stage and the
                 names of the folders that can be removed.
-            former_name: str, former name of the stage, or None.
             is_intact: function that returns False if the files in the `StageFolder` are
                 damaged, so that the stage must be computed again. None to trust them.
         """
-        folder = StageFolder(self.out, name, [_VERSION, *inputs], former_name)
+        folder = StageFolder(self.out, name, [_VERSION, *inputs])
         facts = folder.facts()
         if facts is not None and is_intact is not None and not is_intact(folder):
             facts = None
@@ -626,8 +596,7 @@ def gather_images(build: CorpusBuild, pairs: Tables) -> Tables:
             {"folder": cut, "names": names, "piece": number, "table": group}
             for number, group in enumerate(groups)
         ]
-        results = build.run(group_piece, tasks, folder)
-        grouped = [_with_image_count(counts) for counts in results]
+        grouped = list(build.run(group_piece, tasks, folder))
         tasks = [
             {**form, "group": group, "table": _table_path(folder, "part", number)}
             for number, group in enumerate(groups)
@@ -645,7 +614,7 @@ def gather_images(build: CorpusBuild, pairs: Tables) -> Tables:
         return facts, ("cut",)
 
     inputs = [pairs.folder.key, form]
-    return build.stage("images", inputs, compute, former_name=_FORMER_IMAGES)
+    return build.stage("images", inputs, compute)
 
 
 def find_copies(build: CorpusBuild, images: Tables) -> Tables:

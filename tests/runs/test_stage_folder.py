@@ -40,13 +40,3 @@ def test_finish_removes_temporary_files_of_killed_tasks(tmp_path):
     stage.finish({})
     names = sorted(path.name for path in stage.path.iterdir())
     assert names == ["done.json", "part.parquet"]
-
-
-def test_a_folder_with_the_former_name_is_used_again(tmp_path):
-    former = StageFolder(tmp_path, "pictures", {"a": 1})
-    former.finish({"pictures": 3, "tables": 1})
-    stage = StageFolder(tmp_path, "images", {"a": 1}, former_name="pictures")
-    assert stage.path == former.path
-    assert stage.facts() == {"images": 3, "tables": 1}
-    other_inputs = StageFolder(tmp_path, "images", {"a": 2}, former_name="pictures")
-    assert other_inputs.path.name.startswith("images-")
