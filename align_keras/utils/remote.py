@@ -416,8 +416,11 @@ def _is_web(url: str) -> bool:
 def _send_to_web(call: Callable[[], _Result], url: str) -> _Result:
     import tenacity
 
+    def failure(state: tenacity.RetryCallState) -> Any:
+        return state.outcome and state.outcome.exception()
+
     def report(state: tenacity.RetryCallState) -> None:
-        reason = _detail(state.outcome.exception())
+        reason = _detail(failure(state))
         pause, number = state.upcoming_sleep, state.attempt_number
         say(f"{url}: {reason}. Trying again in {pause:.1f} s ({number} of {TRIES - 1})")
 
@@ -425,7 +428,7 @@ def _send_to_web(call: Callable[[], _Result], url: str) -> _Result:
         pause = tenacity.wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE)(
             state
         )
-        return max(pause, _retry_after(state.outcome.exception()))
+        return max(pause, _retry_after(failure(state)))
 
     server = _server_of(url)
     tries = 1 if server in _unreachable_servers else TRIES
