@@ -309,7 +309,7 @@ def _print_train_command(corpus: "Corpus") -> None:
         f"{text_encoder}.vocabulary={corpus.vocabulary}",
     ]
     normalization = corpus.config.vocabulary.normalization
-    if normalization != VocabularyConfig.normalization:
+    if normalization != VocabularyConfig().normalization:
         overrides.append(f"{text_encoder}.normalization={normalization}")
     say(f"Open {corpus.out / 'report.html'}. Train on the corpus with:")
     say(f"  align-keras train --experiment E --params_override {','.join(overrides)}")
