@@ -144,7 +144,10 @@ def _tiled_loss(
         rows, columns, saved_products = reduce_tiles(tiles, save_tiles)
 
         def gradient(d_loss: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            d_row = d_loss / tf.cast(tiles.num_rows, d_loss.dtype)
+            # The gradient doesn't depend on the loss. Without an order, TensorFlow may
+            # compute both at the same time, with the tiles of both in memory.
+            with tf.control_dependencies([rows]):
+                d_row = d_loss / tf.cast(tiles.num_rows, d_loss.dtype)
             d_embeddings_and_scale = tile_gradients(
                 tiles,
                 (rows, tf.ones_like(rows) * d_row),

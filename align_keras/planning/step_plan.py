@@ -31,7 +31,7 @@ _SECONDS_PER_DAY = 86_400
 # tests/planning/test_step_plan.py measures. The arrays are a tile of logits, all logits
 # of a loss without tiles, all similarities of a distillation, the embeddings of one
 # device, and those of all devices.
-_TILE_COPIES = 3
+_TILE_COPIES = {"contrastive": 3, "sigmoid": 5}
 _UNTILED_LOGIT_COPIES = {"contrastive": 13, "sigmoid": 4}
 # TensorFlow runs the independent products of this loss in an order that differs from
 # process to process. From five to eight copies exist at the peak.
@@ -338,7 +338,8 @@ def logits(sizes: RunSizes) -> int:
         return _UNTILED_LOGIT_COPIES[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
     stored_logits = sizes.parts * rows * columns if sizes.saves_logits else 0
-    return stored_logits + _TILE_COPIES * min(tile, rows) * min(tile, columns)
+    tile_logits = min(tile, rows) * min(tile, columns)
+    return stored_logits + _TILE_COPIES[sizes.loss] * tile_logits
 
 
 def similarities(sizes: RunSizes) -> int:
