@@ -365,10 +365,13 @@ def test_a_data_service_is_refused(builder):
             "task.train_data.source=[{path: a, weight: 1}, b]",
             "a weight for each path, or for none",
         ),
-        ("task.train_data.source=[{path: a, weight: 0}]", "with weight > 0"),
-        ("task.train_data.source=[{pth: a}]", "a list of {path, weight}"),
-        ("task.train_data.source=[]", "a list of {path, weight}"),
-        ("task.train_data.source=3", "a path, or a list of"),
+        (
+            "task.train_data.source=[{path: a, weight: 0}]",
+            "weight' must be greater than 0",
+        ),
+        ("task.train_data.source=[{pth: a}]", "path' must be set"),
+        ("task.train_data.source=[]", "must not be empty"),
+        ("task.train_data.source=3", "must be a list"),
     ],
 )
 def test_invalid_configurations_of_sources_are_refused(override, error):

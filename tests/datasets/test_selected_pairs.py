@@ -243,7 +243,10 @@ def test_a_condition_selects_pairs_of_several_corpora(shards, builder, tmp_path)
     shutil.copytree(shards.parents[1], tmp_path / "copy")
     copy = tmp_path / "copy" / shards.parent.name / shards.name
     data = DataConfig(
-        source=(SourceConfig(str(shards), 3.0), SourceConfig(str(copy), 1.0)),
+        source=(
+            SourceConfig(path=str(shards), weight=3.0),
+            SourceConfig(path=str(copy), weight=1.0),
+        ),
         where=WHERE,
     )
     mixture = prepare_corpus(data, 32)

@@ -48,7 +48,12 @@ def main():
         batch = {name: values[:rows] for name, values in random_batch(config).items()}
         return tf.data.Dataset.from_tensors(batch).repeat()
 
-    schedule = TrainerConfig(STEPS, STEPS_PER_LOOP, STEPS, STEPS_PER_LOOP)
+    schedule = TrainerConfig(
+        train_steps=STEPS,
+        steps_per_loop=STEPS_PER_LOOP,
+        checkpoint_interval=STEPS,
+        validation_interval=STEPS_PER_LOOP,
+    )
     train_model(
         model,
         make_batches,

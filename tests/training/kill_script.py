@@ -63,7 +63,13 @@ def main():
             model.text_encoder.set_training(mode, rank=2)
         loss = ContrastiveLoss(tile_size="auto")
         model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), loss)
-        schedule = TrainerConfig(STEPS, loop, loop, 8, max_to_keep=2)
+        schedule = TrainerConfig(
+            train_steps=STEPS,
+            steps_per_loop=loop,
+            checkpoint_interval=loop,
+            validation_interval=8,
+            max_to_keep=2,
+        )
         make_batches = batch_maker(directory.parent)
         train_model(model, make_batches, schedule, directory, batch_size=ROWS)
 

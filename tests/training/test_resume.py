@@ -93,7 +93,13 @@ def as_in_a_new_process(traced):
 
 def train(model, directory, steps, loop, interval, evaluate=None, **options):
     """Trains, and returns the lines of the log without measured times."""
-    schedule = TrainerConfig(steps, loop, interval, interval, **options)
+    schedule = TrainerConfig(
+        train_steps=steps,
+        steps_per_loop=loop,
+        checkpoint_interval=interval,
+        validation_interval=interval,
+        **options,
+    )
     log = train_model(
         model, make_batches, schedule, directory, batch_size=8, evaluate=evaluate
     )

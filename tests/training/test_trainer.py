@@ -121,9 +121,13 @@ def run_in_float16(directory, steps):
     model.compile(optimizer)
     model.build_optimizer()
     start = float(optimizer.dynamic_scale)
-    train_model(
-        model, make_batches, TrainerConfig(steps, 2, 4, 4), directory, batch_size=8
+    schedule = TrainerConfig(
+        train_steps=steps,
+        steps_per_loop=2,
+        checkpoint_interval=4,
+        validation_interval=4,
     )
+    train_model(model, make_batches, schedule, directory, batch_size=8)
     return model, float(optimizer.dynamic_scale) < start
 
 

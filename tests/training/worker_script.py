@@ -57,7 +57,12 @@ def run(strategy, directory, name, steps, interval):
         np.savez(directory / f"{name}_{steps_done}.npz", **weights)
         return []
 
-    schedule = TrainerConfig(steps, interval, steps, interval)
+    schedule = TrainerConfig(
+        train_steps=steps,
+        steps_per_loop=interval,
+        checkpoint_interval=steps,
+        validation_interval=interval,
+    )
     folder = directory / name
     train_model(model, make_batches, schedule, folder, batch_size=ROWS, evaluate=save)
 
