@@ -296,31 +296,16 @@ class ContrastiveModel(keras_hub.models.Task):
         return config
 
     def compile_from_config(self, config: dict) -> None:
-        config = dict(config)
-        loss_config = dict(config.pop("loss", None) or {})
-        # Older files have these options next to the loss.
-        config.update(loss_config.pop(_COMPILE_OPTIONS, {}))
-        optimizer = config.pop("optimizer", None)
-        is_built = False
-        recipe: str | None = "auto"
+        loss_config = dict(config.get("loss") or {})
+        options = dict(loss_config.pop(_COMPILE_OPTIONS, {}))
+        is_built = options.pop("optimizer_built", False)
+        recipe = options.pop("recipe", "auto")
+        is_fine_tuning = options.pop("is_fine_tuning", False)
+        optimizer = config.get("optimizer")
         if optimizer is not None:
             optimizer = keras.optimizers.deserialize(optimizer)
-            # Files without these entries were written when `compile` built the
-            # optimizer.
-            is_built = config.pop("optimizer_built", True)
-            recipe = config.pop("recipe", None)
-        is_fine_tuning = config.pop("is_fine_tuning", False)
-        # Files of version 0.1 contain these entries for a model without an optimizer.
-        config.pop("optimizer_built", None)
-        config.pop("recipe", None)
-        # Older files have no `loss`, and store its options as options of `compile`.
-        options = {
-            name: config.pop(name)
-            for name in ContrastiveLoss.options()
-            if name in config
-        }
         loss = keras.saving.deserialize_keras_object(loss_config or None)
-        self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
+        self.compile(optimizer, loss or ContrastiveLoss(), **options)
         self.recipe = recipe
         if is_built:
             # Keras loads the variables of the file into the built optimizer.

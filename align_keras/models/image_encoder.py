@@ -284,12 +284,6 @@ class ImageEncoder(Encoder):
             **super().get_config(),
         }
 
-    @classmethod
-    def from_config(cls, config: dict) -> "ImageEncoder":
-        # Configurations of version 0.1 have no `padding`. Its encoders used that of
-        # Hugging Face.
-        return super().from_config({"padding": "hugging_face", **config})
-
 
 def _convolution(
     normalization: dict[str, Any],

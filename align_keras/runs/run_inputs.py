@@ -77,8 +77,8 @@ def check_inputs(
 ) -> None:
     """Raises InputError if the inputs of a run have changed since its start.
 
-    The first start records the inputs. If a run of an earlier version has no record,
-    its next start writes the record.
+    The first start records the inputs. A later start records inputs that are new, such
+    as those of an option that was added.
 
     Args:
         directory: str or path of the run's folder.

@@ -87,12 +87,6 @@ def test_the_stem_output_of_289_pixels_depends_on_the_padding(padding, side):
     assert rebuilt.padding == padding
 
 
-def test_a_configuration_of_version_0_1_has_the_padding_of_hugging_face():
-    config = ImageEncoder(**SMALL).get_config()
-    del config["padding"]
-    assert ImageEncoder.from_config(config).padding == "hugging_face"
-
-
 def test_presets_have_the_padding_of_tensorflow():
     model = ALIGN.from_preset("align_nano", vocabulary_size=10)
     assert model.image_encoder.padding == "tf"

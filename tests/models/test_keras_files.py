@@ -50,18 +50,6 @@ def test_a_compiled_model_can_be_cloned_and_saved_with_its_options(tmp_path):
     assert isinstance(copy.optimizer, AdamW)
 
 
-def test_options_next_to_the_loss_are_read():
-    """Files of earlier commits have the options in this place."""
-    model = small_align()
-    model.compile(AdamW(0.01), micro_batch_size=2)
-    config = model.get_compile_config()
-    config.update(config["loss"].pop("compile_options"))
-    copy = small_align()
-    copy.compile_from_config(config)
-    assert copy.micro_batch_size == 2
-    assert isinstance(copy.optimizer, AdamW)
-
-
 def test_hdf5_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="must end in .keras"):
         small_align().save(tmp_path / "model.h5")
