@@ -305,7 +305,32 @@ class ModelConfig(Section):
     )
 
 
-class ContrastiveLossConfig(Section):
+class _InBatchLossOptions(Section):
+    """Options of the losses that compare all pairs of a batch."""
+
+    share_equal_captions: bool = Field(
+        default=False,
+        description=(
+            "True to treat pairs with equal captions as positives of each other."
+        ),
+    )
+    share_equal_images: bool = Field(
+        default=False,
+        description=(
+            "True to treat all captions of an image in a batch as positives of the "
+            "image."
+        ),
+    )
+    tile_size: NonNegativeInt = Field(
+        default=0,
+        description=(
+            "Number of rows and columns of the logits that are in memory at once, or "
+            "0 for the fastest method."
+        ),
+    )
+
+
+class ContrastiveLossConfig(_InBatchLossOptions):
     """Contrastive loss of the paper.
 
     References:
@@ -324,19 +349,6 @@ class ContrastiveLossConfig(Section):
         default="sum",
         description="`sum` or `mean` of the losses of the two directions.",
     )
-    share_equal_captions: bool = Field(
-        default=False,
-        description=(
-            "True to treat pairs with equal captions as positives of each other."
-        ),
-    )
-    share_equal_images: bool = Field(
-        default=False,
-        description=(
-            "True to treat all captions of an image in a batch as positives of the "
-            "image."
-        ),
-    )
     negatives_fraction: float = Field(
         default=1.0,
         gt=0,
@@ -346,20 +358,13 @@ class ContrastiveLossConfig(Section):
             "divided by a whole number."
         ),
     )
-    tile_size: NonNegativeInt = Field(
-        default=0,
-        description=(
-            "Number of rows and columns of the logits that are in memory at once, or "
-            "0 for the fastest method."
-        ),
-    )
     matmul_dtype: Literal["bfloat16"] | None = Field(
         default=None,
         description="`bfloat16` for matrix products in half precision, or null.",
     )
 
 
-class SigmoidLossConfig(Section):
+class SigmoidLossConfig(_InBatchLossOptions):
     """Sigmoid loss of SigLIP, which classifies each pair as matching or not.
 
     References:
@@ -372,26 +377,6 @@ class SigmoidLossConfig(Section):
         description=(
             "Constant that is added to the logits, or null for the negative logarithm "
             "of the number of captions in the batch. The paper learns the bias."
-        ),
-    )
-    share_equal_captions: bool = Field(
-        default=False,
-        description=(
-            "True to treat pairs with equal captions as positives of each other."
-        ),
-    )
-    share_equal_images: bool = Field(
-        default=False,
-        description=(
-            "True to treat all captions of an image in a batch as positives of the "
-            "image."
-        ),
-    )
-    tile_size: NonNegativeInt = Field(
-        default=0,
-        description=(
-            "Number of rows and columns of the logits that are in memory at once, or "
-            "0 for the fastest method."
         ),
     )
 
@@ -810,45 +795,41 @@ class OptimizerConfig(_OneOf):
     sgd: SGDConfig = SGDConfig()
 
 
-class LinearDecayConfig(Section):
+class _DecayOptions(Section):
+    """Options of learning rates that decay."""
+
+    initial_learning_rate: PositiveFloat = Field(
+        default=1e-3, description="Learning rate after the warm-up."
+    )
+    decay_steps: PositiveInt | None = Field(
+        default=None,
+        description=(
+            "Number of steps of the decay, or null for all steps after the warm-up."
+        ),
+    )
+
+
+class LinearDecayConfig(_DecayOptions):
     """Linear decay of the learning rate.
 
     References:
         Jia et al. 2021, section 5 (decay from 1e-3 to zero).
     """
 
-    initial_learning_rate: PositiveFloat = Field(
-        default=1e-3, description="Learning rate after the warm-up."
-    )
     end_learning_rate: NonNegativeFloat = Field(
         default=0.0, description="Learning rate at the end of the decay."
     )
-    decay_steps: PositiveInt | None = Field(
-        default=None,
-        description=(
-            "Number of steps of the decay, or null for all steps after the warm-up."
-        ),
-    )
 
 
-class CosineDecayConfig(Section):
+class CosineDecayConfig(_DecayOptions):
     """Cosine decay of the learning rate."""
 
-    initial_learning_rate: PositiveFloat = Field(
-        default=1e-3, description="Learning rate after the warm-up."
-    )
     alpha: float = Field(
         default=0.0,
         ge=0,
         le=1,
         description=(
             "Learning rate at the end of the decay as a fraction of the initial one."
-        ),
-    )
-    decay_steps: PositiveInt | None = Field(
-        default=None,
-        description=(
-            "Number of steps of the decay, or null for all steps after the warm-up."
         ),
     )
 
