@@ -14,7 +14,6 @@ Each measurement needs a new process, since the peak memory of a process never f
 
 import json
 import os
-import resource
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -27,18 +26,22 @@ from align_keras.losses import ContrastiveLoss, DistillationLoss, SigmoidLoss
 
 def allocated_memory():
     """Returns the allocated bytes without the code, which is loaded on first use."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        (line,) = [line for line in file if line.startswith("RssAnon")]
-    return int(line.split()[1]) * 1024
+    return status_bytes("RssAnon")
 
 
 def resident_memory():
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return status_bytes("VmRSS")
 
 
 def peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # `ru_maxrss` would include the memory of the process that started this one.
+    return status_bytes("VmHWM")
+
+
+def status_bytes(name):
+    with open("/proc/self/status", encoding="ascii") as file:
+        (line,) = [line for line in file if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
 
 
 def random_batch(config):
