@@ -1,9 +1,9 @@
-"""Local copies of folders on object stores, with atomic uploads.
+"""Local copies of files and folders on object stores.
 
-A numbered pointer such as `.align_keras/00000042.json` lists the files of the folder
-and their objects. The newest pointer is valid. A writer uploads changed files as new
+A numbered pointer such as `.align_keras/00000042.json` lists the files of a folder and
+their objects. The newest pointer is valid. A writer uploads changed files as new
 objects and creates the next pointer last, so that a reader sees all changes of an
-upload or none. Listed objects never change.
+upload or none.
 
 A store creates the pointer of a number only once (If-None-Match on S3,
 ifGenerationMatch on GCS), so that a second writer is refused.
@@ -18,7 +18,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import threading
 import time
 import uuid
@@ -28,10 +27,12 @@ from typing import Any
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, read_json
 from align_keras.utils.progress import say
-from align_keras.utils.remote import WRITABLE, file_system, list_url, open_url, send
+from align_keras.utils.remote import WRITABLE, file_system, list_url, send
 
 _VERSION = 1
 _FOLDER = ".align_keras"
+# Number of a pointer, or of the upload that wrote an object.
+_NUMBERED = re.compile(rf"{_FOLDER}/(\d{{8}})(?:\.json$|-)")
 # Seconds between two uploads. A killed machine loses at most this much work.
 SECONDS_BETWEEN_PUSHES = 120.0
 _NUM_THREADS = 8
@@ -59,24 +60,23 @@ def mirrored(
     Changes of a folder are uploaded every two minutes and when the block ends, even if
     it raises an error. A file is uploaded when the block ends without an error. The
     local copy is in `align_keras/storage` of `$XDG_CACHE_HOME` (by default `~/.cache`)
-    and may be deleted. After a kill, the copy still contains the changes that were not
-    uploaded, and the next call continues with them.
+    and may be deleted.
 
     Args:
-        url: str, URL that starts with `s3://` or `gs://`. A read-only URL may also
-            start with `hf://`.
-        argument: str, name of the argument for messages.
-        writes: bool, False for a read-only copy.
-        pushes: bool, False to upload only when the block ends. Use it for files that
-            are modified in place, such as a database.
+        url: URL that starts with `s3://` or `gs://`. A read-only URL may also start
+            with `hf://`.
+        argument: name of the argument for messages.
+        writes: False for a read-only copy.
+        pushes: False to upload only when the block ends. Use it for files that are
+            modified in place, such as a database.
 
     Yields:
-        `pathlib.Path` of the local folder or file.
+        Local folder or file.
 
     Raises:
-        InputError: if the store can't be reached, if there is nothing to read, if the
-            folder to write contains files of another program, or if another process
-            writes it.
+        OSError: if the store can't be reached, or if there is nothing to read.
+        InputError: if the folder to write contains files of another program, or if
+            another process writes it.
 
     Example:
 
@@ -87,59 +87,44 @@ def mirrored(
         (folder / "notes.txt").read_text()  # 'uploaded when the block ends'
     ```
     """
-    scheme = url.partition("://")[0].lower()
-    if writes and scheme not in WRITABLE:
+    if writes and url.partition("://")[0].lower() not in WRITABLE:
         raise InputError(
             f"{argument} must be a local path, s3:// or gs://. Received: {url}. Other "
             "addresses are read-only."
         )
     url = url.rstrip("/")
-    kind = _FileCopy if url.lower().endswith(_FILE_SUFFIXES) else _FolderCopy
-    try:
-        with kind(url, argument, writes).open_copy(pushes) as path:
-            yield path
-    except OSError as error:
-        if not str(error.filename).startswith(url):
-            raise
-        adjective = "writable" if writes else "readable"
-        raise InputError(
-            f"{argument} must be a {adjective} address. Received: {url}. The store "
-            f"reported: {error.strerror} ({error.filename}). Check the address and "
-            "your permissions."
-        ) from error
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    digest = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
+    # A writer and the readers of an address use different copies.
+    name = f"{digest}{'' if writes else '-read'}"
+    local = pathlib.Path(home, "align_keras/storage", name, url.rpartition("/")[2])
+    copy_type = _File if url.lower().endswith(_FILE_SUFFIXES) else _Folder
+    copy = copy_type(url, argument, local)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    while (lock := hold(local.parent / ".lock")) is None:
+        if writes:
+            raise copy.busy_error("Another process on this machine is writing it.")
+        time.sleep(0.2)  # Another reader is downloading the copy.
+    if not writes:
+        with lock:
+            copy.pull(writes=False)
+        yield local
+        return
+    with lock, copy.open_for_writing(pushes):
+        yield local
 
 
 class _Copy:
-    """Local copy of a remote file or folder.
+    """Local copy of a remote file or folder."""
 
-    The writer and the readers of an address use different copies.
-    """
-
-    def __init__(self, url: str, argument: str, writes: bool) -> None:
-        self.url, self.argument, self.writes = url, argument, writes
+    def __init__(self, url: str, argument: str, local: pathlib.Path) -> None:
+        self.url, self.argument, self.local = url, argument, local
         self.fs, self.path = file_system(url)
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        digest = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
-        name = f"{digest}{'' if writes else '-read'}"
-        self.cache_folder = pathlib.Path(home, "align_keras/storage", name)
-        self.local = self.cache_folder / url.rpartition("/")[2]
-        self.cache_folder.mkdir(parents=True, exist_ok=True)
-
-    @contextlib.contextmanager
-    def hold_lock(self) -> Iterator[None]:
-        """Holds the lock of the copy, for which a reader waits."""
-        while (lock := hold(self.cache_folder / ".lock")) is None and not self.writes:
-            time.sleep(0.2)  # Another reader is downloading the copy.
-        if lock is None:
-            raise self.busy_error("Another process on this machine is writing it.")
-        with lock:
-            yield
 
     def busy_error(self, reason: str) -> InputError:
         return InputError(
             f"{self.argument} must be written by one process at a time. Received: "
-            f"{self.url}. {reason} Wait until it has finished, or choose another "
-            "address."
+            f"{self.url}. {reason}"
         )
 
     def call_store(self, method: str, *arguments: Any, **options: Any) -> Any:
@@ -147,131 +132,108 @@ class _Copy:
         call = getattr(self.fs, method)
         return send(lambda: call(*arguments, **options), self.url)
 
+    def download(self, path: str, file: pathlib.Path) -> None:
+        with atomic_path(file) as temporary:
+            self.call_store("get_file", path, str(temporary))
 
-class _FileCopy(_Copy):
+
+class _File(_Copy):
     """Local copy of a single object."""
 
+    def pull(self, writes: bool) -> None:
+        try:
+            self.download(self.path, self.local)
+        except FileNotFoundError:
+            if not writes:
+                raise
+            self.local.unlink(missing_ok=True)
+
     @contextlib.contextmanager
-    def open_copy(self, pushes: bool) -> Iterator[pathlib.Path]:
-        with self.hold_lock():
-            try:
-                _download(self.url, self.local)
-                downloaded_stamp = _read_stamp(self.local)
-            except FileNotFoundError:
-                # The local file of a killed call is uploaded at the end.
-                downloaded_stamp = None
-                if not self.writes:
-                    raise
-            yield self.local
-            if self.writes and _read_stamp(self.local) not in (None, downloaded_stamp):
-                self.call_store("put_file", str(self.local), self.path)
-                say(f"uploaded {self.url}")
+    def open_for_writing(self, pushes: bool) -> Iterator[None]:
+        self.pull(writes=True)
+        downloaded_stamp = _read_stamp(self.local)
+        yield
+        if _read_stamp(self.local) not in (None, downloaded_stamp):
+            self.call_store("put_file", str(self.local), self.path)
+            say(f"uploaded {self.url}")
 
 
-class _FolderCopy(_Copy):
+class _Folder(_Copy):
     """Local copy of a folder with pointers."""
 
-    def __init__(self, url: str, argument: str, writes: bool) -> None:
-        super().__init__(url, argument, writes)
+    def __init__(self, url: str, argument: str, local: pathlib.Path) -> None:
+        super().__init__(url, argument, local)
         # Number and entries of the newest pointer.
         self.number = 0
         self.files: dict[str, _Entry] = {}
-        # Local files that were downloaded or uploaded, by name: size in bytes,
-        # modification time in nanoseconds, and SHA-256.
-        self.synced_files: dict[str, list] = {}
-        # Id of this copy. After a kill, the next call thus recognizes a pointer that
-        # its state does not know yet.
+        # Digests of local files by name: size in bytes, modification time in ns, and
+        # SHA-256.
+        self.digests: dict[str, list] = {}
+        # Id of the pointers that this call creates.
         self.id = uuid.uuid4().hex
-        # Number of the pointer in the state of the last call.
-        self.last_number: int | None = None
-        # Error of the thread that uploads in the background.
-        self.thread_error: InputError | None = None
 
     @contextlib.contextmanager
-    def open_copy(self, pushes: bool) -> Iterator[pathlib.Path]:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.hold_lock())
-            self._load_state()
-            self._pull()
-            if not self.writes:
-                stack.close()
-                yield self.local
-                return
-            if self.number:
-                self._remove_old_objects()  # The last call may have been killed.
-            else:
-                self._create_pointer({})
-            say(f"{self.url}: using the local copy {self.local}")
-            done = threading.Event()
-            thread = threading.Thread(
-                target=self._push_periodically, args=(done, pushes)
-            )
+    def open_for_writing(self, pushes: bool) -> Iterator[None]:
+        self.pull(writes=True)
+        say(f"{self.url}: using the local copy {self.local}")
+        done = threading.Event()
+        thread = threading.Thread(target=self._push_periodically, args=(done,))
+        if pushes:
             thread.start()
+        try:
+            yield
+        except BaseException:
+            _stop(thread, done)
             try:
-                yield self.local
-            except BaseException:
-                self._stop(done, thread, after_error=True)
-                raise
-            self._stop(done, thread)
-            say(f"uploaded {len(self.files):,} files to {self.url}")
+                self._push()
+            except OSError as error:
+                say(f"{self.url} isn't up to date. {self.local} is. {error}")
+            raise
+        _stop(thread, done)
+        self._push()
+        say(f"uploaded {len(self.files):,} files to {self.url}")
 
-    def _stop(
-        self, done: threading.Event, thread: threading.Thread, after_error: bool = False
-    ) -> None:
-        """Stops the background thread and uploads the last changes.
+    # --- Download ---
 
-        If the block raised an error, a failed upload is printed instead of raised.
+    def pull(self, writes: bool) -> None:
+        """Downloads the files of the newest pointer that the local copy lacks.
+
+        If that pointer is the one of the last call, a writer keeps local changes, which
+        a killed call has not uploaded.
         """
-        done.set()
-        thread.join()
-        if self.thread_error is not None:
-            raise self.thread_error
-        try:
-            self._push()
-            if not self.files:  # A folder without files needs no pointer.
-                self._remove_object(self._pointer_path(self.number))
-        except (OSError, InputError) as error:
-            if not after_error:
-                raise
-            say(f"{self.url} isn't up to date. {self.local} has all changes. {error}")
+        state = read_json(self._state_file) if self.local.exists() else {}
+        self.digests = state.get("files", {})
+        for tries_left in (2, 1, 0):
+            try:
+                pointer = self._read_pointer(writes)
+                if writes and pointer.get("id", "") == state.get("id"):
+                    return
+                self._download_files()
+                break
+            except OSError as error:
+                if not tries_left or error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                time.sleep(1)  # A writer replaced the pointer during the download.
+        if not self.files and not writes:
+            problem = "the folder is empty or doesn't exist"
+            raise FileNotFoundError(errno.ENOENT, problem, self.url)
+        self._save_state(pointer.get("id"))
 
-    # --- Pointers ---
-
-    def _pointer_path(self, number: int) -> str:
-        return f"{self.path}/{_FOLDER}/{number:08}.json"
-
-    def _find_objects(self) -> dict[str, int]:
-        """Returns the numbers of pointers and of objects of changed files by path."""
-        folder = self._object_path(_FOLDER)
-        try:
-            paths = [path.strip("/") for path in self.call_store("find", folder)]
-        except FileNotFoundError:
-            return {}
-        names = {path: path[len(folder) + 1 :] for path in paths}
-        return {
-            path: int(name[:8]) for path, name in names.items() if name[:8].isdecimal()
-        }
-
-    def _newest_number(self) -> int:
-        """Returns the number of the newest pointer, or 0."""
-        objects = self._find_objects().items()
-        return max((number for path, number in objects if _is_pointer(path)), default=0)
-
-    def _read_pointer(self) -> dict[str, Any]:
+    def _read_pointer(self, writes: bool) -> dict[str, Any]:
         """Reads the newest pointer, or lists the objects of a folder without one."""
-        self.number = self._newest_number()
+        self.number = _newest_number(self._find_objects())
         if not self.number:
             files = list_url(self.url)
-            if self.writes and files:
+            if writes and files:
                 raise InputError(
                     f"{self.argument} must be a new folder or one that align-keras "
                     f"wrote. Received: {self.url}, which contains {files[0].name}. "
                     "Choose another folder."
                 )
-            return {"files": {file.name: [file.name, *file[1:]] for file in files}}
-        pointer = json.loads(
-            self.call_store("cat_file", self._pointer_path(self.number))
-        )
+            self.files = {file.name: [file.name, *file[1:]] for file in files}
+            return {}
+        pointer_path = self._object_path(_pointer_name(self.number))
+        pointer = json.loads(self.call_store("cat_file", pointer_path))
         version = pointer.get("version")
         if version != _VERSION:
             raise InputError(
@@ -286,116 +248,18 @@ class _FolderCopy(_Copy):
                     f"The pointer of {self.url} must list relative file names. "
                     f"Received: {name!r}. Write the folder again."
                 )
+        self.files = pointer["files"]
         return pointer
 
-    def _create_pointer(self, files: dict[str, _Entry]) -> None:
-        """Creates the next pointer and removes what only older pointers list."""
-        pointer = {"version": _VERSION, "id": self.id, "files": files}
-        content = json.dumps(pointer).encode()
-        path = self._pointer_path(self.number + 1)
-        try:
-            self.call_store("pipe_file", path, content, mode="create")
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ESTALE):
-                raise
-            # The response to a successful request may have been lost.
-            if self.call_store("cat_file", path) != content:
-                raise self._second_writer_error() from None
-        self._check_newest(self.number + 1)
-        self.number, self.files = self.number + 1, files
-        self._save_state()
-        self._remove_old_objects()
-
-    def _check_newest(self, number: int) -> None:
-        if self._newest_number() != number:
-            raise self._second_writer_error()
-
-    def _second_writer_error(self) -> InputError:
-        return self.busy_error(
-            f"Another process has written it. {self.local} keeps your changes."
-        )
-
-    def _remove_old_objects(self) -> None:
-        """Removes old pointers and the objects that the newest pointer does not list.
-
-        The pointers are removed last, so that an interrupted removal is repeated.
-        """
-        # A file that has changed may still have an object with its name.
-        old_objects = {self._object_path(name) for name in self.files}
-        old_pointers = set()
-        for path, number in self._find_objects().items():
-            if number <= self.number and not _is_pointer(path):
-                old_objects.add(path)
-            elif number < self.number:
-                old_pointers.add(path)
-                files = json.loads(self.call_store("cat_file", path))["files"]
-                old_objects |= {self._object_path(key) for key, _, _ in files.values()}
-        old_objects -= {self._object_path(key) for key, _, _ in self.files.values()}
-        _in_threads(self._remove_object, old_objects)
-        _in_threads(self._remove_object, old_pointers)
-
-    def _object_path(self, key: str) -> str:
-        return f"{self.path}/{key}".strip("/")
-
-    def _remove_object(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.call_store("rm_file", path)
-
-    # --- Download ---
-
-    def _pull(self) -> None:
-        """Updates the local copy to the newest pointer."""
-        for tries_left in (2, 1, 0):
-            pointer = self._read_pointer()
-            self.files = pointer["files"]
-            if not self.files and not self.writes:
-                raise FileNotFoundError(
-                    errno.ENOENT, "the folder is empty or doesn't exist", self.url
-                )
-            try:
-                self._sync_local_copy(pointer.get("id"))
-                return
-            except OSError as error:
-                if not tries_left or error.errno not in (errno.ENOENT, errno.ESTALE):
-                    raise
-                time.sleep(1)  # A writer replaced the pointer during the download.
-
-    def _sync_local_copy(self, pointer_id: str | None) -> None:
-        """Downloads the files of the pointer that the local copy lacks.
-
-        A writer keeps the local changes of a killed call if no other process has
-        written the folder since. Otherwise, it moves the changes to a separate folder.
-        """
+    def _download_files(self) -> None:
         stamps = self._scan_local_copy()
-        changed = {
-            name
-            for name, stamp in stamps.items()
-            if self.synced_files.get(name, [])[:2] != stamp
+        for name in set(stamps) - set(self.files):
+            (self.local / name).unlink()
+        missing_files = {
+            name: entry
+            for name, entry in self.files.items()
+            if self.digests.get(name) != [*stamps.get(name, []), entry[2]]
         }
-        keeps_changes = self.writes and (
-            self.last_number == self.number or pointer_id == self.id
-        )
-        if self.writes and changed and not keeps_changes:
-            backup = self.local.with_name(
-                f"{self.local.name}.unsynced-{int(time.time())}"
-            )
-            self.local.rename(backup)
-            say(
-                f"another machine has written {self.url}. Local changes that were not "
-                f"uploaded are in {backup}"
-            )
-            stamps = {}
-        if not keeps_changes:
-            changed = set()
-            for name in set(stamps) - set(self.files):
-                (self.local / name).unlink()
-        missing_files = {}
-        for name, entry in self.files.items():
-            stamp = stamps.get(name, [])
-            synced = self.synced_files.get(name) == [*stamp, entry[2]]
-            if name not in changed and not synced:
-                self.synced_files.pop(name, None)
-                missing_files[name] = entry
         if missing_files:
             total = sum(size for _, size, _ in missing_files.values())
             say(
@@ -403,28 +267,38 @@ class _FolderCopy(_Copy):
                 f"{self.url}"
             )
         self.local.mkdir(exist_ok=True)
-        try:
-            _in_threads(lambda item: self._download_file(*item), missing_files.items())
-        finally:
-            self._save_state()
+        _in_threads(lambda item: self._download_file(*item), missing_files.items())
 
     def _download_file(self, name: str, entry: _Entry) -> None:
         """Downloads a file and checks its size and digest."""
         key, size, digest = entry
         file = self.local / name
-        _download(f"{self.url}/{key}", file)
+        self.download(self._object_path(key), file)
         received_digest = _compute_digest(file) if self.number else digest
         if file.stat().st_size != size or received_digest != digest:
             file.unlink()
             problem = "the object differs from its pointer"
             raise OSError(errno.ESTALE, problem, f"{self.url}/{key}")
-        self.synced_files[name] = [*(_read_stamp(file) or ()), digest]
+        self.digests[name] = [*(_read_stamp(file) or ()), digest]
 
     # --- Upload ---
 
+    def _push_periodically(self, done: threading.Event) -> None:
+        """Uploads changes every two minutes until the event `done` is set."""
+        while not done.wait(SECONDS_BETWEEN_PUSHES):
+            try:
+                self._push()
+            except InputError:
+                # The upload at the end of the block raises the error again.
+                _thread.interrupt_main()
+                return
+            except OSError as error:
+                say(f"uploading to {self.url} failed ({error.strerror}). Trying again")
+
     def _push(self) -> None:
         """Uploads the changes of the local copy."""
-        self._check_newest(self.number)
+        if _newest_number(self._find_objects()) != self.number:
+            raise self._second_writer_error()
         stamps = self._scan_local_copy()
         entries = _in_threads(lambda item: self._upload_file(*item), stamps.items())
         files = {
@@ -432,13 +306,9 @@ class _FolderCopy(_Copy):
             for name, entry in zip(stamps, entries, strict=True)
             if entry is not None
         }
-        self.synced_files = {
-            name: [*stamps[name], digest]
-            for name, (_, _, digest) in files.items()
-            if stamps[name] == _read_stamp(self.local / name)
-        }
         if files != self.files:
             self._create_pointer(files)
+            self._save_state(self.id)
 
     def _upload_file(self, name: str, stamp: list[int]) -> _Entry | None:
         """Uploads a file if it has changed, and returns its entry.
@@ -448,10 +318,10 @@ class _FolderCopy(_Copy):
         """
         file = self.local / name
         previous_entry = self.files.get(name)
-        synced_file = self.synced_files.get(name, [])
         try:
-            digest = synced_file[2] if synced_file[:2] == stamp else None
-            digest = digest or _compute_digest(file)
+            if self.digests.get(name, [])[:2] != stamp:
+                self.digests[name] = [*stamp, _compute_digest(file)]
+            digest = self.digests[name][2]
             if previous_entry and previous_entry[2] == digest:
                 return previous_entry
             key = self._put_new_object(file, name)
@@ -478,22 +348,65 @@ class _FolderCopy(_Copy):
         self.call_store("put_file", str(file), self._object_path(key))
         return key
 
-    def _push_periodically(self, done: threading.Event, pushes: bool) -> None:
-        """Uploads changes every two minutes until the event `done` is set."""
-        while not done.wait(SECONDS_BETWEEN_PUSHES):
-            try:
-                if pushes:
-                    self._push()
-                else:
-                    self._check_newest(self.number)
-            except InputError as error:
-                self.thread_error = error
-                _thread.interrupt_main()
-                return
-            except OSError as error:
-                say(f"uploading to {self.url} failed ({error.strerror}). Trying again")
+    def _create_pointer(self, files: dict[str, _Entry]) -> None:
+        """Creates the next pointer and removes objects that it does not list."""
+        number = self.number + 1
+        path = self._object_path(_pointer_name(number))
+        pointer = {"version": _VERSION, "id": self.id, "files": files}
+        content = json.dumps(pointer).encode()
+        try:
+            self.call_store("pipe_file", path, content, mode="create")
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ESTALE):
+                raise
+            # The response to a successful request may have been lost.
+            if self.call_store("cat_file", path) != content:
+                raise self._second_writer_error() from None
+        objects = self._find_objects()
+        # Another writer may have removed its pointer of this number.
+        if _newest_number(objects) != number:
+            raise self._second_writer_error()
+        self._remove_objects(objects, files, number)
+        self.number, self.files = number, files
 
-    # --- Local copy ---
+    def _second_writer_error(self) -> InputError:
+        return self.busy_error(
+            f"Another process has written it. Your changes are in {self.local} until "
+            "the next command."
+        )
+
+    def _remove_objects(
+        self, objects: dict[str, int], files: dict[str, _Entry], number: int
+    ) -> None:
+        """Removes what only earlier pointers list, and these pointers."""
+        # A file that has changed may still have an object with its name.
+        paths = {self._object_path(name) for name in files}
+        paths |= {self._object_path(key) for key, _, _ in self.files.values()}
+        # The number of another writer's current upload is higher.
+        paths |= {
+            path for path, object_number in objects.items() if object_number <= number
+        }
+        paths -= {self._object_path(key) for key, _, _ in files.values()}
+        paths.discard(self._object_path(_pointer_name(number)))
+        _in_threads(self._remove_object, paths)
+
+    def _remove_object(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.call_store("rm_file", path)
+
+    # --- Names ---
+
+    def _object_path(self, key: str) -> str:
+        return f"{self.path}/{key}".strip("/")
+
+    def _find_objects(self) -> dict[str, int]:
+        """Returns the numbers of pointers and of objects of changed files by path."""
+        try:
+            paths = self.call_store("find", self._object_path(_FOLDER))
+        except FileNotFoundError:
+            return {}
+        matches = {path.strip("/"): _NUMBERED.search(path) for path in paths}
+        return {path: int(match[1]) for path, match in matches.items() if match}
 
     def _scan_local_copy(self) -> dict[str, list[int]]:
         """Returns sizes and modification times by file name, as `_read_stamp`."""
@@ -508,20 +421,33 @@ class _FolderCopy(_Copy):
                         stamps[path.relative_to(self.local).as_posix()] = stamp
         return stamps
 
-    def _load_state(self) -> None:
-        state = read_json(self.cache_folder / "state.json")
-        self.synced_files = state.get("files", {})
-        self.last_number = state.get("number")
-        self.id = state.get("id", self.id)
+    @property
+    def _state_file(self) -> pathlib.Path:
+        return self.local.parent / "state.json"
 
-    def _save_state(self) -> None:
-        state = {"number": self.number, "id": self.id, "files": self.synced_files}
-        with atomic_write(self.cache_folder / "state.json") as file:
-            json.dump({**state, "url": self.url}, file)
+    def _save_state(self, pointer_id: str | None) -> None:
+        with atomic_write(self._state_file) as file:
+            json.dump({"id": pointer_id, "files": self.digests}, file)
 
 
-def _is_pointer(path: str) -> bool:
-    return re.search(rf"/{_FOLDER}/\d{{8}}\.json$", path) is not None
+def _pointer_name(number: int) -> str:
+    return f"{_FOLDER}/{number:08}.json"
+
+
+def _newest_number(objects: dict[str, int]) -> int:
+    """Returns the number of the newest pointer, or 0."""
+    pointers = [
+        number
+        for path, number in objects.items()
+        if path.endswith(_pointer_name(number))
+    ]
+    return max(pointers, default=0)
+
+
+def _stop(thread: threading.Thread, done: threading.Event) -> None:
+    done.set()
+    if thread.ident is not None:
+        thread.join()
 
 
 def _read_stamp(path: pathlib.Path) -> list[int] | None:
@@ -536,12 +462,6 @@ def _read_stamp(path: pathlib.Path) -> list[int] | None:
 def _compute_digest(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _download(url: str, path: pathlib.Path) -> None:
-    with atomic_path(path) as temporary, open_url(url) as source:
-        with open(temporary, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
 
 
 def _in_threads(function: Callable, items: Iterable) -> list:

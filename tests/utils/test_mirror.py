@@ -142,9 +142,14 @@ def test_a_kill_at_any_request_leaves_the_old_or_the_new_files(
             assert {**read_files(folder), **new} == read_files(folder)
             # The kill may have lost the removal, so the writer repeats it.
             (folder / "b").unlink(missing_ok=True)
+            write(folder, a="3")
         with mirrored(URL, writes=False) as folder:
-            assert read_files(folder) == new
-        assert len(store.find("/bucket")) == 3  # Two files and a pointer.
+            assert read_files(folder) == {"a": b"3", "c": b"2"}
+        names = store.find("/bucket/corpus/.align_keras")
+        [pointer] = [name for name in names if name.endswith(".json")]
+        entries = json.loads(store.cat(pointer))["files"]
+        # The objects of older pointers are gone.
+        assert len(names) == 1 + sum(key != name for name, (key, *_) in entries.items())
         if not killed:
             break
     assert reader_saw_new == {True, False} and not killed
@@ -168,10 +173,11 @@ def test_a_second_writer_is_refused(store, machine):
 def test_a_writer_stops_soon_after_another_has_written(store, machine, monkeypatch):
     monkeypatch.setattr(mirror, "SECONDS_BETWEEN_PUSHES", 0.02)
     with pytest.raises(InputError, match="one process at a time"):
-        with mirrored(URL, pushes=False):
+        with mirrored(URL) as first:
             machine("second")
             with mirrored(URL, pushes=False) as second:
                 write(second, a="2")
+            write(first, a="1")
             time.sleep(20)
             pytest.fail("the first writer was not stopped")
 
@@ -184,13 +190,15 @@ def test_one_of_two_simultaneous_writers_is_refused(store, machine, monkeypatch)
             return {}
         return find(self, path, *arguments, **options)
 
-    with mirrored(URL):
-        machine("second")
-        with monkeypatch.context() as patch:
-            patch.setattr(type(store), "find", find_no_pointer)
-            with pytest.raises(InputError, match="one process at a time"):
-                with mirrored(URL):
-                    pass
+    with mirrored(URL) as folder:
+        write(folder, a="1")
+    machine("second")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "find", find_no_pointer)
+        patch.setattr(mirror, "list_url", lambda _: [])
+        with pytest.raises(InputError, match="one process at a time"):
+            with mirrored(URL) as folder:
+                write(folder, a="2")
 
 
 def test_a_folder_of_another_format_is_refused(store):
@@ -201,22 +209,22 @@ def test_a_folder_of_another_format_is_refused(store):
                 pass
 
 
-def test_unsynced_changes_are_moved_if_another_machine_has_written(
-    store, machine, capsys
+def test_a_killed_writer_continues_with_its_changes_unless_another_has_written(
+    store, machine
 ):
     with mirrored(URL) as folder:
         write(folder, a="1")
     # A killed writer leaves changes that were not uploaded.
     write(folder, a="unsynced", b="unsynced")
+    with mirrored(URL) as folder:
+        assert read_files(folder) == {"a": b"unsynced", "b": b"unsynced"}
+    write(folder, a="lost", c="lost")
     machine("second")
     with mirrored(URL) as second_folder:
         write(second_folder, a="2")
     machine("first")
     with mirrored(URL) as folder:
-        assert read_files(folder) == {"a": b"2"}
-    [backup] = folder.parent.glob("corpus.unsynced-*")
-    assert read_files(backup) == {"a": b"unsynced", "b": b"unsynced"}
-    assert str(backup) in capsys.readouterr().err
+        assert read_files(folder) == {"a": b"2", "b": b"unsynced"}
 
 
 def test_files_are_uploaded_after_an_error_of_the_block(store):
@@ -235,16 +243,14 @@ def test_a_block_without_files_leaves_no_objects(store):
 
 def test_files_are_uploaded_before_the_block_ends(store, monkeypatch):
     monkeypatch.setattr(mirror, "SECONDS_BETWEEN_PUSHES", 0.02)
-    monkeypatch.setattr(remote, "say", print)
     uploaded = threading.Event()
-    original_rm_file = type(store).rm_file
+    pipe_file = type(store).pipe_file
 
-    def rm_file(self, path):
-        original_rm_file(self, path)
-        if object_names(self) == ["a"]:
-            uploaded.set()
+    def signal_upload(self, path, content, mode):
+        pipe_file(self, path, content, mode=mode)
+        uploaded.set()
 
-    monkeypatch.setattr(type(store), "rm_file", rm_file)
+    monkeypatch.setattr(type(store), "pipe_file", signal_upload)
     with mirrored(URL) as folder:
         write(folder, a="1")
         assert uploaded.wait(20)
@@ -281,7 +287,6 @@ def test_a_single_file_is_uploaded_unless_the_block_fails(store, machine):
     ("url", "writes", "message"),
     [
         ("memory://bucket/full", True, "must be a new folder or one.*contains a.txt"),
-        ("memory://bucket/none", False, "readable.*the folder is empty or doesn't"),
         (
             "https://e.org/x",
             True,
@@ -304,6 +309,12 @@ def test_unusable_addresses_are_refused(store, tmp_path, url, writes, message):
         with mirrored(url, "out", writes=writes):
             pass
     assert not list(tmp_path.rglob("a"))
+
+
+def test_an_empty_folder_has_nothing_to_read(store):
+    with pytest.raises(FileNotFoundError, match="the folder is empty or doesn't exist"):
+        with mirrored(URL, writes=False):
+            pass
 
 
 def test_an_object_of_a_pointer_is_never_overwritten(store, machine, monkeypatch):

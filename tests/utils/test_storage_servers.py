@@ -145,13 +145,13 @@ def test_a_pointer_is_created_once(url, tmp_path, monkeypatch):
         pytest.skip("the emulator ignores the condition")
     with mirrored(url) as folder:
         (folder / "a").write_text("1")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
-        with monkeypatch.context() as patch:
-            store = type(remote.file_system(url)[0])
-            patch.setattr(store, "find", lambda *_, **__: {})
-            with pytest.raises(InputError, match="one process at a time"):
-                with mirrored(url):
-                    pass
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    with monkeypatch.context() as patch:
+        store = type(remote.file_system(url)[0])
+        patch.setattr(store, "find", lambda *_, **__: {})
+        with pytest.raises(InputError, match="one process at a time"):
+            with mirrored(url) as folder:
+                (folder / "a").write_text("2")
 
 
 def files_of_pointer(url):
@@ -229,9 +229,8 @@ def test_an_unreachable_store_raises_a_one_line_error(server, tmp_path):
     )
     *retry_lines, error_line = process.stderr.splitlines()
     assert process.returncode == 1 and not process.stdout
-    assert error_line.startswith(
-        "align-keras search: error: --index must be a readable address"
-    )
+    assert error_line.startswith("align-keras search: error: can't be reached")
+    assert error_line.endswith(f"{server}://bucket/index")
     assert all("Trying again" in line for line in retry_lines)
 
 
