@@ -33,7 +33,8 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 from align_keras.utils.pillow_images import ImageError, graph_image
 from align_keras.utils.progress import say
-from align_keras.utils.remote import file_system, is_url
+from align_keras.utils.remote import is_url
+from align_keras.utils.remote_requests import file_system
 
 if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
     import tensorflow as tf

@@ -27,7 +27,8 @@ from typing import Any
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, read_json
 from align_keras.utils.progress import say
-from align_keras.utils.remote import WRITABLE, file_system, list_url, send
+from align_keras.utils.remote import list_url
+from align_keras.utils.remote_requests import WRITABLE, file_system, send
 
 _VERSION = 1
 _FOLDER = ".align_keras"

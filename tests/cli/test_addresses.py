@@ -3,7 +3,7 @@
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.utils import addresses, remote
+from align_keras.utils import addresses, remote_requests
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 from tests.helpers.web_server import WebServer
 
@@ -23,7 +23,7 @@ def work_folder(tmp_path, monkeypatch):
     for name in ("TMPDIR", "HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote_requests, "FIRST_PAUSE", 0.01)
     return folder
 
 

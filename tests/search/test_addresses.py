@@ -16,7 +16,7 @@ from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
 from align_keras.search.image_files import read_file
 from align_keras.search.image_index import Index
-from align_keras.utils import remote
+from align_keras.utils import remote, remote_requests
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
@@ -95,7 +95,7 @@ def test_errors_of_a_web_server_remove_no_images(tmp_path, monkeypatch):
     rows = "".join(f"{color}.png,{color}\n" for color in COLORS)
     files["t.csv"] = f"image,caption\n{rows}".encode()
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
-        monkeypatch.setattr(remote, name, value)
+        monkeypatch.setattr(remote_requests, name, value)
     with WebServer(files) as server:
         table = f"{server.url}/t.csv"
         index = Index.build(tmp_path / "index", [table], GOLDEN)
@@ -116,7 +116,7 @@ def test_errors_of_a_web_server_remove_no_images(tmp_path, monkeypatch):
 def test_bad_addresses_in_a_table_are_counted_and_skipped(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
-        monkeypatch.setattr(remote, name, value)
+        monkeypatch.setattr(remote_requests, name, value)
     remote.clear_caches()
     names = [f"{number}.png" for number in range(12)]
     files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}

@@ -8,7 +8,7 @@ import time
 import fsspec
 import pytest
 
-from align_keras.utils import mirror, remote
+from align_keras.utils import mirror, remote, remote_requests
 from align_keras.utils.errors import InputError
 from align_keras.utils.mirror import mirrored
 
@@ -22,7 +22,7 @@ def machine(tmp_path, monkeypatch):
     def switch_to(name):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
 
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(remote_requests, "FIRST_PAUSE", 0.0)
     switch_to("first")
     return switch_to
 

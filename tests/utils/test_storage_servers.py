@@ -12,7 +12,7 @@ import time
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.utils import remote
+from align_keras.utils import remote, remote_requests
 from align_keras.utils.errors import InputError
 from align_keras.utils.mirror import mirrored
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
@@ -63,7 +63,7 @@ def server(request):
                 if not probe.connect_ex(("127.0.0.1", int(port))):
                     break
             time.sleep(0.1)
-        fs, _ = remote.file_system(f"{request.param}://bucket")
+        fs, _ = remote_requests.file_system(f"{request.param}://bucket")
         if request.param == "s3":
             fs.mkdir("bucket")
         yield request.param
@@ -80,7 +80,7 @@ def url(server, request, tmp_path, monkeypatch):
 
 
 def put(url, content):
-    fs, path = remote.file_system(url)
+    fs, path = remote_requests.file_system(url)
     fs.pipe_file(path, content)
 
 
@@ -147,7 +147,7 @@ def test_a_pointer_is_created_once(url, tmp_path, monkeypatch):
         (folder / "a").write_text("1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     with monkeypatch.context() as patch:
-        store = type(remote.file_system(url)[0])
+        store = type(remote_requests.file_system(url)[0])
         patch.setattr(store, "find", lambda *_, **__: {})
         with pytest.raises(InputError, match="one process at a time"):
             with mirrored(url) as folder:
@@ -156,7 +156,7 @@ def test_a_pointer_is_created_once(url, tmp_path, monkeypatch):
 
 def files_of_pointer(url):
     """Returns the files that the newest pointer of a folder lists."""
-    fs, path = remote.file_system(url)
+    fs, path = remote_requests.file_system(url)
     fs.invalidate_cache()
     try:
         pointers = fs.glob(f"{path}/.align_keras/*.json")

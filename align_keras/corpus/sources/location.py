@@ -21,7 +21,8 @@ from align_keras.corpus.parquet_tables import open_parquet
 from align_keras.corpus.sources.warc_records import read_response
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular, size_of
 from align_keras.utils.pillow_images import ImageError
-from align_keras.utils.remote import SCHEMES, cached_version, is_url, read_url
+from align_keras.utils.remote import cached_version, is_url, read_url
+from align_keras.utils.remote_requests import SCHEMES
 
 
 def is_remote(location: str) -> bool:
