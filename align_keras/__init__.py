@@ -34,7 +34,6 @@ _PUBLIC = {
     "ImageEncoder": "align_keras.models",
     "TextEncoder": "align_keras.models",
     "Lamb": "align_keras.optimizers",
-    "presets": "align_keras.models",
     "ContrastiveLoss": "align_keras.losses",
     "build_corpus": "align_keras.runs.corpus_build",
     "contrastive_loss": "align_keras.losses",
@@ -106,6 +105,7 @@ if TYPE_CHECKING:
     from align_keras import models as models
     from align_keras import optimizers as optimizers
     from align_keras import planning as planning
+    from align_keras import presets as presets
     from align_keras import protocols as protocols
     from align_keras import reports as reports
     from align_keras import runs as runs
@@ -126,7 +126,6 @@ if TYPE_CHECKING:
     from align_keras.models import ALIGNTokenizer as ALIGNTokenizer
     from align_keras.models import ImageEncoder as ImageEncoder
     from align_keras.models import TextEncoder as TextEncoder
-    from align_keras.models import presets as presets
     from align_keras.optimizers import Lamb as Lamb
     from align_keras.protocols.run_protocol import evaluate as evaluate
     from align_keras.runs.corpus_build import build_corpus as build_corpus

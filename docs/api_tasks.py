@@ -26,7 +26,6 @@ TASKS = (
             "": (
                 "ALIGN",
                 "ALIGNBackbone",
-                "presets",
                 "ImageEncoder",
                 "TextEncoder",
                 "ALIGNPreprocessor",
@@ -39,6 +38,7 @@ TASKS = (
                 "load_image_weights",
                 "load_text_weights",
                 "preset_names",
+                "presets",
             ),
         },
     ),

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 
 from align_keras.cli.common import name_addresses
-from align_keras.models.hub import is_hub_name
+from align_keras.presets.hub import is_hub_name
 from align_keras.utils.errors import InputError, check_tensorflow
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say

@@ -22,7 +22,7 @@ from align_keras.cli.error_messages import (
     describe_error,
     use_option_names,
 )
-from align_keras.models.hub import is_hub_name
+from align_keras.presets.hub import is_hub_name
 from align_keras.utils.addresses import drop_queries, without_query
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError

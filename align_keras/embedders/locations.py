@@ -8,8 +8,8 @@ import importlib.util
 import os
 import pathlib
 
-from align_keras.models.hub import download, is_hub_name
-from align_keras.models.preset_table import preset_names
+from align_keras.presets.hub import download, is_hub_name
+from align_keras.presets.table import preset_names
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import (
     InputError,

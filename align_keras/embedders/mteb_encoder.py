@@ -14,7 +14,7 @@ from align_keras.embedders.locations import (
     keras_or_auto,
     locate_model,
 )
-from align_keras.models.preset_table import presets
+from align_keras.presets.table import presets
 from align_keras.utils.arguments import refuse_unknown
 from align_keras.utils.errors import needs
 from align_keras.utils.llvm_conflict import block_triton, refuse_loaded_triton

@@ -20,8 +20,8 @@ _PUBLIC = {
     "image_text_batches": "align_keras.models.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
-    "preset_names": "align_keras.models.preset_table",
-    "presets": "align_keras.models.preset_table",
+    "preset_names": "align_keras.presets.table",
+    "presets": "align_keras.presets.table",
 }
 __all__ = sorted(_PUBLIC)
 
@@ -39,14 +39,14 @@ if TYPE_CHECKING:
     from align_keras.models.image_classifier import ImageClassifier as ImageClassifier
     from align_keras.models.image_encoder import ImageEncoder as ImageEncoder
     from align_keras.models.pair_batches import image_text_batches as image_text_batches
-    from align_keras.models.preset_table import preset_names as preset_names
-    from align_keras.models.preset_table import presets as presets
     from align_keras.models.teacher_embeddings import (
         TeacherEmbeddings as TeacherEmbeddings,
     )
     from align_keras.models.text_encoder import TextEncoder as TextEncoder
     from align_keras.models.warm_start import load_image_weights as load_image_weights
     from align_keras.models.warm_start import load_text_weights as load_text_weights
+    from align_keras.presets.table import preset_names as preset_names
+    from align_keras.presets.table import presets as presets
 else:
 
     def __getattr__(name: str) -> Any:

@@ -16,7 +16,6 @@ from align_keras.models.align_backbone import ALIGNBackbone, check_widths
 from align_keras.models.align_image_converter import ALIGNImageConverter
 from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.align_tokenizer import ALIGNTokenizer
-from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
@@ -29,6 +28,7 @@ from align_keras.models.preset_saving import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import set_trainable_flag
+from align_keras.presets.table import BuiltinPresets
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -336,8 +336,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         The preset is one of:
 
-        - a name of `align_keras.presets()`. The weights are random, except those of
-          `"align_small_en"`, the trained model that comes with the package.
+        - a name of `align_keras.models.presets()`. The weights are random, except those
+          of `"align_small_en"`, the trained model that comes with the package.
         - a folder that `save_to_preset` or a training run wrote.
         - a `.keras` file. The state of its optimizer is restored too.
         - a folder with the files of kakaobrain/align-base: config.json,
@@ -441,62 +441,6 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             if is_file and is_replaceable:
                 filepath = stack.enter_context(atomic_keras_path(filepath))
             super().save(filepath, **options)
-
-    def export_saved_model(
-        self, directory: str | os.PathLike, weights: str | None = None
-    ) -> None:
-        """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
-
-        The arguments and errors are those of `align_keras.export_saved_model`.
-        """
-        from align_keras.export import export_saved_model
-
-        export_saved_model(self, directory, weights=weights)
-
-    def finetune(
-        self,
-        pairs: str | os.PathLike,
-        out: str | os.PathLike | None = None,
-        **options: Any,
-    ) -> Any:
-        """Fine-tunes a copy of the model on a table or folder of pairs.
-
-        The model itself doesn't change. A copy of it is saved in the folder of the run.
-
-        Args:
-            pairs: table or folder of pairs, as in `align_keras.finetune`.
-            out: folder of the run, as in `align_keras.finetune`.
-            **options: options of `align_keras.finetune`, such as `old_task`.
-
-        Returns:
-            `align_keras.runs.run.Run`, whose `model` is the fine-tuned model.
-
-        Raises:
-            InputError: as `align_keras.finetune`.
-        """
-        from align_keras.runs.finetune_run import finetune
-
-        return finetune(self, pairs, out, **options)
-
-    def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Uploads the model to a repository on the Hugging Face Hub.
-
-        `align_keras.load_model("hf://user/model")` and `ALIGN.from_preset` open it.
-
-        Args:
-            repository: str, `"user/model"`.
-            **options: options of `align_keras.push_to_hub`, such as `private`,
-                `revision`, `exports`, `evaluation` and `license`.
-
-        Returns:
-            str, address of the commit.
-
-        Raises:
-            InputError: as `align_keras.push_to_hub`.
-        """
-        from align_keras.runs.hub_upload import push_to_hub
-
-        return push_to_hub(self, repository, **options)
 
     def get_config(self) -> dict:
         config: dict[str, Any] = super().get_config()

@@ -11,7 +11,6 @@ import tensorflow as tf
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.models import lora
-from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.preset_config import ENCODERS
@@ -23,6 +22,7 @@ from align_keras.models.trainable_layers import (
     take_trainable_flags,
     trainable_flags,
 )
+from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 

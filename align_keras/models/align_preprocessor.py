@@ -14,8 +14,8 @@ from align_keras.models.align_image_converter import (
     checked_seed,
 )
 from align_keras.models.align_tokenizer import ALIGNTokenizer, is_called_by_grain
-from align_keras.models.builtin_presets import BuiltinPresets
 from align_keras.models.preset_saving import save_preprocessor
+from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.errors import InputError
 
 

@@ -19,7 +19,7 @@ from align_keras.models.trainable_layers import (
     trainable_flags,
     unfreeze_parents,
 )
-from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK, TRAINING_MODES
+from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK, TRAINING_MODES
 from align_keras.utils.arguments import check_choice, check_number
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, PADDINGS, strided_padding
-from align_keras.models import variants
 from align_keras.models.encoder import Encoder
 from align_keras.models.trainable_layers import trainable_flags
+from align_keras.presets import variants
 from align_keras.utils.arguments import (
     check_choice,
     check_number,
@@ -208,8 +208,8 @@ class ImageEncoder(Encoder):
         """Builds the encoder of a named size, with random weights.
 
         Args:
-            variant: str, a key of `align_keras.models.variants.IMAGE_VARIANTS`, such as
-                `"efficientnet_b7"` (the encoder of the paper), or `"b7"` for short.
+            variant: str, a key of `align_keras.presets.variants.IMAGE_VARIANTS`, such
+                as `"efficientnet_b7"` (the encoder of the paper), or `"b7"` for short.
             projection_dim: int or None, width of the embedding. The encoder has no
                 projection if the last block has this width, such as 640 for B7.
             **arguments: arguments of `ImageEncoder`. An argument that is None keeps the

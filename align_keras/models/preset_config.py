@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from align_keras.models.preset_files import (
+from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
+from align_keras.presets.layout import (
     CONFIG_FILE,
     DIGESTED_FILES,
     DIGESTS_KEY,
@@ -17,7 +18,6 @@ from align_keras.models.preset_files import (
     VOCABULARY_ASSET,
     check_digests,
 )
-from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

@@ -19,27 +19,27 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
     load_litert_weights,
 )
-from align_keras.models.hub import download, is_hub_name
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_config import (
     ENCODERS,
     read_preset_config,
     replace_arguments,
 )
-from align_keras.models.preset_files import (
+from align_keras.models.text_encoder import TextEncoder
+from align_keras.presets.hub import download, is_hub_name
+from align_keras.presets.layout import (
     CONFIG_FILE,
     DIGESTS_KEY,
     WEIGHTS_FILE,
     check_digests,
 )
-from align_keras.models.preset_table import (
+from align_keras.presets.table import (
     PAPER_VOCABULARY_SIZE,
     preset_config,
     preset_names,
 )
-from align_keras.models.text_encoder import TextEncoder
-from align_keras.models.tower_costs import check_parameters
-from align_keras.models.variants import TRAINING_MODES
+from align_keras.presets.tower_costs import check_parameters
+from align_keras.presets.variants import TRAINING_MODES
 from align_keras.utils.arguments import (
     check_choice,
     did_you_mean,

@@ -22,7 +22,7 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
 )
 from align_keras.models.lora import merged_while_saving
-from align_keras.models.preset_files import (
+from align_keras.presets.layout import (
     CONFIG_FILE,
     DIGESTED_FILES,
     DIGESTS_KEY,

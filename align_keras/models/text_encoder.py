@@ -11,7 +11,7 @@ from align_keras.models.transformer_computation import (
     infer_while_frozen,
     set_transformer_computation,
 )
-from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
+from align_keras.presets.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import (
     check_choice,
     check_number,
@@ -223,7 +223,7 @@ class TextEncoder(Encoder):
         """Builds the encoder of a named size, with random weights.
 
         Args:
-            variant: str, a key of `align_keras.models.variants.TEXT_VARIANTS`, such as
+            variant: str, a key of `align_keras.presets.variants.TEXT_VARIANTS`, such as
                 `"bert_base"` or `"distil_bert_base"`.
             **arguments: arguments of `TextEncoder`. `vocabulary_size` is required. An
                 argument that is None keeps the value of the variant or the default.

@@ -26,8 +26,8 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
     read_torch_file,
 )
-from align_keras.models.hub import HUB_PREFIX, download
-from align_keras.models.preset_files import VOCABULARY_ASSET
+from align_keras.presets.hub import HUB_PREFIX, download
+from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

@@ -10,14 +10,6 @@ from align_keras.config.experiment_config import (
     ModelConfig,
     OptimizationConfig,
 )
-from align_keras.models.preset_table import with_preset
-from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
-from align_keras.models.variants import (
-    DEFAULT_BLOCKS,
-    DEFAULT_RANK,
-    image_encoder_arguments,
-    text_encoder_arguments,
-)
 from align_keras.planning.device_kinds import (
     TEXT_UTILIZATION,
     UTILIZATION,
@@ -25,6 +17,14 @@ from align_keras.planning.device_kinds import (
     find_device_kind,
 )
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
+from align_keras.presets.table import with_preset
+from align_keras.presets.tower_costs import TowerCost, image_tower_cost, text_tower_cost
+from align_keras.presets.variants import (
+    DEFAULT_BLOCKS,
+    DEFAULT_RANK,
+    image_encoder_arguments,
+    text_encoder_arguments,
+)
 from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 

@@ -20,7 +20,7 @@ so its micro-batches need only one forward pass.
 import dataclasses
 
 from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
-from align_keras.models.tower_costs import TowerCost
+from align_keras.presets.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
 # Bytes of a number in single and in half precision.
@@ -66,7 +66,7 @@ class RunSizes:
 
     Example:
 
-    >>> from align_keras.models.tower_costs import TowerCost
+    >>> from align_keras.presets.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
     ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
@@ -143,7 +143,7 @@ class StepPlan:
 
     Example:
 
-    >>> from align_keras.models.tower_costs import TowerCost
+    >>> from align_keras.presets.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
     ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
@@ -198,7 +198,7 @@ def plan_step(sizes: RunSizes) -> StepPlan:
 
     Example:
 
-    >>> from align_keras.models.tower_costs import TowerCost
+    >>> from align_keras.presets.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
     ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)

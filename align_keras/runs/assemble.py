@@ -16,14 +16,14 @@ from align_keras.config.experiment_config import (
     TextEncoderConfig,
 )
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.models.preset_table import with_preset
-from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.models.warm_start import (
     image_weights,
     project_class_names,
     text_weights,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
+from align_keras.presets.table import with_preset
+from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.utils.errors import InputError
 
 # Options of `choose_trained_weights`.

@@ -14,8 +14,8 @@ from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
 from align_keras.models.pair_sources import PairSource, source_of_pairs
-from align_keras.models.preset_table import with_preset
 from align_keras.models.teacher_embeddings import TeacherEmbeddings
+from align_keras.presets.table import with_preset
 from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError

@@ -15,7 +15,7 @@ from align_keras.export.card_metadata import (
     license_of,
     without_folders,
 )
-from align_keras.models.hub import (
+from align_keras.presets.hub import (
     EXPORT_FOLDERS,
     HUB_PREFIX,
     LIGHT_PATTERNS,

@@ -111,7 +111,7 @@ class Run:
         """Reads the validation pairs from their corpus, which must exist."""
         if self._validation_pairs is None:
             from align_keras.data import read_retrieval_set
-            from align_keras.models.preset_table import with_preset
+            from align_keras.presets.table import with_preset
             from align_keras.runs.run_corpora import open_corpora
 
             task = self.config.task

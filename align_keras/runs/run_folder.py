@@ -16,7 +16,7 @@ from align_keras.config import (
     write_config_file,
 )
 from align_keras.config.fields import without_queries
-from align_keras.models.preset_files import VOCABULARY_ASSET, check_no_saved_model
+from align_keras.presets.layout import VOCABULARY_ASSET, check_no_saved_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, locked, refuse_url
 from align_keras.utils.progress import say

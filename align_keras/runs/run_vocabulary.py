@@ -6,8 +6,8 @@ from typing import Any
 
 from align_keras.config import ExperimentConfig
 from align_keras.data.stored_pairs import read_captions
-from align_keras.models.preset_files import VOCABULARY_ASSET
 from align_keras.models.warm_start import text_weights
+from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.text import (
     learn_vocabulary,
     load_vocabulary,

@@ -16,7 +16,7 @@ import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.models.hub import is_hub_name
+from align_keras.presets.hub import is_hub_name
 from align_keras.search.image_details import (
     DetailsCache,
     ImageDetails,

@@ -8,7 +8,7 @@ from typing import Any
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import choose_runtime, locate_model
-from align_keras.models.hub import HUB_PREFIX, download, is_hub_name
+from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS
 

@@ -51,7 +51,7 @@ def error_line(capsys, *arguments):
 
 
 def test_parameters_and_operations_match_the_model(capsys):
-    from align_keras.models.tower_costs import image_tower_cost
+    from align_keras.presets.tower_costs import image_tower_cost
     from align_keras.runs.assemble import build_model
 
     estimates = plan_as_json(capsys)

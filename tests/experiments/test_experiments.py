@@ -229,7 +229,7 @@ def test_the_multilingual_model_differs_only_in_its_vocabulary():
 
 
 def test_names_of_the_configuration_match_those_of_the_models():
-    from align_keras.models import variants
+    from align_keras.presets import variants
 
     image_variants = list(variants.IMAGE_VARIANTS)
     text_variants = list(variants.TEXT_VARIANTS)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from align_keras.export import export_saved_model
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.files import locked
 from tests.export.export_inputs import VOCABULARY
@@ -49,5 +50,5 @@ def folder(model, tmp_path_factory):
     folder = shared / "run"
     with locked(folder):
         if not folder.exists():
-            model.export_saved_model(folder / "export")
+            export_saved_model(model, folder / "export")
     return folder

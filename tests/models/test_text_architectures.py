@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.export import export_saved_model
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.conversion.bert import bert_links
-from align_keras.models.variants import (
+from align_keras.presets.variants import (
     ARCHITECTURES,
     IMAGE_VARIANTS,
     image_encoder_arguments,
@@ -97,7 +98,7 @@ def test_a_model_trains_and_its_files_restore_the_embeddings(architecture, tmp_p
     ):
         assert copy.text_encoder.architecture == architecture
         np.testing.assert_array_equal(copy.encode_texts(captions), expected)
-    model.export_saved_model(tmp_path / "export")
+    export_saved_model(model, tmp_path / "export")
     served = tf.saved_model.load(str(tmp_path / "export" / "align" / "1"))
     tokens = model.tokenizer(captions)
     outputs = served.signatures["encode_token_ids"](

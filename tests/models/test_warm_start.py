@@ -16,12 +16,12 @@ from align_keras.models import (
     load_text_weights,
 )
 from align_keras.models.conversion.tensor_files import read_torch_file
-from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import (
     image_weights,
     project_class_names,
     text_weights,
 )
+from align_keras.presets.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.utils.errors import InputError
 from tests.helpers.align_folders import tiny_align
 from tests.helpers.oracle_process import call_oracle, needs

@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from align_keras.config import load_config
-from align_keras.models.tower_costs import TowerCost
 from align_keras.planning import RunSizes, plan_step
 from align_keras.planning.run_plan import run_sizes
+from align_keras.presets.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]

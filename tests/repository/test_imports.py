@@ -14,8 +14,7 @@ ALIGN_KERAS = "align_keras"
 
 # Package → packages that it may import in addition to `utils` and itself. `models`
 # imports `losses` and `optimizers` (LAMB and the learning-rate schedules), because the
-# public API is `model.compile()` and `model.fit()`. It imports `export`, which takes a
-# model and imports none, for `model.export_saved_model()`, and `evaluation`, which is
+# public API is `model.compile()` and `model.fit()`. It imports `evaluation`, which is
 # pure NumPy, for `model.classify()`.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "utils": (),
@@ -28,13 +27,15 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "losses": ("config",),
     "optimizers": (),
+    # Names, sizes and folders of models, and their files.
+    "presets": ("text",),
     "models": (
         "layers",
         "text",
         "images",
         "losses",
         "optimizers",
-        "export",
+        "presets",
         "evaluation",
     ),
     "training": ("losses", "models", "data", "optimizers", "config", "text"),
@@ -42,8 +43,24 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "export": ("text", "images"),
     # LiteRT and ONNX towers run without TensorFlow, and `corpus.image` decodes images
     # without it.
-    "embedders": ("models", "export", "images", "text", "evaluation", "corpus"),
-    "search": ("embedders", "models", "export", "corpus", "images", "evaluation"),
+    "embedders": (
+        "models",
+        "presets",
+        "export",
+        "images",
+        "text",
+        "evaluation",
+        "corpus",
+    ),
+    "search": (
+        "embedders",
+        "models",
+        "presets",
+        "export",
+        "corpus",
+        "images",
+        "evaluation",
+    ),
     # Pages and charts of measurements.
     "reports": ("corpus", "evaluation", "config"),
     # Benchmarks of the paper, from their data to their metrics.
@@ -70,6 +87,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "embedders",
         "export",
         "models",
+        "presets",
         "datasets",
         "corpus",
         "evaluation",
@@ -80,7 +98,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "images",
     ),
     # Estimates of the operations, memory and days of a run.
-    "planning": ("search", "models", "config"),
+    "planning": ("search", "presets", "config"),
     "config": (),
 }
 # Imports within functions that the table forbids: file and module → reason. They are
@@ -97,12 +115,6 @@ LAZY_IMPORTS = {
             ("align_image_converter", "align_preprocessor"),
         )
     },
-    ("models/align.py", "align_keras.runs.hub_upload"): (
-        "`model.push_to_hub()` writes the metrics and exports of a run"
-    ),
-    ("models/align.py", "align_keras.runs.finetune_run"): (
-        "`model.finetune()` writes the folder of a run"
-    ),
     ("models/contrastive_model.py", "align_keras.training.doctor"): (
         "`model.fit()` checks the training"
     ),
@@ -152,12 +164,13 @@ LIGHT = (
     "embedders/tower_embedder.py",
     "models/__init__.py",
     "models/composed_query.py",
-    "models/hub.py",
     "models/label_thresholds.py",
-    "models/preset_table.py",
-    "models/tower_costs.py",
-    "models/variants.py",
     "planning",
+    "presets/__init__.py",
+    "presets/hub.py",
+    "presets/table.py",
+    "presets/tower_costs.py",
+    "presets/variants.py",
     "reports",
     "search",
     "text/vocabulary.py",

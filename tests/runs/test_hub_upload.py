@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 import align_keras
 from align_keras import load_model, push_to_hub
 from align_keras.models import ALIGN
-from align_keras.models.hub import EXPORT_FOLDERS
+from align_keras.presets.hub import EXPORT_FOLDERS
 from align_keras.runs import hub_upload
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.model_export import EXPORT_FORMATS
@@ -68,7 +68,7 @@ def report_of(model, **fields):
 
 
 def test_a_model_opens_from_the_hub(hub_stub, token, align, tmp_path):
-    url = align.push_to_hub(NAME)
+    url = push_to_hub(align, NAME)
     repository = hub_stub.repositories[NAME]
     commit = repository.branches["main"]
     assert url == f"{hub_stub.url}/{NAME}/commit/{commit}"
@@ -129,7 +129,7 @@ def test_a_second_version_replaces_the_model_only(hub_stub, token, align):
         "cat.png": b"image",
     }
     repository.commit("main", old, "old")
-    align.push_to_hub(NAME, commit_message="Second version")
+    push_to_hub(align, NAME, commit_message="Second version")
     files = files_of(hub_stub)
     new = set(files).difference(old)
     assert {"config.json", "model.weights.h5"} <= new
@@ -215,7 +215,7 @@ def test_exports_are_folders_next_to_the_preset(hub_stub, token, align, monkeypa
 
     monkeypatch.setattr(hub_upload, "export_model", export_model)
     monkeypatch.setattr(hub_upload, "check_format_packages", lambda *_: None)
-    align.push_to_hub(NAME, exports=tuple(EXPORT_FORMATS), license="mit")
+    push_to_hub(align, NAME, exports=tuple(EXPORT_FORMATS), license="mit")
     files = set(files_of(hub_stub))
     assert {"image.tflite", "text.tflite", "config.json"} <= files
     assert {

@@ -10,7 +10,7 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
-from align_keras.models.preset_files import VOCABULARY_ASSET
+from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.runs import run_folder
 from align_keras.runs.experiment import train_experiment
 from align_keras.runs.run_checks import check_run_config

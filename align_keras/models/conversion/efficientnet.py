@@ -17,7 +17,7 @@ from align_keras.models.conversion.links import (
     Link,
     load_links,
 )
-from align_keras.models.variants import B0_STAGES, IMAGE_VARIANTS
+from align_keras.presets.variants import B0_STAGES, IMAGE_VARIANTS
 from align_keras.utils.errors import InputError
 
 IMAGENET = "imagenet"

@@ -36,10 +36,10 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
 )
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.preset_files import CONFIG_FILE
 from align_keras.models.text_encoder import TextEncoder
-from align_keras.models.tower_costs import check_parameters
-from align_keras.models.variants import scaled_stages
+from align_keras.presets.layout import CONFIG_FILE
+from align_keras.presets.tower_costs import check_parameters
+from align_keras.presets.variants import scaled_stages
 from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json

@@ -8,7 +8,7 @@ import keras
 
 from align_keras.models.conversion.hugging_face_processing import ImageProcessing
 from align_keras.models.text_encoder import MOST, MOST_TOKENS
-from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
+from align_keras.presets.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.models import ImageEncoder, TextEncoder
-from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.presets.tower_costs import image_tower_cost, text_tower_cost
 
 B0 = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 64}
 BERT = {

@@ -9,8 +9,8 @@ single vectors, which are less than 5% in total, are not counted.
 import dataclasses
 import os
 
-from align_keras.models import variants
-from align_keras.models.variants import DEFAULT_BLOCKS, DEFAULT_RANK
+from align_keras.presets import variants
+from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25

@@ -1,12 +1,15 @@
 """Table of the named sizes of ALIGN, with their parameters and operations."""
 
 import dataclasses
+import types
+from collections.abc import Mapping
 from typing import Any
 
-from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
-from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
+from align_keras.presets.tower_costs import TowerCost, image_tower_cost, text_tower_cost
+from align_keras.presets.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError
+from align_keras.utils.shared_data import SHIPPED_MODELS
 
 PAPER_PROJECTION_DIM = 640
 PAPER_VOCABULARY_SIZE = 100_000
@@ -194,6 +197,30 @@ def presets() -> PresetTable:
     """
     trained = [_trained_preset(name) for name in _TRAINED]
     return PresetTable([*trained, *(_preset(name) for name in preset_names())])
+
+
+class BuiltinPresets:
+    """Descriptor that returns the built-in presets, as on the classes of KerasHub.
+
+    Example:
+
+    >>> from align_keras.models import ALIGN
+    >>> "align_small_en" in ALIGN.presets
+    True
+    """
+
+    def __get__(
+        self, instance: object, owner: type | None = None
+    ) -> Mapping[str, dict]:
+        """Returns a mapping from the name of each preset to its `metadata`."""
+        presets = {
+            name: {"metadata": {"description": "Trained model of this package."}}
+            for name in SHIPPED_MODELS
+        }
+        for name in preset_names():
+            presets[name] = {"metadata": dict(preset_config(name))}
+        # Keras searches for layers in attributes that are dicts when it loads weights.
+        return types.MappingProxyType(presets)
 
 
 def with_preset(model_config: Any) -> Any:

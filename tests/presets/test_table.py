@@ -5,14 +5,14 @@ import pytest
 
 import align_keras
 from align_keras.models import ALIGN
-from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
-from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
+from align_keras.presets.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.presets.variants import image_encoder_arguments, text_encoder_arguments
 from tests.helpers.align_folders import random_pairs
 from tests.helpers.oracle_process import call_oracle, needs
 
 
 def preset(name):
-    return next(p for p in align_keras.presets() if p.name == name)
+    return next(p for p in align_keras.models.presets() if p.name == name)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_operations_equal_the_count_of_pytorch(size):
 
 
 def test_presets_contain_the_grid_of_the_paper_and_print_as_a_table():
-    table = align_keras.presets()
+    table = align_keras.models.presets()
     names = ["align_small_en", *align_keras.models.preset_names()]
     assert [p.name for p in table] == names
     assert [p.name for p in table if p.trained] == names[:1]

@@ -11,7 +11,7 @@ import pytest
 
 from align_keras import load_model
 from align_keras.models import ALIGN, ALIGNBackbone
-from align_keras.models.hub import HubName, download, parse_hub_name
+from align_keras.presets.hub import HubName, download, parse_hub_name
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
 from tests.helpers.align_folders import tiny_align

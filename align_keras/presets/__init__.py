@@ -1,0 +1,1 @@
+"""Names, sizes, folders and downloads of presets, and the files of their models."""
