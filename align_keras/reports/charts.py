@@ -31,6 +31,8 @@ _LABEL_HEIGHT = 14
 _TICK_GAP = 0.15
 # Pixels. Longer names of classes are shortened.
 _MAX_NAME_WIDTH = 150
+# Number of classes of a confusion matrix. More classes would be illegible.
+_DRAWN_CLASSES = 20
 # Opacity of the darkest cell. The contrast of its number is still above 4.5.
 _MAX_OPACITY = 0.52
 _MIN_OPACITY = 0.06
@@ -144,11 +146,9 @@ def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     return [float(f"{tick * step:.12g}") for tick in range(first, last + 1)]
 
 
-def thinned(
-    points: Sequence[tuple[float, float]], max_points: int = _MAX_POINTS
-) -> list[tuple[float, float]]:
-    """Returns at most `max_points` points, which are means of consecutive points."""
-    chunk_size = math.ceil(len(points) / max_points)
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns at most 400 points, which are means of consecutive points."""
+    chunk_size = math.ceil(len(points) / _MAX_POINTS)
     if chunk_size <= 1:
         return list(points)
     chunks = [
@@ -348,9 +348,7 @@ def most_confused(
     ]
 
 
-def classes_to_draw(
-    labels: Labels, predictions: Labels, classes: int, max_classes: int = 20
-) -> np.ndarray:
+def classes_to_draw(labels: Labels, predictions: Labels, classes: int) -> np.ndarray:
     """Returns the classes that a confusion matrix should include, in ascending order.
 
     The classes of the most frequent confusions come first. The most frequent classes
@@ -360,19 +358,18 @@ def classes_to_draw(
         labels: numbers of the correct classes.
         predictions: numbers of the predicted classes.
         classes: int, number of classes.
-        max_classes: int, maximum number of classes to return.
     """
-    if classes <= max_classes:
+    if classes <= _DRAWN_CLASSES:
         return np.arange(classes)
     selected: dict[int, None] = {}
-    max_pairs = max_classes * max_classes
+    max_pairs = _DRAWN_CLASSES * _DRAWN_CLASSES
     for pair in most_confused(labels, predictions, classes, max_pairs):
         both_classes = {pair.label: None, pair.prediction: None}
-        if len(selected | both_classes) <= max_classes:
+        if len(selected | both_classes) <= _DRAWN_CLASSES:
             selected |= both_classes
     items = np.bincount(np.asarray(labels), minlength=classes)
     for label in np.argsort(-items, kind="stable").tolist():
-        if len(selected) == max_classes:
+        if len(selected) == _DRAWN_CLASSES:
             break
         selected[label] = None
     return np.array(sorted(selected))

@@ -16,6 +16,14 @@ from align_keras.evaluation.retrieval import (
 
 # Number of gallery rows in a block of scores.
 _BLOCK_SIZE = 4096
+# Numbers of queries and hits of the report of a run.
+_SHEET_TEXTS = 12
+_SHEET_IMAGES = 4
+_SHEET_HITS = 5
+_SHEET_SEED = 0
+# Numbers of captions and hits that a comparison of two models shows.
+_CHANGED_CAPTIONS = 6
+_CHANGED_HITS = 4
 # Decimals of scores. Scores that are equal after rounding are ties, as in the ranks.
 _DECIMALS = 7
 
@@ -68,11 +76,6 @@ def contact_sheet(
     images: Sequence,
     captions: Sequence[str | Sequence[str]],
     image_keys: Iterable[Hashable] | None = None,
-    *,
-    text_count: int = 12,
-    image_count: int = 4,
-    k: int = 5,
-    seed: int = 0,
 ) -> tuple[list[ExampleQuery], list[ExampleQuery]]:
     """Draws random queries and collects their hits.
 
@@ -86,10 +89,6 @@ def contact_sheet(
         captions: for each image, one caption or a sequence of captions.
         image_keys: for each image, a key that is equal for identical images, or None if
             all images differ.
-        text_count: int, number of text queries.
-        image_count: int, number of image queries.
-        k: int, number of hits per query.
-        seed: int, seed of the sample.
 
     Returns:
         Text queries and image queries.
@@ -108,19 +107,19 @@ def contact_sheet(
             positives.text_to_image[row] for row in np.flatnonzero(index == image)
         ]
         correct = np.concatenate([np.zeros(0, int), *images_by_caption])
-        return _top_hits(scores, correct, builder.image_hit, k, keys)
+        return _top_hits(scores, correct, builder.image_hit, _SHEET_HITS, keys)
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(_SHEET_SEED)
     unique_texts = np.unique(names, return_index=True)[1]
-    text_rows = np.sort(rng.permutation(unique_texts)[:text_count])
-    image_rows = np.sort(rng.permutation(len(images))[:image_count])
+    text_rows = np.sort(rng.permutation(unique_texts)[:_SHEET_TEXTS])
+    image_rows = np.sort(rng.permutation(len(images))[:_SHEET_IMAGES])
     text_results = _search(
         text_rows,
         text_embeddings,
         image_embeddings,
         positives.text_to_image,
         builder.image_hit,
-        k,
+        _SHEET_HITS,
         keys,
     )
     image_results = _search(
@@ -129,7 +128,7 @@ def contact_sheet(
         text_embeddings,
         positives.image_to_text,
         builder.caption_hit,
-        k,
+        _SHEET_HITS,
         names,
     )
     text_queries = [
@@ -313,9 +312,6 @@ def changed_queries(
     after: Any,
     images: Sequence,
     captions: Sequence[str],
-    *,
-    k: int = 4,
-    count: int = 6,
 ) -> tuple[
     list[tuple[ExampleQuery, ExampleQuery]], list[tuple[ExampleQuery, ExampleQuery]]
 ]:
@@ -326,8 +322,6 @@ def changed_queries(
         after: result of `rank_pairs` with the second model, for the same pairs.
         images: the images.
         captions: the captions of all images.
-        k: int, number of hits per query.
-        count: int, largest number of improved and of worse captions.
 
     Returns:
         Captions that improved and captions that got worse, the largest ratio of ranks
@@ -344,8 +338,8 @@ def changed_queries(
     change[is_compared] = np.log1p(first_ranks[is_compared])
     change[is_compared] -= np.log1p(second_ranks[is_compared])
     order = np.argsort(-change, kind="stable")
-    improved_rows = [row for row in order[:count] if change[row] > 0]
-    worse_rows = [row for row in order[::-1][:count] if change[row] < 0]
+    improved_rows = [row for row in order[:_CHANGED_CAPTIONS] if change[row] > 0]
+    worse_rows = [row for row in order[::-1][:_CHANGED_CAPTIONS] if change[row] < 0]
 
     def queries(result: Any, rows: list[int]) -> list[ExampleQuery]:
         builder = _ExampleBuilder(images, captions, result.caption_image_index)
@@ -355,7 +349,7 @@ def changed_queries(
             result.image_embeddings,
             result.positives.text_to_image,
             builder.image_hit,
-            k,
+            _CHANGED_HITS,
             ranks=result.ranks["t2i"],
         )
         return [builder.text_query(row, results[row]) for row in rows]

@@ -21,18 +21,18 @@ def small_contact_sheet(**options):
 
 
 def test_text_queries_match_a_manual_ranking():
-    queries, _ = small_contact_sheet(k=2, image_count=0)
+    queries, _ = small_contact_sheet()
     # "Sun " and "sun" are equal after normalization, so only one of them is a query.
     assert [query.caption for query in queries] == ["sun", "moon", "night", "tree"]
     sun, _, night, _ = queries
-    assert [(hit.image, hit.caption, hit.correct) for hit in sun.hits] == [
+    assert [(hit.image, hit.caption, hit.correct) for hit in sun.hits[:2]] == [
         ("p0", "sun", True),
         ("p2", "Sun ", True),
     ]
     assert sun.hits[0].score == pytest.approx(1 / np.sqrt(1.01))
     assert (sun.rank, sun.total) == (1, 4)
     # An image hit has the first caption of the image.
-    assert [(hit.caption, hit.correct) for hit in night.hits] == [
+    assert [(hit.caption, hit.correct) for hit in night.hits[:2]] == [
         ("tree", False),
         ("moon", True),
     ]
@@ -40,7 +40,7 @@ def test_text_queries_match_a_manual_ranking():
 
 
 def test_image_queries_match_a_manual_ranking():
-    _, queries = small_contact_sheet(k=3, text_count=0)
+    _, queries = small_contact_sheet()
     assert [query.image for query in queries] == IMAGES
     first = queries[0]
     # Equal captions appear only once.
@@ -61,28 +61,28 @@ def test_image_queries_match_a_manual_ranking():
 
 def test_images_with_equal_keys_appear_once():
     text_queries, image_queries = small_contact_sheet(
-        k=4, image_keys=["twin", "b", "twin", "d"]
+        image_keys=["twin", "b", "twin", "d"]
     )
     (sun,) = (query for query in text_queries if query.caption == "sun")
     assert [hit.image for hit in sun.hits] == ["p0", "p1", "p3"]
     assert [hit.image for hit in image_queries[0].neighbors] == ["p1", "p3"]
 
 
-def test_the_sample_depends_only_on_the_seed():
+def test_the_sample_is_random_and_repeatable():
     rng = np.random.default_rng(0)
     embeddings = unit(rng.normal(size=(60, 8)))
     captions = [f"caption {row}" for row in range(60)]
     arguments = (embeddings, embeddings, [b""] * 60, captions)
 
-    def query_captions(seed):
-        text_queries, image_queries = contact_sheet(*arguments, seed=seed)
+    def query_captions():
+        text_queries, image_queries = contact_sheet(*arguments)
         return (
             [query.caption for query in text_queries],
             [query.caption for query in image_queries],
         )
 
-    assert query_captions(0) == query_captions(0) != query_captions(1)
-    texts, image_captions = query_captions(0)
+    assert query_captions() == query_captions()
+    texts, image_captions = query_captions()
     assert len(set(texts)) == 12 and len(set(image_captions)) == 4
     # The sample is not limited to the first rows.
     assert max(int(text.split()[1]) for text in texts) > 30
