@@ -253,7 +253,6 @@ def read_karpathy(
     split: str,
     captions_per_image: int | None = 5,
     allow_missing: bool = False,
-    check_counts: bool = True,
 ) -> CaptionedImages:
     """Reads one of Karpathy's splits of Flickr30K or COCO.
 
@@ -266,8 +265,6 @@ def read_karpathy(
             of the file. The protocol uses 5, although some images of COCO have more. If
             None, all captions are read, as Crisscrossed Captions requires.
         allow_missing: bool, whether to report and leave out missing images.
-        check_counts: bool, whether to check the numbers of images and captions of the
-            test splits.
 
     Returns:
         `CaptionedImages`. The caption ids are the `sentid` of the file.
@@ -289,8 +286,7 @@ def read_karpathy(
     splits = sorted({entry.split for entry in entries})
     check_choice("split", split, splits, f"Use a split of {path.name}.")
     entries = [entry for entry in entries if entry.split == split]
-    if check_counts:
-        _check_counts(path, content.get("dataset"), split, entries)
+    _check_counts(path, content.get("dataset"), split, entries)
     if captions_per_image is not None:
         for entry in entries:
             _check_captions(path, entry, captions_per_image)

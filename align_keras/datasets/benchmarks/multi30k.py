@@ -26,7 +26,6 @@ def read_multi30k(
     folder: str | os.PathLike,
     images_folder: str | os.PathLike,
     allow_missing: bool = False,
-    check_counts: bool = True,
 ) -> MultilingualCaptions:
     """Reads the test set of 2016 with captions in four languages.
 
@@ -37,7 +36,6 @@ def read_multi30k(
         folder: clone of `github.com/multi30k/dataset`, or its folder `data`.
         images_folder: folder of the images of Flickr30K.
         allow_missing: bool, whether to report and leave out missing images.
-        check_counts: bool, whether to check that there are 1,000 images.
 
     Returns:
         `MultilingualCaptions`.
@@ -53,11 +51,11 @@ def read_multi30k(
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder
     names = _lines(data / _LIST)
-    if check_counts and len(names) != IMAGES:
+    if len(names) != IMAGES:
         raise InputError(
             f"{data / _LIST} must name {IMAGES:,} images. Received: {len(names):,} "
-            "images. Clone the repository again, or use check_counts=False for a "
-            "subset, whose recall isn't comparable."
+            "images. Clone the repository again, because the recall on a subset isn't "
+            "comparable."
         )
     captions = {}
     for language, files in _FILES.items():

@@ -34,12 +34,11 @@ class SimLexPair:
     is_hard: bool
 
 
-def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimLexPair]:
+def read_simlex(path: str | os.PathLike) -> list[SimLexPair]:
     """Reads the word pairs of SimLex-999.
 
     Args:
         path: `SimLex-999.txt`.
-        check_counts: bool, whether to check that there are 999 pairs.
 
     Returns:
         list of `SimLexPair`.
@@ -67,7 +66,7 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
         for number, cells in enumerate(reader, start=2)
         if any(cell.strip() for cell in cells)
     ]
-    if check_counts and len(pairs) != PAIRS:
+    if len(pairs) != PAIRS:
         raise InputError(
             f"{path} must have {PAIRS} pairs. Received: {len(pairs)} pairs. Download "
             "it again."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from align_keras.datasets.benchmarks import SimLexPair, read_simlex
+from align_keras.datasets.benchmarks import SimLexPair, read_simlex, simlex
 from align_keras.utils.errors import InputError
 from tests.helpers.small_benchmarks import (
     SIMLEX_HEADER,
@@ -15,18 +15,20 @@ OLD_NEW = "old\tnew\tA\t1.58\t2.72\t2.81\t2\t7.25\t1\t0.41"
 SMART = "smart\tintelligent\tA\t9.2\t1.75\t2.46\t1\t7.11\t0\t0.67"
 
 
-def test_pairs_are_read(tmp_path):
+def test_pairs_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(simlex, "PAIRS", 2)
     path = write_simlex(tmp_path / "SimLex-999.txt", [OLD_NEW, SMART])
-    assert read_simlex(path, check_counts=False) == [
+    assert read_simlex(path) == [
         SimLexPair("old", "new", "A", 1.58, 2, True),
         SimLexPair("smart", "intelligent", "A", 9.2, 1, False),
     ]
 
 
-def test_windows_line_ends_and_blank_lines_are_accepted(tmp_path):
+def test_windows_line_ends_and_blank_lines_are_accepted(tmp_path, monkeypatch):
+    monkeypatch.setattr(simlex, "PAIRS", 2)
     path = write_simlex(tmp_path / "SimLex-999.txt", [OLD_NEW, SMART, ""])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    pairs = read_simlex(path, check_counts=False)
+    pairs = read_simlex(path)
     assert [pair.is_hard for pair in pairs] == [True, False]
 
 
@@ -57,7 +59,7 @@ def test_a_malformed_line_is_named(tmp_path, field, value):
     cells[field] = value
     path = write_simlex(tmp_path / "SimLex-999.txt", [SMART, "\t".join(cells)])
     with pytest.raises(InputError, match=r"SimLex-999.txt line 3 must have two words"):
-        read_simlex(path, check_counts=False)
+        read_simlex(path)
 
 
 def test_a_short_line_is_named(tmp_path):
