@@ -49,7 +49,6 @@ class GroupedPairs(UserPairs, skip_registration=True):
 def group_splits(
     image_keys: Sequence[str],
     captions: Sequence[Sequence[str]],
-    at_most: int = MOST_HELD_OUT_IMAGES,
 ) -> list[str]:
     """Returns the split of each image: `"train"`, `"validation"` or `"test"`.
 
@@ -60,8 +59,6 @@ def group_splits(
         image_keys: key of each image, equal for equal images. The keys are hashes,
             whose order is random.
         captions: captions of each image.
-        at_most: int, largest number of images in `"validation"` and in `"test"`, except
-            for a group that is larger.
 
     Raises:
         InputError: if there are fewer than three groups.
@@ -92,7 +89,8 @@ def group_splits(
             f"{len(image_keys)} images in {len(sizes)} groups. Add pairs, or remove "
             "captions that many images have."
         )
-    target = max(1, min(round(HELD_OUT_FRACTION * len(image_keys)), at_most))
+    count = round(HELD_OUT_FRACTION * len(image_keys))
+    target = max(1, min(count, MOST_HELD_OUT_IMAGES))
     split_of_group: dict[str, str] = {}
     counts = {"test": 0, "validation": 0}
     # The largest group always trains.
