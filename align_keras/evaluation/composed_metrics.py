@@ -101,30 +101,27 @@ def rank_composed_queries(
     }
 
 
-def composed_statistics(ranks: Ranks, ks: Sequence[int] = PAPER_KS) -> Statistics:
+def composed_statistics(ranks: Ranks) -> Statistics:
     """Returns the recalls of `composed_metrics` as a dict of `Statistic`.
 
     Example:
 
-    >>> sorted(composed_statistics({"": np.array([0, 3])}, ks=[1]))
-    ['recall_at_1']
+    >>> sorted(composed_statistics({"": np.array([0, 3])}))
+    ['recall_at_1', 'recall_at_10', 'recall_at_5']
     """
     statistics: Statistics = {}
     for name, query_ranks in ranks.items():
-        statistics |= recall_statistics(name, query_ranks, ks)
+        statistics |= recall_statistics(name, query_ranks, PAPER_KS)
     return statistics
 
 
-def composed_metrics(
-    ranks: Ranks, queries: Sequence[Any], image_count: int, ks: Sequence[int] = PAPER_KS
-) -> Metrics:
+def composed_metrics(ranks: Ranks, queries: Sequence[Any], image_count: int) -> Metrics:
     """Yields Recall@k of composed queries and its baselines.
 
     Args:
         ranks: dict of int arrays (queries,) from `rank_composed_queries`.
         queries: sequence of the queries.
         image_count: int, number of images.
-        ks: integers >= 1.
 
     Yields:
         Pairs of str and float: `recall_at_K`, and with the prefixes `paper/`,
@@ -140,7 +137,7 @@ def composed_metrics(
     >>> queries = [
     ...     SimpleNamespace(sign=1, targets=[2]), SimpleNamespace(sign=-1, targets=[1])
     ... ]
-    >>> metrics = dict(composed_metrics({"": np.array([0, 3])}, queries, 5, ks=[1]))
+    >>> metrics = dict(composed_metrics({"": np.array([0, 3])}, queries, 5))
     >>> metrics["recall_at_1"], metrics["plus/recall_at_1"]
     (0.5, 1.0)
     """
@@ -152,8 +149,8 @@ def composed_metrics(
         # The gallery doesn't contain the image of the query. Only the number of targets
         # matters for the recall by chance.
         targets = [range(len(queries[int(row)].targets)) for row in rows]
-        chance = chance_recall_at_k(targets, image_count - 1, ks)
-        for k in ks:
+        chance = chance_recall_at_k(targets, image_count - 1, PAPER_KS)
+        for k in PAPER_KS:
             for name, query_ranks in ranks.items():
                 recall = float(np.mean(query_ranks[rows] < k))
                 yield f"{kind}{name}recall_at_{k}", recall

@@ -178,14 +178,13 @@ class EmbeddingMethods:
     # Method of the model, `model.encode_query(image, plus, minus)`.
     encode_query = encode_query
 
-    def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
+    def encode_words(self, words: Sequence[str]) -> np.ndarray:
         """Returns embeddings of words from before the projection of the text encoder.
 
         With `pooling="cls"`, they are the outputs of the backbone for the [CLS] token.
 
         Args:
             words: list of str.
-            batch_size: int ≥ 1.
 
         Returns:
             float32 array (n, hidden_dim), not normalized.
@@ -196,7 +195,7 @@ class EmbeddingMethods:
         encoder = self.text_encoder
         if encoder.projection_dim is not None:
             encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
-        return self._embed_texts(words, batch_size, encoder, tf.identity)
+        return self._embed_texts(words, 256, encoder, tf.identity)
 
     def _embed_texts(
         self,

@@ -60,7 +60,6 @@ class RecallChange:
 def recall_changes(
     before: Mapping[str, np.ndarray],
     after: Mapping[str, np.ndarray],
-    ks: Sequence[int] = PAPER_KS,
 ) -> list[RecallChange]:
     """Compares the ranks of the same queries before and after a training.
 
@@ -71,21 +70,20 @@ def recall_changes(
         before: dict from `"t2i"` and `"i2t"` to the rank of the best correct answer of
             each query, starting at 0.
         after: the same after the training.
-        ks: numbers of top results.
 
     Example:
 
     >>> ranks = {"t2i": np.array([0, 9]), "i2t": np.array([0, 9])}
     >>> after = {"t2i": np.array([0, 0]), "i2t": np.array([9, 0])}
-    >>> [change.change[0] for change in recall_changes(ranks, after, ks=[1])]
-    [0.5, 0.0]
+    >>> [change.change[0] for change in recall_changes(ranks, after)]
+    [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
     """
     rows = []
     for direction in DIRECTIONS:
         outcomes = [
-            item_outcomes("", ranks[direction], ks) for ranks in (before, after)
+            item_outcomes("", ranks[direction], PAPER_KS) for ranks in (before, after)
         ]
-        for k in ks:
+        for k in PAPER_KS:
             first, second = (values[str(k)] for values in outcomes)
             statistics = mean_statistics(
                 {"before": first, "after": second, "change": second - first}
