@@ -38,9 +38,8 @@ from align_keras.datasets.pair_builder import (
     linked_names,
 )
 from align_keras.datasets.prepared_pairs import TABLE
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_folder, atomic_write
-from align_keras.utils.pillow_images import ImageError
 from tools.drawings import clipart, emoji
 from tools.drawings.drawing import Drawing
 

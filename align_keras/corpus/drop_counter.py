@@ -4,9 +4,8 @@ import collections
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.pillow_images import NO_HEIC
+from align_keras.utils.svg_drawing import NO_RENDERER
 
-# Reason for dropping an SVG drawing if the extra `svg` is not installed.
-NO_RENDERER = "SVG, which needs resvg-py"
 # Remedies that the summary prints, by drop reason.
 _REMEDIES = {
     "missing": "Check the path. It is relative to the file that names it.",

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.duplicates.hashes import perceptual_hash
+from align_keras.corpus.duplicates.hashes import opencv, perceptual_hash
 from align_keras.corpus.duplicates.near_duplicates import DUPLICATE
 from align_keras.corpus.filters.filter_rules import primary_language
-from align_keras.corpus.image import check_jpeg_size, normalize_image, opencv
 from align_keras.corpus.parquet_tables import (
     TEXTS,
     arrow,
@@ -30,15 +29,17 @@ from align_keras.corpus.parquet_tables import (
     table_writer,
 )
 from align_keras.corpus.sources import is_remote, read_location
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import MAX_PIXELS
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.pillow_images import decode_rgb
 
 # Drop reason of an image that the function `images.refuse` drops.
 REFUSED = "refused"
 # Number of files that a task writes at once. By default, macOS allows a process 256
 # open files, and Linux 1,024.
 MAX_OPEN_PIECES = 200
+# Pixels. Largest width and height of a JPEG that libjpeg writes.
+_MAX_JPEG_SIDE = 65_500
 # Number of blocks of 16 MiB that Pillow reuses for the next image.
 _MAX_BLOCKS = 8
 # Number of images per row group, which has tens of megabytes of JPEGs.
@@ -224,7 +225,7 @@ def store_image(
     """
     # Allocating new memory would take a third of the time per image.
     Image.core.set_blocks_max(_MAX_BLOCKS)
-    image, conversion = normalize_image(
+    image, conversion = decode_rgb(
         content, max_pixels=max_pixels, shorter_side=shorter_side
     )
     if refuse is not None and refuse(image):
@@ -244,6 +245,13 @@ def store_image(
         "perceptual_hash": perceptual_hash(gray),
         "jpeg": jpeg,
     }
+
+
+def check_jpeg_size(width: int, height: int) -> None:
+    """Raises `ImageError` if a side is too long for libjpeg."""
+    if max(width, height) > _MAX_JPEG_SIDE:
+        size = f"{width} × {height} pixels of the stored image"
+        raise ImageError("oversized", f"{size} are more than {_MAX_JPEG_SIDE:,} a side")
 
 
 def rgba_pixels(image: Image.Image) -> np.ndarray:

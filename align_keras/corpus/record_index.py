@@ -21,21 +21,20 @@ import numpy as np
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import normalize_image
 from align_keras.corpus.parquet_tables import arrow, open_parquet
 from align_keras.corpus.sources.location import image_of_cell
 from align_keras.corpus.sources.pair import CAPTION_SOURCES, Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
 from align_keras.corpus.sources.source_files import SourceFile, one_file
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
     atomic_write,
     open_regular,
 )
-from align_keras.utils.pillow_images import ImageError, open_image
+from align_keras.utils.pillow_images import decode_rgb, open_image
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url, join_url, read_url
 from align_keras.utils.tasks import run_tasks
@@ -593,7 +592,7 @@ def image_fault(content: bytes) -> ImageError | None:
             raise ImageError("missing", "no bytes")
         # Raises for SVG drawings, which training does not decode.
         open_image(content)
-        normalize_image(content)
+        decode_rgb(content)
     except ImageError as error:
         return error
     return None

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
-from align_keras.utils.errors import InputError, MissingExtraError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError, MissingExtraError
 
 # Names of the files in the font folder of qtawesome, by family and without the version.
 TRAIN_FAMILIES = {

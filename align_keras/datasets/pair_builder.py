@@ -15,9 +15,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import check_jpeg_size, normalize_image
+from align_keras.corpus.image_tables import check_jpeg_size
+from align_keras.utils.errors import ImageError
 from align_keras.utils.files import locked
-from align_keras.utils.pillow_images import WHITE, ImageError
+from align_keras.utils.pillow_images import decode_rgb
+from align_keras.utils.rgb_colors import WHITE
 
 # Number of threads that decode and resize images. Two threads limit the memory of very
 # large images.
@@ -148,7 +150,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         Raises:
             ImageError: If the image must be dropped.
         """
-        return normalize_image(source)
+        return decode_rgb(source)
 
     def _notes(self) -> dict[str, Any]:
         """Returns additional entries for `info.metadata["notes"]`."""

@@ -30,8 +30,8 @@ from align_keras.corpus.sources.source_files import (
 )
 from align_keras.datasets.build import open_corpus
 from align_keras.datasets.mixture import Mixture
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError, graph_image
+from align_keras.utils.errors import ImageError, InputError
+from align_keras.utils.pillow_images import graph_image
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 from align_keras.utils.remote_requests import file_system

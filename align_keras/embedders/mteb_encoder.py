@@ -229,7 +229,7 @@ def _public_name(name: str) -> str:
 
 def _rgb_pixels(image: Any) -> np.ndarray:
     """Returns an image of Pillow on a white background as uint8 (height, width, 3)."""
-    from align_keras.utils.pillow_images import to_rgb
+    from align_keras.utils.rgb_colors import to_rgb
 
     rgb, _ = to_rgb(image)
     return np.asarray(rgb)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
+from align_keras.utils.pillow_images import decode_rgb
 
 
 def as_png(pixels: np.ndarray) -> bytes:
@@ -34,13 +35,10 @@ def square_pixels(
     Raises:
         InputError: if the image cannot be read.
     """
-    from align_keras.corpus.image import normalize_image
-    from align_keras.utils.pillow_images import ImageError
-
     source = as_png(image) if isinstance(image, np.ndarray) else image
     try:
         shorter_side = None if as_tensorflow else 2 * resize_to
-        decoded, _ = normalize_image(source, shorter_side=shorter_side)
+        decoded, _ = decode_rgb(source, shorter_side=shorter_side)
     except ImageError as error:
         is_path = isinstance(image, str | os.PathLike)
         name = os.fspath(image) if is_path else "the image"

@@ -8,8 +8,8 @@ converts other formats. An image is decoded to 8-bit RGB by the following rules:
 - The image is rotated and mirrored by its EXIF orientation.
 - It has at most `MAX_PIXELS` pixels.
 
-`align_keras.corpus.image` follows the same rules with Pillow, and the web page with the
-browser. `tests/images/test_decoding_rule.py` compares the decoders.
+`align_keras.utils.pillow_images` follows the same rules with Pillow, and the web page
+with the browser. `tests/images/test_decoding_rule.py` compares the decoders.
 """
 
 from collections.abc import Callable

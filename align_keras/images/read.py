@@ -12,11 +12,7 @@ from align_keras.images.preprocess import (
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
-from align_keras.utils.pillow_images import (
-    GRAPH_SIGNATURES,
-    graph_image,
-    rgb_pixels,
-)
+from align_keras.utils.pillow_images import GRAPH_SIGNATURES, graph_image, rgb_pixels
 
 # First bytes of JPEG, PNG, GIF and PNM.
 _SIGNATURES = (

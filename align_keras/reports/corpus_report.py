@@ -9,12 +9,12 @@ from typing import Any
 
 from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.filters.texts import unigrams
-from align_keras.corpus.image import normalize_image
 from align_keras.corpus.image_tables import kept_images, kept_texts
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.reports.page_template import write_page
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import decode_rgb
 
 # Descriptions of the drop reasons of filters, with placeholders for their thresholds.
 _RULE_DESCRIPTIONS = {
@@ -225,6 +225,6 @@ def _read_image(location: str | None) -> Any:
     if location is None or is_remote(location):
         return None
     try:
-        return normalize_image(read_location(location), shorter_side=160)[0]
+        return decode_rgb(read_location(location), shorter_side=160)[0]
     except ImageError:
         return None

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from align_keras.utils.files import atomic_write
-from align_keras.utils.pillow_images import to_rgb
+from align_keras.utils.pillow_images import decode_rgb
+from align_keras.utils.rgb_colors import to_rgb
 
 # Gray cross that replaces a damaged image. One damaged image must not prevent a report.
 _BROKEN_IMAGE = (
@@ -118,29 +119,18 @@ def shortened(text: str, width: float) -> str:
     return text.rstrip() + "…"
 
 
-def _open_image(image: Any) -> Image.Image:
-    """Returns a Pillow image of an array, of the content of a file, or of a path."""
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, bytes):
-        image = io.BytesIO(image)
-    elif not isinstance(image, (str, os.PathLike)):
+def _rgb_image(image: Any, max_side: int) -> Image.Image:
+    """Returns the image of an array, of the content of a file, or of a path."""
+    if isinstance(image, bytes | str | os.PathLike):
+        return decode_rgb(image, shorter_side=2 * max_side)[0]
+    if not isinstance(image, Image.Image):
         array = np.asarray(image)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
             raise ValueError(f"dtype {array.dtype}, shape {array.shape}")
-        return Image.fromarray(array)
-    return Image.open(image)
-
-
-def _as_rgb(image: Image.Image, max_side: int) -> Image.Image:
-    """Returns a small upright RGB image with a white background."""
-    # JPEG decoders then decode a large image at a fraction of its size.
-    image.draft("RGB", (2 * max_side, 2 * max_side))
-    image, _ = to_rgb(ImageOps.exif_transpose(image))
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    return image
+        image = Image.fromarray(array)
+    return to_rgb(ImageOps.exif_transpose(image))[0]
 
 
 def thumbnail_uri(
@@ -157,7 +147,8 @@ def thumbnail_uri(
         The URI of the thumbnail, or of a gray cross if the image cannot be read.
     """
     try:
-        thumbnail = _as_rgb(_open_image(image), max_side)
+        thumbnail = _rgb_image(image, max_side)
+        thumbnail.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     # A damaged file can raise any error in a decoder, such as SyntaxError for EXIF
     # metadata. One image must not prevent the whole page.
     except Exception:

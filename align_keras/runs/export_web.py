@@ -154,10 +154,10 @@ def read_run_images(align: Any, run: Any) -> WebImages:
 def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
     """Embeds images and creates their thumbnails. Prints the unreadable images."""
     from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.image import normalize_image
     from align_keras.export.web_page import PageImage
     from align_keras.search.embedding_index import image_suffix
-    from align_keras.utils.pillow_images import ImageError
+    from align_keras.utils.errors import ImageError
+    from align_keras.utils.pillow_images import decode_rgb
 
     counter = DropCounter("images")
     records = _read_records(pathlib.Path(images), columns, counter)
@@ -169,7 +169,7 @@ def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
             pixels = []
             for record in batch:
                 try:
-                    image = normalize_image(record.image_path)[0]
+                    image = decode_rgb(record.image_path)[0]
                 except ImageError as error:
                     counter.drop(error.reason, record.position, error.detail)
                     continue

@@ -33,9 +33,8 @@ from align_keras.search.image_files import check_some_reached, decode_square, re
 from align_keras.search.indexing import map_in_order, model_of_task
 from align_keras.utils.addresses import without_query
 from align_keras.utils.arguments import check_choice, check_number
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, refuse_url
-from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks

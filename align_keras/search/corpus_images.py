@@ -13,9 +13,8 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
-from align_keras.utils.errors import TENSORFLOW_EXTRA, needs
+from align_keras.utils.errors import TENSORFLOW_EXTRA, ImageError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular
-from align_keras.utils.pillow_images import ImageError
 
 _DESCRIPTION = b"features.json"
 _CONFIG = b"corpus.yaml"

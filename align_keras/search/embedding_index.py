@@ -169,7 +169,8 @@ def _columns(
 
 def _image_size(content: bytes) -> tuple[int | None, int | None]:
     """Reads width and height from an image's header. Both are None if it is damaged."""
-    from align_keras.utils.pillow_images import ImageError, open_image
+    from align_keras.utils.errors import ImageError
+    from align_keras.utils.pillow_images import open_image
 
     try:
         return open_image(content).size

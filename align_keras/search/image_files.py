@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.drop_counter import printable
-from align_keras.corpus.image import normalize_image
 from align_keras.embedders.pixels import as_png
 from align_keras.search.corpus_images import (
     ShardError,
@@ -32,9 +31,9 @@ from align_keras.search.raw_preview import (
     no_raw_error,
     read_preview,
 )
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
-from align_keras.utils.pillow_images import IMAGE_SUFFIXES, ImageError, open_image
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES, decode_rgb, open_image
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
 # Image formats that are not decoded. An index reports these files as left out.
@@ -457,7 +456,7 @@ def _open(content: bytes) -> _Photo:
 
 def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
     """Decodes an image to an upright RGB image on white."""
-    return normalize_image(photo.content, shorter_side=shorter_side)[0]
+    return decode_rgb(photo.content, shorter_side=shorter_side)[0]
 
 
 def _read_metadata(photo: _Photo) -> PhotoMetadata:

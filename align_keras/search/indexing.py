@@ -46,9 +46,8 @@ from align_keras.search.raw_preview import NO_PREVIEW
 from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
 from align_keras.utils.addresses import without_query
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_path
-from align_keras.utils.pillow_images import ImageError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks

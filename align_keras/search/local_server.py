@@ -31,8 +31,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.progress import say
 
 MAX_BODY_BYTES = 64_000_000

@@ -16,8 +16,7 @@ from align_keras.models.label_thresholds import check_labels
 from align_keras.search.image_files import read_query_image
 from align_keras.search.query import Hit, Query, check_request_texts, check_words
 from align_keras.search.shared_index import SharedIndex
-from align_keras.utils.errors import InputError, needs
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError, needs
 from align_keras.utils.remote import is_url
 from align_keras.utils.version import package_version
 

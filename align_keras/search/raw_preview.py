@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.embedders.pixels import as_png
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 
 RAW_SUFFIXES = (
     ".dng",

@@ -53,8 +53,7 @@ from align_keras.search.query import Hit, Query, ScannedRows, check_request_text
 from align_keras.search.server_metrics import MetricsMiddleware, ServerMetrics
 from align_keras.search.shared_index import OpenIndex, SharedIndex
 from align_keras.search.text_batches import Batcher
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.progress import say
 from align_keras.utils.version import package_version
 

@@ -1,4 +1,4 @@
-"""`InputError`, the exception for mistakes of the user, and checks for extras."""
+"""Exceptions for mistakes of the user and unusable images, and checks for extras."""
 
 import contextlib
 import importlib.util
@@ -22,6 +22,23 @@ class InputError(ValueError):
     ...     print(str(error)[:30])
     `model` must be align_small_en
     """
+
+
+class ImageError(ValueError):
+    """Error for an image that cannot be used.
+
+    Attributes:
+        reason: drop reason under which a `DropCounter` counts the image.
+        detail: the problem.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, (self.reason, self.detail)
 
 
 class MissingExtraError(InputError, ImportError):

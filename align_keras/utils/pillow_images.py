@@ -5,17 +5,32 @@ of them, by the same rules.
 """
 
 import contextlib
+import errno
 import io
 import math
+import os
 import struct
 import threading
 import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageOps
 
-from align_keras.utils.files import MAX_PIXELS
+from align_keras.utils.errors import ImageError
+from align_keras.utils.files import MAX_PIXELS, read_regular
+from align_keras.utils.rgb_colors import (
+    correct_colors,
+    fill_gif_background,
+    scale_samples,
+    to_rgb,
+)
+from align_keras.utils.svg_drawing import (
+    NO_RENDERER,
+    SvgDrawing,
+    has_renderer,
+    read_svg,
+)
 
 # The errors of damaged TIFF files are reported, so that no warning is needed.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
@@ -46,7 +61,6 @@ IMAGE_SUFFIXES = (
     ".ppm",
     ".pnm",
 )
-WHITE = (255, 255, 255)
 
 # First bytes of the formats that the graph decodes: JPEG, PNG and WebP.
 GRAPH_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
@@ -73,9 +87,6 @@ _SCAN_SIGNATURES = (
     b"P6",
 )
 # TIFF tags.
-_BITS_PER_SAMPLE = 258
-_PHOTOMETRIC = 262
-_WHITE_IS_ZERO = 0
 _TILE_SIZES = (322, 323)
 # Bytes. Position in a BMP after the last field that is checked.
 _MIN_BITMAP_BYTES = 34
@@ -100,84 +111,83 @@ _UPRIGHT_OPERATIONS = {
 _OPEN_LOCK = threading.Lock()
 
 
-class ImageError(ValueError):
-    """Error for an image that cannot be used.
-
-    Attributes:
-        reason: str, the drop reason under which a `DropCounter` counts the image.
-        detail: str, the problem in detail.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        return ImageError, (self.reason, self.detail)
-
-
 def decode_rgb(
-    image: Any,
-    content: bytes,
+    source: str | os.PathLike | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
     shorter_side: int | None = None,
-) -> tuple[Image.Image, list[str]]:
-    """Decodes an opened image to 8-bit RGB, upright and on white.
+) -> tuple[Image.Image, str | None]:
+    """Decodes an image file to 8-bit RGB, upright and on white.
+
+    The result is the first frame of an animation. SVG drawings are rendered at their
+    own size, which needs the extra `svg`.
 
     Args:
-        image: result of `open_image`, or a `PIL.Image.Image`.
-        content: bytes of the file.
+        source: path of an image file, or its bytes.
         max_pixels: largest allowed number of pixels in the header.
-        shorter_side: as in `align_keras.corpus.image.normalize_image`.
+        shorter_side: a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 of its
+            size at which its shorter side has at least this many pixels.
 
     Returns:
-        Tuple of the image and the conversions that were necessary.
+        The image and the conversions that were necessary, such as `"cmyk, rotated"`, or
+        None without conversions.
 
     Raises:
         ImageError: if the image cannot be decoded or is too large.
     """
-    try:
-        if math.prod(image.size) > max_pixels:
-            size = "{} × {} pixels".format(*image.size)
-            raise ImageError("oversized", f"{size} are more than {max_pixels:,}")
-        steps = ["animated"] if _is_animated(image) else []
-        # Pillow reads color PNGs of 16 bits in 8-bit modes. The raw mode of the tiles
-        # still has the bit depth, but `load` removes the tiles.
-        tiles = getattr(image, "tile", ())
-        sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
-        if shorter_side is not None and image.format == "JPEG":
-            scale = shorter_side / min(image.size)
-            if scale <= 1 / 2:
-                # `draft` chooses a scale at which no side is smaller than requested.
-                width, height = image.size
-                reduced = (math.ceil(width * scale), math.ceil(height * scale))
-                image.draft(None, reduced)
-        operation = _UPRIGHT_OPERATIONS.get(_read_orientation(image, content))
-        # Pillow rotates TIFF files and pillow-heif rotates HEIC files here.
-        image.load()
-        image = _scale_samples(_correct_colors(image, content))
-        upright = image if operation is None else image.transpose(operation)
-        if upright is not image:
-            steps.append("rotated")
-        rgb, kind = to_rgb(upright)
-        if image.format == "GIF":
-            rgb = _fill_gif_background(rgb, image.dispose_extent)
-    except ImageError:
-        raise
-    except Exception as error:  # A damaged file can raise any error in a decoder.
-        reason = "truncated" if "truncated" in str(error) else "unreadable"
-        raise ImageError(reason, one_line(error)) from error
-    # The image is upright now. If it still had an orientation, the caller could rotate
-    # it again.
-    for name in _ORIENTATION_METADATA:
-        rgb.info.pop(name, None)
-    if sixteen_bit and kind != "16-bit":
-        steps.append("16-bit")
-    if kind:
-        steps.append(kind)
-    return rgb, steps
+    content = _read(source)
+    drawing = _read_drawing(content)
+    image = open_image(content) if drawing is None else drawing.render()
+    rgb, steps = _decode_pixels(image, content, max_pixels, shorter_side)
+    if drawing is not None:
+        steps.insert(0, "svg")
+    return rgb, ", ".join(steps) or None
+
+
+def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
+    """Reads the width and height of an image from its header.
+
+    Args:
+        source: path of an image file, or its bytes.
+
+    Returns:
+        (width, height) in pixels, before the EXIF orientation is applied.
+
+    Raises:
+        ImageError: if the image cannot be read.
+    """
+    content = _read(source)
+    drawing = _read_drawing(content)
+    return open_image(content).size if drawing is None else drawing.size
+
+
+def open_image(content: bytes) -> Any:
+    """Opens an image with Pillow without decoding its pixels.
+
+    The number of pixels is not limited.
+
+    Raises:
+        ImageError: if the format is unknown or needs an extra, or the header cannot be
+            read.
+    """
+    formats = _formats(content)
+    with _OPEN_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(content), formats=formats)
+        except Image.UnidentifiedImageError:
+            if _has_zero_size(content):
+                raise ImageError("zero size", "the width or height is 0") from None
+            raise ImageError("unreadable", "no known image format") from None
+        except Exception as error:
+            raise ImageError("unreadable", _one_line(error)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "BMP":
+        _check_bitmap(content)
+    if image.format == "TIFF":
+        _check_tile(image)
+    return image
 
 
 def graph_image(content: bytes) -> bytes:
@@ -189,7 +199,7 @@ def graph_image(content: bytes) -> bytes:
     if content.startswith(GRAPH_SIGNATURES):
         return content
     try:
-        image, _ = decode_rgb(open_image(content), content)
+        image, _ = _decode_pixels(open_image(content), content)
     except ImageError:
         return content
     file = io.BytesIO()
@@ -207,39 +217,30 @@ def rgb_pixels(image: Any) -> np.ndarray:
     return np.asarray(to_rgb(ImageOps.exif_transpose(image))[0])
 
 
-def open_image(content: bytes) -> Any:
-    """Opens an image with Pillow without decoding its pixels.
-
-    The number of pixels is not limited.
-
-    Args:
-        content: bytes of a file.
-
-    Returns:
-        `PIL.Image.Image`.
-
-    Raises:
-        ImageError: if the format is unknown or needs an extra, or the header cannot be
-            read.
-    """
-    formats = _formats(content)
-    with _OPEN_LOCK:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _read(source: str | os.PathLike | bytes) -> bytes:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    else:
         try:
-            image = Image.open(io.BytesIO(content), formats=formats)
-        except Image.UnidentifiedImageError:
-            if _has_zero_size(content):
-                raise ImageError("zero size", "the width or height is 0") from None
-            raise ImageError("unreadable", "no known image format") from None
-        except Exception as error:
-            raise ImageError("unreadable", one_line(error)) from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    if image.format == "BMP":
-        _check_bitmap(content)
-    if image.format == "TIFF":
-        _check_tile(image)
-    return image
+            content = read_regular(source)
+        except FileNotFoundError:
+            raise ImageError("missing", f"no file {source}") from None
+        except OSError as error:
+            reason = "oversized" if error.errno == errno.EFBIG else "unreadable"
+            raise ImageError(reason, _one_line(error)) from error
+    if not content:
+        raise ImageError("empty", "0 bytes")
+    return content
+
+
+def _read_drawing(content: bytes) -> SvgDrawing | None:
+    """Returns the `SvgDrawing`, or None if the file is not an SVG drawing."""
+    drawing = read_svg(content)
+    if drawing is not None and not has_renderer():
+        raise ImageError(
+            NO_RENDERER, 'run `pip install "align-keras[svg]"` to render it'
+        )
+    return drawing
 
 
 def _formats(content: bytes) -> tuple[str, ...]:
@@ -295,26 +296,53 @@ def _has_zero_size(content: bytes) -> bool:
     return False
 
 
-def _correct_colors(image: Any, content: bytes) -> Any:
-    """Corrects colors that Pillow decodes differently from other decoders.
-
-    Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted values. In
-    a gray PNG of less than 8 bits, Pillow compares pixels of 8 bits with a transparent
-    gray level that still has the bit depth of the file.
-    """
-    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
-        return ImageChops.invert(image)
-    transparent_level = image.info.get("transparency")
-    if (
-        image.format == "PNG"
-        and image.mode == "L"
-        and isinstance(transparent_level, int)
-    ):
-        max_level = 2 ** min(content[24], 8) - 1
-        # The PNG standard ignores the higher bits of the stored number.
-        level = transparent_level & max_level
-        image.info["transparency"] = level * (255 // max_level)
-    return image
+def _decode_pixels(
+    image: Any,
+    content: bytes,
+    max_pixels: int = MAX_PIXELS,
+    shorter_side: int | None = None,
+) -> tuple[Image.Image, list[str]]:
+    """Decodes an opened image, and returns it with the necessary conversions."""
+    try:
+        if math.prod(image.size) > max_pixels:
+            size = "{} × {} pixels".format(*image.size)
+            raise ImageError("oversized", f"{size} are more than {max_pixels:,}")
+        steps = ["animated"] if _is_animated(image) else []
+        # Pillow reads color PNGs of 16 bits in 8-bit modes. The raw mode of the tiles
+        # still has the bit depth, but `load` removes the tiles.
+        tiles = getattr(image, "tile", ())
+        sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
+        if shorter_side is not None and image.format == "JPEG":
+            scale = shorter_side / min(image.size)
+            if scale <= 1 / 2:
+                # `draft` chooses a scale at which no side is smaller than requested.
+                width, height = image.size
+                reduced = (math.ceil(width * scale), math.ceil(height * scale))
+                image.draft(None, reduced)
+        operation = _UPRIGHT_OPERATIONS.get(_read_orientation(image, content))
+        # Pillow rotates TIFF files and pillow-heif rotates HEIC files here.
+        image.load()
+        image = scale_samples(correct_colors(image, content))
+        upright = image if operation is None else image.transpose(operation)
+        if upright is not image:
+            steps.append("rotated")
+        rgb, kind = to_rgb(upright)
+        if image.format == "GIF":
+            rgb = fill_gif_background(rgb, image.dispose_extent)
+    except ImageError:
+        raise
+    except Exception as error:  # A damaged file can raise any error in a decoder.
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        raise ImageError(reason, _one_line(error)) from error
+    # The image is upright now. If it still had an orientation, the caller could rotate
+    # it again.
+    for name in _ORIENTATION_METADATA:
+        rgb.info.pop(name, None)
+    if sixteen_bit and kind != "16-bit":
+        steps.append("16-bit")
+    if kind:
+        steps.append(kind)
+    return rgb, steps
 
 
 def _is_animated(image: Any) -> bool:
@@ -345,77 +373,6 @@ def _read_orientation(image: Any, content: bytes) -> int:
     return 1
 
 
-def _fill_gif_background(
-    rgb: Image.Image, box: tuple[int, int, int, int]
-) -> Image.Image:
-    """Makes a GIF white outside of its first frame.
-
-    Pillow fills that area with the first color of the palette.
-
-    Args:
-        rgb: `PIL.Image.Image`, the whole GIF.
-        box: tuple of int (left, top, right, bottom), the area of the first frame.
-
-    Returns:
-        `PIL.Image.Image`.
-    """
-    if box == (0, 0, *rgb.size):
-        return rgb
-    white = Image.new("RGB", rgb.size, WHITE)
-    white.paste(rgb.crop(box), box)
-    return white
-
-
-def to_rgb(image: Any) -> tuple[Any, str | None]:
-    """Converts an image to 8-bit RGB on a white background.
-
-    Returns:
-        Tuple of the image and the name of the conversion, or None if the image already
-        was 8-bit RGB.
-    """
-    mode = image.mode
-    if mode == "I" or mode.startswith("I;"):
-        return _scale_to_eight_bits(image), "16-bit"
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        is_transparent = rgba.getextrema()[3][0] < 255
-        white = Image.new("RGB", rgba.size, WHITE)
-        white.paste(rgba, mask=rgba.getchannel("A"))
-        if mode in ("P", "PA"):
-            return white, "palette with transparency" if is_transparent else "palette"
-        if is_transparent:
-            return white, "transparency"
-        return white, "grayscale" if mode in ("L", "LA", "La", "1") else None
-    kinds = {"1": "grayscale", "L": "grayscale", "P": "palette", "CMYK": "cmyk"}
-    kind = None if mode == "RGB" else kinds.get(mode, mode.lower())
-    return image if mode == "RGB" else image.convert("RGB"), kind
-
-
-def _scale_to_eight_bits(image: Any) -> Image.Image:
-    values = np.asarray(image)
-    scaled = (values >> 8).astype(np.uint8)
-    transparent_level = image.info.get("transparency")
-    if isinstance(transparent_level, int):
-        scaled[values == transparent_level] = 255
-    return Image.fromarray(scaled).convert("RGB")
-
-
-def _scale_samples(image: Any) -> Image.Image:
-    """Scales the gray levels of a TIFF file to 16 bits, where 0 is black."""
-    if image.format != "TIFF":
-        return image
-    if image.mode in ("F", "I"):
-        detail = "samples of 32 bits, which have no level for white"
-        raise ImageError("unreadable", detail)
-    if not image.mode.startswith("I;16"):
-        return image
-    bits = image.tag_v2[_BITS_PER_SAMPLE][0]
-    values = np.asarray(image).astype(np.uint16) << (16 - bits)
-    if image.tag_v2[_PHOTOMETRIC] == _WHITE_IS_ZERO:
-        values = np.uint16(2**16 - 1) - values
-    return Image.fromarray(values)
-
-
-def one_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """Returns the message of an error, or its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,9 @@ import shutil
 
 import pytest
 
-from align_keras.corpus.image import image_size
 from align_keras.corpus.sources import read_location
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import image_size
 from tests.helpers.mutated import check_folder
 from tests.helpers.source_reading import IMG2DATASET, read_source
 

@@ -14,8 +14,7 @@ from align_keras.corpus.image_tables import (
     store_images,
 )
 from align_keras.corpus.parquet_tables import read_rows, table_writer
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
 
 pytestmark = pytest.mark.ci
 

@@ -12,7 +12,7 @@ from align_keras.datasets.pair_builder import (
     pixel_key,
     square_image,
 )
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 
 
 def noise(width, height):

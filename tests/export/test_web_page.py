@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
-from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.images.read import graph_file
@@ -27,6 +26,7 @@ from align_keras.runs.export_web import (
 from align_keras.search import Index
 from align_keras.search.query import relevance
 from align_keras.utils.files import MAX_PIXELS
+from align_keras.utils.pillow_images import decode_rgb
 from tests.helpers.browser import chromium, node_modules, served
 from tests.helpers.image_files import readable_files, refused_files
 from tests.helpers.small_run import write_pairs
@@ -185,7 +185,7 @@ def encoded(image, file_format, **options):
 
 
 def test_an_image_query_has_the_hits_of_python(page, export):
-    png = encoded(normalize_image(export.images.images[7].thumbnail)[0], "PNG")
+    png = encoded(decode_rgb(export.images.images[7].thumbnail)[0], "PNG")
     files = [{"name": "seven.png", "mimeType": "image/png", "buffer": png}]
     page.set_input_files("#file", files)
     hits = wait_for_hits(page, "seven.png")
@@ -203,7 +203,7 @@ def test_an_image_query_has_the_hits_of_python(page, export):
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_an_image_can_be_dropped_or_pasted(page, export, event):
-    png = encoded(normalize_image(export.images.images[3].thumbnail)[0], "PNG")
+    png = encoded(decode_rgb(export.images.images[3].thumbnail)[0], "PNG")
     script = """([event, content]) => {
         const bytes = Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0));
         const data = new DataTransfer();

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from align_keras.corpus.image import normalize_image
 from align_keras.images import crop_image_bytes, decode_image, readable_images
 from align_keras.images.preprocess import preprocess_image
 from align_keras.images.read import graph_file
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import decode_rgb
 from tests.helpers.image_files import (
     apply_orientation,
     encoded,
@@ -44,7 +44,7 @@ def test_a_graph_and_pillow_give_the_expected_pixels(name):
     content, expected = READABLE[name]
     # Blending with white and the conversion from 16 bits may round.
     assert difference(decode_image(graph_file(tf.constant(content))), expected) <= 1
-    normalized = normalize_image(content)[0]
+    normalized = decode_rgb(content)[0]
     assert difference(normalized, expected) <= 1
     # The normalized image has no orientation, so it is not rotated again.
     assert difference(ImageOps.exif_transpose(normalized), expected) <= 1
@@ -90,7 +90,7 @@ def test_unsupported_files_are_refused(name):
     if name in ("SVG", "TIFF", "HEIC", "AVIF"):
         return
     with pytest.raises(ImageError, match="unreadable|empty|oversized"):
-        normalize_image(REFUSED[name])
+        decode_rgb(REFUSED[name])
 
 
 def tiff(order, entries, start=8):
@@ -128,7 +128,7 @@ def test_the_orientation_in_unusual_metadata_is_the_same_for_all_decoders(
         pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         expected = apply_orientation(pixels, orientation)
         assert difference(decode_image(tf.constant(content)), expected) == 0
-        assert difference(normalize_image(content)[0], expected) == 0
+        assert difference(decode_rgb(content)[0], expected) == 0
 
 
 def test_metadata_after_the_first_64_kib_are_ignored():
@@ -140,7 +140,7 @@ def test_metadata_after_the_first_64_kib_are_ignored():
     start = jpeg.index(b"\xff\xe1")
     filler = b"\xff\xfe\xff\xff" + b"x" * 65_533
     jpeg = jpeg[:start] + filler + jpeg[start:]
-    for decoded in (decode_image(tf.constant(jpeg)), normalize_image(jpeg)[0]):
+    for decoded in (decode_image(tf.constant(jpeg)), decode_rgb(jpeg)[0]):
         assert np.asarray(decoded).shape[:2] == image.size[::-1]
 
 

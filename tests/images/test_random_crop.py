@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.corpus.image import normalize_image
 from align_keras.corpus.image_tables import store_image
 from align_keras.images import (
     crop_image_bytes,
@@ -19,6 +18,7 @@ from align_keras.images import (
 )
 from align_keras.images.crops import _box
 from align_keras.models import ALIGNImageConverter
+from align_keras.utils.pillow_images import decode_rgb
 from tests.helpers.oracle_process import needs
 
 STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
@@ -234,7 +234,7 @@ def test_the_docstring_states_the_differences_of_the_filter(
     image_size, stamps, photographs
 ):
     paths = sorted(STAMPS.rglob("*.png"))[::10]
-    images = [normalize_image(path)[0] for path in paths]
+    images = [decode_rgb(path)[0] for path in paths]
     quantiles = np.quantile(filter_differences(images, image_size), [0.5, 0.9, 1])
     np.testing.assert_allclose(quantiles, stamps, rtol=0.1)
     images = [image_of("china"), image_of("flower")]

@@ -11,7 +11,6 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import normalize_image
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.images import (
     decode,
@@ -23,6 +22,7 @@ from align_keras.images import (
 from align_keras.images.decode import pixels_by_header
 from align_keras.images.read import encoded_image, read_graph_file
 from align_keras.search.image_files import find_images, read_upright
+from align_keras.utils.pillow_images import decode_rgb
 
 
 def encoded(file_format, size=(120, 70), mode="RGB", **options):
@@ -73,7 +73,7 @@ def test_a_file_that_the_graph_does_not_decode_is_converted(file_format):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_image(tf.constant(content))
     pixels = decode_image(encoded_image(tf.constant(content)))
-    np.testing.assert_array_equal(pixels, normalize_image(content)[0])
+    np.testing.assert_array_equal(pixels, decode_rgb(content)[0])
 
 
 def upright_file(file_format):
@@ -119,7 +119,7 @@ def test_all_readers_have_the_same_formats_and_orientation(
     [record] = read_pairs(tmp_path, counter=DropCounter())
     [image_file] = find_images(os.fsencode(tmp_path))
     assert record.image_path == path and image_file.file == os.fsencode(path)
-    corpus_image, _ = normalize_image(path)
+    corpus_image, _ = decode_rgb(path)
     readers = {
         "corpus": np.asarray(corpus_image),
         "index": np.asarray(read_upright(content)),

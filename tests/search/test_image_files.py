@@ -16,7 +16,7 @@ from align_keras.search.image_files import (
     read_file,
     read_photo_metadata,
 )
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 
 
 def encoded_image(format, size=(40, 20), **options):
@@ -74,13 +74,13 @@ def test_an_invalid_time_gives_no_date(text):
 
 def test_large_jpegs_are_decoded_at_a_reduced_size(monkeypatch):
     shorter_sides = []
-    original = image_files.normalize_image
+    original = image_files.decode_rgb
 
-    def normalize(content, shorter_side):
+    def decode(content, shorter_side):
         shorter_sides.append(shorter_side)
         return original(content, shorter_side=shorter_side)
 
-    monkeypatch.setattr(image_files, "normalize_image", normalize)
+    monkeypatch.setattr(image_files, "decode_rgb", decode)
     decode_square(encoded_image("JPEG", (400, 300)), 32)
     assert shorter_sides[0] == 64
 

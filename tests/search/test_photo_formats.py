@@ -23,7 +23,8 @@ from align_keras.search.image_files import (
 from align_keras.search.items import count_left_out
 from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
 from align_keras.utils import pillow_images
-from align_keras.utils.pillow_images import NO_HEIC, ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import NO_HEIC
 from tests.helpers import image_files as samples
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.oracle_process import needs

@@ -90,8 +90,8 @@ def make_jpegs(folder, images, size, count):
     """Writes distinct JPEGs of a size from images, with some noise like photos."""
     from PIL import Image
 
-    from align_keras.corpus.image import normalize_image
-    from align_keras.utils.pillow_images import ImageError
+    from align_keras.utils.errors import ImageError
+    from align_keras.utils.pillow_images import decode_rgb
 
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 1))
@@ -103,7 +103,7 @@ def make_jpegs(folder, images, size, count):
         if path.exists():
             continue
         try:
-            image = normalize_image(os.fsdecode(file))[0]
+            image = decode_rgb(os.fsdecode(file))[0]
         except ImageError:
             continue
         pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) + noise

@@ -15,9 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import normalize_image
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
+from align_keras.utils.pillow_images import decode_rgb
 from tools.drawings.drawing import Drawing
 
 # Kind of text → extraction rule in a corpus. Keywords and descriptions count as
@@ -75,7 +74,7 @@ def _list_names(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _load(path: pathlib.Path) -> Any:
-    image, _ = normalize_image(path)
+    image, _ = decode_rgb(path)
     if image.convert("L").getextrema() == (255, 255):
         raise ImageError("white on white", "all pixels are white")
     return image

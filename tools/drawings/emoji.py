@@ -12,7 +12,7 @@ from typing import Any
 
 from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import normalize_image
+from align_keras.utils.pillow_images import decode_rgb
 from tools.drawings.drawing import Drawing, list_folders, read_package_file
 
 VENDORS = ("google", "twitter")
@@ -107,7 +107,7 @@ def _images(
 
 
 def _load(path: pathlib.Path) -> Any:
-    return normalize_image(path)[0]
+    return decode_rgb(path)[0]
 
 
 def _read_annotations(node_modules: pathlib.Path, language: str) -> dict[str, dict]:

@@ -13,9 +13,9 @@ from xml.sax.saxutils import quoteattr
 import resvg_py
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import normalize_image
-from align_keras.corpus.svg_drawing import read_svg
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import decode_rgb
+from align_keras.utils.svg_drawing import read_svg
 from tools.drawings.drawing import Drawing, read_package_file
 
 # Pixels. Longer side of a rendered icon.
@@ -125,7 +125,7 @@ def _load(source: bytes) -> Any:
         content = resvg_py.svg_to_bytes(svg_string=drawing.content.decode())
     except ValueError as error:
         raise ImageError("unreadable", f"SVG: {error}") from None
-    image, _ = normalize_image(bytes(content))
+    image, _ = decode_rgb(bytes(content))
     if image.convert("L").getextrema() == (255, 255):
         raise ImageError("blank icon", "all pixels are white")
     return image

@@ -4,15 +4,17 @@ Copies of an image have equal or close hashes.
 """
 
 import concurrent.futures
+import functools
 import itertools
 import os
+import types
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.image import opencv
 from align_keras.utils.arguments import check_number
+from align_keras.utils.errors import needs
 
 # Number of 64-bit words in the hash of one view.
 WORDS = 2
@@ -99,6 +101,15 @@ def _count_by_table(words: np.ndarray) -> np.ndarray:
 
 # Counts the set bits of each uint64 and returns uint8. NumPy 1 lacks `bitwise_count`.
 bit_count = getattr(np, "bitwise_count", _count_by_table)
+
+
+@functools.cache
+def opencv() -> types.ModuleType:
+    """Imports cv2 and limits it to one thread, since the workers use all cores."""
+    with needs("corpus", "Resizing the images of a corpus needs OpenCV"):
+        import cv2
+    cv2.setNumThreads(1)
+    return cv2
 
 
 def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:

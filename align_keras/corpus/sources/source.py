@@ -11,7 +11,6 @@ from typing import Any
 
 from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import image_size
 from align_keras.corpus.opt_out import HONOR_OPT_OUT
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
 from align_keras.corpus.sources.caption_json import CAPTION_JSON, json_kind
@@ -40,9 +39,9 @@ from align_keras.corpus.sources.uid_subset import subset_options
 from align_keras.corpus.sources.warc_files import WARC_FILES
 from align_keras.corpus.sources.wat_files import WAT_FILES
 from align_keras.corpus.sources.webdataset import WEBDATASET
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import is_special
-from align_keras.utils.pillow_images import IMAGE_SUFFIXES, ImageError
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES, image_size
 from align_keras.utils.remote import is_url
 
 SOURCE_KINDS: dict[str, SourceKind] = {

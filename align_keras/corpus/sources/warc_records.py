@@ -14,9 +14,8 @@ from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.source_files import MAX_HEADER_BYTES, MAX_WARC_BYTES
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import ImageError, InputError, needs
 from align_keras.utils.files import open_regular
-from align_keras.utils.pillow_images import ImageError
 
 # Bytes per read.
 _CHUNK = 1 << 16

@@ -14,7 +14,7 @@ from align_keras.corpus.sources.location import (
     read_location,
     url_path,
 )
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 from tests.helpers.source_reading import STRANGE
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
 
 pyarrow = pytest.importorskip("pyarrow")

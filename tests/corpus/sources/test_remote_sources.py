@@ -14,8 +14,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
 from align_keras.corpus.sources.source_files import count_os_error
 from align_keras.utils import remote
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
 from tests.helpers.source_reading import IMG2DATASET, read_source
 
 

@@ -25,8 +25,7 @@ from align_keras.corpus.sources.source import (
     merged_counts,
 )
 from align_keras.runs.corpus_build import build_corpus
-from align_keras.utils.errors import InputError
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError, InputError
 from tests.helpers.source_reading import IMG2DATASET, read_source
 
 CAPTIONS = {"images": [], "annotations": [{"caption": "x"}]}

@@ -23,7 +23,7 @@ from align_keras.corpus.sources.warc_records import (
     read_warc_record,
     response_body,
 )
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 
 
 def archive(contents, gzip):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.sources import read_location
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
 
 SHARD = IMG2DATASET / "webdataset/00000.tar"

@@ -15,8 +15,10 @@ import zlib
 
 from PIL import Image
 
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
 
+# Reason for leaving out a drawing if the extra `svg` is not installed.
+NO_RENDERER = "SVG, which needs resvg-py"
 # Pixels. Larger drawings are rendered at this width or height.
 MAX_SVG_SIDE = 2048
 MAX_SVG_BYTES = 8_000_000

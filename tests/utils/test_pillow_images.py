@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.corpus.image import image_size, normalize_image
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import decode_rgb, image_size
 
 
 def encode(image, image_format="PNG", **options):
@@ -45,7 +45,7 @@ def png_with_wrong_size(width, height):
 
 def reason_of(source, **options):
     with pytest.raises(ImageError) as error_info:
-        normalize_image(source, **options)
+        decode_rgb(source, **options)
     assert "\n" not in str(error_info.value)
     return error_info.value.reason
 
@@ -55,7 +55,7 @@ def test_rgb_images_are_unchanged(tmp_path):
     path = tmp_path / "a.png"
     image.save(path)
     for source in (path, str(path), path.read_bytes()):
-        normalized, conversion = normalize_image(source)
+        normalized, conversion = decode_rgb(source)
         assert conversion is None
         assert normalized.mode == "RGB"
         np.testing.assert_array_equal(normalized, image)
@@ -63,7 +63,7 @@ def test_rgb_images_are_unchanged(tmp_path):
 
 def test_cmyk_becomes_rgb():
     content = encode(gradient().convert("CMYK"), "JPEG", quality=95)
-    normalized, conversion = normalize_image(content)
+    normalized, conversion = decode_rgb(content)
     assert conversion == "cmyk"
     np.testing.assert_array_equal(
         normalized, Image.open(io.BytesIO(content)).convert("RGB")
@@ -73,7 +73,7 @@ def test_cmyk_becomes_rgb():
 
 def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    normalized, conversion = normalize_image(encode(Image.fromarray(values)))
+    normalized, conversion = decode_rgb(encode(Image.fromarray(values)))
     assert conversion == "16-bit"
     expected = np.rint(values / 257.0)
     np.testing.assert_array_equal(np.asarray(normalized)[:, :, 0], expected)
@@ -92,14 +92,14 @@ def test_sixteen_bit_color_keeps_its_high_bytes():
         + png_chunk(b"IDAT", zlib.compress(rows))
         + png_chunk(b"IEND", b"")
     )
-    normalized, conversion = normalize_image(content)
+    normalized, conversion = decode_rgb(content)
     assert conversion == "16-bit"
     np.testing.assert_array_equal(normalized, values.astype(int) >> 8)
 
 
 def test_grayscale_gets_three_equal_channels():
     content = encode(gradient().convert("L"))
-    normalized, conversion = normalize_image(content)
+    normalized, conversion = decode_rgb(content)
     assert conversion == "grayscale"
     np.testing.assert_array_equal(normalized, gradient().convert("L").convert("RGB"))
 
@@ -111,14 +111,14 @@ def test_the_first_frame_of_an_animation_is_used(image_format):
     content = encode(
         frames[0], image_format, save_all=True, append_images=frames[1:], **options
     )
-    normalized, conversion = normalize_image(content)
+    normalized, conversion = decode_rgb(content)
     assert "animated" in conversion
     np.testing.assert_array_equal(normalized, frames[0])
 
 
 def test_a_palette_becomes_rgb():
     palette = gradient().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
-    normalized, conversion = normalize_image(encode(palette))
+    normalized, conversion = decode_rgb(encode(palette))
     assert conversion == "palette"
     np.testing.assert_array_equal(normalized, palette.convert("RGB"))
 
@@ -127,7 +127,7 @@ def test_a_transparent_palette_color_becomes_white():
     image = Image.new("P", (4, 2), 1)
     image.putpalette([0, 0, 0, 200, 10, 20])
     image.paste(0, (0, 0, 2, 2))  # Color 0, black, is transparent.
-    normalized, conversion = normalize_image(encode(image, transparency=0))
+    normalized, conversion = decode_rgb(encode(image, transparency=0))
     assert conversion == "palette with transparency"
     pixels = np.asarray(normalized)
     assert (pixels[:, :2] == 255).all()
@@ -138,7 +138,7 @@ def test_alpha_is_composited_on_white():
     alpha = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
     image = gradient().copy()
     image.putalpha(Image.fromarray(alpha))
-    normalized, conversion = normalize_image(encode(image))
+    normalized, conversion = decode_rgb(encode(image))
     assert conversion == "transparency"
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
@@ -149,7 +149,7 @@ def test_alpha_is_composited_on_white():
 
 def test_opaque_alpha_is_not_reported_as_a_conversion():
     image = gradient().convert("RGBA")
-    normalized, conversion = normalize_image(encode(image))
+    normalized, conversion = decode_rgb(encode(image))
     assert conversion is None
     np.testing.assert_array_equal(normalized, gradient())
 
@@ -157,7 +157,7 @@ def test_opaque_alpha_is_not_reported_as_a_conversion():
 def test_a_transparent_gray_level_becomes_white():
     image = Image.new("L", (4, 1), 7)
     image.putpixel((0, 0), 50)
-    normalized, _ = normalize_image(encode(image, transparency=50))
+    normalized, _ = decode_rgb(encode(image, transparency=50))
     assert np.asarray(normalized)[0, :, 0].tolist() == [255, 7, 7, 7]
 
 
@@ -166,7 +166,7 @@ def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encode(gradient(), "JPEG", exif=exif, quality=95)
-    normalized, conversion = normalize_image(content)
+    normalized, conversion = decode_rgb(content)
     stored = np.asarray(Image.open(io.BytesIO(content)))
     # The expected arrays do not depend on Pillow's operations.
     upright = {
@@ -227,7 +227,7 @@ def test_a_file_truncated_at_any_byte_raises_only_image_errors():
     content = encode(gradient())
     for length in range(len(content)):
         try:
-            normalize_image(content[:length])
+            decode_rgb(content[:length])
         except ImageError as error:
             assert error.reason in ("empty", "unreadable", "truncated")
 
@@ -242,7 +242,7 @@ def test_a_file_with_changed_bytes_raises_only_image_errors():
             for position in random.integers(0, len(content), 3):
                 damaged[position] = random.integers(256)
             try:
-                normalize_image(bytes(damaged))
+                decode_rgb(bytes(damaged))
             except ImageError as error:
                 assert "\n" not in error.detail
 
@@ -263,12 +263,12 @@ def test_a_large_image_in_a_small_file_is_oversized():
 
 def test_max_pixels_is_inclusive_and_replaces_the_limit_of_pillow(monkeypatch):
     content = encode(gradient(40, 30))
-    assert normalize_image(content, max_pixels=1200)[0].size == (40, 30)
+    assert decode_rgb(content, max_pixels=1200)[0].size == (40, 30)
     assert reason_of(content, max_pixels=1199) == "oversized"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert normalize_image(content)[0].size == (40, 30)
+        assert decode_rgb(content)[0].size == (40, 30)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 

@@ -5,12 +5,11 @@ import importlib.util
 
 import pytest
 
-from align_keras.corpus import image as image_module
-from align_keras.corpus import svg_drawing
 from align_keras.corpus.drop_counter import NO_RENDERER, DropCounter
-from align_keras.corpus.image import image_size, normalize_image
-from align_keras.corpus.svg_drawing import read_svg
-from align_keras.utils.pillow_images import ImageError
+from align_keras.utils import pillow_images, svg_drawing
+from align_keras.utils.errors import ImageError
+from align_keras.utils.pillow_images import decode_rgb, image_size
+from align_keras.utils.svg_drawing import read_svg
 
 HAS_RENDERER = importlib.util.find_spec("resvg_py") is not None
 needs_renderer = pytest.mark.skipif(
@@ -95,9 +94,9 @@ def test_links_to_other_files_are_removed():
     assert content.count(b"href=") == 2
 
 
-@pytest.mark.parametrize("function", [normalize_image, image_size])
+@pytest.mark.parametrize("function", [decode_rgb, image_size])
 def test_the_error_names_the_missing_extra(monkeypatch, function):
-    monkeypatch.setattr(image_module, "has_renderer", lambda: False)
+    monkeypatch.setattr(pillow_images, "has_renderer", lambda: False)
     with pytest.raises(ImageError, match="align-keras.svg") as error_info:
         function(svg())
     assert error_info.value.reason == NO_RENDERER
@@ -110,7 +109,7 @@ def test_the_error_names_the_missing_extra(monkeypatch, function):
 def test_a_drawing_is_rendered_on_white():
     square = '<rect width="150" height="200" fill="#f00"/>'
     for content in (svg(square), gzip.compress(svg(square))):
-        image, conversion = normalize_image(content)
+        image, conversion = decode_rgb(content)
         assert (image.mode, image.size) == ("RGB", image_size(content))
         assert image.getpixel((10, 10)) == (255, 0, 0)
         assert image.getpixel((290, 10)) == (255, 255, 255)
@@ -120,7 +119,7 @@ def test_a_drawing_is_rendered_on_white():
 @needs_renderer
 def test_a_large_drawing_is_reduced():
     content = svg('<rect width="5000" height="9000"/>', 'width="10000" height="9000"')
-    image, _ = normalize_image(content)
+    image, _ = decode_rgb(content)
     assert image.size == image_size(content) == (2048, 1843)
     assert image.getpixel((1000, 1800)) == (0, 0, 0)
     assert image.getpixel((1048, 1800)) == (255, 255, 255)
@@ -138,7 +137,7 @@ def test_a_drawing_that_crashes_its_process_is_unreadable():
     )
     for body in (f'{nested_uses}<use href="#a7"/>', pattern):
         with pytest.raises(ImageError, match="SVG: rendering failed"):
-            normalize_image(svg(body))
+            decode_rgb(svg(body))
 
 
 @needs_renderer
@@ -146,4 +145,4 @@ def test_rendering_has_a_timeout(monkeypatch):
     monkeypatch.setattr(svg_drawing, "RENDER_PROGRAM", "while True: pass")
     monkeypatch.setattr(svg_drawing, "RENDER_TIMEOUT", 0.2)
     with pytest.raises(ImageError, match="rendering takes more than 0.2 seconds"):
-        normalize_image(svg())
+        decode_rgb(svg())

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from align_keras.corpus.image import opencv
+from align_keras.corpus.duplicates.hashes import opencv
 from align_keras.utils.errors import InputError
 
 pytestmark = pytest.mark.ci
