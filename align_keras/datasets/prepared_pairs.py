@@ -1,7 +1,6 @@
 """TFDS builder for a folder of prepared images and a table of their captions."""
 
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.text_tables import read_table
 from align_keras.datasets.pair_builder import ImageLayout, RawPair
 from align_keras.datasets.user_pairs import UserPairs, UserPairsConfig, image_stamp
 from align_keras.utils.errors import InputError
@@ -57,21 +57,26 @@ def prepared_pairs_config(folder: str | os.PathLike) -> UserPairsConfig:
 
 
 def _read_table(table: pathlib.Path) -> Iterator[RawPair]:
-    with open(table, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-                yield RawPair(
-                    id=row["id"],
-                    source=table.parent / row["image"],
-                    captions=tuple(row["caption"]),
-                    category=row["category"],
-                    split=row["split"],
-                    where=f"{TABLE} line {number}",
-                )
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"Line {number} of {table} must be an object with id, image, "
-                    f"caption, category and split. Received: {line[:40]!r} "
-                    f"({error!r}). Write the folder again."
-                ) from None
+    malformed = DropCounter()
+    _, rows = read_table(table, "utf-8", malformed)
+    if malformed.examples:
+        raise _wrong_line(table, next(iter(malformed.examples.values())))
+    for row, position in rows:
+        try:
+            yield RawPair(
+                id=row["id"],
+                source=table.parent / row["image"],
+                captions=tuple(row["caption"]),
+                category=row["category"],
+                split=row["split"],
+                where=position,
+            )
+        except (KeyError, TypeError) as error:
+            raise _wrong_line(table, f"{position}: {error!r}") from None
+
+
+def _wrong_line(table: pathlib.Path, problem: str) -> InputError:
+    return InputError(
+        f"Each line of {table} must be an object with id, image, caption, category and "
+        f"split. Received: {problem}. Write the folder again."
+    )

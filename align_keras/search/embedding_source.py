@@ -7,14 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter, printable
-from align_keras.corpus.pair_files import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
-    TABLE_SUFFIXES,
-    read_table,
-)
-from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.pair_files import CAPTION_COLUMNS, IMAGE_COLUMNS
+from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.source_files import is_folder
+from align_keras.corpus.text_tables import TABLE_SUFFIXES, read_table
 from align_keras.search.image_files import SkippedFile, encode_path, find_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
@@ -172,10 +168,10 @@ def _read_text_file(source: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_parquet(source: pathlib.Path) -> dict[str, Any]:
-    pyarrow = arrow()
     try:
-        table = pyarrow.parquet.read_table(source)
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        with open_parquet(os.fspath(source)) as file, arrow_errors_as_os_errors():
+            table = file.read()
+    except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"`source` must be a valid Parquet file. Received: {source}, which cannot "

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter, printable
-from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
+from align_keras.corpus.pair_files import PairRecord, read_pairs
 from align_keras.corpus.sources.source_files import is_folder
+from align_keras.corpus.text_tables import TABLE_SUFFIXES
 from align_keras.embedders import Embedder
 from align_keras.embedders.loading import worker_model
 from align_keras.search.columns import TableRow, names_in_conditions, plain_name

@@ -310,7 +310,7 @@ def _read_calibration_table(
 ) -> tuple[list[str], list[list[str]]]:
     """Returns the paths and the correct labels of the images of a table."""
     from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.pair_files import read_table
+    from align_keras.corpus.text_tables import read_table
 
     columns, rows = read_table(table, "utf-8", DropCounter())
     label_column = next((name for name in _LABEL_COLUMNS if name in columns), None)

@@ -2,12 +2,11 @@
 
 import json
 import time
-import tracemalloc
 
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import read_pairs, read_table
+from align_keras.corpus.pair_files import read_pairs
 from align_keras.utils.errors import InputError
 
 
@@ -27,32 +26,6 @@ def message_of(path, **options):
         read(path, **options)
     assert "\n" not in str(error_info.value)
     return str(error_info.value)
-
-
-@pytest.mark.parametrize("line_end", ["", '" of all', '"'])
-def test_an_open_quotation_mark_drops_only_its_line(tmp_path, line_end):
-    lines = [f"{row}.png,caption {row}" for row in range(13)]
-    lines[2] = '2.png,"caption 2'
-    lines[9] += line_end
-    path = tmp_path / "pairs.csv"
-    path.write_text("\n".join(["image,caption", *lines]))
-    counter = DropCounter()
-    columns, rows = read_table(path, "utf-8", counter)
-    assert columns == ["image", "caption"]
-    assert [row["image"] for row, _ in rows] == [
-        f"{n}.png" for n in range(13) if n != 2
-    ]
-    assert counter.bad == {"malformed line": 1}
-    assert rows[2][1] == "pairs.csv line 5"
-
-
-def test_a_quoted_cell_may_have_several_lines(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text('image,caption\na.png,"two\nlines, ""quoted"""\nb.png,one\n')
-    _, rows = read_table(path, "utf-8", DropCounter())
-    assert [row["caption"] for row, _ in rows] == ['two\nlines, "quoted"', "one"]
-    positions = [position for _, position in rows]
-    assert positions == ["pairs.csv line 2", "pairs.csv line 4"]
 
 
 def test_csv_rows_of_an_image_are_merged(tmp_path):
@@ -269,16 +242,6 @@ def test_a_folder_needs_images_and_takes_no_columns(tmp_path):
     assert "Leave them out" in message_of(tmp_path, image_column="image")
 
 
-def test_unicode_line_separators_do_not_end_a_row(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text(
-        "image,caption\r\na.png,one\u2028two\x0b\r\nb.png,\x85\r\n", "utf-8"
-    )
-    columns, rows = read_table(path, "utf-8", DropCounter())
-    captions = [row["caption"] for row, _ in rows]
-    assert captions == ["one\u2028two\x0b", "\x85"]
-
-
 def test_unicode_separators_do_not_divide_captions_of_tsv_and_text_files(tmp_path):
     text = "one\u2028two,\x85three,\x0bfour\x0c"
     caption = "one two, three, four"
@@ -290,20 +253,6 @@ def test_unicode_separators_do_not_divide_captions_of_tsv_and_text_files(tmp_pat
     records, folder_counter = read(tmp_path)
     assert [record.captions for record in records] == [[caption, "second"]]
     assert not counter.bad and not folder_counter.bad
-
-
-def test_a_huge_cell_is_a_malformed_line_and_takes_little_memory(tmp_path):
-    size = 10_000_000
-    path = write_table(tmp_path, f"image,caption\na.png,{'x' * size}\nb.png,A cat\n")
-    counter = DropCounter()
-    tracemalloc.start()
-    _, rows = read_table(path, "utf-8", counter)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert [row["image"] for row, _ in rows] == ["b.png"]
-    assert counter.bad == {"malformed line": 1}
-    # The bytes, the text and its lines.
-    assert peak < 3.5 * size
 
 
 def test_many_malformed_lines_are_read_in_linear_time(tmp_path):

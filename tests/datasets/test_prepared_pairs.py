@@ -92,5 +92,7 @@ def test_a_damaged_table_is_refused(tmp_path):
     folder = write_folder(tmp_path / "colors", (9, 9))
     with open(tmp_path / "colors/pairs.jsonl", "a") as table:
         table.write('{"id": "b"}\n')
-    with pytest.raises(InputError, match="Line 3 .*must be an object with id, image"):
+    with pytest.raises(
+        InputError, match="must be an object with id, image.*pairs.jsonl line 3"
+    ):
         open_corpus(folder, data_dir=tmp_path / "data")

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import decode, text_lines
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
     EVALUATION,
@@ -26,6 +25,7 @@ from align_keras.corpus.sources.source_files import (
     one_file,
     read_whole,
 )
+from align_keras.corpus.text_tables import decode, text_lines
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
+from align_keras.corpus.pair_files import PairRecord, read_pairs
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
     EVALUATION,
@@ -25,6 +25,7 @@ from align_keras.corpus.sources.source_files import (
     read_range,
     record_ranges,
 )
+from align_keras.corpus.text_tables import TABLE_SUFFIXES
 
 # A cache saves time, since most rows of a table have the same columns.
 _cached_columns_of = functools.lru_cache(maxsize=64)(columns_of)

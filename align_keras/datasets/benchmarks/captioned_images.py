@@ -1,12 +1,10 @@
 """Images with captions and their readers: tables, folders, Karpathy's splits."""
 
 import dataclasses
-import gzip
 import json
 import math
 import os
 import pathlib
-import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -16,10 +14,10 @@ from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     PairRecord,
-    find_column,
     read_pairs,
-    read_table,
 )
+from align_keras.corpus.text_tables import find_column, read_table
+from align_keras.datasets.benchmarks.benchmark_files import read_text
 from align_keras.datasets.benchmarks.shard_images import ShardImages
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -102,29 +100,6 @@ class MultilingualCaptions(_ByImage):
     image_ids: list
     columns: dict = dataclasses.field(default_factory=dict)
     missing: int = 0
-
-
-def read_text(path: pathlib.Path, remedy: str) -> str:
-    """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file.
-
-    Args:
-        path: path of the uncompressed file.
-        remedy: str, sentence of the error message that describes how to get the file,
-            without its period.
-
-    Raises:
-        InputError: If neither file can be read.
-    """
-    packed = path.with_name(f"{path.name}.gz")
-    try:
-        if path.exists():
-            return path.read_bytes().decode("utf-8-sig")
-        return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-    raise InputError(
-        f"{path} or {packed.name} must be readable. Received: {problem}. {remedy}."
-    )
 
 
 def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:

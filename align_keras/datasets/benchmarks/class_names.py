@@ -1,6 +1,5 @@
 """Class names and prompt templates for zero-shot classification."""
 
-import csv
 import dataclasses
 import importlib.util
 import json
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from align_keras.corpus.text_tables import delimited_lines
 from align_keras.utils.errors import InputError
 
 # ImageNet uses WordNet ids as class names.
@@ -71,9 +71,9 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         while names and names[-1] == "":  # Blank lines at the end.
             names.pop()
         if suffix == ".csv" and any("," in line for line in names):
-            names = _two_columns(source, names, ",")
+            names = _two_columns(source, "\n".join(names), ".csv")
         elif suffix != ".json" and any("\t" in line for line in names):
-            names = _two_columns(source, names, "\t")
+            names = _two_columns(source, "\n".join(names), ".tsv")
     values = list(names.values()) if isinstance(names, dict) else names
     if (
         not isinstance(values, list)
@@ -88,24 +88,16 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
     return names
 
 
-def _two_columns(
-    source: str | os.PathLike, lines: Sequence[str], delimiter: str
-) -> dict[str, str]:
+def _two_columns(source: str | os.PathLike, text: str, suffix: str) -> dict[str, str]:
     """Parses lines with the class name in the data and its name in prompts."""
     names: dict[str, str] = {}
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-    except csv.Error as error:
-        raise InputError(
-            f"--classes must be a table of two columns. Received: {source}, which "
-            f"can't be read ({error}). Correct the file."
-        ) from error
-    for number, row in enumerate(rows, start=1):
+    for number, row, error in delimited_lines(text, suffix):
         if len(row) != 2:
             raise InputError(
                 "--classes must have two columns in each line: the class name in the "
-                f"data and its name in prompts. Received: {len(row)} columns in line "
-                f"{number} of {source}. Correct the line."
+                f"data and its name in prompts. Received: "
+                f"{error or f'{len(row)} columns'} in line {number} of {source}. "
+                "Correct the line."
             )
         old, new = row
         if names.get(old, new) != new:

@@ -1,7 +1,6 @@
 """Reader of Crisscrossed Captions, similarity ratings for COCO (Parekh et al. 2021)."""
 
 import collections
-import csv
 import dataclasses
 import itertools
 import os
@@ -12,10 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.datasets.benchmarks.captioned_images import (
-    CaptionedImages,
-    read_text,
-)
+from align_keras.datasets.benchmarks.benchmark_files import read_benchmark_table
+from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
@@ -97,21 +94,14 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
 
 
 def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
-    lines = csv.reader(read_text(path, _REMEDY).splitlines())
-    header = tuple(next(lines, ()))
+    header, rows = read_benchmark_table(path, ".csv", _REMEDY)
     columns = _COLUMNS[task]
-    if header[: len(columns)] != columns:
+    if tuple(header[: len(columns)]) != columns:
         raise InputError(
             f"{path} must begin with the columns {', '.join(columns)}. Received: "
             f"{', '.join(header) or 'no columns'}. Download it again."
         )
-    patterns = [
-        _CAPTION_ID if name.startswith("caption") else _IMAGE_ID for name in columns[:2]
-    ]
-    pairs = [
-        _pair(path, number, patterns, len(header), cells)
-        for number, cells in enumerate(lines, start=2)
-    ]
+    pairs = [_pair(path, columns, row, position) for row, position in rows]
     if not pairs:
         raise InputError(
             f"{path} must contain ratings. Received: no ratings. Download it again."
@@ -120,27 +110,25 @@ def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
 
 
 def _pair(
-    path: pathlib.Path,
-    number: int,
-    patterns: list[re.Pattern[str]],
-    width: int,
-    cells: list[str],
+    path: pathlib.Path, columns: tuple[str, ...], row: dict[str, str], position: str
 ) -> RatedPair:
     """Parses a line. An `InputError` names the line."""
+    *id_columns, score_column = columns
     names = []
-    for pattern, cell in zip(patterns, cells, strict=False):
-        match = pattern.fullmatch(cell)
+    for column in id_columns:
+        pattern = _CAPTION_ID if column.startswith("caption") else _IMAGE_ID
+        match = pattern.fullmatch(row[column])
         if match is not None:
             # Only the number of a caption id is used, as in Karpathy's file.
             names.append(match.group(pattern.groups))
     try:
-        score = float(cells[2])
-    except (IndexError, ValueError):
+        score = float(row[score_column])
+    except ValueError:
         score = -1.0
-    if len(cells) != width or len(names) != len(patterns) or not 0 <= score <= 5:
+    if len(names) != len(id_columns) or not 0 <= score <= 5:
         raise InputError(
-            f"{path} line {number} must have two ids of COCO and a rating in [0, 5] "
-            f"in {width} columns. Received: {','.join(cells)!r}. Download it again."
+            f"Each line of {path} must have two ids of COCO and a rating in [0, 5]. "
+            f"Received: {','.join(row.values())!r} in {position}. Download it again."
         )
     return RatedPair(names[0], names[1], score)
 

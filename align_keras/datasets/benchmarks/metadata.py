@@ -1,12 +1,12 @@
 """Tables of image metadata, joined to evaluation data by the ids of the images."""
 
-import csv
 import dataclasses
-import io
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.text_tables import read_table
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -52,32 +52,32 @@ def read_metadata_table(path: str | os.PathLike) -> Metadata:
         raise InputError(
             f"--metadata must end in .csv or .tsv. Received: {path}. Convert the file."
         )
-    lines = _lines(path)
-    header: list[str] = next((cells for _, cells in lines), [])
-    _, *names = header or [""]
+    malformed = DropCounter()
+    columns, lines = read_table(path, "utf-8", malformed)
+    id_column, *names = columns or [""]
     if not names:
         raise InputError(
             "--metadata must have a first column of image ids and at least one other "
-            f"column. Received: {path} with {header or 'no columns'}. Put the names of "
-            "the columns into the first line."
+            f"column. Received: {path} with {columns}. Put the names of the columns "
+            "into the first line."
         )
-    if not all(names) or len(set(names)) < len(names):
+    if not all(names) or len(set(columns)) < len(columns):
         raise InputError(
             f"--metadata must have a distinct name for each column. Received: {path} "
-            f"with {', '.join(map(repr, names))}. Name all columns, and rename or "
+            f"with {', '.join(map(repr, columns))}. Name all columns, and rename or "
             "remove repeated ones."
         )
-    rows = {}
-    for number, (image_id, *values) in lines:
-        if len(values) != len(names) or not image_id or image_id in rows:
-            problem = "a repeated id" if image_id in rows else "no id"
-            if len(values) != len(names):
-                problem = f"{1 + len(values)} cells for {1 + len(names)} columns"
-            raise InputError(
-                f"--metadata must have one row per image. Received: {path}, in which "
-                f"line {number} has {problem} ({image_id!r}). Correct the line."
-            )
-        rows[image_id] = dict(zip(names, values, strict=True))
+    if malformed.examples:
+        raise _wrong_line(path, next(iter(malformed.examples.values())))
+    rows: dict[str, dict[str, str]] = {}
+    for line, position in lines:
+        values = {name: cell.strip() for name, cell in line.items()}
+        image_id = values.pop(id_column)
+        if not image_id:
+            raise _wrong_line(path, f"{position}: no id")
+        if image_id in rows:
+            raise _wrong_line(path, f"{position}: {image_id!r} again")
+        rows[image_id] = values
     if not rows:
         raise InputError(
             f"--metadata must have one row per image. Received: {path}, which has only "
@@ -86,32 +86,10 @@ def read_metadata_table(path: str | os.PathLike) -> Metadata:
     return Metadata(path, rows, tuple(names))
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the number and the stripped cells of each line that isn't blank."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        header = text.lstrip().partition("\n")[0]
-        separator = ";" if "," not in header and ";" in header else ","
-        if path.suffix.lower() == ".tsv":
-            separator = "\t"
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=separator, strict=True
-        )
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if any(cells):
-                yield reader.line_num, cells
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8: {error.reason} at byte {error.start}"
-    except csv.Error as error:
-        problem = f"line {reader.line_num}: {error}"
-    else:
-        return
-    raise InputError(
-        f"--metadata must be a readable table. Received: {path} ({problem}). Check the "
-        "file."
+def _wrong_line(path: pathlib.Path, problem: str) -> InputError:
+    return InputError(
+        f"--metadata must have one row per image. Received: {path} ({problem}). "
+        "Correct the line."
     )
 
 

@@ -3,10 +3,10 @@
 import os
 import pathlib
 
+from align_keras.datasets.benchmarks.benchmark_files import read_text
 from align_keras.datasets.benchmarks.captioned_images import (
     MultilingualCaptions,
     present_images,
-    read_text,
 )
 from align_keras.utils.errors import InputError
 

@@ -1,11 +1,10 @@
 """Reader of SimLex-999, word pairs with ratings of their similarity."""
 
-import csv
 import dataclasses
 import os
 import pathlib
 
-from align_keras.datasets.benchmarks.captioned_images import read_text
+from align_keras.datasets.benchmarks.benchmark_files import read_benchmark_table
 from align_keras.utils.errors import InputError
 
 PAIRS = 999
@@ -51,9 +50,8 @@ def read_simlex(path: str | os.PathLike) -> list[SimLexPair]:
         Jia et al. 2021, table 12.
     """
     path = pathlib.Path(path)
-    text = read_text(path, "Unpack fh295.github.io/SimLex-999.zip into that folder")
-    reader = csv.reader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
-    columns = [name.strip() for name in next(reader, [])]
+    remedy = "Unpack fh295.github.io/SimLex-999.zip into that folder"
+    columns, rows = read_benchmark_table(path, ".tsv", remedy)
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise InputError(
@@ -61,11 +59,7 @@ def read_simlex(path: str | os.PathLike) -> list[SimLexPair]:
             f"{', '.join(missing)} are missing. Use the unchanged SimLex-999.txt, "
             "which is separated by tabs."
         )
-    pairs = [
-        _pair(path, number, columns, cells)
-        for number, cells in enumerate(reader, start=2)
-        if any(cell.strip() for cell in cells)
-    ]
+    pairs = [_pair(path, row, position) for row, position in rows]
     if len(pairs) != PAIRS:
         raise InputError(
             f"{path} must have {PAIRS} pairs. Received: {len(pairs)} pairs. Download "
@@ -74,11 +68,9 @@ def read_simlex(path: str | os.PathLike) -> list[SimLexPair]:
     return pairs
 
 
-def _pair(
-    path: pathlib.Path, number: int, columns: list[str], cells: list[str]
-) -> SimLexPair:
+def _pair(path: pathlib.Path, cells: dict[str, str], position: str) -> SimLexPair:
     """Parses a line. An `InputError` names the line."""
-    row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
+    row = {name: cell.strip() for name, cell in cells.items()}
     try:
         pair = SimLexPair(
             word1=row["word1"],
@@ -98,9 +90,9 @@ def _pair(
         or pair.concreteness_quartile not in (1, 2, 3, 4)
     ):
         raise InputError(
-            f"{path} line {number} must have two words, POS of "
+            f"Each line of {path} must have two words, POS of "
             f"{', '.join(_PARTS_OF_SPEECH)}, SimLex999 in [0, 10], concQ in 1 to 4 and "
-            f"SimAssoc333 of 0 or 1. Received: {' | '.join(cells)!r}. Download the "
-            "file again."
+            f"SimAssoc333 of 0 or 1. Received: {' | '.join(cells.values())!r} in "
+            f"{position}. Download the file again."
         )
     return pair

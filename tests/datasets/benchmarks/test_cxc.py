@@ -200,8 +200,7 @@ def test_another_split_of_coco_raises_even_if_images_may_be_missing(tmp_path, co
         ("sis", (coco_name(1), coco_name(2), 5.1), r"rating in \[0, 5\]"),
         ("sis", (coco_name(1), coco_name(2), "nan"), r"rating in \[0, 5\]"),
         ("sis", (coco_name(1), coco_name(2), "high"), r"rating in \[0, 5\]"),
-        ("sis", (coco_name(1), coco_name(2)), "in 4 columns"),
-        ("sis", (), "in 4 columns"),
+        ("sis", (coco_name(1), coco_name(2)), "line 2: 3 cells but 4 columns"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, task, row, message):

@@ -37,23 +37,23 @@ def test_cells_may_contain_the_separator(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", r"at least one other column\. Received: .* with no columns"),
+        ("", "a header line and a line per row"),
         ("id\na.jpg\n", r"at least one other column\. Received: .*'id'"),
         ("id,city\n", "Received: .*, which has only a header"),
         ("id,city,\na.jpg,in,\n", "distinct name for each column.*'city', ''"),
+        ("id,id\na.jpg,in\n", "distinct name for each column.*'id', 'id'"),
         ("id,city,city\na.jpg,in,in\n", "name for each column.*'city', 'city'"),
-        ("id,city\na,in\nb,in,7\n", "line 3 has 3 cells for 2 columns .'b'"),
-        ("id,city\na\n", "line 2 has 1 cells for 2 columns"),
-        ("id,city\na,in\n\na,out\n", "line 4 has a repeated id .'a'"),
-        ("id,city\n ,in\n", "line 2 has no id"),
-        (b"id,city\na,Z\xfcrich\n", "not UTF-8: .* at byte 11"),
-        ('id,city\n"a,in\n', "readable table.*.line 2: unexp"),
+        ("id,city\na,in\nb,in,7\n", "line 3: 3 cells but 2 columns"),
+        ("id,city\na\n", "line 2: 1 cells but 2 columns"),
+        ("id,city\na,in\n\na,out\n", "line 4: 'a' again"),
+        ("id,city\n ,in\n", "line 2: no id"),
+        (b"id,city\na,Z\xfcrich\n", "must be encoded as utf-8.*byte 11"),
+        ('id,city\n"a,in\n', "line 2: unexp"),
     ],
 )
 def test_malformed_tables_raise(tmp_path, content, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match=message):
         read_metadata_table(write(tmp_path, content))
-    assert str(caught.value).startswith("--metadata must ")
 
 
 def test_files_of_another_kind_raise(tmp_path):

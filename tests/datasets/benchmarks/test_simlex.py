@@ -58,19 +58,21 @@ def test_a_malformed_line_is_named(tmp_path, field, value):
     cells = OLD_NEW.split("\t")
     cells[field] = value
     path = write_simlex(tmp_path / "SimLex-999.txt", [SMART, "\t".join(cells)])
-    with pytest.raises(InputError, match=r"SimLex-999.txt line 3 must have two words"):
+    with pytest.raises(
+        InputError, match=r"must have two words.* in SimLex-999.txt line 3"
+    ):
         read_simlex(path)
 
 
 def test_a_short_line_is_named(tmp_path):
     path = write_simlex(tmp_path / "SimLex-999.txt", ["old\tnew\tA"])
-    with pytest.raises(InputError, match=r"line 2 must have .*'old \| new \| A'"):
+    with pytest.raises(InputError, match="line 2: 3 cells but 10 columns"):
         read_simlex(path)
 
 
 def test_missing_columns_are_named(tmp_path):
     path = tmp_path / "SimLex-999.txt"
-    write_lines(path, [SIMLEX_HEADER.replace("\t", ","), OLD_NEW])
+    write_lines(path, [SIMLEX_HEADER.replace("\t", ",")])
     message = "must have the columns word1, word2, POS.*, but word1, word2, POS.* are"
     with pytest.raises(InputError, match=message):
         read_simlex(path)
