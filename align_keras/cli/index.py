@@ -23,8 +23,8 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
     from align_keras.search.image_index import Index
-    from align_keras.search.indexing import Changes
-    from align_keras.search.items import LeftOutFile
+    from align_keras.search.index.items import LeftOutFile
+    from align_keras.search.update.update import Changes
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3
@@ -110,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index, default_index, is_database
-    from align_keras.search.store import Store
+    from align_keras.search.index.folder_store import Store
 
     refuse_empty(arguments, ("index", "export", "left_out"))
     folder = arguments.index or default_index()
@@ -241,7 +241,7 @@ class _WatchUpdates:
         Raises:
             RebuiltIndexError: if the index was built again with another model.
         """
-        from align_keras.search.image_store import RebuiltIndexError
+        from align_keras.search.index.image_store import RebuiltIndexError
 
         try:
             changes = self._index.add((), self._engine)
@@ -330,12 +330,12 @@ def _remedies() -> dict[str, str]:
 
     Some reasons, such as an empty file, have no remedy.
     """
-    from align_keras.search.image_files import (
+    from align_keras.search.readers.image_files import (
         TOO_MANY_BYTES,
         TOO_MANY_PIXELS,
         UNSUPPORTED_FORMAT,
     )
-    from align_keras.search.raw_preview import NO_PREVIEW, NO_RAW
+    from align_keras.search.readers.raw_preview import NO_PREVIEW, NO_RAW
     from align_keras.utils.pillow_images import NO_HEIC
 
     return {
@@ -350,7 +350,7 @@ def _remedies() -> dict[str, str]:
 
 def _example(file: "LeftOutFile") -> str:
     """Returns the path of a file, and the size that exceeds a limit."""
-    from align_keras.search.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
+    from align_keras.search.readers.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
 
     if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
         size, _, _ = file.detail.partition(" are more")
@@ -371,7 +371,7 @@ def _one_line(path: str) -> str:
 
 def _write_left_out(path: str, changes: "Changes") -> int:
     """Writes a table of the files that cannot be read, and returns their number."""
-    from align_keras.search.items import LeftOutFile
+    from align_keras.search.index.items import LeftOutFile
 
     delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:

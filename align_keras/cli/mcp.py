@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from align_keras.search.mcp_server import make_mcp_server
+    from align_keras.search.serve.mcp_server import make_mcp_server
 
     server = make_mcp_server(arguments.index, model=read_model_options(arguments))
     server.run("stdio")

@@ -19,7 +19,7 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
-    from align_keras.search.query import Hit, Query
+    from align_keras.search.query.query import Hit, Query
 
 # Number of captions that are printed for an image.
 _MAX_CAPTIONS = 3
@@ -154,7 +154,7 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
     Each image is a query. Without images, each text is a query. Without both, the
     condition of `--where` is the only query.
     """
-    from align_keras.search.query import Query, check_words
+    from align_keras.search.query.query import Query, check_words
 
     texts = arguments.text
     images = arguments.image or []

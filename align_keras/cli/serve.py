@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Searches run in parallel, one per core. Matrix products with several threads would
     # wait for each other. NumPy reads the variable when it is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from align_keras.search.local_server import read_token
-    from align_keras.search.server import serve
+    from align_keras.search.serve.local_server import read_token
+    from align_keras.search.serve.server import serve
 
     token = read_token(arguments.token_file)
 

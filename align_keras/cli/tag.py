@@ -21,7 +21,7 @@ from align_keras.utils.progress import say
 if TYPE_CHECKING:
     from align_keras.models.label_thresholds import LabelThresholds
     from align_keras.search.image_index import Index
-    from align_keras.search.tagging import TaggedImage
+    from align_keras.search.tags import TaggedImage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from align_keras.search.tagging import (
+    from align_keras.search.tags import (
         check_table_name,
         read_labels,
         tag_images,
@@ -151,7 +151,7 @@ def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresh
     """Chooses thresholds, writes their file and prints them."""
     from align_keras.embedders import load_model
     from align_keras.search.image_index import Index, index_exists
-    from align_keras.search.tagging import calibrate
+    from align_keras.search.tags import calibrate
 
     model = read_model_options(arguments)
     if model is None and arguments.index and index_exists(arguments.index):

@@ -57,7 +57,7 @@ def write_web(
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_litert_js, write_web_page
-    from align_keras.search.query import RELEVANCE_WEIGHTS
+    from align_keras.search.query.query import RELEVANCE_WEIGHTS
 
     # Options are checked first, since embedding may take minutes.
     if quantize == "int8":
@@ -155,7 +155,7 @@ def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
     """Embeds images and creates their thumbnails. Prints the unreadable images."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.export.web_page import PageImage
-    from align_keras.search.embedding_index import image_suffix
+    from align_keras.search.update.embedding_index import image_suffix
     from align_keras.utils.errors import ImageError
     from align_keras.utils.pillow_images import decode_rgb
 

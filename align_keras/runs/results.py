@@ -18,8 +18,8 @@ from align_keras.reports.report import write_report
 from align_keras.runs.about_run import about_run
 from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index
+from align_keras.runs.standalone import check_standalone
 from align_keras.search import Index, Query
-from align_keras.search.standalone import check_standalone
 from align_keras.training.doctor import FINDINGS_FILE, read_findings
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder

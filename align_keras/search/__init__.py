@@ -1,8 +1,8 @@
 """Search index of images and the queries on it."""
 
 from align_keras.search.image_index import Index
-from align_keras.search.items import ModelIdentity
-from align_keras.search.query import Hit, Query
+from align_keras.search.index.items import ModelIdentity
+from align_keras.search.query.query import Hit, Query
 
 __all__ = [
     "Hit",

@@ -23,14 +23,18 @@ from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.parquet_tables import arrow
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.search.embedding_source import (
+from align_keras.search.readers.embedding_source import (
     EMBEDDING_INPUTS,
     OUTPUT_COLUMNS,
     SourceRows,
     read_source,
 )
-from align_keras.search.image_files import check_some_reached, decode_square, read_file
-from align_keras.search.indexing import map_in_order, model_of_task
+from align_keras.search.readers.image_files import (
+    check_some_reached,
+    decode_square,
+    read_file,
+)
+from align_keras.search.update.update import map_in_order, model_of_task
 from align_keras.utils.addresses import without_query
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import ImageError, InputError

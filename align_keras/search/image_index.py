@@ -17,25 +17,31 @@ import numpy as np
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.presets.hub import is_hub_name
-from align_keras.search.image_details import (
+from align_keras.search.index.folder_files import ENCODINGS, run_index_command
+from align_keras.search.index.folder_store import Store
+from align_keras.search.index.image_store import RebuiltIndexError
+from align_keras.search.index.index_model import open_index_model
+from align_keras.search.index.items import NO_MODEL, LeftOutFile, ModelIdentity
+from align_keras.search.query.image_details import (
     DetailsCache,
     ImageDetails,
     path_of_image,
     stored_image_of,
 )
-from align_keras.search.image_store import RebuiltIndexError
-from align_keras.search.index_files import ENCODINGS, run_index_command
-from align_keras.search.index_model import open_index_model
-from align_keras.search.items import NO_MODEL, LeftOutFile, ModelIdentity
-from align_keras.search.query import Hit, Query, RankedRows, ScannedRows, relevance
-from align_keras.search.store import Store
+from align_keras.search.query.query import (
+    Hit,
+    Query,
+    RankedRows,
+    ScannedRows,
+    relevance,
+)
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
-    from align_keras.search.indexing import Changes
+    from align_keras.search.update.update import Changes
 
 # Minimum cosine similarity of near-duplicates. With align_small_en and 80 JPEGs, the
 # threshold detects 97% of the copies at 0.7 times the size, 91% at half the size, 76%
@@ -219,7 +225,7 @@ class Index:
         >>> [(hit.path, hit.score) for hit in index.query(np.array([0.0, 0.8, 0.6]), 2)]
         [('b', 0.8), ('c', 0.6)]
         """
-        from align_keras.search.embedding_index import (
+        from align_keras.search.update.embedding_index import (
             check_embeddings,
             write_embedding_index,
         )
@@ -392,7 +398,7 @@ class Index:
                 index.
         """
         # The import of the decoders takes as long as a query, which does not need them.
-        from align_keras.search.indexing import update
+        from align_keras.search.update.update import update
 
         if is_cluster(engine) and is_database(self.folder):
             raise InputError(
@@ -501,7 +507,7 @@ class Index:
 
     def _remove_other_sources(self, sources: Sequence[str | os.PathLike]) -> None:
         """Removes the sources of an earlier rebuild that this rebuild does not have."""
-        from align_keras.search.indexing import resolve_source
+        from align_keras.search.update.update import resolve_source
 
         roots = {resolve_source(source) for source in sources}
         others = [
@@ -520,7 +526,7 @@ class Index:
         Returns:
             int, number of removed images.
         """
-        from align_keras.search.indexing import remove
+        from align_keras.search.update.update import remove
 
         with self.store.writing() as store:
             return remove(store, paths)
@@ -562,7 +568,7 @@ class Index:
         index.export("vectors.parquet")  # [PosixPath('vectors.parquet')]
         ```
         """
-        from align_keras.search.vector_export import export_vectors
+        from align_keras.search.index.vector_export import export_vectors
 
         return export_vectors(self.store, to)
 
@@ -631,7 +637,7 @@ class Index:
             return self.embedding(int(image))
         # The import of the decoders takes as long as a query by words, which does not
         # need them.
-        from align_keras.search.image_files import read_query_image
+        from align_keras.search.readers.image_files import read_query_image
 
         pixels = read_query_image(image, self.model.resize_to)
         embedding: np.ndarray = self.model.encode_resized([pixels])[0]
@@ -724,7 +730,7 @@ class Index:
         counting takes about 0.3 seconds per column.
         """
         # A search from the command line does not need this import.
-        from align_keras.search.column_values import count_values
+        from align_keras.search.query.column_values import count_values
 
         version = self.store.version
         if self._column_values is None or self._column_values[0] != version:
@@ -964,6 +970,6 @@ def _kind_of_store(location: str | os.PathLike) -> Any:
     """Returns the store class for the path of a folder or the address of a database."""
     if not is_database(location):
         return Store
-    from align_keras.search.postgres import PostgresStore
+    from align_keras.search.index.postgres_store import PostgresStore
 
     return PostgresStore

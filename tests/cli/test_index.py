@@ -20,7 +20,7 @@ from align_keras.cli.main import main
 from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Index
-from align_keras.search.store import Store
+from align_keras.search.index.folder_store import Store
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 

@@ -6,8 +6,8 @@ import json
 import threading
 import urllib.parse
 
-from align_keras.search.local_server import make_server, open_port
-from align_keras.search.server import make_app
+from align_keras.search.serve.local_server import make_server, open_port
+from align_keras.search.serve.server import make_app
 
 
 @contextlib.contextmanager

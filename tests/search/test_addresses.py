@@ -14,8 +14,8 @@ from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
-from align_keras.search.image_files import read_file
 from align_keras.search.image_index import Index
+from align_keras.search.readers.image_files import read_file
 from align_keras.utils import remote, remote_requests
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy

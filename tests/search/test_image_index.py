@@ -18,9 +18,9 @@ from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
-from align_keras.search.image_store import RebuiltIndexError
-from align_keras.search.query import relevance
-from align_keras.search.store import Store
+from align_keras.search.index.folder_store import Store
+from align_keras.search.index.image_store import RebuiltIndexError
+from align_keras.search.query.query import relevance
 from align_keras.utils.errors import InputError
 
 
@@ -117,7 +117,9 @@ def record_statements(monkeypatch):
 def test_rows_of_a_condition_are_cached_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.search.store.CONDITION_IMAGES_PER_BLOCK", 2)
+    monkeypatch.setattr(
+        "align_keras.search.index.folder_store.CONDITION_IMAGES_PER_BLOCK", 2
+    )
     Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     statements = record_statements(monkeypatch)
     index = Index.open(tmp_path / "index")
@@ -239,7 +241,9 @@ def test_images_are_removed_from_the_index(build, photos):
 
 
 def test_rows_without_an_image_are_removed(build, photos, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
+    monkeypatch.setattr(
+        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
+    )
     index = build(photos)
     red = index.query("red", k=1)[0]
     os.unlink(photos / "green.png")
@@ -262,7 +266,9 @@ def test_rows_without_an_image_are_removed(build, photos, monkeypatch):
 def test_rows_may_be_renumbered_while_they_are_read(
     build, photos, monkeypatch, method, read
 ):
-    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
+    monkeypatch.setattr(
+        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
+    )
     index = build(photos)
     (hit,) = index.query("red", k=1)
     original = getattr(Store, method)
@@ -619,7 +625,7 @@ def test_an_index_does_not_open_a_model_that_may_run_code(
     def run(*arguments):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("align_keras.search.index_model.load_model", run)
+    monkeypatch.setattr("align_keras.search.index.index_model.load_model", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
         with pytest.raises(InputError, match="must be opened with --model"):

@@ -74,7 +74,7 @@ def files_of(folder, count=None):
 
     With `count`, returns that number of files and repeats them if necessary.
     """
-    from align_keras.search.image_files import ImageFile, find_images
+    from align_keras.search.readers.image_files import ImageFile, find_images
 
     files = [
         entry.file
@@ -123,7 +123,7 @@ def bench_indexing(arguments):
     """Compares the speed of an index build with decoding and with the image tower."""
     from align_keras import load_model
     from align_keras.search import Index
-    from align_keras.search.image_files import decode_square, read_file
+    from align_keras.search.readers.image_files import decode_square, read_file
 
     model = load_model(arguments.model)
     for name, size in SIZES.items():
@@ -327,8 +327,9 @@ def shorten(embeddings, width):
 def bench_approximate(arguments):
     """Measures time and recall of approximate search in an index in a folder."""
     from align_keras import load_model
-    from align_keras.search import Index, approximate
-    from align_keras.search.index_files import approximate_path
+    from align_keras.search import Index
+    from align_keras.search.index import approximate
+    from align_keras.search.index.folder_files import approximate_path
 
     suffix = f"_of_{arguments.width}" if arguments.width else ""
     folder = arguments.work / f"rows_{arguments.rows}{suffix}"
@@ -357,7 +358,7 @@ def bench_approximate(arguments):
 
 def compare(kind, embeddings, vectors, codes):
     """Prints the time of exact and approximate search, and recall of the top 10."""
-    from align_keras.search.exact_scan import scan
+    from align_keras.search.index.exact_scan import scan
 
     def search_all(search):
         """Returns the top rows, the wall seconds and the CPU seconds of the queries."""
@@ -399,7 +400,7 @@ def bench_postgres(arguments):
     """Measures time and recall of approximate search in PostgreSQL."""
     from align_keras import load_model
     from align_keras.search import Query
-    from align_keras.search.postgres import PostgresStore
+    from align_keras.search.index.postgres_store import PostgresStore
 
     folder = arguments.work / f"rows_{arguments.rows}"
     model = load_model(arguments.model)
@@ -457,7 +458,7 @@ def write_index_of_rows(folder, model, files):
 
     Rows get the names of real images.
     """
-    from align_keras.search.store import Store
+    from align_keras.search.index.folder_store import Store
 
     vectors = folder / "vectors.0.f32"
     rows = vectors.stat().st_size // (4 * model.dimension)

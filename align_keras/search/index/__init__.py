@@ -1,0 +1,1 @@
+"""What an index stores, in a folder or in PostgreSQL."""

@@ -1,0 +1,121 @@
+"""Exact search: scores of all vectors for a query, in descending order.
+
+A matrix product in float32 scores all rows first. Its last digits depend on the
+position of a row in the matrix. The rows near the requested number of hits are
+therefore scored again in float64 with a fixed order of summation. As a result, equal
+rows have equal scores, and the ranking is the same as in a brute-force search in
+float64.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from align_keras.search.index.vector_rows import HalfRows
+
+# Number of rows per float32 product, 100 MB for embeddings of width 384.
+_ROW_BLOCK = 65_536
+# Number of rows per float64 product. A block fits into the processor's cache.
+_EXACT_BLOCK = 1024
+
+
+def scan(
+    vectors: np.ndarray | HalfRows, embedding: np.ndarray, rows: np.ndarray | None
+) -> np.ndarray:
+    """Returns the float32 scores (n,) of all vectors, or of the given rows."""
+    if isinstance(vectors, HalfRows):
+        return vectors.scan(embedding, rows)
+    count = len(vectors) if rows is None else len(rows)
+    scores = np.empty(count, np.float32)
+    for start in range(0, count, _ROW_BLOCK):
+        stop = start + _ROW_BLOCK
+        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
+        # The caller checks the scores for damaged rows, so NumPy's warnings are
+        # disabled.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(block, embedding, out=scores[start:stop])
+    return scores
+
+
+def scan_many(vectors: np.ndarray | HalfRows, embeddings: np.ndarray) -> np.ndarray:
+    """Returns the float32 scores (q, n) of all vectors for several queries.
+
+    The vectors are read once for all queries. A score differs from that of `scan` by
+    rounding errors.
+
+    Args:
+        vectors: float32 (n, d), or `HalfRows`.
+        embeddings: float32 (q, d).
+    """
+    if isinstance(vectors, HalfRows):
+        return np.ascontiguousarray(vectors.scan(embeddings.T, None).T)
+    scores = np.empty((len(embeddings), len(vectors)), np.float32)
+    for start in range(0, len(vectors), _ROW_BLOCK):
+        stop = start + _ROW_BLOCK
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores[:, start:stop] = embeddings @ vectors[start:stop].T
+    return scores
+
+
+def scan_error(dimension: int, limit: float) -> float:
+    """Returns an upper bound for the rounding error of a score of `scan`.
+
+    Args:
+        dimension: width of the embeddings.
+        limit: product of the query's norm and the largest norm of a row.
+
+    References:
+        Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1.
+    """
+    unit = (dimension + 2) * 2.0**-24
+    return unit / (1.0 - unit) * limit
+
+
+def exact_scores(
+    vectors: np.ndarray | HalfRows, embedding: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Returns float64 scores (n,), which do not depend on the position of a row."""
+    query = embedding.astype(np.float64)
+    scores = np.empty(len(rows))
+    for start in range(0, len(rows), _EXACT_BLOCK):
+        block = vectors[rows[start : start + _EXACT_BLOCK]]
+        # A matrix product would sum the last rows of a block in a different order.
+        scores[start : start + _EXACT_BLOCK] = (block * query).sum(axis=1)
+    return scores
+
+
+def by_rank(
+    scores: np.ndarray,
+    size: int,
+    exact: Callable[[np.ndarray], np.ndarray],
+    error: float,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields positions and exact scores in descending order, in growing blocks.
+
+    Args:
+        scores: float32 scores (n,) of `scan`.
+        size: minimum number of positions in the first block. Each further block is four
+            times as large.
+        exact: function from positions to their exact scores.
+        error: float, upper bound for the error of `scores`.
+
+    Yields:
+        int64 positions and float64 scores. Equal scores are ordered by position.
+
+    Raises:
+        ValueError: if a score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("`scores` must be finite. Received: NaN or infinity.")
+    done = 0
+    while done < len(scores):
+        stop = min(done + size, len(scores))
+        cut = float(np.partition(scores, len(scores) - stop)[len(scores) - stop])
+        near = np.flatnonzero(scores >= cut - 2.0 * error)
+        near_scores = exact(near)
+        order = np.lexsort((near, -near_scores))
+        # At least `stop` positions pass this test, and no other position can have a
+        # higher exact score than any of them.
+        order = order[near_scores[order] >= cut - error]
+        yield near[order[done:]], near_scores[order[done:]]
+        done, size = len(order), 4 * size

@@ -1,0 +1,1 @@
+"""Queries of an index, from text to hits."""

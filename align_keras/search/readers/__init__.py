@@ -1,0 +1,1 @@
+"""Image files, corpora and photos that an index or a query reads."""

@@ -1,0 +1,1 @@
+"""Servers of an index: page, JSON API and tools for agents."""

@@ -1,0 +1,1 @@
+"""Update of an index from folders, tables and embeddings."""

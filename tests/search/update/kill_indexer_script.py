@@ -1,0 +1,22 @@
+"""Indexes a folder so slowly that a test can kill it.
+
+Arguments: the folder, the index and the model.
+"""
+
+import sys
+import time
+
+from align_keras.search import Index
+from align_keras.search.update import update
+
+decode_square = update.decode_square
+
+
+def decode_slowly(*arguments):
+    time.sleep(0.02)
+    return decode_square(*arguments)
+
+
+update.FILES_PER_CHUNK, update.IMAGES_PER_COMMIT = 2, 4
+update.decode_square = decode_slowly
+Index.build(sys.argv[2], [sys.argv[1]], sys.argv[3])
