@@ -33,7 +33,7 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.pillow_images import graph_image
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url
+from align_keras.utils.remote import absolute_path, is_url
 from align_keras.utils.remote_requests import file_system
 
 if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
@@ -430,7 +430,7 @@ def _find(name: str) -> tuple[str, str, list[SourceFile]]:
         kind, path = prefix, path_after_prefix
     else:
         kind, path = None, name
-    path = path.rstrip("/") if is_url(path) else os.path.abspath(path)
+    path = absolute_path(path)
     try:
         root, files = _listed(path)
     except OSError as error:

@@ -568,11 +568,6 @@ def checked_path(model: Embedder, option: str) -> str:
     return model.name
 
 
-def absolute(path: str) -> str:
-    """Returns the absolute path of a local file. Other names are returned unchanged."""
-    return os.path.abspath(path) if os.path.exists(path) else path
-
-
 def _encoder(model: Embedder, kind: str) -> tuple[Callable, str]:
     """Returns the encode function of `"image"` or `"text"`, and its fingerprint."""
     return getattr(model, f"encode_{kind}s"), getattr(model, f"{kind}_fingerprint")

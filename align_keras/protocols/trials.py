@@ -26,7 +26,6 @@ from align_keras.models.image_classifier import (
     encoder_without_projection,
 )
 from align_keras.protocols.embedding_cache import (
-    absolute,
     checked_path,
     results_folder,
 )
@@ -250,6 +249,11 @@ def finished(
     return [results[key] for key in keys]
 
 
+def _absolute_name(name: str) -> str:
+    """Returns the absolute path of a local file. Other names are returned unchanged."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
 def _run_as_tasks(
     trials: Mapping[str, Trial],
     data: Any,
@@ -263,8 +267,8 @@ def _run_as_tasks(
     workers = None if cluster else min(request.workers, len(trials))
     worker_request = dataclasses.replace(
         request,
-        data=request.data and absolute(request.data),
-        classes=request.classes and absolute(request.classes),
+        data=_absolute_name(request.data),
+        classes=request.classes and _absolute_name(request.classes),
         # Only sliced metrics need the metadata.
         metadata=None,
     )

@@ -70,8 +70,7 @@ from align_keras.corpus.sources.source import (
 )
 from align_keras.corpus.sources.uid_subset import write_uid_subset
 from align_keras.embedders.loading import worker_model
-from align_keras.embedders.locations import keras_or_auto
-from align_keras.protocols.embedding_cache import absolute
+from align_keras.embedders.locations import keras_or_auto, locate_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.arguments import check_choice
@@ -626,7 +625,7 @@ def find_copies(build: CorpusBuild, images: Tables) -> Tables:
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, config.model_dump(mode="json"), keys]
     if config.mode == "embedding":
-        encoder = absolute(str(config.encoder))
+        encoder = locate_model(str(config.encoder)).name
         model = worker_model(encoder, keras_or_auto(encoder))
         inputs += [_SEARCH, model.image_fingerprint]
 
@@ -732,7 +731,7 @@ def _embed_stored_images(
     build: CorpusBuild, tables: Tables, folder: StageFolder, count: int
 ) -> np.ndarray:
     """Embeds stored images table by table. Returns an array (count, d)."""
-    name = absolute(str(build.config.duplicates.encoder))
+    name = locate_model(str(build.config.duplicates.encoder)).name
     fingerprint = worker_model(name, keras_or_auto(name)).image_fingerprint
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [

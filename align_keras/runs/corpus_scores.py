@@ -34,7 +34,7 @@ from align_keras.corpus.shard_folder import (
     shard_counts,
 )
 from align_keras.embedders.loading import worker_model
-from align_keras.protocols.embedding_cache import absolute
+from align_keras.embedders.locations import locate_model
 from align_keras.runs.corpus_build import (
     CorpusBuild,
     StageFolder,
@@ -106,7 +106,7 @@ def score_corpus(
     # Mistakes in the options are reported before the corpus is built.
     for name, function in hooks.items():
         load_hook(function, f"score.hooks.{name}")
-    model = None if score.model is None else absolute(score.model)
+    model = None if score.model is None else locate_model(score.model).name
     if model is not None:
         worker_model(model)
     corpus = build_corpus(out, config, "shard", workers=workers, engine=engine)

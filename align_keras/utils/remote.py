@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import threading
-from typing import Any, NamedTuple
+from typing import Any, AnyStr, NamedTuple
 
 from align_keras.utils.addresses import without_query
 from align_keras.utils.remote_requests import (
@@ -58,6 +58,19 @@ def is_url(path: str | bytes | os.PathLike) -> bool:
     """Returns True for an address such as `s3://bucket/a.tar`, except `file://`."""
     match = _URL.match(os.fsdecode(path))
     return match is not None and match[1].lower() != "file"
+
+
+def absolute_path(path: AnyStr) -> AnyStr:
+    """Returns an absolute path or an unchanged address, both without a final `/`.
+
+    Example:
+
+    >>> absolute_path("s3://bucket/images/")
+    's3://bucket/images'
+    """
+    if is_url(path):
+        return path.rstrip("/" if isinstance(path, str) else b"/")
+    return os.path.abspath(path)
 
 
 def open_url(url: str) -> io.BufferedReader:

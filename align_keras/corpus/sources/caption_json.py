@@ -35,7 +35,7 @@ from align_keras.corpus.sources.source_files import (
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
-from align_keras.utils.remote import is_url, join_url
+from align_keras.utils.remote import absolute_path, is_url, join_url
 
 _EVALUATION_SPLITS = ("val", "test")
 
@@ -74,8 +74,7 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
         is_evaluation = EVALUATION in whole.options
         entries, _ = _entries(whole.kind, path, file.modified, is_evaluation)
         folder = dict(whole.options).get("images") or _find_image_folder(path, entries)
-        folder = folder if is_url(folder) else os.path.abspath(folder)
-        options: tuple = (("images", folder),)
+        options: tuple = (("images", absolute_path(folder)),)
         if is_evaluation:
             options += (EVALUATION,)
         whole_with_folder = dataclasses.replace(whole, options=options)

@@ -42,7 +42,7 @@ from align_keras.corpus.sources.webdataset import WEBDATASET
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import is_special
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES, image_size
-from align_keras.utils.remote import is_url
+from align_keras.utils.remote import absolute_path, is_url
 
 SOURCE_KINDS: dict[str, SourceKind] = {
     "html": HTML_PAGES,
@@ -213,10 +213,9 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     options: tuple = ()
     if _IMAGES_OPTION in path_text and kind in (None, "coco", "karpathy"):
         path_text, _, folder = path_text.partition(_IMAGES_OPTION)
-        folder = folder if is_url(folder) else os.path.abspath(folder)
-        options = (("images", folder),)
+        options = (("images", absolute_path(folder)),)
     path_text, has_subset, subset_path = path_text.partition(_SUBSET_OPTION)
-    path = path_text.rstrip("/") if is_url(path_text) else os.path.abspath(path_text)
+    path = absolute_path(path_text)
     with _os_errors_as_input_errors(spec):
         exists = one_file(path) is not None or is_folder(path)
     if not path_text or not exists:

@@ -17,7 +17,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import UID_COLUMN, Part
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, is_special
-from align_keras.utils.remote import is_url
+from align_keras.utils.remote import absolute_path, is_url
 
 # A uid as two unsigned numbers. The first has the upper 64 bits.
 UID_TYPE = np.dtype("u8,u8")
@@ -166,8 +166,7 @@ def subset_options(path: str) -> tuple[tuple[str, str], ...]:
     The digest of the file is an option, so that the fingerprint of the source depends
     on the content of the file.
     """
-    if not is_url(path):
-        path = os.path.abspath(path)
+    path = absolute_path(path)
     return (_PATH_OPTION, path), (_DIGEST_OPTION, UidSubset(path).check())
 
 

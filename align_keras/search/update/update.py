@@ -50,7 +50,7 @@ from align_keras.utils.addresses import without_query
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
-from align_keras.utils.remote import is_url, stat_url
+from align_keras.utils.remote import absolute_path, is_url, stat_url
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 # Number of files that a thread reads and embeds at a time.
@@ -648,8 +648,7 @@ def _table_rows(record: PairRecord, names: Mapping[str, str]) -> list[TableRow]:
 
 def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
     """Returns the path of an image, its record, and the `ImageFile` or an error."""
-    image = encode_path(record.image_path)
-    image = image if is_url(image) else os.path.abspath(image)
+    image = absolute_path(encode_path(record.image_path))
     try:
         return image, record, stat_file(image)
     except OSError as error:
