@@ -45,7 +45,7 @@ def corpus_funnel(
     """Returns the numbers of pairs and images after each stage of a corpus.
 
     Args:
-        corpus: `Corpus` with the tables of the finished stages.
+        corpus: `Corpus` with the finished stages.
         thresholds: bool, describe each filter rule with its threshold instead of its
             name.
 
@@ -53,9 +53,9 @@ def corpus_funnel(
         list of (label, count, is_dropped). `is_dropped` is True if the row counts pairs
         or images that a rule dropped.
     """
-    tables = corpus.tables
+    stages = corpus.stages
     rows = []
-    extracted = tables["extract"].facts["counts"]
+    extracted = stages["extract"].facts["counts"]
     pair_count = extracted["kept"] + sum(extracted["dropped"].values())
     rows.append(("pairs found", pair_count, False))
     for label, count in sorted(extracted.get("cleaned", {}).items()):
@@ -64,35 +64,35 @@ def corpus_funnel(
         rows.append((label, count, True))
     for label, count in sorted(extracted.get("notes", {}).items()):
         rows.append((label, count, False))
-    if "filter" in tables:
-        counts = tables["filter"].facts["counts"]
+    if "filter" in stages:
+        counts = stages["filter"].facts["counts"]
         values = corpus.config.filter.model_dump(mode="json")
         for reason, description in _RULE_DESCRIPTIONS.items():
             label = description.format(**values) if thresholds else reason
             rows.append((label, counts[reason], True))
         rows.append(("pairs that pass the filters", counts["kept"], False))
-    if "images" in tables:
-        facts = tables["images"].facts
+    if "images" in stages:
+        facts = stages["images"].facts
         rows.append(("pairs whose image is not downloaded", facts["remote"], True))
         rows.append(("images, with all their captions", facts["images"], False))
         for label, count in sorted(facts["faults"].items()):
             rows.append((label, count, True))
-        dropped = tables["dedup"].facts["dropped"]
+        dropped = stages["dedup"].facts["dropped"]
         duplicates = collections.Counter(reason for _, reason, *_ in dropped)
         for label, count in sorted(duplicates.items()):
             rows.append((label, count, True))
-    if "shard" in tables:
-        rows.append(("images in the shards", tables["shard"].facts["images"], False))
+    if "shard" in stages:
+        rows.append(("images in the shards", stages["shard"].facts["images"], False))
     return [row for row in rows if row[1] or not row[2]]
 
 
 def write_corpus_report(corpus: Any) -> None:
     """Writes `report.html` of a `Corpus` for which all stages have finished."""
-    tables = corpus.tables
-    dropped = tables["dedup"].facts["dropped"]
-    groups = tables["images"].paths("group")
-    stored = tables["images"].paths()
-    filter_facts = tables["filter"].facts
+    stages = corpus.stages
+    dropped = stages["dedup"].facts["dropped"]
+    groups = stages["images"].tables("group")
+    stored = stages["images"].tables()
+    filter_facts = stages["filter"].facts
     rows = corpus_funnel(corpus, thresholds=True)
     max_count = max(count for _, count, _ in rows) or 1
     write_page(
@@ -113,7 +113,7 @@ def write_corpus_report(corpus: Any) -> None:
             filter_facts["shared_texts"].values(),
             key=lambda text: (-text[1], text[0]),
         )[:30],
-        vocabulary=tables["vocab"].facts,
+        vocabulary=stages["vocab"].facts,
         kept_samples=_kept_samples(groups, stored, dropped),
         dropped_samples=_dropped_samples(filter_facts["samples"], corpus.config.filter),
         duplicates=_near_duplicates(dropped, groups),

@@ -35,12 +35,8 @@ from align_keras.corpus.shard_folder import (
 )
 from align_keras.embedders.loading import worker_model
 from align_keras.embedders.locations import locate_model
-from align_keras.runs.corpus_build import (
-    CorpusBuild,
-    StageFolder,
-    Tables,
-    build_corpus,
-)
+from align_keras.runs.corpus_build import build_corpus
+from align_keras.runs.corpus_stages import CorpusBuild, CorpusStage
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, locked
 from align_keras.utils.progress import say
@@ -149,92 +145,92 @@ class _ScoreStages:
         """SHA-256 of the list of the shards with their checksums."""
         return index_digest(self.folder)
 
-    def shard_tasks(self, folder: StageFolder, **options: Any) -> list[dict]:
+    def shard_tasks(self, stage: CorpusStage, **options: Any) -> list[dict]:
         """Returns a task with the path of a shard and of its table for each shard."""
         return [
             {
                 "shard": str(self.folder / name),
                 "images": count,
-                "table": _score_table_path(folder, number),
+                "table": stage.table("part", number),
                 **options,
             }
             for number, (name, count) in enumerate(self.counts.items())
         ]
 
-    def read_texts(self) -> Tables:
+    def read_texts(self) -> CorpusStage:
         """Reads the captions and their languages."""
         detects = importlib.util.find_spec("py3langid") is not None
 
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        def compute(stage: CorpusStage) -> tuple[dict, tuple[str, ...]]:
             say(f"corpus score: captions of {sum(self.counts.values()):,} images")
-            tasks = self.shard_tasks(folder, detects=detects)
-            self.build.run(read_shard_texts, tasks, folder)
+            tasks = self.shard_tasks(stage, detects=detects)
+            self.build.run(read_shard_texts, tasks, stage)
             return {"tables": len(tasks)}, ()
 
         inputs = [self.digest, detector_version() if detects else None]
         return self.build.stage("score_texts", inputs, compute)
 
-    def embed_pairs(self, model: str) -> Tables:
+    def embed_pairs(self, model: str) -> CorpusStage:
         """Embeds the images and captions, and computes their cosines."""
         embedder = worker_model(model)
 
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        def compute(stage: CorpusStage) -> tuple[dict, tuple[str, ...]]:
             say(
                 f"corpus score: embedding {sum(self.counts.values()):,} images with "
                 f"{embedder.name}"
             )
             tasks = self.shard_tasks(
-                folder, model=model, fingerprint=embedder.fingerprint
+                stage, model=model, fingerprint=embedder.fingerprint
             )
-            self.build.run(embed_shard_pairs, tasks, folder, in_process=True)
+            self.build.run(embed_shard_pairs, tasks, stage, in_process=True)
             return {"tables": len(tasks)}, ()
 
         inputs = [self.digest, embedder.fingerprint]
         return self.build.stage("score_similarity", inputs, compute)
 
-    def call_hook(self, name: str, function: str) -> Tables:
+    def call_hook(self, name: str, function: str) -> CorpusStage:
         """Computes a column by a function of the user."""
 
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        def compute(stage: CorpusStage) -> tuple[dict, tuple[str, ...]]:
             say(f"corpus score: {name} by {function}")
-            tasks = self.shard_tasks(folder, name=name, function=function)
-            self.build.run(score_shard_by_hook, tasks, folder)
+            tasks = self.shard_tasks(stage, name=name, function=function)
+            self.build.run(score_shard_by_hook, tasks, stage)
             return {"tables": len(tasks)}, ()
 
         inputs = [self.digest, name, function]
         return self.build.stage("score_hook", inputs, compute)
 
-    def join(self, texts: Tables, columns: Sequence[Tables]) -> ScoreTable:
+    def join(self, texts: CorpusStage, columns: Sequence[CorpusStage]) -> ScoreTable:
         """Joins the columns of all stages to `OUT/scores.parquet`."""
         score = self.build.config.score
         path = self.build.out / SCORES
 
-        def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
+        def compute(stage: CorpusStage) -> tuple[dict, tuple[str, ...]]:
             metadata = {
                 "shards": self.digest,
-                "key": folder.key,
+                "key": stage.key,
                 "model": score.model,
             }
             paths = zip(
-                texts.paths(), *(tables.paths() for tables in columns), strict=True
+                texts.tables(), *(column.tables() for column in columns), strict=True
             )
             tables = map(_join_columns, paths)
             first = next(tables)
             schema = with_metadata(first.schema, metadata)
-            with table_writer(folder.path / SCORES, schema, batches=True) as append:
+            with table_writer(stage.path / SCORES, schema, batches=True) as append:
                 for table in itertools.chain([first], tables):
                     append(table.cast(schema).to_batches())
             return {"tables": 0}, ()
 
         inputs = [
             self.digest,
-            texts.folder.key,
-            [tables.folder.key for tables in columns],
+            texts.key,
+            [column.key for column in columns],
         ]
-        folder = self.build.stage("score", inputs, compute).folder
-        if not _is_placed(path, folder.key):
+        stage = self.build.stage("score", inputs, compute)
+        if not _is_placed(path, stage.key):
             with atomic_path(path) as temporary:
-                shutil.copyfile(folder.path / SCORES, temporary)
+                shutil.copyfile(stage.path / SCORES, temporary)
         return ScoreTable(path)
 
 
@@ -244,10 +240,6 @@ def _is_placed(path: pathlib.Path, key: str) -> bool:
         return ScoreTable(path).metadata["key"] == key
     except InputError:  # The file is missing or damaged.
         return False
-
-
-def _score_table_path(folder: StageFolder, number: int) -> str:
-    return str(folder.path / f"part-{number:05d}.parquet")
 
 
 def _write_columns(path: str, table: Any) -> None:

@@ -246,7 +246,7 @@ def walk_backwards(*arguments, **options):
 def test_finished_tasks_are_not_repeated(built, sources, monkeypatch):
     out = built[0]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
-    monkeypatch.setattr("align_keras.runs.corpus_build.run_tasks", _fail)
+    monkeypatch.setattr("align_keras.runs.corpus_stages.run_tasks", _fail)
     monkeypatch.setattr("align_keras.runs.corpus_build.learn_vocabulary", _fail)
     # Without options, the command uses the sources of the last call.
     assert run("corpus", "build", f"--out={out}") == built[1]

@@ -8,7 +8,7 @@ import pytest
 
 from align_keras import load_model
 from align_keras.cli.main import main
-from align_keras.runs import corpus_build
+from align_keras.runs import corpus_copies
 from tests.helpers import small_corpus
 from tests.helpers.small import small_align
 from tests.helpers.small_corpus import ONE_WORKER, arguments, funnel_of, run
@@ -70,7 +70,7 @@ def read_dropped_images(out):
 def test_an_interrupted_command_embeds_no_image_again(folder, tmp_path, monkeypatch):
     model = load_model(folder / "model")
     encode_images = model.encode_images
-    find_duplicates, batch_sizes = corpus_build.find_duplicates, []
+    find_duplicates, batch_sizes = corpus_copies.find_duplicates, []
 
     def encode_and_count(batch):
         batch_sizes.append(len(batch))
@@ -80,11 +80,11 @@ def test_an_interrupted_command_embeds_no_image_again(folder, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(model, "encode_images", encode_and_count)
-    monkeypatch.setattr(corpus_build, "worker_model", lambda name, runtime: model)
-    monkeypatch.setattr(corpus_build, "find_duplicates", interrupt)
+    monkeypatch.setattr(corpus_copies, "worker_model", lambda name, runtime: model)
+    monkeypatch.setattr(corpus_copies, "find_duplicates", interrupt)
     main(command(folder, tmp_path))
     assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(batch_sizes) == 34
-    monkeypatch.setattr(corpus_build, "find_duplicates", find_duplicates)
+    monkeypatch.setattr(corpus_copies, "find_duplicates", find_duplicates)
     assert count_copies(run(*command(folder, tmp_path))) == COPIES
     assert sum(batch_sizes) == 34
     names = {path.name for path in tmp_path.glob("stages/dedup-*/*")}

@@ -3,7 +3,7 @@
 import pytest
 
 from align_keras.config import load_corpus_config
-from align_keras.runs import corpus_build
+from align_keras.runs import corpus_stages
 from tests.helpers.small_corpus import ONE_WORKER, draw, funnel_of, run
 
 pytest.importorskip("selectolax")
@@ -42,7 +42,7 @@ def test_opt_outs_are_counted_and_the_setting_repeats_the_stage(
     # The next command uses the saved setting.
     assert load_corpus_config([out / "corpus.yaml"]).opt_out == "ignore"
     assert extract(out) == {"pairs found": 3}
-    monkeypatch.setattr(corpus_build, "run_tasks", None)
+    monkeypatch.setattr(corpus_stages, "run_tasks", None)
     assert extract(out, HONOR) == honored, "both results are kept"
 
 
@@ -53,5 +53,5 @@ def test_sources_without_pages_do_not_depend_on_the_setting(
     out = tmp_path / "out"
     numbers = extract(out, f"--source=table:{pages / 'pairs.csv'}")
     assert numbers == {"pairs found": 1}
-    monkeypatch.setattr(corpus_build, "run_tasks", None)
+    monkeypatch.setattr(corpus_stages, "run_tasks", None)
     assert extract(out, IGNORE) == numbers

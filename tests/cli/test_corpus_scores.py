@@ -183,7 +183,7 @@ def test_languages_of_captions(scored):
 def test_a_second_call_computes_nothing(scored, monkeypatch):
     out, output = scored
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
-    monkeypatch.setattr("align_keras.runs.corpus_build.run_tasks", _fail)
+    monkeypatch.setattr("align_keras.runs.corpus_stages.run_tasks", _fail)
     assert run("corpus", "score", f"--out={out}", *ONE_WORKER) == output
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == times
 

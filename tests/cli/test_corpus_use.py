@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.runs import corpus_build
+from align_keras.runs import corpus_stages
 from tests.helpers import small_corpus
 from tests.helpers.oracle_process import needs
 from tests.helpers.small_corpus import ONE_WORKER, arguments, run
@@ -25,7 +25,7 @@ def test_a_source_that_changes_during_the_build_is_reported(
 ):
     sources = small_corpus.write_sources(tmp_path)
     out, page = tmp_path / "out", tmp_path / "pages" / "index.html"
-    run_tasks, names_of_tasks = corpus_build.run_tasks, []
+    run_tasks, names_of_tasks = corpus_stages.run_tasks, []
 
     def run_and_move_page(function, tasks, folder, **options):
         names_of_tasks.append(function.__name__)
@@ -33,7 +33,7 @@ def test_a_source_that_changes_during_the_build_is_reported(
             os.rename(page, tmp_path / "elsewhere")
         return run_tasks(function, tasks, folder, **options)
 
-    monkeypatch.setattr(corpus_build, "run_tasks", run_and_move_page)
+    monkeypatch.setattr(corpus_stages, "run_tasks", run_and_move_page)
     command = arguments("extract", sources, out, *ONE_WORKER)
     assert main(command) == 1
     error = capsys.readouterr().err.splitlines()[-1]

@@ -41,7 +41,7 @@ def test_the_funnel_has_rows_for_cleaned_captions_and_file_names():
         counter.keep(len(list(extract_pairs(html, "https://e.org/", counter))))
         counters.append(counter.as_metadata())
     extracted = types.SimpleNamespace(facts={"counts": merged_counts(counters)})
-    corpus = types.SimpleNamespace(config=CorpusConfig(), tables={"extract": extracted})
+    corpus = types.SimpleNamespace(config=CorpusConfig(), stages={"extract": extracted})
     assert corpus_funnel(corpus) == [
         ("pairs found", 4, False),
         ("captions cleaned of a permalink", 2, False),

@@ -44,7 +44,7 @@ def test_a_folder_of_images_only_is_an_evaluation_set(source, tmp_path, capsys):
     small_corpus.draw(1).save(folder / "image.png")
     against = [f"folder:{folder}"]
     corpus = build(source, "dedup", against)
-    [dropped] = corpus.tables["dedup"].facts["dropped"]
+    [dropped] = corpus.stages["dedup"].facts["dropped"]
     assert dropped[1] == "near an evaluation image"
     assert "isn't compared" not in capsys.readouterr().err
     (folder / "broken.png").write_bytes(b"no image")

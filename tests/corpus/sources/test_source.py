@@ -441,9 +441,9 @@ def filter_source(spec, out, **thresholds):
         }
     )
     corpus = build_corpus(out, config, "filter", workers=1)
-    counts = corpus.tables["filter"].facts["counts"]
+    counts = corpus.stages["filter"].facts["counts"]
     reasons = {reason: count for reason, count in counts.items() if count}
-    return reasons, corpus.tables["extract"].facts["counts"].get("notes", {})
+    return reasons, corpus.stages["extract"].facts["counts"].get("notes", {})
 
 
 DROPPED = {"shorter side": 3, "aspect": 1}

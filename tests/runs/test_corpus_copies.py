@@ -10,7 +10,7 @@ from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
     ImageSet,
 )
-from align_keras.runs.corpus_build import CopySearch
+from align_keras.runs.corpus_copies import search_copies
 
 EMBEDDING = "duplicates.mode=embedding,duplicates.encoder=m,"
 REASONS = {"near": NEAR_DUPLICATE, "copy": NEAR_EVALUATION, "equal": DUPLICATE}
@@ -76,7 +76,7 @@ def hashes():
 def test_copies_are_dropped_by_their_threshold(make_sets, override, expected):
     config = load_corpus_config(params_override=[override.rstrip(",")]).duplicates
     corpus, evaluation_sets = make_sets()
-    dropped_images = CopySearch(corpus, config).find(evaluation_sets)
+    dropped_images = search_copies(corpus, evaluation_sets, config)
     assert {dropped.image_key for dropped in dropped_images} == expected
     for dropped in dropped_images:
         assert dropped.reason == REASONS.get(dropped.image_key, NEAR_EVALUATION)
