@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_changes(results: dict) -> None:
     """Prints a table of recall before and after for each data set."""
-    from align_keras.reports.report import DIRECTIONS
+    from align_keras.reports.run_report import DIRECTIONS
 
     columns = ("direction", "k", "before %", "after %", "change", "95% interval")
     for name, changes in results["changes"].items():

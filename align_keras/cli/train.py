@@ -155,7 +155,7 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     if as_json:
         print_json(dict(sorted(metrics.items())))
         return
-    from align_keras.reports.report import DIRECTIONS, retrieval_rows, width_rows
+    from align_keras.reports.run_report import DIRECTIONS, retrieval_rows, width_rows
 
     rows = [
         (

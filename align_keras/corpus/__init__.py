@@ -1,4 +1,8 @@
-"""Clean image-caption pairs from raw sources, with counts of the dropped pairs."""
+"""Clean image-caption pairs from raw sources, with counts of the dropped pairs.
+
+`align_keras.datasets` opens finished corpora and benchmarks, and `align_keras.data`
+turns their examples into batches.
+"""
 
 from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.corpus.filters.pairs import Pair, filter_pairs

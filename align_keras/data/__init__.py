@@ -1,4 +1,8 @@
-"""Input pipelines from stored pairs to batches."""
+"""Input pipelines from image-caption pairs to batches.
+
+`align_keras.corpus` builds corpora from raw sources, and `align_keras.datasets` opens
+finished corpora and benchmarks.
+"""
 
 from align_keras.data.batches import batch_ids, training_batches
 from align_keras.data.labeled_batches import (

@@ -1,4 +1,7 @@
-"""TFDS builders of the corpora.
+"""Finished corpora as TFDS builders, and readers of benchmarks.
+
+`align_keras.corpus` builds corpora from raw sources, and `align_keras.data` turns their
+examples into batches.
 
 Importing this module registers the builders with TFDS, if it is installed.
 
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
-    "CORPUS_NAMES": "align_keras.datasets.build",
+    "CORPUS_NAMES": "align_keras.datasets.named_corpora",
     "GroupedPairs": "align_keras.datasets.grouped_pairs",
     "Icons": "align_keras.datasets.icons",
     "Mixture": "align_keras.datasets.mixture",
@@ -24,7 +27,7 @@ _PUBLIC = {
     "SelectedPairs": "align_keras.datasets.selected_pairs",
     "Stamps": "align_keras.datasets.stamps",
     "UserPairs": "align_keras.datasets.user_pairs",
-    "open_corpus": "align_keras.datasets.build",
+    "open_corpus": "align_keras.datasets.named_corpora",
     "open_sources": "align_keras.datasets.source_pairs",
 }
 __all__ = [
@@ -41,11 +44,11 @@ __all__ = [
 
 
 if TYPE_CHECKING:
-    from align_keras.datasets.build import CORPUS_NAMES as CORPUS_NAMES
-    from align_keras.datasets.build import open_corpus as open_corpus
     from align_keras.datasets.grouped_pairs import GroupedPairs as GroupedPairs
     from align_keras.datasets.icons import Icons as Icons
     from align_keras.datasets.mixture import Mixture as Mixture
+    from align_keras.datasets.named_corpora import CORPUS_NAMES as CORPUS_NAMES
+    from align_keras.datasets.named_corpora import open_corpus as open_corpus
     from align_keras.datasets.prepared_pairs import PreparedPairs as PreparedPairs
     from align_keras.datasets.selected_pairs import SelectedPairs as SelectedPairs
     from align_keras.datasets.source_pairs import open_sources as open_sources

@@ -28,8 +28,8 @@ from align_keras.corpus.sources.source_files import (
     list_files,
     one_file,
 )
-from align_keras.datasets.build import open_corpus
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.named_corpora import open_corpus
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.pillow_images import graph_image
 from align_keras.utils.progress import say

@@ -6,12 +6,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols.data_sets import (
-    NAMED,
-    folder_of,
-    join_metadata_columns,
-    refuse_options,
-)
 from align_keras.protocols.protocol import (
     Evaluation,
     ItemStatistics,
@@ -19,6 +13,12 @@ from align_keras.protocols.protocol import (
     columns_of_rows,
     define_protocol,
     missing_images_metric,
+)
+from align_keras.protocols.public_data import (
+    NAMED,
+    folder_of,
+    join_metadata_columns,
+    refuse_options,
 )
 from align_keras.utils.errors import InputError
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from align_keras.protocols.data_sets import join_metadata_columns
 from align_keras.protocols.protocol import (
     Evaluation,
     ItemStatistics,
@@ -16,6 +15,7 @@ from align_keras.protocols.protocol import (
     first_names,
     missing_images_metric,
 )
+from align_keras.protocols.public_data import join_metadata_columns
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 

@@ -15,7 +15,6 @@ from align_keras.protocols.class_protocols import (
     tfds_name,
     train_and_test,
 )
-from align_keras.protocols.data_sets import join_metadata_columns, preparation_steps
 from align_keras.protocols.protocol import (
     Evaluation,
     ItemStatistics,
@@ -23,6 +22,7 @@ from align_keras.protocols.protocol import (
     define_protocol,
     first_names,
 )
+from align_keras.protocols.public_data import join_metadata_columns, preparation_steps
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:

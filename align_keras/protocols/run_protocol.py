@@ -20,7 +20,6 @@ from align_keras.protocols import (
     fine_tuning_protocols,
 )
 from align_keras.protocols.class_protocols import unusual_splits
-from align_keras.protocols.data_sets import NAMED, missing_download, preparation_steps
 from align_keras.protocols.paper_results import (
     figures_as_shares,
     paper_figures,
@@ -33,6 +32,7 @@ from align_keras.protocols.protocol import (
     Request,
     first_names,
 )
+from align_keras.protocols.public_data import NAMED, missing_download, preparation_steps
 from align_keras.utils.arguments import check_number, did_you_mean, refuse_unknown
 from align_keras.utils.errors import InputError, check_tensorflow, needs_tensorflow
 from align_keras.utils.files import replaceable_file

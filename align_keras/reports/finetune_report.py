@@ -12,7 +12,7 @@ from align_keras.evaluation.slices import item_outcomes, mean_statistics, sliced
 from align_keras.reports.charts import Series, line_chart
 from align_keras.reports.examples import ExampleQuery
 from align_keras.reports.page_template import write_page
-from align_keras.reports.report import (
+from align_keras.reports.run_report import (
     DIRECTIONS,
     data_tables,
     flattened,

@@ -18,7 +18,6 @@ from align_keras.reports.charts import (
 )
 from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import write_page
-from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
     MetricSlice,
     PaperFigures,
@@ -32,6 +31,7 @@ from align_keras.reports.result_tables import (
     tables_of_many_models,
     without_chance,
 )
+from align_keras.reports.run_report import DIRECTIONS, installed_versions
 
 _MAX_TILES = 4
 # Number of slice charts. The table below the charts has all slices.

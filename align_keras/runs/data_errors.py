@@ -30,7 +30,7 @@ def explain_data_errors(task: TaskConfig) -> Iterator[None]:
             raise InputError(message.splitlines()[0]) from error
         error_types = (type(error).__name__, type(error.__cause__).__name__)
         if "DataLossError" in error_types:
-            from align_keras.datasets.build import refuse_damaged
+            from align_keras.datasets.named_corpora import refuse_damaged
 
             for corpus in (task.train_data.corpus, task.validation_data.corpus):
                 if corpus and os.path.isdir(corpus):

@@ -14,7 +14,7 @@ from align_keras.export.saved_model import write_saved_models
 from align_keras.export.serving_files import write_serving_files
 from align_keras.models import ALIGN
 from align_keras.reports.examples import contact_sheet
-from align_keras.reports.report import write_report
+from align_keras.reports.run_report import write_report
 from align_keras.runs.about_run import about_run
 from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index

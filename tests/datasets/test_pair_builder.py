@@ -14,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.build import open_corpus
+from align_keras.datasets.named_corpora import open_corpus
 from align_keras.datasets.pair_builder import (
     ImageLayout,
     PairBuilder,

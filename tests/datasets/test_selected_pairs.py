@@ -19,8 +19,8 @@ from align_keras.data.stored_pairs import (
     stored_images,
 )
 from align_keras.datasets import open_sources
-from align_keras.datasets.build import open_corpus
 from align_keras.datasets.fingerprints import pairs_fingerprint
+from align_keras.datasets.named_corpora import open_corpus
 from align_keras.runs.run_checks import check_run_config
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError

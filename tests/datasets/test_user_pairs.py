@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.build import open_corpus
+from align_keras.datasets.named_corpora import open_corpus
 from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 from align_keras.utils.errors import InputError
 

@@ -1,8 +1,8 @@
 import math
 import re
 
-from align_keras.reports import report as report_tables
-from align_keras.reports.report import RetrievalRow
+from align_keras.reports import run_report as report_tables
+from align_keras.reports.run_report import RetrievalRow
 
 HISTORY = [
     {"step": 10, "loss": 5.0, "learning_rate": 1e-3},

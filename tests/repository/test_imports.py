@@ -66,7 +66,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     # Benchmarks of the paper, from their data to their metrics.
     "protocols": (
         "reports",
-        "search",
         "embedders",
         "training",
         "data",

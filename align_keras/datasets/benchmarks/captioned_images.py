@@ -352,7 +352,7 @@ def stamps_captions_by_language(
     """
     # These modules import TFDS, which the other readers don't need.
     from align_keras.datasets.benchmarks.labeled_images import read_stored_images
-    from align_keras.datasets.build import open_corpus
+    from align_keras.datasets.named_corpora import open_corpus
     from align_keras.datasets.stamps import LANGUAGES
 
     by_language = {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras.reports.examples import ExampleHit, ExampleQuery
-from align_keras.reports.report import installed_versions, write_report
+from align_keras.reports.run_report import installed_versions, write_report
 from tests.helpers.pages import Page, gray_image
 
 # Text that would break the page if it were not escaped.

@@ -1,4 +1,4 @@
-"""Preparation of the corpora by name."""
+"""Opens and prepares corpora by their names."""
 
 import contextlib
 import hashlib
