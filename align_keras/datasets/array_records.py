@@ -70,7 +70,7 @@ def stored_examples(
 
     Args:
         builder: prepared TFDS builder.
-        split: str, such as `"train[:10%]"`.
+        split: for example `"train[:10%]"`.
         decoders: decoders of TFDS.
 
     Returns:
@@ -97,7 +97,7 @@ def split_records(builder: Any, split: str) -> "tf.data.Dataset":
 
     Args:
         builder: `SourcePairs` or `SelectedPairs`.
-        split: str, such as `"train[:10%]"`.
+        split: for example `"train[:10%]"`.
 
     Returns:
         `tf.data.Dataset` of serialized examples, scalar str tensors.

@@ -31,7 +31,7 @@ def pairs_fingerprint(builder: Any, split: str) -> str:
     Args:
         builder: prepared TFDS builder, `Mixture`, `SourcePairs` or
             `SelectedPairs`.
-        split: str, such as `"train[:90%]"`. The fingerprint covers each named split as
+        split: for example `"train[:90%]"`. The fingerprint covers each named split as
             a whole.
 
     Returns:

@@ -152,7 +152,7 @@ def read_font_and_charmap(
 
     Args:
         folder: font folder of qtawesome.
-        stem: str, name of the font's file without its version.
+        stem: name of the font's file without its version.
 
     Returns:
         `(path, charmap)`: the font, and a dict from the name of a glyph to its code

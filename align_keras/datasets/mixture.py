@@ -123,7 +123,7 @@ class Mixture:
 
         Args:
             sizes: number of turns of each member in one cycle, from `shares`.
-            start: int, number of turns to skip.
+            start: number of turns to skip.
 
         Returns:
             `(turns, taken)`: an endless data set of member indices, int64, and the

@@ -49,29 +49,29 @@ def open_corpus(
     """Prepares a corpus if needed and returns its builder.
 
     Args:
-        name: str, `"icons"`, `"stamps"`, `"pairs"`, or the folder of a corpus that
+        name: `"icons"`, `"stamps"`, `"pairs"`, or the folder of a corpus that
             `align-keras corpus` built. `"stamps/de"` selects a language of the stamps.
             A folder of `PreparedPairs` is also valid. Several names of `"icons"`,
             stamps and folders of `PreparedPairs`, joined by `+`, form a `Mixture`.
-        data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
+        data_dir: folder of the prepared corpora. Defaults to the folder of
             TFDS.
         pairs: str or path of the user's table or folder, only for `"pairs"`. See
             `align_keras.corpus.pair_files.read_pairs`.
-        image_column: str, column of the image paths. By default it is detected by its
+        image_column: column of the image paths. By default it is detected by its
             name.
-        caption_column: str, column of the captions. By default it is detected by its
+        caption_column: column of the captions. By default it is detected by its
             name.
         caption_sources: names of the sources of captions in the table, or None. See
             `align_keras.corpus.pair_files.read_pairs`.
-        encoding: str, encoding of the table or of the caption files.
+        encoding: encoding of the table or of the caption files.
         max_bad_fraction: float in [0, 1]. The build fails if a larger fraction of the
             pairs is bad.
-        shorter_side: int, the shorter side in pixels that training needs, or None. The
+        shorter_side: the shorter side in pixels that training needs, or None. The
             images of `"pairs"` are stored with this size, but with no less than 346. A
             folder with smaller images raises an error.
-        split_by: str, `"image"` for the splits `train` and `test` of `"pairs"`, or
+        split_by: `"image"` for the splits `train` and `test` of `"pairs"`, or
             `"image_and_caption"` for the splits of `GroupedPairs`.
-        where: str, condition on the scores of `align-keras corpus score` that selects
+        where: condition on the scores of `align-keras corpus score` that selects
             the pairs of a corpus, such as `"similarity > 0.2"`, or None for all pairs.
             It requires the folder of the shards as `name`.
         repeats: dict from the name of a corpus in a mixture to the number of times that
@@ -147,8 +147,8 @@ def damaged_shards(folder: str, whole: bool = False) -> list[str]:
     """Returns the names of the shards that differ from `index.json`.
 
     Args:
-        folder: str, folder of the shards. If it has no index, nothing is compared.
-        whole: bool, whether to compare checksums as well as sizes.
+        folder: folder of the shards. If it has no index, nothing is compared.
+        whole: whether to compare checksums as well as sizes.
     """
     index = read_json(os.path.join(folder, INDEX))
     damaged = []

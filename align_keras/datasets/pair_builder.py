@@ -39,15 +39,14 @@ class RawPair:
     """An image with its captions before it is decoded.
 
     Attributes:
-        id: str, unique id of the example.
+        id: unique id of the example.
         source: argument of `PairBuilder._load`, by default the path or the bytes of an
             image.
-        captions: tuple of str.
         caption_sources: tuple of str, the source of each caption, or an empty tuple.
         category: str, or "" if the corpus has no categories.
         split: str, or None to choose the split by the pixels of the image.
-        where: str, position of the pair in its source for error messages.
-        pairs: int, number of pairs that count as kept or dropped.
+        where: position of the pair in its source for error messages.
+        pairs: number of pairs that count as kept or dropped.
     """
 
     id: str
@@ -333,10 +332,10 @@ class ImageLayout:
     """Layout of the stored images of a corpus. Images are never enlarged.
 
     Attributes:
-        size: int, in pixels. Limits the side of a square image, or the shorter side of
+        size: in pixels. Limits the side of a square image, or the shorter side of
             an image that keeps its aspect.
-        square: bool, whether to center the image on a white square.
-        margin: bool, whether to add an eighth of the size in white on each side.
+        square: whether to center the image on a white square.
+        margin: whether to add an eighth of the size in white on each side.
             Evaluation crops the middle 289/346 of a side (Jia et al. 2021, section 5).
         encoding: `"png"`, or `"jpeg"` for quality 92 without chroma subsampling.
     """
@@ -373,8 +372,8 @@ def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Imag
 
     Args:
         image: PIL image.
-        size: int, largest side of the square in pixels.
-        margin: float, white margin on each side as a fraction of the image's size.
+        size: largest side of the square in pixels.
+        margin: white margin on each side as a fraction of the image's size.
     """
     image = limit_image(image, int(size / (1 + 2 * margin)))
     side = min(size, round(max(image.size) * (1 + 2 * margin)))
@@ -423,7 +422,7 @@ def hashed_test_keys(
     Args:
         image_keys: pixel keys of the images.
         fraction: float in [0, 1], approximate fraction of test images.
-        at_most: int, largest number of test images, or None.
+        at_most: largest number of test images, or None.
 
     Returns:
         set of the chosen keys. It contains at least one key and never all keys.

@@ -42,10 +42,10 @@ class SelectedPairs:
     Args:
         builder: prepared TFDS builder of the shards of a corpus. `align-keras corpus
             score` must have written their scores.
-        where: str, condition on the columns of the scores.
+        where: condition on the columns of the scores.
 
     Attributes:
-        name: str, name of the corpus and the condition, for messages.
+        name: name of the corpus and the condition, for messages.
         builder: prepared TFDS builder of all pairs.
         selection: `align_keras.corpus.scores.Selection`.
         info: object with `splits`, `features`, `file_format` and `metadata`.
@@ -137,7 +137,7 @@ class SelectedPairs:
         """Reads a split in the stored order.
 
         Args:
-            split: str, such as `"train[:10%]"`.
+            split: for example `"train[:10%]"`.
             decoders: decoders of TFDS.
             **reading: other options of a TFDS builder, which have no effect.
         """
@@ -205,9 +205,8 @@ class _SelectedSplits(Mapping):
     such as `"train[:10%]"`.
 
     Args:
-        name: str, name of the selected pairs for messages.
+        name: name of the selected pairs for messages.
         splits: splits of all pairs.
-        selection: `Selection`.
     """
 
     def __init__(self, name: str, splits: Any, selection: Selection) -> None:

@@ -91,21 +91,21 @@ def open_sources(
             `KIND:` (`webdataset`, `tfrecord`, `parquet` or `arrow`).
         weights: sequence of float > 0, the share of each source in the batches. By
             default the shares follow the numbers of images.
-        image_column: str, column of the images in Parquet and Arrow files. By default
+        image_column: column of the images in Parquet and Arrow files. By default
             it is detected by its name.
-        caption_column: str, column of the captions in Parquet and Arrow files. By
+        caption_column: column of the captions in Parquet and Arrow files. By
             default it is detected by its name.
         caption_sources: list of str, the names of several sources of captions. They are
             columns of Parquet and Arrow files, keys of the `.json` members of a tar, or
             features of TFRecord files. The key `caption` of a tar is its `.txt` member.
             A record has the captions of all its sources, and the source of each caption
             in the feature `caption_sources`. An empty list reads one column or key.
-        where: str, condition on the scores of `align-keras corpus score`, which selects
+        where: condition on the scores of `align-keras corpus score`, which selects
             pairs as in `open_corpus`, or None for all pairs. It requires that all
             sources are built corpora.
         max_bad_fraction: float in [0, 1], the largest fraction of records without a
             caption or an image.
-        shorter_side: int, the shorter side in pixels that training needs from the
+        shorter_side: the shorter side in pixels that training needs from the
             images of a built corpus, or None.
 
     Returns:
@@ -179,7 +179,7 @@ def _check_caption_sources(
 
     Args:
         members: dict from the name of a member to its `SourcePairs` or TFDS builder.
-        caption_sources: list of str, argument of `open_sources`.
+        caption_sources: argument of `open_sources`.
     """
     counts = np.zeros(len(caption_sources), np.int64)
     for name, member in members.items():
@@ -209,10 +209,10 @@ class SourcePairs:
     image is reported and replaced by the next sound image of its file.
 
     Args:
-        name: str, a source as in `open_sources`.
-        image_column: str, argument of `open_sources`.
-        caption_column: str, argument of `open_sources`.
-        caption_sources: list of str, argument of `open_sources`.
+        name: a source as in `open_sources`.
+        image_column: argument of `open_sources`.
+        caption_column: argument of `open_sources`.
+        caption_sources: argument of `open_sources`.
         max_bad_fraction: float in [0, 1], the largest fraction of records without a
             caption or an image.
 

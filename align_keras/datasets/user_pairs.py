@@ -28,9 +28,9 @@ class UserPairsConfig(tfds.core.BuilderConfig):
     """Configuration of `UserPairs`, created by `user_pairs_config`.
 
     Attributes:
-        path: str, table or folder.
+        path: table or folder.
         reading: dict of options for `align_keras.corpus.pair_files.read_pairs`.
-        shorter_side: int, largest shorter side of the stored images, in pixels.
+        shorter_side: largest shorter side of the stored images, in pixels.
     """
 
     path: str = ""
@@ -48,7 +48,7 @@ def user_pairs_config(
 
     Args:
         path: table or folder of pairs.
-        shorter_side: int, largest shorter side of the stored images, in pixels.
+        shorter_side: largest shorter side of the stored images, in pixels.
         **reading: options for `align_keras.corpus.pair_files.read_pairs`.
 
     Returns:

@@ -31,8 +31,8 @@ class WebPairs(LocalBuilder, skip_registration=True):
 
     Args:
         images: callable that returns an iterator over the examples, as dicts.
-        description: str, description of the data set.
-        notes: dict, metadata of the data set.
+        description: description of the data set.
+        notes: metadata of the data set.
         test_fraction: float in [0, 1], fraction of the images in the `test` split.
         **kwargs: arguments of `tfds.core.GeneratorBasedBuilder`.
     """
@@ -116,7 +116,7 @@ def write_web_pairs(
         folder: folder of the corpus.
         images: callable that returns an iterator over the examples, as dicts.
         config: `ShardsConfig`.
-        notes: dict, metadata of the data set.
+        notes: metadata of the data set.
 
     Returns:
         dict with the number of images, in total and by split.

@@ -57,10 +57,10 @@ def classification_metrics(
     """Yields the accuracies of a classification.
 
     Args:
-        name: str, prefix of the metric names, such as `"zero_shot"`.
+        name: prefix of the metric names, such as `"zero_shot"`.
         classification: `Classification`.
         labels: integer array (images,).
-        classes: int, number of classes to choose from.
+        classes: number of classes to choose from.
 
     Yields:
         Pairs of str and float: `NAME/top_1`, `NAME/top_5` if there are more than five
@@ -253,7 +253,7 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
     Args:
         ranks: int array (runs, n), rank of the correct class for each run and image.
         labels: int array (n,).
-        classes: int, number of classes.
+        classes: number of classes.
 
     Yields:
         Pairs of str and float: `top_1`, `top_5` if there are more than five classes,

@@ -41,8 +41,8 @@ def rank_composed_queries(
         queries: sequence of objects with `image` (int, row of the image), `words`
             (str), `sign` (1 or -1) and `targets` (rows of the correct images, without
             `image`).
-        image_weight: float, weight of the image embedding.
-        text_weight: float, weight of the text embedding.
+        image_weight: weight of the image embedding.
+        text_weight: weight of the text embedding.
 
     Returns:
         dict of int64 arrays (queries,) with the rank of the best target. The key `""`
@@ -121,7 +121,7 @@ def composed_metrics(ranks: Ranks, queries: Sequence[Any], image_count: int) -> 
     Args:
         ranks: dict of int arrays (queries,) from `rank_composed_queries`.
         queries: sequence of the queries.
-        image_count: int, number of images.
+        image_count: number of images.
 
     Yields:
         Pairs of str and float: `recall_at_K`, and with the prefixes `paper/`,

@@ -94,7 +94,7 @@ class UnitRows:
     zero.
 
     Args:
-        name: str, name of the argument for messages.
+        name: name of the argument for messages.
         embeddings: real array (rows, dimension).
     """
 
@@ -136,12 +136,12 @@ def as_rows(
     """Converts row numbers to an int64 array (count,).
 
     Args:
-        name: str, name of the argument for the message.
+        name: name of the argument for the message.
         values: integers in [0, size).
-        count: int, required number of values.
-        size: int, number of rows of the gallery.
-        items: str, description of the items that have a value, for the message.
-        gallery: str, description of the gallery for the message.
+        count: required number of values.
+        size: number of rows of the gallery.
+        items: description of the items that have a value, for the message.
+        gallery: description of the gallery for the message.
 
     Raises:
         InputError: if the number, the type or the range of the values is wrong.
@@ -161,10 +161,10 @@ def check_range(name: str, values: np.ndarray, size: int, gallery: str) -> None:
     """Raises `InputError` unless all integers are in [0, size).
 
     Args:
-        name: str, name of the argument for the message.
+        name: name of the argument for the message.
         values: integer array.
-        size: int, number of rows of the gallery.
-        gallery: str, description of the gallery for the message.
+        size: number of rows of the gallery.
+        gallery: description of the gallery for the message.
     """
     outside = values[(values < 0) | (values >= size)]
     if outside.size:
@@ -190,7 +190,7 @@ def pair_scores(
         gallery: function from an int array (n,) of rows to a real array (n, dimension).
         owners: int array (pairs,), query of each pair.
         rows: int array (pairs,), gallery row of each pair.
-        chunk: int, number of pairs that are computed at once.
+        chunk: number of pairs that are computed at once.
 
     Returns:
         float64 array (pairs,).
@@ -216,7 +216,7 @@ class CountAtLeast:
     Args:
         queries: float64 array (queries, dimension) in fixed point.
         thresholds: float64 array (queries,).
-        block_size: int, maximum number of rows per call.
+        block_size: maximum number of rows per call.
 
     Call arguments:
         rows: float64 array (rows, dimension) in fixed point.

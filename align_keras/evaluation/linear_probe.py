@@ -32,8 +32,8 @@ class FittedRegression(NamedTuple):
     Attributes:
         weights: float64 array (dimension + 1, classes). The last row contains the
             intercepts.
-        iterations: int, number of L-BFGS iterations.
-        slope: float, largest absolute entry of the gradient at the end.
+        iterations: number of L-BFGS iterations.
+        slope: largest absolute entry of the gradient at the end.
     """
 
     weights: np.ndarray
@@ -62,7 +62,7 @@ def fit_logistic_regression(
         penalty: float > 0, weight of the L2 penalty.
         start: float array (dimension + 1, classes), initial weights, zeros by default.
         max_iterations: int >= 1.
-        tolerance: float, largest absolute entry of the gradient at which the fit stops.
+        tolerance: largest absolute entry of the gradient at which the fit stops.
 
     Returns:
         `FittedRegression`.

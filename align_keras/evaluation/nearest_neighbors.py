@@ -108,7 +108,7 @@ class _Search:
         """Adds a block of gallery rows.
 
         Args:
-            first: int, gallery row of the first row of the block.
+            first: gallery row of the first row of the block.
             block: real array (rows, dimension).
         """
         fast = self._fast @ _scaled(block, np.frexp(self._norm)[1]).T
@@ -151,7 +151,7 @@ class _Search:
         """Scores selected pairs of a block again and merges them into the best rows.
 
         Args:
-            first: int, gallery row of the first row of the block.
+            first: gallery row of the first row of the block.
             block: real array (rows, dimension).
             owners: int array (pairs,), query of each pair.
             columns: int array (pairs,), row in the block of each pair.

@@ -241,7 +241,7 @@ def cxc_similarity_metrics(
             captions) to arrays of query rows, item rows and ratings, as returned by
             `align_keras.datasets.benchmarks.cxc_rated_rows`.
         samples: int >= 1, number of samples.
-        seed: int, seed of the samples.
+        seed: seed of the samples.
 
     Yields:
         Pairs of str and float: `TASK/spearman`, its standard deviation over the
@@ -284,7 +284,7 @@ class _ScoredTask:
     """Rated pairs of a CxC task with their cosines.
 
     Attributes:
-        name: str, `"sts"`, `"sis"` or `"sits"`.
+        name: `"sts"`, `"sis"` or `"sits"`.
         queries: int array (pairs,), row of the query.
         cosines: float array (pairs,).
         ratings: float array (pairs,).
@@ -333,7 +333,7 @@ def cxc_similarity_statistics(
     Args:
         images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
-        rated: dict, as for `cxc_similarity_metrics`.
+        rated: as for `cxc_similarity_metrics`.
 
     Returns:
         dict from metric name to `Statistic`.
@@ -436,8 +436,8 @@ def bootstrapped_spearman(
         queries: int array (pairs,), query of each rated pair.
         scores: real array (pairs,), scores of the model.
         ratings: real array (pairs,), human ratings.
-        samples: int, number of samples.
-        seed: int, seed of the samples.
+        samples: number of samples.
+        seed: seed of the samples.
 
     Returns:
         float64 array (samples,).

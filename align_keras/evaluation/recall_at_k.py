@@ -259,7 +259,7 @@ def chance_recall_at_k(
         positives: as for `recall_at_k`.
         gallery_rows: int >= 1, size of the gallery.
         ks: integers >= 1.
-        leave_out_self: bool, True if each query is a gallery row that it ignores.
+        leave_out_self: True if each query is a gallery row that it ignores.
 
     Returns:
         dict from each k to a float in (0, 1].

@@ -98,7 +98,7 @@ def unshared_positives(
     The paper evaluates its data sets in this way.
 
     Args:
-        image_count: int, number of images.
+        image_count: number of images.
         caption_image_index: integers, image row of each caption.
 
     Returns:
@@ -137,7 +137,7 @@ def shared_positives(
     Args:
         image_keys: sequence with a hashable key of each image, such as a digest of its
             pixels.
-        captions: sequence of str, all captions of all images.
+        captions: all captions of all images.
         caption_image_index: integers, image row of each caption. None means that
             caption i belongs to image i.
 

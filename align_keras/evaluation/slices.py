@@ -46,7 +46,7 @@ def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.nd
     """Returns arrays that mark the items with a rank below k.
 
     Args:
-        prefix: str, start of the keys.
+        prefix: start of the keys.
         ranks: int array (items,), -1 for items that metrics ignore.
         ks: integers >= 1.
 
@@ -133,7 +133,7 @@ def sliced_metrics(
     Args:
         statistics: dict from name to `Statistic`, such as the result of
             `mean_statistics`.
-        groups: sequence of str, group of each item.
+        groups: group of each item.
         samples: int >= 1, number of bootstrap samples.
         seed: int >= 0.
 

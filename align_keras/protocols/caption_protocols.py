@@ -165,9 +165,8 @@ class RetrievalResult:
         text_embeddings: float32 (captions, d).
         captions: list of str, the captions of all images.
         caption_image_index: int64 (captions,), the row of each caption's image.
-        positives: `RetrievalPositives`.
         ranks: dict from direction to the rank of the best positive of each query.
-        metrics: dict, recall@k of both directions with the numbers of queries and
+        metrics: recall@k of both directions with the numbers of queries and
             candidates.
     """
 
@@ -196,7 +195,7 @@ def rank_pairs(
         image_keys: sequence of n keys, equal for equal images. Equal images and equal
             captions then count as one target, because no model can distinguish them. If
             None, only the captions of an image are correct, as in the paper.
-        ks: sequence of int, the ranks of recall@k. Defaults to the ranks of the paper.
+        ks: the ranks of recall@k. Defaults to the ranks of the paper.
 
     Returns:
         `RetrievalResult`.
@@ -242,8 +241,8 @@ def evaluate_pairs(
     Args:
         encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
         pairs: `RetrievalSet`.
-        ks: sequence of int, the ranks of recall@k. Defaults to the ranks of the paper.
-        widths: sequence of int, numbers of first components of the embeddings at which
+        ks: the ranks of recall@k. Defaults to the ranks of the paper.
+        widths: numbers of first components of the embeddings at which
             recall is also measured.
 
     Returns:

@@ -33,8 +33,8 @@ class UsualSplits:
     """Splits of a data set that a protocol uses by default.
 
     Attributes:
-        test: str, split that is evaluated.
-        train: str, split to learn from, or None for data sets without a training split.
+        test: split that is evaluated.
+        train: split to learn from, or None for data sets without a training split.
     """
 
     test: str

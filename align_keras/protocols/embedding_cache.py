@@ -53,7 +53,7 @@ class CachedEncoders:
     Args:
         open_model: function that returns the `Embedder`. It is called on the first use.
         directory: folder of the caches.
-        engine: str, engine that computes the embeddings, as in `Request`.
+        engine: engine that computes the embeddings, as in `Request`.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class CachedEncoders:
         Args:
             images: paths, encoded images or uint8 arrays. Only a chunk of them is in
                 memory.
-            count: int, number of images.
+            count: number of images.
 
         Returns:
             Memory-mapped float32 array (count, d).
@@ -189,7 +189,7 @@ class EmbeddingCache:
         directory: folder.
         encode: function that converts a list of items to a float32 array (items, d), or
             raises `InputError` if an item can't be decoded.
-        chunk: int, number of items between two writes.
+        chunk: number of items between two writes.
         encode_all: function that converts a list of items to their embeddings, with
             rows of NaN for items that `encode` rejects. By default it calls `encode`.
     """

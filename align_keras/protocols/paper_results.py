@@ -16,12 +16,12 @@ class PaperResult:
     """One number of a table of the paper.
 
     Attributes:
-        table: int, number of the table.
-        protocol: str, name of the protocol in this package.
-        data: str, data set or setting.
-        model: str, name of the model in the paper.
-        metric: str, name of the protocol's metric.
-        value: float, percent.
+        table: number of the table.
+        protocol: name of the protocol in this package.
+        data: data set or setting.
+        model: name of the model in the paper.
+        metric: name of the protocol's metric.
+        value: percent.
     """
 
     table: int
@@ -51,8 +51,8 @@ def paper_figures(protocol: str, data: str) -> dict[int, dict[str, dict[str, flo
     """Returns the published numbers of a protocol on a data set.
 
     Args:
-        protocol: str, name of a protocol.
-        data: str, data set, with or without TFDS's version.
+        protocol: name of a protocol.
+        data: data set, with or without TFDS's version.
 
     Returns:
         dict from the number of a table to a dict from a model to a dict from a metric

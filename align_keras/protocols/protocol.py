@@ -154,12 +154,12 @@ class Protocol:
 
     Attributes:
         run: function of `CachedEncoders` and a `Request`. Its name is the protocol's.
-        help: str, description for the command line.
-        table: str, table in the paper, or "".
+        help: description for the command line.
+        table: table in the paper, or "".
         options: tuple of str, fields of `Request` that it uses in addition to `COMMON`.
-        data: str, the default data set, or None.
-        data_help: str, description of the data for the command line.
-        needs: str, the part of a model that the protocol needs. Exports have only
+        data: the default data set, or None.
+        data_help: description of the data for the command line.
+        needs: the part of a model that the protocol needs. Exports have only
             embeddings.
     """
 

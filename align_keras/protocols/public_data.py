@@ -16,8 +16,8 @@ class NamedSet(NamedTuple):
 
     Attributes:
         paths: tuple of str, files and folders that must exist.
-        source: str, address to download it from.
-        protocol: str, protocol that evaluates it.
+        source: address to download it from.
+        protocol: protocol that evaluates it.
     """
 
     paths: tuple[str, ...]
@@ -111,7 +111,7 @@ def join_metadata_columns(
         data: dataclass with `images`, `image_ids` and `columns`.
         request: `Request`.
         protocol_columns: names of columns that the protocol adds.
-        prefix: str, prefix of the ids of images without ids.
+        prefix: prefix of the ids of images without ids.
     """
     if request.metadata is None:
         return data

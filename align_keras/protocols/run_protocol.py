@@ -222,7 +222,7 @@ def unusual_options(protocol: str, request: Request) -> dict[str, str]:
     """Returns the options for splits and prompts that differ from the paper.
 
     Args:
-        protocol: str, a name of `PROTOCOLS`.
+        protocol: a name of `PROTOCOLS`.
         request: `Request`.
 
     Returns:
@@ -277,7 +277,7 @@ def open_encoders(
         model: as in `evaluate`.
         request: `Request`.
         cache: folder of embeddings, or None.
-        check: bool, whether to raise immediately if the model doesn't exist.
+        check: whether to raise immediately if the model doesn't exist.
     """
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
@@ -366,12 +366,10 @@ class SuiteRow:
 
     Attributes:
         tables: numbers of its tables in the paper.
-        protocol: str.
-        data: str.
-        runtime: str, runtime that computed the embeddings, or "" without metrics.
+        runtime: runtime that computed the embeddings, or "" without metrics.
         metrics: dict from name to value, empty if the protocol was skipped or failed.
-        skipped: str, instruction to get the missing data, or "".
-        failed: str, reason of a failure, or "".
+        skipped: instruction to get the missing data, or "".
+        failed: reason of a failure, or "".
     """
 
     tables: tuple[int, ...]

@@ -63,7 +63,7 @@ def build_stages(
     Args:
         recipe: `FineTuningConfig`.
         make_batches: function from the image size and the first step to the batches.
-        count: int, number of training images.
+        count: number of training images.
     """
     stages = []
     for name in ("head", "full"):
@@ -129,11 +129,7 @@ class Trial:
     """One training of a classifier.
 
     Attributes:
-        task: str, task of VTAB, or "".
-        train_split: str.
-        test_split: str.
-        recipe: `FineTuningConfig`.
-        seed: int.
+        task: task of VTAB, or "".
     """
 
     task: str

@@ -68,8 +68,8 @@ def extremes(bars: Iterable[Bar], max_bars: int = 40) -> tuple[list[Bar], int]:
     """Returns the bars with the lowest and the highest values.
 
     Args:
-        bars: iterable of `Bar`. Bars with NaN are ignored.
-        max_bars: int, number of bars to return.
+        bars: Bars with NaN are ignored.
+        max_bars: number of bars to return.
 
     Returns:
         Bars in ascending order of their values, and the number of omitted bars.
@@ -92,8 +92,8 @@ def bar_chart(bars: Sequence[Bar], *, title: str, value_name: str = "value") -> 
 
     Args:
         bars: `Bar` of each row.
-        title: str, title for screen readers.
-        value_name: str, heading of the column of values.
+        title: title for screen readers.
+        value_name: heading of the column of values.
     """
     numbers = [n for bar in bars for n in (bar.value, bar.high) if n is not None]
     largest = max((n for n in numbers if not math.isnan(n)), default=0.0)
@@ -178,12 +178,12 @@ def line_chart(
 
     Args:
         series: `Series` of each line. Lines without points are ignored.
-        title: str, title for screen readers.
-        x_label: str, label of the horizontal axis.
-        y_label: str, label of the vertical axis.
-        y_format: str, format of values.
-        tick_format: str, format of the ticks of the vertical axis.
-        from_zero: bool, the vertical axis starts at 0.
+        title: title for screen readers.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        y_format: format of values.
+        tick_format: format of the ticks of the vertical axis.
+        from_zero: the vertical axis starts at 0.
     """
     series = [line for line in series if len(line.points)]
     thinned_points = [thinned(line.points) for line in series]
@@ -291,7 +291,7 @@ def confusion_matrix(
     Args:
         labels: numbers of the correct classes.
         predictions: numbers of the predicted classes.
-        classes: int, number of classes.
+        classes: number of classes.
         subset: numbers of the classes to include, or None for all.
 
     Returns:
@@ -327,8 +327,8 @@ def most_confused(
     Args:
         labels: numbers of the correct classes.
         predictions: numbers of the predicted classes.
-        classes: int, number of classes.
-        max_pairs: int, maximum number of confusions.
+        classes: number of classes.
+        max_pairs: maximum number of confusions.
     """
     labels, predictions = _as_label_arrays(labels, predictions, classes)
     items = np.bincount(labels, minlength=classes)
@@ -357,7 +357,7 @@ def classes_to_draw(labels: Labels, predictions: Labels, classes: int) -> np.nda
     Args:
         labels: numbers of the correct classes.
         predictions: numbers of the predicted classes.
-        classes: int, number of classes.
+        classes: number of classes.
     """
     if classes <= _DRAWN_CLASSES:
         return np.arange(classes)
@@ -383,7 +383,7 @@ def confusion_chart(matrix: np.ndarray, names: Sequence[str], *, title: str) -> 
     Args:
         matrix: int array that `confusion_matrix` returns.
         names: names of the classes in the rows.
-        title: str, title for screen readers.
+        title: title for screen readers.
     """
     rows, columns = matrix.shape
     column_names = [*names, "other classes"][:columns]

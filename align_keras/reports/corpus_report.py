@@ -46,7 +46,7 @@ def corpus_funnel(
 
     Args:
         corpus: `Corpus` with the finished stages.
-        thresholds: bool, describe each filter rule with its threshold instead of its
+        thresholds: describe each filter rule with its threshold instead of its
             name.
 
     Returns:

@@ -224,10 +224,10 @@ def choose_queries(
     Args:
         ranks: int array with the rank of the first correct answer of each query,
             starting at 0. Queries with a negative rank are ignored.
-        k: int, number of top results.
-        count: int, number of successes and of failures.
-        worst: int, number of queries with the worst ranks.
-        seed: int, seed of the sample.
+        k: number of top results.
+        count: number of successes and of failures.
+        worst: number of queries with the worst ranks.
+        seed: seed of the sample.
 
     Returns:
         `Examples` of row numbers.
@@ -266,12 +266,12 @@ def retrieval_examples(
         captions: the captions.
         caption_image_index: for each caption, the row of its image.
         positives: correct answers in both directions.
-        ranks: mapping from `"t2i"` and `"i2t"` to the ranks of the first correct
+        ranks: dict from `"t2i"` and `"i2t"` to the ranks of the first correct
             answers, starting at 0.
-        k: int, number of hits per query.
-        count: int, number of successes and of failures.
-        worst: int, number of queries with the worst ranks.
-        seed: int, seed of the sample.
+        k: number of hits per query.
+        count: number of successes and of failures.
+        worst: number of queries with the worst ranks.
+        seed: seed of the sample.
 
     Returns:
         dict from `"t2i"` and `"i2t"` to `Examples` of `ExampleQuery` lists.
@@ -388,7 +388,7 @@ def _search(
         positives: for each query, the rows of correct candidates.
         build_hit: function that builds a hit from the row of a candidate, its score and
             whether it is correct.
-        k: int, number of hits.
+        k: number of hits.
         names: for each candidate, a name that is equal for identical candidates, which
             appear only once in the hits, or None.
         ranks: for each query, the rank of its first correct candidate, or None if the

@@ -25,9 +25,9 @@ class CurvePoint:
     """Recall for a factor of the interpolation.
 
     Attributes:
-        factor: float, 0 for the original weights and 1 for the fine-tuned weights.
-        recall: float, mean recall of the validation pairs.
-        old_recall: float, mean recall@10 of the validation part of the old task, or
+        factor: 0 for the original weights and 1 for the fine-tuned weights.
+        recall: mean recall of the validation pairs.
+        old_recall: mean recall@10 of the validation part of the old task, or
             None.
     """
 
@@ -42,11 +42,11 @@ class RecallChange:
 
     Attributes:
         direction: `"t2i"` or `"i2t"`.
-        k: int, number of top results.
+        k: number of top results.
         before: tuple of the recall and the ends of its interval.
         after: the same after the training.
         change: the same for the difference.
-        queries: int, number of queries.
+        queries: number of queries.
     """
 
     direction: str
@@ -130,14 +130,14 @@ def write_finetune_report(
     """Writes the report of a fine-tuning as one HTML file without external resources.
 
     Args:
-        path: str or path of the file.
-        command: str, command of the fine-tuning.
+        path: file to write.
+        command: command of the fine-tuning.
         parameters: configuration of the run, a nested mapping.
         sizes: dict from the name of a split to its numbers of images and captions.
         changes: dict from the name of test data to the recalls before and after.
-        old_task: str, name of the old task, or None if it wasn't measured.
+        old_task: name of the old task, or None if it wasn't measured.
         curve: recalls for each factor of the interpolation.
-        factor: float, factor that was chosen.
+        factor: factor that was chosen.
         history: dict from the name of a stage to the lines of its `metrics.jsonl`.
         improved: captions that improved most, each as the query before and after.
         worse: captions that got worse most.

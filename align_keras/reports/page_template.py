@@ -38,8 +38,8 @@ def write_page(path: str | os.PathLike, name: str, **values: Any) -> None:
     """Renders a template and writes the page.
 
     Args:
-        path: str or path of the page.
-        name: str, file name of the template.
+        path: file to write.
+        name: file name of the template.
         **values: variables of the template.
     """
     html = page_template(name).render(values)
@@ -141,7 +141,7 @@ def thumbnail_uri(
     Args:
         image: uint8 array (height, width) or (height, width, channels), content or path
             of an image file, or `PIL.Image.Image`.
-        max_side: int, maximum width and height in pixels.
+        max_side: maximum width and height in pixels.
 
     Returns:
         The URI of the thumbnail, or of a gray cross if the image cannot be read.

@@ -69,14 +69,14 @@ def write_result_page(
     """Writes the results of an evaluation as one HTML file without external resources.
 
     Args:
-        path: str or path of the file.
-        protocol: str, name of the protocol.
-        data: str, name of the data set.
-        facts: mapping from names to values for the top of the page, such as the model
+        path: file to write.
+        protocol: name of the protocol.
+        data: name of the data set.
+        facts: dict from names to values for the top of the page, such as the model
             and the options.
-        metrics: mapping from names of metrics to values.
+        metrics: dict from names of metrics to values.
         figures: results in the paper for the protocol and the data set.
-        splits: mapping from options to splits that differ from the paper, or None.
+        splits: dict from options to splits that differ from the paper, or None.
         slices: metrics by group, as `sliced_metrics` returns them, or None.
         retrieval: keyword arguments of `retrieval_examples`, or None.
         classification: mapping with `labels`, `predictions` and `class_names`, or None.
@@ -110,8 +110,8 @@ def write_suite_page(
     """Writes the results of the suite as one HTML file without external resources.
 
     Args:
-        path: str or path of the file.
-        model: str, name of the model.
+        path: file to write.
+        model: name of the model.
         rows: one mapping per protocol and data set. The keys are `protocol`, `data`,
             `tables` (numbers of tables in the paper), `runtime`, `metrics`, `figures`
             (results in the paper), and `skipped` and `failed` (the reason for missing

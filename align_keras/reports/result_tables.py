@@ -70,9 +70,9 @@ def format_metric(name: str, value: float | None, digits: int = 1) -> str:
     """Returns the value of a metric as text without a unit.
 
     Args:
-        name: str, name of the metric.
+        name: name of the metric.
         value: float or None.
-        digits: int, number of decimals of percentages.
+        digits: number of decimals of percentages.
 
     Returns:
         Percent for fractions and correlations, a plain number for other metrics, a dash
@@ -91,8 +91,8 @@ def _with_unit(name: str, metric: str | None = None) -> str:
     """Returns the name of a row or column with the unit of its metric.
 
     Args:
-        name: str, name of the row or column.
-        metric: str, name of the metric if it differs from `name`.
+        name: name of the row or column.
+        metric: name of the metric if it differs from `name`.
     """
     return f"{name}, %" if is_share(metric or name) else name
 
@@ -138,12 +138,12 @@ def metrics_table(
     """Returns a table of all metrics, their chance levels and the paper's results.
 
     Args:
-        protocol: str, name of the protocol.
-        data: str, name of the data set.
-        metrics: mapping from names of metrics to values.
+        protocol: name of the protocol.
+        data: name of the data set.
+        metrics: dict from names of metrics to values.
         figures: results in the paper for the protocol and the data set. Tables of the
             paper with many models are omitted.
-        splits: mapping from options to splits that differ from the paper, or None. If
+        splits: dict from options to splits that differ from the paper, or None. If
             there are such splits, the results in the paper are omitted.
     """
     columns_of_models = {

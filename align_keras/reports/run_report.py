@@ -55,17 +55,17 @@ def write_report(
     """Writes the report of a run as one HTML file without external resources.
 
     Args:
-        path: str or path of the file.
-        title: str, heading of the page.
+        path: file to write.
+        title: heading of the page.
         parameters: configuration of the run, a nested mapping.
         metrics: mapping that `retrieval_metrics` returns.
         history: lines of `metrics.jsonl`, mappings with `step` and metrics.
         text_queries: text queries that `contact_sheet` returns.
         image_queries: image queries that `contact_sheet` returns.
-        data_notes: mapping from names of corpora to notes, which may have the keys
+        data_notes: dict from names of corpora to notes, which may have the keys
             `kept`, `dropped`, `examples` and `notes`.
         next_steps: commands that the user may run next.
-        command: str, command that started the run, or "".
+        command: command that started the run, or "".
         findings: problems of the training, the entries of `findings.json`, which have
             the keys `step`, `problem` and `remedy`. None if the training wasn't
             checked.
@@ -186,7 +186,7 @@ class WidthRow(NamedTuple):
     """Row of the table of recalls by the number of components.
 
     Attributes:
-        width: int, number of first components of the embeddings, or None for all.
+        width: number of first components of the embeddings, or None for all.
         recalls: dict from the name of a recall, such as `t2i/recall_at_1`, to its
             value.
     """
@@ -237,7 +237,7 @@ def _series(
 
     Args:
         history: mappings with `step` and metrics.
-        labels: mapping from names of metrics to labels of lines.
+        labels: dict from names of metrics to labels of lines.
     """
     lines: list[Series] = []
     for name, label in labels.items():

@@ -69,10 +69,9 @@ class CaptionedImages(_ByImage):
     Attributes:
         images: list of paths or of encoded images as bytes, or `ShardImages`.
         captions: list of the captions of each image.
-        image_ids: list of str.
         caption_ids: list of the ids of each image's captions.
         columns: dict from the name of a column to a list with a value per image.
-        missing: int, number of images that were left out.
+        missing: number of images that were left out.
     """
 
     images: Any
@@ -90,9 +89,8 @@ class MultilingualCaptions(_ByImage):
     Attributes:
         images: list of paths, or of encoded images as bytes.
         captions: dict from a language to a list of the captions of each image.
-        image_ids: list of str.
         columns: dict from the name of a column to a list with a value per image.
-        missing: int, number of images that were left out.
+        missing: number of images that were left out.
     """
 
     images: list
@@ -107,8 +105,8 @@ def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> li
 
     Args:
         paths: paths of the images.
-        source: str, name of the data for messages.
-        allow_missing: bool, whether to report missing images instead of raising.
+        source: name of the data for messages.
+        allow_missing: whether to report missing images instead of raising.
 
     Raises:
         InputError: If an image is missing and `allow_missing` is False, or if all
@@ -150,12 +148,12 @@ def read_caption_files(
 
     Args:
         path: table or folder.
-        allow_missing: bool, whether to report and leave out missing images.
-        image_column: str, column of the image paths. By default it is detected by its
+        allow_missing: whether to report and leave out missing images.
+        image_column: column of the image paths. By default it is detected by its
             name.
-        caption_column: str, column of the captions. By default it is detected by its
+        caption_column: column of the captions. By default it is detected by its
             name.
-        encoding: str, encoding of the table or of the caption files.
+        encoding: encoding of the table or of the caption files.
 
     Returns:
         `CaptionedImages`.
@@ -235,11 +233,11 @@ def read_karpathy(
         json_path: `dataset_flickr30k.json` or `dataset_coco.json`.
         image_folder: folder of the images. For COCO it contains `train2014/` and
             `val2014/`.
-        split: str, such as `"test"`.
-        captions_per_image: int, number of captions to read for each image, in the order
+        split: for example `"test"`.
+        captions_per_image: number of captions to read for each image, in the order
             of the file. The protocol uses 5, although some images of COCO have more. If
             None, all captions are read, as Crisscrossed Captions requires.
-        allow_missing: bool, whether to report and leave out missing images.
+        allow_missing: whether to report and leave out missing images.
 
     Returns:
         `CaptionedImages`. The caption ids are the `sentid` of the file.

@@ -121,7 +121,7 @@ def rename_classes(data: Any, names: list | dict, ordered: bool = True) -> Any:
     Args:
         data: `LabeledImages`.
         names: list or dict from `read_class_names`.
-        ordered: bool, whether the data set defines the order of the labels, as in TFDS.
+        ordered: whether the data set defines the order of the labels, as in TFDS.
             Folders define no order.
 
     Returns:
@@ -297,9 +297,9 @@ def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
     """Reads the list for a data set from a JSON file of clip-benchmark.
 
     Args:
-        file: str, name of the file.
-        dataset: str, name of the data set in the file.
-        argument: str, command-line option for the error message.
+        file: name of the file.
+        dataset: name of the data set in the file.
+        argument: command-line option for the error message.
     """
     # Locates the package without importing it, because the import loads PyTorch.
     spec = importlib.util.find_spec("clip_benchmark")

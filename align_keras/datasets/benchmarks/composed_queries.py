@@ -17,8 +17,8 @@ class ComposedQuery:
     """Query of an image plus or minus words.
 
     Attributes:
-        image: int, row of the image.
-        words: str, words to add or to subtract.
+        image: row of the image.
+        words: words to add or to subtract.
         sign: 1 to add the words, -1 to subtract them.
         targets: tuple of int, rows of the correct images.
     """

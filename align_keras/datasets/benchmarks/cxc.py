@@ -35,8 +35,8 @@ class RatedPair(NamedTuple):
     """Two items that people rated for similarity.
 
     Attributes:
-        first: str, id of a caption or an image. In the task `sits` it is a caption.
-        second: str, id of a caption or an image. In the task `sits` it is an image.
+        first: id of a caption or an image. In the task `sits` it is a caption.
+        second: id of a caption or an image. In the task `sits` it is an image.
         score: float in [0, 5], mean rating.
     """
 
@@ -50,7 +50,7 @@ class CxcRatings:
     """Ratings of a split.
 
     Attributes:
-        split: str, `"test"` or `"val"`.
+        split: `"test"` or `"val"`.
         sts: list of `RatedPair`, pairs of captions.
         sis: list of `RatedPair`, pairs of images.
         sits: list of `RatedPair`, pairs of a caption and an image.
@@ -154,8 +154,8 @@ def cxc_captioned_images(
 
     Args:
         ratings: `CxcRatings` of the split.
-        coco: `CaptionedImages`, the same split of COCO with all captions.
-        allow_missing: bool, whether ratings of missing images and captions are allowed.
+        coco: the same split of COCO with all captions.
+        allow_missing: whether ratings of missing images and captions are allowed.
 
     Returns:
         `CaptionedImages`.
@@ -206,7 +206,7 @@ def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
 
     Args:
         ratings: `CxcRatings`.
-        data: `CaptionedImages` from `cxc_captioned_images`.
+        data: result of `cxc_captioned_images`.
 
     Returns:
         `CxcPositives`.
@@ -237,7 +237,7 @@ def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tupl
 
     Args:
         ratings: `CxcRatings`.
-        data: `CaptionedImages` from `cxc_captioned_images`.
+        data: result of `cxc_captioned_images`.
 
     Returns:
         dict from the task to `(query rows, item rows, ratings)`, arrays of int64, int64

@@ -37,10 +37,9 @@ class LabeledImages:
     Attributes:
         images: paths or encoded images, a list or a re-iterable object with a length.
         labels: int64 array (images,), indices in `class_names`.
-        class_names: list of str.
         columns: dict from the name of a column to a list with a value per image.
             Metrics can be reported for each value.
-        image_ids: list of str, ids with which metadata is joined. If None, the row
+        image_ids: ids with which metadata is joined. If None, the row
             numbers are the ids.
     """
 
@@ -82,7 +81,7 @@ def read_class_folders(
 
     Args:
         folder: folder of the classes or of the splits.
-        split: str, name of the folder of a split, or None.
+        split: name of the folder of a split, or None.
 
     Returns:
         `LabeledImages`. The ids are the paths of the images.
@@ -215,11 +214,8 @@ class StoredImage:
     """Encoded image of a corpus.
 
     Attributes:
-        id: str.
         image: bytes, the encoded image.
-        captions: tuple of str.
-        category: str.
-        image_key: str, equal for images with equal pixels.
+        image_key: equal for images with equal pixels.
     """
 
     id: str
@@ -253,7 +249,7 @@ def prepared_builder(
     """Opens a data set that TFDS has prepared. Never downloads or prepares it.
 
     Args:
-        name: str, such as `"imagenet_v2/matched-frequency"`.
+        name: for example `"imagenet_v2/matched-frequency"`.
         data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
 
     Returns:
@@ -314,8 +310,8 @@ def read_tfds_classification(
     Other features with named values become columns.
 
     Args:
-        name: str, such as `"imagenet_v2/matched-frequency"`.
-        split: str, such as `"test[:10%]"`.
+        name: for example `"imagenet_v2/matched-frequency"`.
+        split: for example `"test[:10%]"`.
         data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
 
     Returns:
@@ -423,9 +419,9 @@ class StoredImages:
 
     Args:
         builder: prepared TFDS builder.
-        split: str, such as `"test[:10%]"`.
-        name: str, feature of the image.
-        length: int, number of images.
+        split: for example `"test[:10%]"`.
+        name: feature of the image.
+        length: number of images.
         convert: callable that is applied to each encoded image.
     """
 

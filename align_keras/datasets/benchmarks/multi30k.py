@@ -35,7 +35,7 @@ def read_multi30k(
     Args:
         folder: clone of `github.com/multi30k/dataset`, or its folder `data`.
         images_folder: folder of the images of Flickr30K.
-        allow_missing: bool, whether to report and leave out missing images.
+        allow_missing: whether to report and leave out missing images.
 
     Returns:
         `MultilingualCaptions`.

@@ -39,9 +39,8 @@ class _Sample(NamedTuple):
     """Sample of a shard.
 
     Attributes:
-        key: str, name of the members up to the first dot.
-        image: `ImageSpan`.
-        text: str, content of the label or of the captions.
+        key: name of the members up to the first dot.
+        text: content of the label or of the captions.
     """
 
     key: str
@@ -67,7 +66,7 @@ def read_shard_captions(
 
     Args:
         folder: folder with `dataset_type.txt`, which contains `retrieval`.
-        split: str, name of the folder of shards.
+        split: name of the folder of shards.
 
     Returns:
         `CaptionedImages`. The images are read when they are used. The ids are the keys
@@ -96,7 +95,7 @@ def read_shard_classes(folder: str | os.PathLike, split: str = "test") -> Labele
 
     Args:
         folder: folder with `classnames.txt`.
-        split: str, name of the folder of shards.
+        split: name of the folder of shards.
 
     Returns:
         `LabeledImages`. The images are read when they are used. The ids are the keys of

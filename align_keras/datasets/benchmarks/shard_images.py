@@ -8,9 +8,9 @@ class ImageSpan(NamedTuple):
     """Position of an encoded image in a file.
 
     Attributes:
-        path: str, path of the file.
-        offset: int, position of the first byte.
-        size: int, number of bytes.
+        path: path of the file.
+        offset: position of the first byte.
+        size: number of bytes.
     """
 
     path: str

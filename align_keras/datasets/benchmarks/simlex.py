@@ -17,12 +17,10 @@ class SimLexPair:
     """Two words with the rating of their similarity.
 
     Attributes:
-        word1: str.
-        word2: str.
         part_of_speech: `"A"` (adjective), `"N"` (noun) or `"V"` (verb).
         similarity: float in [0, 10].
         concreteness_quartile: int from 1 to 4.
-        is_hard: bool, whether the pair is one of the 333 most associated pairs.
+        is_hard: whether the pair is one of the 333 most associated pairs.
     """
 
     word1: str

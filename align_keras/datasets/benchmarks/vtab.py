@@ -81,17 +81,17 @@ class VtabTask:
     """Task of VTAB on a data set of TFDS.
 
     Attributes:
-        name: str, name of the task.
-        group: str, `"natural"`, `"specialized"` or `"structured"`.
-        builder: str, name of the data set in TFDS.
-        classes: int, number of classes.
-        annotation: str, feature that determines the class.
+        name: name of the task.
+        group: `"natural"`, `"specialized"` or `"structured"`.
+        builder: name of the data set in TFDS.
+        classes: number of classes.
+        annotation: feature that determines the class.
         class_of: callable that returns the class of an annotation.
-        train_percent: int, percentage of the split train after which the validation
+        train_percent: percentage of the split train after which the validation
             images begin, or None if the data set has a validation split.
-        test: str, split of TFDS for the test, or `"remainder"` for the images of the
+        test: split of TFDS for the test, or `"remainder"` for the images of the
             split train that are used neither for training nor for validation.
-        validation_percent: int, percentage of the split train for validation if `test`
+        validation_percent: percentage of the split train for validation if `test`
             is `"remainder"`.
     """
 
@@ -264,8 +264,8 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
 
     Args:
         task: `VtabTask`.
-        split: str, one of `VTAB_SPLITS`.
-        train_size: int, number of images in the split train of TFDS.
+        split: one of `VTAB_SPLITS`.
+        train_size: number of images in the split train of TFDS.
     """
     start = train_size * (task.train_percent or 0) // 100
     if (
@@ -291,8 +291,8 @@ def read_vtab(name: str, split: str) -> LabeledImages:
     """Reads a split of a task.
 
     Args:
-        name: str, name of the task, a key of `VTAB_TASKS`.
-        split: str, one of `VTAB_SPLITS`.
+        name: name of the task, a key of `VTAB_TASKS`.
+        split: one of `VTAB_SPLITS`.
 
     Returns:
         `LabeledImages`.
