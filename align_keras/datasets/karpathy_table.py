@@ -82,10 +82,7 @@ def _path_in_table(folder: pathlib.Path, image: str | os.PathLike) -> str:
 
 
 def _quote_cell(text: str) -> str:
-    """Quotes a text that begins and ends with quotes.
-
-    The reader of tables would remove these quotes.
-    """
+    """Quotes a text whose own quotes the reader of tables would remove."""
     if len(text) > 1 and text[0] == text[-1] == '"':
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -172,16 +172,9 @@ class _Splits:
 
 
 def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Dataset":
-    """Returns a data set with the member index of each turn of one cycle, int64.
-
-    The next turn goes to the member that is furthest below its share, so that at the
-    end of the cycle each member has had its number of turns.
-
-    Args:
-        sizes: number of turns of each member in the cycle.
-        taken: int64 array, number of turns that each member had earlier in the cycle.
-            Only later turns are returned.
-    """
+    """Returns a data set with the member index of each later turn of a cycle, int64."""
+    # The next turn goes to the member that is furthest below its share, so that at the
+    # end of the cycle each member has had its number of turns.
     import tensorflow as tf
 
     taken = tf.zeros(len(sizes), tf.int64) if taken is None else tf.constant(taken)

@@ -140,15 +140,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         raise NotImplementedError
 
     def _load(self, source: Any) -> tuple[Image.Image, str | None]:
-        """Decodes the source of a raw pair.
-
-        Returns:
-            `(image, conversion)`: PIL image, and the kind of conversion that was
-            needed, or None.
-
-        Raises:
-            ImageError: If the image must be dropped.
-        """
+        """Decodes a source. Returns the image, and its conversion or None."""
         return decode_rgb(source)
 
     def _notes(self) -> dict[str, Any]:

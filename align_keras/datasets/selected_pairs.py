@@ -171,13 +171,7 @@ class SelectedPairs:
     def _select_captions(
         self, path: bytes, numbers: np.ndarray, records: np.ndarray
     ) -> np.ndarray:
-        """Removes captions that are not selected from the records of a file.
-
-        Args:
-            path: bytes, path of the file.
-            numbers: int64 array (n,), positions among the selected records.
-            records: bytes array (n,), serialized examples.
-        """
+        """Removes captions that are not selected from serialized examples of a file."""
         shard = self._shard(os.fsdecode(path))
         selected = []
         for number, record in zip(numbers.tolist(), records.tolist(), strict=True):
@@ -246,15 +240,7 @@ class _SelectedSplits(Mapping):
 
 
 def _records_at(path: "tf.Tensor", images: "tf.Tensor") -> "tf.data.Dataset":
-    """Reads records of a TFRecord file.
-
-    Args:
-        path: scalar str tensor, file to read.
-        images: int64 tensor (n,), positions of the records in ascending order.
-
-    Returns:
-        `tf.data.Dataset` of serialized examples.
-    """
+    """Reads the serialized examples at ascending positions of a TFRecord file."""
     import tensorflow as tf
 
     # Records before the first one and after the last one are not parsed.

@@ -175,12 +175,7 @@ def open_sources(
 def _check_caption_sources(
     members: dict[str, Any], caption_sources: Sequence[str]
 ) -> None:
-    """Raises unless all members are shards, and each source has a caption in them.
-
-    Args:
-        members: dict from the name of a member to its `SourcePairs` or TFDS builder.
-        caption_sources: argument of `open_sources`.
-    """
+    """Raises unless all members are shards, and each source has a caption in them."""
     counts = np.zeros(len(caption_sources), np.int64)
     for name, member in members.items():
         if not isinstance(member, SourcePairs):

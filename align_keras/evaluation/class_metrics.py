@@ -108,10 +108,8 @@ def _mean_per_class_statistic(is_correct: np.ndarray, labels: np.ndarray) -> Sta
 
 
 def _accuracy_ks(classes: int) -> tuple[int, ...]:
-    """Returns the values of k for top-k accuracies.
-
-    5 is omitted for five classes or fewer, because the top-5 accuracy is always 1.
-    """
+    """Returns the values of k for top-k accuracies."""
+    # With five classes or fewer, the top-5 accuracy is always 1.
     return (1, 5) if classes > 5 else (1,)
 
 
@@ -191,11 +189,7 @@ def class_embeddings(
 
 
 def _unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Normalizes rows to unit length.
-
-    Raises:
-        InputError: if the length of a row is zero or not finite.
-    """
+    """Normalizes rows to unit length. Raises for lengths of zero or infinity."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     bad_rows = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
     if len(bad_rows):

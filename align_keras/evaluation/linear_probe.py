@@ -233,11 +233,7 @@ def probe(
 def _check_features(
     features: Any, test_features: Any, classes: int, penalties: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Converts both features to arrays and checks the arguments of `probe`.
-
-    Raises:
-        InputError: if the shapes don't match, or classes or penalties are out of range.
-    """
+    """Converts both features to arrays and checks the arguments of `probe`."""
     features = np.asarray(features)
     test_features = np.asarray(test_features)
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
@@ -281,10 +277,7 @@ def _every_fifth_of_its_class(labels: np.ndarray) -> np.ndarray:
 
 
 def _classify(features: Any, labels: np.ndarray, weights: np.ndarray) -> Classification:
-    """Classifies items by their largest logit.
-
-    Ties are resolved as in `zero_shot_classification`.
-    """
+    """Classifies by the largest logit, with ties as in `zero_shot_classification`."""
     parts = []
     for start in range(0, len(features), PROBE_ITEMS_PER_BLOCK):
         block = np.asarray(features[start : start + PROBE_ITEMS_PER_BLOCK], float)

@@ -148,14 +148,7 @@ class _Search:
     def _merge(
         self, first: int, block: np.ndarray, owners: np.ndarray, columns: np.ndarray
     ) -> None:
-        """Scores selected pairs of a block again and merges them into the best rows.
-
-        Args:
-            first: gallery row of the first row of the block.
-            block: real array (rows, dimension).
-            owners: int array (pairs,), query of each pair.
-            columns: int array (pairs,), row in the block of each pair.
-        """
+        """Scores pairs of queries and block rows again and merges them."""
         exact = pair_scores(
             self._exact, lambda rows: self._fixed(block[rows]), owners, columns, _PAIRS
         )

@@ -299,11 +299,7 @@ class _ScoredTask:
 def _scored(
     images: Any, texts: Any, rated: Mapping[str, tuple]
 ) -> Iterator[_ScoredTask]:
-    """Yields the CxC tasks with the cosines of their rated pairs.
-
-    Raises:
-        InputError: if an embedding is not finite, or as `_check_rated`.
-    """
+    """Yields the CxC tasks with the cosines of their rated pairs."""
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
     for name, rows in embeddings.items():
         # The codes of NaN would have ranks like numbers.
@@ -372,10 +368,7 @@ def cxc_similarity_statistics(
 def _bootstrap_of_items(
     queries: np.ndarray, cosines: np.ndarray, ratings: np.ndarray
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Returns a bootstrap function for `Statistic`.
-
-    The function draws from the pairs whose query is in its argument `items`.
-    """
+    """Returns a bootstrap that draws from the pairs whose query is in `items`."""
 
     def bootstrap(items: np.ndarray, samples: int, seed: int) -> np.ndarray:
         is_included = np.isin(queries, items)
@@ -397,11 +390,7 @@ def _check_rated(
     query_embeddings: np.ndarray,
     item_embeddings: np.ndarray,
 ) -> None:
-    """Checks the lengths, the ranges and the number of queries of rated pairs.
-
-    Raises:
-        InputError: if a check fails.
-    """
+    """Checks the lengths, the ranges and the number of queries of rated pairs."""
     if not queries.shape == items.shape == ratings.shape:
         raise InputError(
             f"`rated[{name!r}]` must contain three lists of the same length. Received: "

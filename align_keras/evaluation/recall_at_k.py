@@ -87,10 +87,7 @@ def count_without_positives(positives: Any) -> int:
 def _best_positive(
     queries: np.ndarray, gallery: Callable, lists: list[np.ndarray], block_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best score of a positive and the number of positives with it.
-
-    Both are arrays with one value for each query of a block.
-    """
+    """Returns the best score of a positive of each query and its number of ties."""
     owners = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
     # Duplicate positives are removed.
     pairs = np.unique(np.stack([owners, np.concatenate(lists)]), axis=1)

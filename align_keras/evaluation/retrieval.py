@@ -70,13 +70,7 @@ def flatten_captions(
 
 
 def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
-    """Returns the image row of each caption as an int64 array (captions,).
-
-    None means that caption i belongs to image i.
-
-    Raises:
-        InputError: if the number, the type or the range of the rows is wrong.
-    """
+    """Returns the image row of each caption, by default caption i of image i."""
     if index is None:
         if images != captions:
             raise InputError(

@@ -107,10 +107,7 @@ def _corpus(name: str, split: str) -> "CaptionedImages":
 def _embedded(
     encoders: "CachedEncoders", request: Request, data: Any, *protocol_columns: str
 ) -> "tuple[np.ndarray, Any]":
-    """Returns the embeddings of the images that can be decoded, and their data.
-
-    `protocol_columns` are names of columns that the protocol adds.
-    """
+    """Returns the embeddings of the images that can be decoded, and their data."""
     request.check_columns({*protocol_columns, *data.columns})
     images, rows = encoders.readable_images(data.images)
     return images, data.select_rows(rows)
@@ -124,11 +121,8 @@ def _image_keys(data: Any) -> list[bytes]:
 
 
 def _is_public_set(name: str) -> bool:
-    """Returns True for data in which only the captions of an image are correct.
-
-    These are the data sets of the paper, and the folders of CLIP_benchmark, whose
-    recalls are computed in the same way.
-    """
+    """Returns True for data in which only the captions of an image are correct."""
+    # The recalls of CLIP_benchmark's folders are computed as those of the paper.
     from align_keras.datasets import benchmarks
 
     return name in ("flickr30k", "coco") or benchmarks.is_shard_folder(name)

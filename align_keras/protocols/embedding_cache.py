@@ -353,11 +353,7 @@ class EmbeddingCache:
         return int(number) if check == _check_of(number) else None
 
     def _add(self, missing: dict[bytes, Item]) -> bool:
-        """Appends the embeddings of new items.
-
-        Returns False and stores nothing if all items are rejected and the width of the
-        embeddings is unknown.
-        """
+        """Appends embeddings. Returns False if the width remains unknown."""
         if not missing:
             return True
         rows = self._encode_all(list(missing.values()))

@@ -293,10 +293,8 @@ def open_encoders(
 
 
 def _runtime_of(model: Any, request: Request) -> str:
-    """Returns the runtime of a request. By default, a model with weights uses Keras.
-
-    Some protocols need the weights, and the published figures were computed by Keras.
-    """
+    """Returns the runtime of a request. By default, a model with weights uses Keras."""
+    # Some protocols need the weights, and the published figures were computed by Keras.
     if request.runtime is not None:
         return request.runtime
     return keras_or_auto(model) if isinstance(model, str | pathlib.Path) else "auto"

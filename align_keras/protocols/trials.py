@@ -332,11 +332,8 @@ def run_trial(task: dict) -> str | None:
 def _runner_on_worker(
     path: str, fingerprint: str, module: str, name: str, request: str
 ) -> "TrialRunner":
-    """Returns the runner of a worker process, which is reused for all of its tasks.
-
-    `module` and `name` identify the class of the data. It is imported by name, because
-    its module imports this module.
-    """
+    """Returns the runner of a worker process, which is reused for all of its tasks."""
+    # The class of the data is imported by name, because its module imports this one.
     model = worker_model(path, "keras")
     check_same(path, model.image_fingerprint, fingerprint)
     data_class = getattr(importlib.import_module(module), name)

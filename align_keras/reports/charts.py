@@ -252,11 +252,7 @@ def _ticks_with_ends(low: float, high: float) -> list[float]:
 
 
 def _separate_labels(heights: Sequence[float]) -> list[float]:
-    """Moves labels up so that they neither overlap nor lie below the plot.
-
-    Args:
-        heights: vertical coordinates of the labels in pixels, from the top.
-    """
+    """Moves labels up so that they neither overlap nor lie below the plot."""
     order = sorted(range(len(heights)), key=lambda number: -heights[number])
     separated = list(heights)
     previous: float = _PLOT_BOTTOM + _LABEL_HEIGHT

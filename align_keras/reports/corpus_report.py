@@ -176,10 +176,9 @@ def _label_bins(
 def _kept_samples(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> list[tuple[bytes, str]]:
-    """Returns the first kept images of the first piece with their first captions.
-
-    The images are sorted by digests of their content, so the first are a random sample.
-    """
+    """Returns the first kept images of the first piece with their first captions."""
+    # The images are sorted by digests of their content, so the first are a random
+    # sample.
     images = kept_images(groups[:1], stored[:1], dropped)
     return [
         (image["image"], image["captions"][0])

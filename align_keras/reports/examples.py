@@ -379,21 +379,7 @@ def _search(
     names: Sequence | None = None,
     ranks: np.ndarray | None = None,
 ) -> dict[int, _Results]:
-    """Returns the results of queries by their rows.
-
-    Args:
-        rows: rows of the queries to run.
-        queries: embeddings of all queries.
-        gallery: embeddings of the candidates.
-        positives: for each query, the rows of correct candidates.
-        build_hit: function that builds a hit from the row of a candidate, its score and
-            whether it is correct.
-        k: number of hits.
-        names: for each candidate, a name that is equal for identical candidates, which
-            appear only once in the hits, or None.
-        ranks: for each query, the rank of its first correct candidate, or None if the
-            ranks must be computed.
-    """
+    """Returns the results of queries by their rows."""
     if not len(rows):
         return {}
     row_positives = [np.atleast_1d(positives[row]) for row in rows]
@@ -417,10 +403,8 @@ def _search(
 
 
 def _rounded_scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Returns the inner products of queries (rows) and candidates (columns).
-
-    Rounding makes products equal that differ only by the order of additions.
-    """
+    """Returns the inner products of queries (rows) and candidates (columns)."""
+    # Rounding makes products equal that differ only by the order of additions.
     queries = np.asarray(queries, float)
     scores = np.empty((len(queries), len(gallery)))
     for start in range(0, len(gallery), _BLOCK_SIZE):
@@ -436,11 +420,7 @@ def _top_hits(
     k: int,
     names: Sequence | None = None,
 ) -> tuple[ExampleHit, ...]:
-    """Returns the k candidates with the highest scores as hits.
-
-    Candidates with equal names appear only once. Candidates with a score of -inf never
-    appear.
-    """
+    """Returns the k best candidates with finite scores, without repeated names."""
     is_correct = np.zeros(len(scores), bool)
     is_correct[correct_rows] = True
     # Among equal scores, wrong candidates come first, as in the ranks.

@@ -147,10 +147,7 @@ def write_suite_page(
 
 
 def _with_column_labels(table: ResultTable) -> ResultTable:
-    """Returns a table with readable labels instead of the names of metrics.
-
-    The names are in the first column of some tables and in the header of others.
-    """
+    """Returns a table with readable labels instead of the names of metrics."""
     if table.columns[0] == "metric":
         return _with_row_labels(table)
     columns = (table.columns[0], *map(_metric_label_with_unit, table.columns[1:]))
@@ -199,11 +196,7 @@ def _tiles(metrics: Mapping[str, float]) -> list[tuple[str, str, str | None]]:
 def _metric_bars(
     metrics: Mapping[str, float],
 ) -> list[tuple[float, float | None] | None]:
-    """Returns the bar of each row of the table of metrics.
-
-    Returns:
-        A list with (value, chance or None) for fractions, and None for other metrics.
-    """
+    """Returns (value, chance or None) for each fraction, and None for other metrics."""
     metrics, chance = without_chance(metrics)
     return [
         (value, chance.get(name)) if is_share(name) and value == value else None

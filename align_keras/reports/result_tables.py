@@ -88,12 +88,7 @@ def format_metric(name: str, value: float | None, digits: int = 1) -> str:
 
 
 def _with_unit(name: str, metric: str | None = None) -> str:
-    """Returns the name of a row or column with the unit of its metric.
-
-    Args:
-        name: name of the row or column.
-        metric: name of the metric if it differs from `name`.
-    """
+    """Returns the name of a row or column with the unit of its metric."""
     return f"{name}, %" if is_share(metric or name) else name
 
 
@@ -203,10 +198,7 @@ def paper_tables(
 
 
 def _count_note(metrics: Mapping[str, float]) -> str:
-    """Returns the numbers of queries and candidates in parentheses for a title.
-
-    The result is "" if the metrics have no such numbers.
-    """
+    """Returns the numbers of queries and candidates in parentheses, or ""."""
     parts = []
     for name, queries in metrics.items():
         prefix = name.removesuffix("queries")

@@ -233,12 +233,7 @@ def recall_series(
 def _series(
     history: Sequence[Mapping[str, float]], labels: Mapping[str, str]
 ) -> list[Series]:
-    """Returns a line for each metric that the history contains.
-
-    Args:
-        history: mappings with `step` and metrics.
-        labels: dict from names of metrics to labels of lines.
-    """
+    """Returns a line for each metric that the history contains."""
     lines: list[Series] = []
     for name, label in labels.items():
         points = {

@@ -283,10 +283,7 @@ def _by_rows(
 def _by_query(
     pairs: Iterable[tuple[int, int]], queries: int, with_self: bool = True
 ) -> list[np.ndarray]:
-    """Returns the sorted item rows of each query, int64.
-
-    Pairs of a query with itself are left out unless `with_self` is True.
-    """
+    """Returns the sorted item rows of each query, int64."""
     rows_of_queries = collections.defaultdict(set)
     for query, row in pairs:
         if with_self or query != row:

@@ -193,11 +193,9 @@ def _samples_of_shard(path: pathlib.Path, suffix: str) -> Iterator[_Sample]:
 def _grouped_members(
     shard: tarfile.TarFile,
 ) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
-    """Yields each key with its members by their suffixes.
-
-    The members of a sample follow each other. Their names are equal up to the first
-    dot.
-    """
+    """Yields each key with its members by their suffixes."""
+    # The members of a sample follow each other. Their names are equal up to the first
+    # dot.
     current_key = ""
     members: dict[str, tarfile.TarInfo] = {}
     for member in shard:
