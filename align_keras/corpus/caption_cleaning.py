@@ -53,11 +53,11 @@ def is_usable(
     """Returns True if a cleaned caption can be used. Otherwise counts the reason.
 
     Args:
-        caption: str, result of `clean_caption`.
-        counter: `DropCounter`.
-        position: str, position of the caption for the example of the drop reason.
-        image_url: str, address of the image, or None to accept captions that only
-            name a file.
+        caption: result of `clean_caption`.
+        counter: counts the drop reason.
+        position: position of the caption for the example of the drop reason.
+        image_url: address of the image, or None to accept captions that only name a
+            file.
     """
     if not caption:
         counter.drop("empty caption", position)
@@ -96,10 +96,8 @@ def names_file(caption: str, image_url: str = "") -> bool:
 
 
 def _file_stems(image_url: str) -> set[str]:
-    """Returns the normalized stem of an image's file name, with and without copy marks.
-
-    The stems of "IMG_0001-300x200.jpg" are "img_0001_300x200" and "img_0001".
-    """
+    """Returns the normalized stem of a file name, with and without copy marks."""
+    # The stems of "IMG_0001-300x200.jpg" are "img_0001_300x200" and "img_0001".
     if image_url[:5].lower() == "data:":
         return set()
     try:

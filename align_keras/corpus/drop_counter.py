@@ -44,17 +44,17 @@ class DropCounter:
     count towards `max_bad_fraction`.
 
     Args:
-        unit: str, plural noun for the counted items in messages.
+        unit: plural noun for the counted items in messages.
 
     Attributes:
-        kept_count: int, number of kept pairs.
+        kept_count: number of kept pairs.
         bad: `collections.Counter`, number of bad pairs by reason.
         filtered: `collections.Counter`, number of filtered pairs by reason.
         converted: `collections.Counter`, number of converted images by conversion.
         cleaned: `collections.Counter`, number of captions from which a part was cut,
             by the kind of the part.
         notes: `collections.Counter`, number of kept pairs by remark.
-        examples: dict, reason → first example.
+        examples: reason → first example.
     """
 
     def __init__(self, unit: str = "pairs") -> None:
@@ -77,11 +77,10 @@ class DropCounter:
         """Counts bad pairs.
 
         Args:
-            reason: str, the drop reason.
-            position: str, file or part of a file with the pair, such as
-                "pairs.csv line 7".
-            detail: str, the problem in detail, or "".
-            count: int, number of pairs.
+            reason: the drop reason.
+            position: file or part of a file with the pair, such as "pairs.csv line 7".
+            detail: the problem in detail, or "".
+            count: number of pairs.
         """
         self.bad[reason] += count
         self._add_example(reason, position, detail)
@@ -120,8 +119,8 @@ class DropCounter:
         """Raises if no pair was kept, or if too many pairs are bad.
 
         Args:
-            max_bad_fraction: float, largest allowed number of bad pairs, divided by the
-                number of bad and kept pairs.
+            max_bad_fraction: largest allowed number of bad pairs, divided by the number
+                of bad and kept pairs.
 
         Raises:
             InputError: if no pair was kept, or if too many pairs are bad.

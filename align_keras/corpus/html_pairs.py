@@ -71,11 +71,11 @@ class WebPair(NamedTuple):
     """Image and caption of a web page.
 
     Attributes:
-        image_url: str, absolute address of the image.
-        caption: str, cleaned caption.
-        rule: str, part of the page with the caption: "alt", "title" or "figcaption".
-        language: str, value of the nearest `lang` attribute in lower case, or "".
-        page_url: str, address of the page.
+        image_url: absolute address of the image.
+        caption: cleaned caption.
+        rule: part of the page with the caption: "alt", "title" or "figcaption".
+        language: value of the nearest `lang` attribute in lower case, or "".
+        page_url: address of the page.
     """
 
     image_url: str
@@ -120,16 +120,13 @@ def extract_pairs(
     `page_process.read_page` limits both.
 
     Args:
-        html: str, or bytes. Bytes are decoded by `decode_html`.
-        base_url: str, address of the page. Relative addresses refer to it, or to the
-            `base` element of the page.
+        html: page. Bytes are decoded by `decode_html`.
+        base_url: address of the page. Relative addresses refer to it, or to the `base`
+            element of the page.
         counter: `DropCounter` for dropped and cleaned captions, or None.
-        honor_opt_out: bool, False to yield the pairs of pages that opt out as well.
-        any_caption: bool, True to yield each image once with the caption "", even if it
-            has no usable caption.
-
-    Yields:
-        `WebPair`.
+        honor_opt_out: False to yield the pairs of pages that opt out as well.
+        any_caption: True to yield each image once with the caption "", even if it has
+            no usable caption.
 
     Raises:
         InputError: if selectolax is not installed.
@@ -203,7 +200,7 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
     Args:
         content: bytes of the page.
-        charset: str, encoding in the HTTP header, or None.
+        charset: encoding in the HTTP header, or None.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -220,11 +217,9 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name: str) -> str | None:
-    """Returns Python's name of an encoding, or None if it is not allowed.
-
-    UTF-16 is not allowed, since a page in UTF-16 has no `meta` that can be read as
-    ASCII.
-    """
+    """Returns Python's name of an encoding, or None if it is not allowed."""
+    # UTF-16 is not allowed, since a page in UTF-16 has no `meta` that can be read as
+    # ASCII.
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
@@ -243,12 +238,7 @@ class _NodeContext(NamedTuple):
 
 
 def _node_context(node: Any, cache: dict[int, _NodeContext]) -> _NodeContext:
-    """Returns the context of a node from the node and its ancestors.
-
-    Args:
-        node: node of the tree.
-        cache: dict, id of a node → its context. It is updated.
-    """
+    """Returns the context of a node from the node and its ancestors."""
     path = []
     while node is not None and node.mem_id not in cache:
         path.append(node)
@@ -267,16 +257,7 @@ def _node_context(node: Any, cache: dict[int, _NodeContext]) -> _NodeContext:
 def _captions(
     image: Any, figure: Any, figure_cache: dict[int, tuple[str, list[str]]]
 ) -> list[tuple[str, str, Sequence[str]]]:
-    """Returns the captions of an `img` with the rule that found each caption.
-
-    Args:
-        image: node of the image.
-        figure: node of the `figure` or of the caption of the image, or None.
-        figure_cache: dict, id of `figure` → (caption, removed parts). It is updated.
-
-    Returns:
-        list of tuples (rule, caption, removed parts).
-    """
+    """Returns tuples (rule, caption, removed parts) for an `img`."""
     captions: list[tuple[str, str, Sequence[str]]] = []
     for rule in ("alt", "title"):
         text = image.attributes.get(rule) or ""
@@ -292,11 +273,7 @@ def _captions(
 
 
 def _captions_by_class(tree: Any) -> dict[int, Any]:
-    """Finds the captions outside of figures by their CSS classes.
-
-    Returns:
-        dict, id of the node of an image → node of its caption.
-    """
+    """Maps the ids of images outside of figures to the nodes of their captions."""
     caption_of_image: dict[int, Any] = {}
     captions = tree.css(_CAPTIONS)
     caption_counts = collections.Counter(node.parent.mem_id for node in captions)
@@ -314,14 +291,7 @@ def _captions_by_class(tree: Any) -> dict[int, Any]:
 
 
 def _visible_text(node: Any) -> tuple[str, list[str]]:
-    """Returns the visible text of an element and the parts that were removed from it.
-
-    Args:
-        node: node of the element, or None.
-
-    Returns:
-        Tuple (cleaned text, sorted names of the removed parts).
-    """
+    """Returns the visible text of an element and the names of its removed parts."""
     words, removed_parts, stack = [], set(), [] if node is None else [node]
     size = 0
     while stack and size < _MAX_FIGCAPTION:
@@ -363,13 +333,11 @@ def _foreign_part(node: Any) -> str | None:
 
 
 def _noscript_copies(tree: Any, context_cache: dict[int, _NodeContext]) -> set[int]:
-    """Returns the ids of the redundant images in or next to `noscript` elements.
-
-    Pages with lazy loading repeat an image in a `noscript` for browsers without
-    scripts. If the image next to the `noscript` has an address for lazy loading, the
-    image in the `noscript` is redundant. Otherwise the image next to it is a redundant
-    placeholder.
-    """
+    """Returns the ids of the redundant images in or next to `noscript` elements."""
+    # Pages with lazy loading repeat an image in a `noscript` for browsers without
+    # scripts. If the image next to the `noscript` has an address for lazy loading, the
+    # image in the `noscript` is redundant. Otherwise the image next to it is a
+    # redundant placeholder.
     copies, last_id = set(), None
     for copy in tree.css("noscript img"):
         noscript = _node_context(copy, context_cache).noscript
@@ -394,15 +362,7 @@ def _noscript_copies(tree: Any, context_cache: dict[int, _NodeContext]) -> set[i
 
 
 def _neighbor_image(node: Any, direction: str) -> Any:
-    """Returns the `img` that is the previous or next element, or its first descendant.
-
-    Args:
-        node: node of an element.
-        direction: str, "prev" or "next".
-
-    Returns:
-        Node of the image, or None.
-    """
+    """Returns the `img` that is or begins the previous or next element, or None."""
     node = getattr(node, direction)
     while node is not None and not node.is_element_node:
         node = getattr(node, direction)

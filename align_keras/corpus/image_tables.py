@@ -118,10 +118,8 @@ def group_piece(task: dict) -> dict:
 
 
 def _unique_captions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the `TEXTS` of each different caption, sorted.
-
-    If rows have the same caption, the first one in the sorted order is used.
-    """
+    """Returns the `TEXTS` of each different caption, sorted."""
+    # If rows have the same caption, the first one in the sorted order is used.
     first_texts: dict[str, tuple] = {}
     for texts in sorted(tuple(row[name] for name in TEXTS) for row in rows):
         first_texts.setdefault(texts[0], texts)
@@ -178,8 +176,8 @@ def load_hook(name: str | None, option: str = "images.refuse") -> Callable | Non
     """Imports the function with the name "module:function", or returns None for None.
 
     Args:
-        name: str, value of the option, or None.
-        option: str, name of the option for messages.
+        name: value of the option, or None.
+        option: name of the option for messages.
 
     Raises:
         InputError: if the function cannot be imported.
@@ -209,12 +207,12 @@ def store_image(
 
     Args:
         content: bytes of an image file.
-        shorter_side: int, pixels of the shorter side. Smaller images keep their size.
+        shorter_side: pixels of the shorter side. Smaller images keep their size.
         quality: int from 1 to 100, quality of the JPEG.
-        keep_aspect: bool, False to resize both sides to `shorter_side`.
+        keep_aspect: False to resize both sides to `shorter_side`.
         refuse: callable that takes a `PIL.Image.Image` and returns True to drop it, or
             None.
-        max_pixels: int, largest allowed number of pixels before the reduction.
+        max_pixels: largest allowed number of pixels before the reduction.
 
     Returns:
         dict with columns of `stored_schema`, apart from `image_key`, `fault` and
@@ -273,13 +271,7 @@ def rgba_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _reduce(pixels: np.ndarray, side: int, keep_aspect: bool) -> np.ndarray:
-    """Resizes an image so that its shorter side has at most `side` pixels.
-
-    Args:
-        pixels: uint8 array (height, width, 4).
-        side: int, pixels.
-        keep_aspect: bool, False to resize both sides to `side`.
-    """
+    """Resizes an image so that its shorter side has at most `side` pixels."""
     shape = pixels.shape[:2]
     if min(shape) < side:
         return pixels
@@ -308,8 +300,8 @@ def kept_images(
     """Yields the images of the corpus with their captions.
 
     Args:
-        groups: list of str, paths of the tables of images with captions.
-        stored: list of str, paths of the tables of decoded images, in the same order.
+        groups: paths of the tables of images with captions.
+        stored: paths of the tables of decoded images, in the same order.
         dropped: sequence of tuples (image key, reason, key of the kept image) for the
             images that are not part of the corpus. The kept image gets the captions of
             its duplicates.

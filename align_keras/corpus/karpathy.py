@@ -15,13 +15,13 @@ class KarpathyImage:
     """Entry of the list "images".
 
     Attributes:
-        name: str, file name of the image.
-        path: str, path of the image relative to the image folder. COCO's images are in
-            the subfolders train2014 and val2014.
-        split: str, such as `"train"`, `"restval"`, `"val"` or `"test"`.
-        captions: tuple of str, unchanged from the file.
-        caption_ids: tuple of str, the `sentid` of each caption, or "" for a caption
-            without a `sentid`.
+        name: file name of the image.
+        path: path of the image relative to the image folder. COCO's images are in the
+            subfolders train2014 and val2014.
+        split: such as `"train"`, `"restval"`, `"val"` or `"test"`.
+        captions: unchanged from the file.
+        caption_ids: the `sentid` of each caption, or "" for a caption without a
+            `sentid`.
     """
 
     name: str
@@ -35,10 +35,7 @@ def parse_karpathy_image(row: Any) -> KarpathyImage:
     """Parses an entry of the list "images".
 
     Args:
-        row: dict, the entry.
-
-    Returns:
-        `KarpathyImage`.
+        row: the entry.
 
     Raises:
         KeyError: if the entry lacks a key.

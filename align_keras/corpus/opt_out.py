@@ -17,8 +17,8 @@ def has_opt_out(directives: str) -> bool:
     """Returns True if a list of directives has one that opts out.
 
     Args:
-        directives: str, names with a comma between them, such as the `content` of
-            `<meta name="robots">`. Case is ignored.
+        directives: names with a comma between them, such as the `content` of `<meta
+            name="robots">`. Case is ignored.
 
     Example:
 

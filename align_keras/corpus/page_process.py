@@ -60,11 +60,11 @@ def read_page(
 
     Args:
         content: bytes of the page.
-        base_url: str, address of the page.
+        base_url: address of the page.
         counter: `DropCounter` for the dropped pairs of the page.
-        charset: str, encoding in the HTTP header, or None.
-        honor_opt_out: bool, as in `extract_pairs`.
-        any_caption: bool, as in `extract_pairs`.
+        charset: encoding in the HTTP header, or None.
+        honor_opt_out: as in `extract_pairs`.
+        any_caption: as in `extract_pairs`.
 
     Returns:
         list of `WebPair`.
@@ -216,12 +216,7 @@ def _used_memory() -> int:
 
 
 def _set_limits(memory: int, seconds: float) -> None:
-    """Limits the resources of this process.
-
-    Args:
-        memory: int, bytes. An allocation beyond this limit raises `MemoryError`.
-        seconds: float, further processor time after which the process is killed.
-    """
+    """Limits the memory in bytes and the processor time of this process."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
     if sys.platform == "linux":

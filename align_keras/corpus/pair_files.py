@@ -35,10 +35,9 @@ class PairRecord:
     """Image with its captions.
 
     Attributes:
-        id: str, unique id of the image.
+        id: unique id of the image.
         image_path: path or address of the image.
-        captions: list of str.
-        position: str, position of the first caption, such as "pairs.csv line 7".
+        position: position of the first caption, such as "pairs.csv line 7".
         origins: list with the result of `origin_of` or the source of each caption, or
             an empty list without `origin_of` and `caption_sources`.
     """
@@ -71,9 +70,9 @@ def read_pairs(
     Args:
         path: path of a table (`.csv`, `.tsv`, `.jsonl`, `.ndjson`) or a folder, or
             address of a table.
-        image_column: str, name of the column of images, or None to recognize it.
-        caption_column: str, name of the column of captions, or None to recognize it.
-        encoding: str, encoding of the table or of the caption files.
+        image_column: name of the column of images, or None to recognize it.
+        caption_column: name of the column of captions, or None to recognize it.
+        encoding: encoding of the table or of the caption files.
         origin_of: callable that takes a row (dict) and returns the origin of its
             captions, or None. Equal captions of an image are kept if their origins
             differ.
@@ -146,8 +145,8 @@ def count_images(
 
     Args:
         path: path of a table or a folder.
-        max_bad_fraction: float, largest allowed fraction of bad pairs. A pair with a
-            missing image is bad.
+        max_bad_fraction: largest allowed fraction of bad pairs. A pair with a missing
+            image is bad.
         **options: keywords of `read_pairs`.
 
     Raises:
@@ -380,12 +379,7 @@ def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
 def _find_images_and_texts(
     path: pathlib.Path,
 ) -> tuple[list[pathlib.Path], dict[pathlib.Path, pathlib.Path]]:
-    """Finds the images and the text files of a folder and its subfolders.
-
-    Returns:
-        Tuple of the list of images and a dict, path of a text file without its
-        suffix → path.
-    """
+    """Returns the images of a folder, and its text files by path without suffix."""
     images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
@@ -426,15 +420,7 @@ def _read_image(
     encoding: str,
     counter: DropCounter,
 ) -> PairRecord:
-    """Reads the captions of an image in a folder.
-
-    Args:
-        path: path of the folder.
-        file: path of the image.
-        texts: dict, path of a text file without its suffix → path.
-        encoding: str, encoding of the text files.
-        counter: `DropCounter` for unusable captions.
-    """
+    """Reads the captions of an image in a folder."""
     name = str(file.relative_to(path))
     record = PairRecord(_identifier(None, name), file, [], printable(name))
     text_file = texts.get(file.with_suffix(""))

@@ -21,7 +21,7 @@ def arrow(alternative: str = "") -> Any:
     """Imports pyarrow and returns the module.
 
     Args:
-        alternative: str, alternative to the installation for the error message.
+        alternative: alternative to the installation for the error message.
 
     Raises:
         InputError: if pyarrow is not installed.
@@ -61,8 +61,8 @@ def table_writer(
     Args:
         path: path of the file.
         schema: `pyarrow.Schema`.
-        rows_per_group: int, least number of rows that are written as a row group.
-        batches: bool, True if `pyarrow.RecordBatch`es are appended instead of dicts.
+        rows_per_group: least number of rows that are written as a row group.
+        batches: True if `pyarrow.RecordBatch`es are appended instead of dicts.
 
     Yields:
         Function that appends a list of rows (dict) or of batches.
@@ -102,7 +102,7 @@ def open_parquet(path: str) -> Any:
     """Opens a Parquet file.
 
     Args:
-        path: str, path or address.
+        path: path or address.
 
     Returns:
         `pyarrow.parquet.ParquetFile`.
@@ -156,8 +156,8 @@ def read_batches(
 
     Args:
         path: path of a Parquet file.
-        columns: list of str, or None for all columns.
-        rows: int, rows per batch, by default `ROWS_PER_BATCH`.
+        columns: names of columns, or None for all.
+        rows: rows per batch, by default `ROWS_PER_BATCH`.
     """
     with open_table(path) as table:
         yield from table.iter_batches(rows or ROWS_PER_BATCH, columns=columns)

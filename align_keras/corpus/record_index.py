@@ -80,14 +80,14 @@ def index_files(
     size or modification time has changed.
 
     Args:
-        kind: str, one of `RECORD_KINDS`.
-        root: str, folder or address of the files.
-        files: list of `SourceFile`.
-        image_column: str, column of images in tables, or None to recognize it.
-        caption_column: str, column of captions in tables, or None to recognize it.
-        caption_sources: list of str, columns or JSON keys of captions, each of which is
-            a source. The files may lack some of them. An empty list reads one caption
-            column or key.
+        kind: one of `RECORD_KINDS`.
+        root: folder or address of the files.
+        files: files with their sizes and modification times.
+        image_column: column of images in tables, or None to recognize it.
+        caption_column: column of captions in tables, or None to recognize it.
+        caption_sources: columns or JSON keys of captions, each of which is a source.
+            The files may lack some of them. An empty list reads one caption column or
+            key.
 
     Returns:
         list with a dict per file: `path`, `size`, `modified`, `kind`, `count` (number
@@ -282,14 +282,7 @@ def _rows_of_tables(
     caption_columns: dict[str, int],
     counter: DropCounter,
 ) -> Iterator[_Row]:
-    """Yields the rows that have usable captions, and counts the other rows.
-
-    Args:
-        task: dict, task of `_index_file`.
-        columns: list of str, columns to read.
-        caption_columns: dict from a column of captions to the number of its source.
-        counter: `DropCounter`.
-    """
+    """Yields the rows that have usable captions, and counts the other rows."""
     batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
     path, group, row = task["path"], 0, -1
     try:
@@ -396,12 +389,12 @@ class RecordIndex:
     """Images and captions of an indexed file.
 
     Args:
-        file_info: dict, element of the result of `index_files`.
+        file_info: element of the result of `index_files`.
 
     Attributes:
-        file_info: dict, the argument.
-        path: str, path or address of the file.
-        kind: str, one of `RECORD_KINDS`.
+        file_info: the argument.
+        path: path or address of the file.
+        kind: one of `RECORD_KINDS`.
         positions: int64 array (records, 2), position of each record in the file.
         numbers: int64 array (records,), number of captions of each record.
 
@@ -482,8 +475,8 @@ class RecordIndex:
         the last record, the search continues at the first one.
 
         Args:
-            start: int, number of the first record.
-            stop: int, number after the last record.
+            start: number of the first record.
+            stop: number after the last record.
 
         Yields:
             Tuple (number of the record, bytes of the image, faults). The faults are
@@ -621,6 +614,6 @@ def open_record_index(file_info: str) -> RecordIndex:
     """Opens an index, or returns it from a cache.
 
     Args:
-        file_info: str, element of the result of `index_files` as JSON.
+        file_info: element of the result of `index_files` as JSON.
     """
     return RecordIndex(json.loads(file_info))

@@ -25,11 +25,8 @@ class ShardImage:
     """Image of a shard with its captions.
 
     Attributes:
-        id: str.
-        image: bytes, the encoded image.
-        captions: list of str.
-        languages: list of str, the language that the page of each caption declares, or
-            "".
+        image: the encoded image.
+        languages: the language that the page of each caption declares, or "".
     """
 
     id: str
@@ -84,7 +81,7 @@ def read_shard(path: str | os.PathLike, count: int) -> Iterator[ShardImage]:
 
     Args:
         path: path of the shard.
-        count: int, number of its images by `index.json`.
+        count: number of its images by `index.json`.
 
     Raises:
         InputError: if the shard is missing or damaged.

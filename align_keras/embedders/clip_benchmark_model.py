@@ -33,11 +33,7 @@ _DEFAULT_OPTIONS = ("--model_type", _MODEL_TYPE, "--no_amp")
 
 
 class CLIPBenchmarkModel:
-    """Model with the methods that CLIP_benchmark calls.
-
-    Args:
-        embedder: `Embedder`.
-    """
+    """Model with the methods that CLIP_benchmark calls."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder

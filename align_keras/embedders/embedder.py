@@ -25,30 +25,30 @@ class Embedder(abc.ABC):
     dot product of two embeddings is their cosine similarity.
 
     Attributes:
-        name: str, name with which `load_model` opens the model again. A model in memory
-            has the name of its `ALIGN`.
-        runtime: str, runtime that computes the embeddings. It is one of
+        name: name with which `load_model` opens the model again. A model in memory has
+            the name of its `ALIGN`.
+        runtime: runtime that computes the embeddings. It is one of
             `align_keras.embedders.locations.RUNTIMES` except `"auto"`, or the path of a
             `.tflite` file.
-        runtime_option: str, argument `runtime` with which `load_model` opens the model
+        runtime_option: argument `runtime` with which `load_model` opens the model
             again, or `"auto"` if the argument can be omitted.
-        in_memory: bool, True if no other process can open the model by its name.
-        dimension: int, length of an embedding.
-        image_size: int, side of the input of the image tower in pixels.
-        resize_to: int, side in pixels to which images are resized before the center is
+        in_memory: True if no other process can open the model by its name.
+        dimension: length of an embedding.
+        image_size: side of the input of the image tower in pixels.
+        resize_to: side in pixels to which images are resized before the center is
             cropped.
-        fingerprint: str, digest of the weights and the preprocessing. Indexes store it
-            to identify their model.
-        image_fingerprint: str, digest that changes whenever image embeddings may
-            change. It is part of the keys of embedding caches.
-        text_fingerprint: str, digest that changes whenever text embeddings may change.
+        fingerprint: digest of the weights and the preprocessing. Indexes store it to
+            identify their model.
+        image_fingerprint: digest that changes whenever image embeddings may change. It
+            is part of the keys of embedding caches.
+        text_fingerprint: digest that changes whenever text embeddings may change.
         align: `ALIGN` that computes the embeddings, or None for exported models.
-        truncated_to: int, argument `dimensions` with which `load_model` opens the model
+        truncated_to: argument `dimensions` with which `load_model` opens the model
             again, or None for complete embeddings.
-        text_weight: float, default weight of each text relative to an image, which has
-            weight 1, in a query of both.
-        label_threshold: float, default cosine similarity at which an image gets a
-            label, or None if it is unknown.
+        text_weight: default weight of each text relative to an image, which has weight
+            1, in a query of both.
+        label_threshold: default cosine similarity at which an image gets a label, or
+            None if it is unknown.
 
     Example:
 

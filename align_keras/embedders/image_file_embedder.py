@@ -22,8 +22,7 @@ class ImageFileEmbedder(KerasEmbedder):
     """Embedder of an `ALIGN` whose image tower is a `.tflite` file.
 
     Args:
-        align: `ALIGN`.
-        name: str, name that opens the model again, or None for a model in memory.
+        name: name that opens the model again, or None for a model in memory.
         path: path of the file that `align-keras export litert` wrote for this model.
 
     Raises:
@@ -55,11 +54,9 @@ def _check_same_weights(align: ALIGN, content: bytes, path: str) -> None:
 
 
 def _parallel_tower(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that embeds images in parallel, one per processor core.
-
-    This is faster than batches, since the activations of one image fit into the cache
-    of a core.
-    """
+    """Returns a function that embeds images in parallel, one per processor core."""
+    # This is faster than batches, since the activations of one image fit into the cache
+    # of a core.
     from align_keras.export.litert_file import LiteRTTower
 
     towers = [LiteRTTower(content) for _ in range(os.cpu_count() or 1)]

@@ -16,11 +16,9 @@ class KerasEmbedder(Embedder):
     """Embedder of an `ALIGN`. Another runtime may embed its images.
 
     Args:
-        align: `ALIGN`.
-        name: str, name that opens the model again, or None for a model in memory.
-        runtime: str, runtime that embeds the images.
-        runtime_key: str, part of the image fingerprint that is different for each
-            runtime.
+        name: name that opens the model again, or None for a model in memory.
+        runtime: runtime that embeds the images.
+        runtime_key: part of the image fingerprint that is different for each runtime.
         image_tower: function from RGB images, float array (n, S, S, 3) in [0, 255], to
             embeddings, float32 array (n, d), or None for Keras.
     """
@@ -116,8 +114,8 @@ def image_fingerprint(encoder_digest: str, runtime_key: str) -> str:
     """Returns a digest that changes whenever image embeddings may change.
 
     Args:
-        encoder_digest: str, `image_encoder.fingerprint()`.
-        runtime_key: str, part of the digest that is different for each runtime.
+        encoder_digest: `image_encoder.fingerprint()`.
+        runtime_key: part of the digest that is different for each runtime.
     """
     from align_keras.images.preprocess import PREPROCESSING_VERSION
 
@@ -128,7 +126,7 @@ def text_fingerprint(encoder_digest: str, align: ALIGN) -> str:
     """Returns a digest that changes whenever text embeddings may change.
 
     Args:
-        encoder_digest: str, `text_encoder.fingerprint()`.
+        encoder_digest: `text_encoder.fingerprint()`.
         align: `ALIGN`. Its vocabulary and normalization are part of the digest.
     """
     from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION

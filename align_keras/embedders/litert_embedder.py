@@ -118,11 +118,9 @@ class LiteRTEmbedder(TowerEmbedder):
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Returns the content of a member, or raises if it exceeds `_MAX_MEMBER` bytes.
-
-    The limit applies to the content that was read, since a header can state a wrong
-    size.
-    """
+    """Returns the content of a member, or raises if it exceeds `_MAX_MEMBER` bytes."""
+    # The limit applies to the content that was read, since a header can state a wrong
+    # size.
     with archive.open(name) as file:
         content = file.read(_MAX_MEMBER + 1)
     if len(content) > _MAX_MEMBER:

@@ -55,7 +55,7 @@ class ModelLocation:
     """Folder of a model and the runtimes that can open it.
 
     Attributes:
-        name: str, name that opens the model from any working directory.
+        name: name that opens the model from any working directory.
         folder: path of the folder of the model, or of its `.keras` file. The folder of
             a model on the Hugging Face Hub is in the cache, and may have no Keras
             weights.
@@ -80,9 +80,6 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
 
     Args:
         name: name or folder of the model, as in `load_model`.
-
-    Returns:
-        `ModelLocation`.
 
     Raises:
         InputError: if there is no such model.
@@ -185,7 +182,7 @@ def check_installed(runtime: str, subject: str | None = None) -> None:
 
     Args:
         runtime: name of a runtime, or path of a `.tflite` file.
-        subject: str, what needs the package. Defaults to the option `runtime`.
+        subject: what needs the package. Defaults to the option `runtime`.
     """
     otherwise = "" if subject else ", or omit `runtime`"
     subject = subject or f"runtime={runtime!r}"

@@ -49,7 +49,6 @@ class MTEBEncoder:
     `align_keras.mteb_model` creates it.
 
     Args:
-        embedder: `Embedder`.
         meta: `mteb.ModelMeta` of the model.
 
     Attributes:

@@ -18,8 +18,7 @@ class OpenVINOEmbedder(KerasEmbedder):
     """Embedder of an `ALIGN` whose image tower runs with OpenVINO.
 
     Args:
-        align: `ALIGN`.
-        name: str, name that opens the model again, or None for a model in memory.
+        name: name that opens the model again, or None for a model in memory.
         runtime: `"openvino"` or `"openvino_bfloat16"`.
 
     Raises:
@@ -31,10 +30,8 @@ class OpenVINOEmbedder(KerasEmbedder):
 
 
 def _compile_tower(align: ALIGN, runtime: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that embeds images with OpenVINO.
-
-    The function has the current weights of the model.
-    """
+    """Returns a function that embeds images with OpenVINO."""
+    # The function has the current weights of the model.
     import openvino
 
     from align_keras.models.image_function import image_graph

@@ -24,9 +24,9 @@ def square_pixels(
     """Reads an image and resizes it to a square.
 
     Args:
-        image: path, file content as bytes, or uint8 array (height, width, 3).
-        resize_to: int, side of the square in pixels.
-        as_tensorflow: bool. If True, the pixels are those of `resize_image`, the graph
+        image: file content as bytes, or uint8 array (height, width, 3).
+        resize_to: side of the square in pixels.
+        as_tensorflow: If True, the pixels are those of `resize_image`, the graph
             operation, and a JPEG is decoded at its full size.
 
     Returns:
@@ -53,15 +53,13 @@ def square_pixels(
 
 
 def _resize_as_tensorflow(image: Image.Image, side: int) -> np.ndarray:
-    """Resizes an image with floats, because Pillow rounds 8-bit images twice.
-
-    Pillow rounds after each of its two passes. On 100 drawings and 100 screenshots, 6%
-    and 12% of the values therefore differ from TensorFlow by one gray level, and 0.02%
-    with floats. The embeddings of Keras then differ by a cosine of 0.996 at worst, and
-    those of the 8-bit `image.tflite` by 0.989. Floats take 2.5 times as long, and an
-    index, the LiteRT example and a browser resize 8-bit images too, so this is only for
-    comparisons with a Keras model.
-    """
+    """Resizes an image with floats, because Pillow rounds 8-bit images twice."""
+    # Pillow rounds after each of its two passes. On 100 drawings and 100 screenshots,
+    # 6% and 12% of the values therefore differ from TensorFlow by one gray level, and
+    # 0.02% with floats. The embeddings of Keras then differ by a cosine of 0.996 at
+    # worst, and those of the 8-bit `image.tflite` by 0.989. Floats take 2.5 times as
+    # long, and an index, the LiteRT example and a browser resize 8-bit images too, so
+    # this is only for comparisons with a Keras model.
     size = (side, side)
     channels = [
         np.asarray(channel.convert("F").resize(size, Image.Resampling.BILINEAR))

@@ -26,7 +26,7 @@ class TowerEmbedder(Embedder):
     """Embedder of an image tower and a text tower with metadata about their inputs.
 
     Args:
-        name: str, name that opens the model again.
+        name: name that opens the model again.
         paths: dict from `"image"` and `"text"` to the paths of the towers.
         metadata: dict from `"image"` and `"text"` to the contents of `metadata.json` in
             the towers.
@@ -172,7 +172,7 @@ class TowerEmbedder(Embedder):
 
         Args:
             kind: `"image"` or `"text"`.
-            name: str, name of the input.
+            name: name of the input.
             shape: shape of the input. Open dimensions are not int.
         """
         settings = {

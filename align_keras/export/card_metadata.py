@@ -44,8 +44,8 @@ def card_with_metadata(
     `en`.
 
     Args:
-        card: str, text of the card, which may have metadata.
-        name: str, name of the model.
+        card: text of the card, which may have metadata.
+        name: name of the model.
         reports: sequence of dicts of `protocol`, `data`, `metrics` and possibly
             `split`, as `align_keras.evaluate` returns them.
         previous: `huggingface_hub.ModelCardData` of the card that the new one replaces,

@@ -42,13 +42,13 @@ def image_flatbuffer(
 
     Args:
         model: `ALIGN` in float32.
-        quantize: str, one of `QUANTIZATIONS`.
+        quantize: one of `QUANTIZATIONS`.
         pixels: at least a hundred preprocessed images (n, S, S, 3). They calibrate the
             value ranges of `int8`. The file is compared with Keras on the first images,
             or on noise if there are none.
-        resizable: bool, leave the number, height and width of the images open. They are
-            1, S and S until the program that runs the file resizes the input.
-        license: str, terms of the weights, or None.
+        resizable: leave the number, height and width of the images open. They are 1, S
+            and S until the program that runs the file resizes the input.
+        license: terms of the weights, or None.
 
     Returns:
         The content of the file.
@@ -97,12 +97,12 @@ def text_flatbuffer(
 
     Args:
         model: `ALIGN` in float32.
-        quantize: str, one of `QUANTIZATIONS`. `int8` is replaced by `dynamic-int8`,
-            since outliers in the activations of a transformer do not fit into fixed
-            8-bit ranges (Bondarenko et al. 2021).
-        resizable: bool, leave the number and length of the rows open. They are 1 and L
-            until the program that runs the file resizes the inputs.
-        license: str, terms of the weights, or None.
+        quantize: one of `QUANTIZATIONS`. `int8` is replaced by `dynamic-int8`, since
+            outliers in the activations of a transformer do not fit into fixed 8-bit
+            ranges (Bondarenko et al. 2021).
+        resizable: leave the number and length of the rows open. They are 1 and L until
+            the program that runs the file resizes the inputs.
+        license: terms of the weights, or None.
 
     Returns:
         The content of the file.
@@ -148,11 +148,9 @@ def _as_pixel_array(pixels: Sequence | np.ndarray, size: int) -> np.ndarray:
 
 @silent_standard_error()
 def _convert(encode: Callable, encoder: Any, key: str) -> bytes:
-    """Converts a function and its variables to a float LiteRT file.
-
-    The conversion goes through a SavedModel, since `from_concrete_functions` silently
-    writes files without weights for Keras 3 models.
-    """
+    """Converts a function and its variables to a float LiteRT file."""
+    # The conversion goes through a SavedModel, since `from_concrete_functions` silently
+    # writes files without weights for Keras 3 models.
     module = tf.Module()
     module.encode = encode
     module.stored_variables = [variable.value for variable in encoder.variables]
@@ -168,12 +166,10 @@ def _convert(encode: Callable, encoder: Any, key: str) -> bytes:
 
 @contextlib.contextmanager
 def _quantized_embedding(layer: Any, quantize: str) -> Iterator[None]:
-    """Makes an embedding layer look up integer rows with a scale per row.
-
-    The change lasts until the context ends. The function that is traced in this context
-    contains the integer table. This is necessary since the quantizer does not quantize
-    the table of a gather operation, and LiteRT cannot gather float16.
-    """
+    """Makes an embedding layer look up integer rows with a scale per row."""
+    # The change lasts until the context ends. The function that is traced in this
+    # context contains the integer table. This is necessary since the quantizer does not
+    # quantize the table of a gather operation, and LiteRT cannot gather float16.
     if quantize == "none":
         yield
         return
@@ -196,10 +192,8 @@ def _quantized_embedding(layer: Any, quantize: str) -> Iterator[None]:
 
 
 def _set_default_shapes(content: bytes, shape: list[int]) -> bytes:
-    """Returns a LiteRT file whose inputs have `shape` until they are resized.
-
-    The converter sets each open axis to 1.
-    """
+    """Returns a LiteRT file whose inputs have `shape` until they are resized."""
+    # The converter sets each open axis to 1.
     from ai_edge_litert.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(content))

@@ -56,7 +56,7 @@ class LiteRTTower:
         content: content or path of the file. A path is mapped into memory.
 
     Attributes:
-        signature: str, name of the signature.
+        signature: name of the signature.
         inputs: dict from the names of the inputs to their shapes until they are
             resized.
         open_inputs: dict of the same shapes, with -1 for open dimensions.

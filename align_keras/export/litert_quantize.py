@@ -34,7 +34,7 @@ def quantize_flatbuffer(
 
     Args:
         flatbuffer: content of the file.
-        quantize: str, one of `QUANTIZATIONS`.
+        quantize: one of `QUANTIZATIONS`.
         samples: dicts of inputs that determine the value ranges of `int8`.
 
     Returns:
@@ -130,12 +130,7 @@ def _quantize_integers(flatbuffer: bytes, samples: Sequence[dict]) -> bytes:
 
 
 def _tensors_outside_convolutions(graph: Any) -> tuple[list[str], list[str]]:
-    """Returns the names of tensors that `int8` leaves in float32.
-
-    Returns:
-        Outputs of the operations before the first convolution, and outputs of the
-        operations after the pooling.
-    """
+    """Returns the tensors before the first convolution and after the pooling."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     main = graph.subgraphs[0]
@@ -187,11 +182,9 @@ def widest_range(old: dict, new: dict) -> dict:
 def _measure_ranges(
     flatbuffer: bytes, samples: Sequence[dict], recipe: Any
 ) -> dict[str, dict]:
-    """Returns the minimum and maximum of each tensor over all samples.
-
-    The library computes moving averages by default. They depend on the order of the
-    samples, and rare samples such as white images have almost no effect on them.
-    """
+    """Returns the minimum and maximum of each tensor over all samples."""
+    # The library computes moving averages by default. They depend on the order of the
+    # samples, and rare samples such as white images have almost no effect on them.
     from litert_quantizer import calibrator, recipe_manager
 
     manager = recipe_manager.RecipeManager()
@@ -207,12 +200,10 @@ def _measure_ranges(
 
 
 def _raise_tiny_weights(graph: Any, ranges: dict[str, dict]) -> None:
-    """Increases one weight in each channel whose weights are almost zero.
-
-    The step of an int32 bias is proportional to the largest weight of its channel. If
-    all weights of a channel are below 1e-6, the bias overflows. The increased weight
-    makes the bias fit, and changes outputs by less than 1e-6 of the bias.
-    """
+    """Increases one weight in each channel whose weights are almost zero."""
+    # The step of an int32 bias is proportional to the largest weight of its channel. If
+    # all weights of a channel are below 1e-6, the bias overflows. The increased weight
+    # makes the bias fit, and changes outputs by less than 1e-6 of the bias.
     main = graph.subgraphs[0]
     for operation in main.operators:
         parts = [main.tensors[index] for index in operation.inputs if index >= 0]

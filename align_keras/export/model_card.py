@@ -30,14 +30,14 @@ def model_card(
 
     Args:
         model: `ALIGN`, or `Embedder` of an exported model.
-        weights: str, dtype of the stored weights, or None if no weight was converted.
-        source: str, preset or run folder of the exported model, or None.
+        weights: dtype of the stored weights, or None if no weight was converted.
+        source: preset or run folder of the exported model, or None.
         data: dict from names of training sets to notes about each of them.
         evaluation: dict from names of metrics to their values during training.
-        license: str, terms of the weights, or None.
-        described: str, sentence that names the description of inputs and outputs.
+        license: terms of the weights, or None.
+        described: sentence that names the description of inputs and outputs.
         measured: reports that `align-keras evaluate --json` printed.
-        repository: str, name on the Hugging Face Hub with which the model is opened, or
+        repository: name on the Hugging Face Hub with which the model is opened, or
             None.
 
     References:

@@ -26,7 +26,7 @@ def image_onnx(model: Any, *, license: str | None = None) -> bytes:
 
     Args:
         model: `ALIGN` in float32.
-        license: str, terms of the weights, or None.
+        license: terms of the weights, or None.
 
     Returns:
         The content of the file. Its input `images` is float32 (n, height, width, 3) in
@@ -43,7 +43,7 @@ def text_onnx(model: Any, *, license: str | None = None) -> bytes:
 
     Args:
         model: `ALIGN` in float32.
-        license: str, terms of the weights, or None.
+        license: terms of the weights, or None.
 
     Returns:
         The content of the file. Its inputs `token_ids` and `padding_mask` are int32
@@ -57,16 +57,7 @@ def text_onnx(model: Any, *, license: str | None = None) -> bytes:
 def _convert(
     encode: Any, files: dict[str, str], sample_inputs: dict[str, np.ndarray]
 ) -> bytes:
-    """Converts a function to ONNX and compares their outputs for sample inputs.
-
-    Args:
-        encode: `tf.function` with an input signature.
-        files: dict from names to texts, stored as metadata properties.
-        sample_inputs: arrays by the names of the inputs.
-
-    Raises:
-        RuntimeError: if the embeddings of the two differ too much.
-    """
+    """Converts a function to ONNX and compares their outputs for sample inputs."""
     with needs("onnx", "ONNX files need tf2onnx with onnxruntime"):
         import onnxruntime
         import tf2onnx
@@ -95,10 +86,8 @@ def _convert(
 
 
 def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
-    """Replaces an Erfc node by 1 - Erf.
-
-    TensorFlow computes the exact GELU of Keras with Erfc, which ONNX does not have.
-    """
+    """Replaces an Erfc node by 1 - Erf."""
+    # TensorFlow computes the exact GELU of Keras with Erfc, which ONNX does not have.
     (x,) = node.input
     outputs = node.output
     shapes = node.output_shapes

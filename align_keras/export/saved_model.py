@@ -75,9 +75,8 @@ def export_saved_model(
 
     Args:
         model: `ALIGN` with a vocabulary.
-        directory: str or `pathlib.Path`, folder of the export. It must be new, empty or
-            an earlier export. An earlier export is replaced after the new one has been
-            written completely.
+        directory: folder of the export. It must be new, empty or an earlier export. An
+            earlier export is replaced after the new one has been written completely.
         weights: `"bfloat16"` or `"float16"` stores the weights in half the size and
             computes in float32. None keeps the dtypes of the weights.
         card_arguments: dict of keyword arguments of `model_card`.
@@ -203,10 +202,8 @@ def check_finite_weights(model: Any) -> None:
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    """Returns True if all values are finite.
-
-    The sum is a fast test. The second test handles finite values whose sum overflows.
-    """
+    """Returns True if all values are finite."""
+    # The sum is a fast test. The second test handles finite values whose sum overflows.
     values = np.asarray(values, "float32")
     return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 

@@ -24,10 +24,10 @@ class ServedModel(tf.Module):
 
     Args:
         model: `ALIGN` with a vocabulary.
-        serves_images: bool, include the image encoder.
-        serves_texts: bool, include the text encoder.
-        weights: str, `"bfloat16"` or `"float16"` to store kernels and embedding tables
-            in half the size, or None to keep their dtypes.
+        serves_images: include the image encoder.
+        serves_texts: include the text encoder.
+        weights: `"bfloat16"` or `"float16"` to store kernels and embedding tables in
+            half the size, or None to keep their dtypes.
 
     Attributes:
         functions: dict from names of signatures to `tf.function`s.
@@ -234,7 +234,6 @@ class _Untracked:
     TensorFlow stores the attributes of a `tf.Module`, but not those of a plain object.
 
     Attributes:
-        model: `ALIGN`.
         converter: `ALIGNImageConverter` of the model.
         compressed_variables: list of (Keras variable, stored `tf.Variable`). It is
             empty if the weights keep their dtypes.
@@ -261,10 +260,8 @@ class _Untracked:
 
 
 def _stored(variable: keras.Variable, weights: str | None) -> tf.Variable:
-    """Returns the variable to store: a copy in the dtype `weights`, or the original.
-
-    Biases and statistics take little space and keep their dtype.
-    """
+    """Returns the variable to store: a copy in the dtype `weights`, or the original."""
+    # Biases and statistics take little space and keep their dtype.
     is_large = len(variable.shape) > 1 and "float" in variable.dtype
     if weights is None or not is_large:
         return variable.value
@@ -277,10 +274,8 @@ def _string_spec(name: str) -> tf.TensorSpec:
 
 
 def _pad_empty_batch(images: tf.Tensor) -> tf.Tensor:
-    """Adds a black image to an empty batch and returns other batches unchanged.
-
-    Fused convolutions return a wrong shape for an empty batch.
-    """
+    """Adds a black image to an empty batch and returns other batches unchanged."""
+    # Fused convolutions return a wrong shape for an empty batch.
     missing = tf.maximum(0, 1 - tf.shape(images)[0])
     return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 

@@ -112,7 +112,7 @@ def write_warm_up_requests(
 
     Args:
         model: folder of the SavedModel.
-        name: str, name of the served model.
+        name: name of the served model.
         signatures: content of its `signatures.json`.
     """
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2

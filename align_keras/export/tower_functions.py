@@ -31,8 +31,8 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
 
     Args:
         model: `ALIGN` in float32.
-        resizable: bool. The argument `images` of the function, float32 RGB in [0, 255],
-            has the shape (None, None, None, 3) if True, and (1, S, S, 3) otherwise,
+        resizable: if True, the argument `images` of the function, float32 RGB in
+            [0, 255], has the shape (None, None, None, 3), and otherwise (1, S, S, 3),
             where S is the image size of the model.
     """
     _check_encoder(model, "image_encoder")
@@ -56,8 +56,8 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
 
     Args:
         model: `ALIGN` in float32.
-        resizable: bool. The arguments `token_ids` and `padding_mask` of the function,
-            int32, have the shape (None, None) if True, and (1, L) otherwise, where L
+        resizable: if True, the arguments `token_ids` and `padding_mask` of the
+            function, int32, have the shape (None, None), and otherwise (1, L), where L
             is the sequence length of the model.
     """
     _check_encoder(model, "text_encoder")
@@ -126,11 +126,11 @@ def describe_image_tower(
     """Returns the files that describe an image encoder.
 
     Args:
-        model: `ALIGN`.
-        quantize: str, one of `QUANTIZATIONS`.
-        calibration_images: int, number of images that calibrated `int8`.
-        resizable: bool, the number and size of the images are open.
-        license: str, terms of the weights, or None.
+        model: exported `ALIGN`.
+        quantize: one of `QUANTIZATIONS`.
+        calibration_images: number of images that calibrated `int8`.
+        resizable: the number and size of the images are open.
+        license: terms of the weights, or None.
 
     Returns:
         dict from names of files to texts.
@@ -177,9 +177,9 @@ def describe_text_tower(
 
     Args:
         model: `ALIGN` with a vocabulary.
-        quantize: str, one of `QUANTIZATIONS`.
-        resizable: bool, the number and length of the rows are open.
-        license: str, terms of the weights, or None.
+        quantize: one of `QUANTIZATIONS`.
+        resizable: the number and length of the rows are open.
+        license: terms of the weights, or None.
 
     Returns:
         dict from names of files to texts.

@@ -77,13 +77,13 @@ def write_web_page(
     Args:
         folder: path of an empty folder.
         tokenizer: `WordPieceTokenizer` of the model.
-        image_size: int, side of the input image of the model in pixels.
+        image_size: side of the input image of the model in pixels.
         image_tower: content of the LiteRT file of the image encoder.
         text_tower: content of the LiteRT file of the text encoder.
         images: `PageImage` of each image.
         embeddings: float array (images, d) with rows of unit length.
         relevance_weights: `RELEVANCE_WEIGHTS` of `align_keras.search.query.query`.
-        title: str, heading of the page.
+        title: heading of the page.
         runtime: `node_modules` folder that `check_litert_js` accepts and that is copied
             to the page. None requires the user to run `npm install`.
     """
@@ -231,10 +231,8 @@ def _write_page(folder: pathlib.Path, title: str, count: int) -> None:
 
 
 def _copy_runtime(runtime: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies the files of the runtime that the page loads.
-
-    The other files of the packages are twice as large as the copied files.
-    """
+    """Copies the files of the runtime that the page loads."""
+    # The other files of the packages are twice as large as the copied files.
     for package, names in _RUNTIME.items():
         for name in names:
             file = target / package / name

@@ -11,20 +11,9 @@ def _uniform(
     high: float = 1.0,
     columns: int | None = None,
 ) -> tf.Tensor:
-    """Draws uniform random numbers.
-
-    Args:
-        count: int, number of rows.
-        seed: integer tensor (2,).
-        salt: int in [0, 64). It differs between the uses of a seed, so that their
-            numbers are independent.
-        low: float, lower bound.
-        high: float, upper bound.
-        columns: int, number of columns, or None for a vector.
-
-    Returns:
-        float32 tensor (count,) or (count, columns).
-    """
+    """Draws uniform random numbers, float32 (count,) or (count, columns)."""
+    # `salt`, in [0, 64), differs between the uses of a seed, so that their numbers are
+    # independent.
     shape = (count,) if columns is None else (count, columns)
     seed = tf.stack([seed[0], seed[1] * 64 + salt])
     return tf.random.stateless_uniform(shape, seed, low, high)
@@ -44,10 +33,8 @@ def _random_boxes(
     zoom: float,
     shift: float,
 ) -> tf.Tensor:
-    """Returns boxes (count, 4) for `tf.image.crop_and_resize`.
-
-    The x borders of a flipped image are swapped.
-    """
+    """Returns boxes (count, 4) for `tf.image.crop_and_resize`."""
+    # The x borders of a flipped image are swapped.
     slack = tf.cast(side - image_size, tf.float32)
     if crop:
         offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
@@ -102,17 +89,17 @@ def augment_images(
 
     Args:
         images: uint8 tensor (n, side, side, 3) with side ≥ `image_size`.
-        image_size: int, side of the encoder's input in pixels.
+        image_size: side of the encoder's input in pixels.
         seed: integer tensor (2,). The same seed gives the same result.
-        crop: bool, True to crop at a random position, and False to crop the center.
-        flip: bool, True to mirror half of the images horizontally.
+        crop: True to crop at a random position, and False to crop the center.
+        flip: True to mirror half of the images horizontally.
         zoom: float ≥ 0. Each side of the crop is scaled by a random factor between
             exp(-zoom) and exp(zoom). Pixels outside of the image are white.
         shift: float ≥ 0, maximum shift of the crop as a fraction of its side.
         recolor: float in [0, 1], fraction of the images with random colors of ink and
             paper, for dark drawings on white. The paper may be darker than the ink.
-        input_pipeline_id: int, number of the part if the images are part of a larger
-            batch. A part is augmented in the same way as in the whole batch.
+        input_pipeline_id: number of the part if the images are part of a larger batch.
+            A part is augmented in the same way as in the whole batch.
         num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
 
     Returns:

@@ -44,7 +44,7 @@ def crop_image_bytes(
 
     Args:
         image_bytes: scalar string tensor, file that `decode_image` supports.
-        image_size: int, side of the encoder's input in pixels.
+        image_size: side of the encoder's input in pixels.
         position: float tensor (2,) in [0, 1), vertical and horizontal position of the
             window, from the top and from the left.
         is_flipped: bool tensor (), True to mirror the image horizontally.
@@ -166,11 +166,9 @@ def _box(
 
 
 def _resample(window: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes a window to the encoder's input size.
-
-    A reduced axis is averaged over all source pixels of a target pixel, so that fine
-    patterns do not alias. An enlarged axis is interpolated.
-    """
+    """Resizes a window to the encoder's input size."""
+    # A reduced axis is averaged over all source pixels of a target pixel, so that fine
+    # patterns do not alias. An enlarged axis is interpolated.
     size = tf.shape(window)[:2]
     target = (image_size, image_size)
 
@@ -212,10 +210,10 @@ def inception_crop(
 
     Args:
         image: uint8 tensor (height, width, 3).
-        image_size: int, side of the result in pixels.
+        image_size: side of the result in pixels.
         seed: integer tensor (2,). The same seed gives the same window.
         min_area: float in (0, 1], smallest area of the window relative to the image.
-        flip: bool, True to mirror half of the images horizontally.
+        flip: True to mirror half of the images horizontally.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
@@ -252,7 +250,7 @@ def central_crop(
 
     Args:
         image: uint8 tensor (height, width, 3).
-        image_size: int, side of the result in pixels.
+        image_size: side of the result in pixels.
         fraction: float in (0, 1], side of the crop relative to the side of the image.
 
     Returns:

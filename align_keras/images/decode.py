@@ -189,10 +189,8 @@ def _unlock(lock: tf.Tensor) -> tf.Tensor:
 
 
 def _file_type(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the index of the signature at the start of a file as int32.
-
-    The index is the number of signatures if the file has no known signature.
-    """
+    """Returns the index of the signature at the start of a file as int32."""
+    # The index is the number of signatures if the file has no known signature.
     signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF"]
     sizes = [len(signature) for signature in signatures]
     begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
@@ -240,14 +238,7 @@ def size_check(pixels: tf.Tensor) -> tf.Operation:
 
 
 def _raise_unless(rule: str) -> tf.Tensor:
-    """Raises an error in the graph.
-
-    Args:
-        rule: str, end of the message "the image must be …".
-
-    Returns:
-        uint8 tensor (1, 1, 3), which is needed for tracing.
-    """
+    """Raises an error in the graph. Its result is only needed for tracing."""
     check = tf.debugging.Assert(tf.constant(False), [f"the image must be {rule}"])
     with tf.control_dependencies([check]):
         return tf.zeros((1, 1, 3), tf.uint8)
@@ -255,15 +246,7 @@ def _raise_unless(rule: str) -> tf.Tensor:
 
 @_separate_function(_RGBA, tf.TensorSpec((), tf.uint8))
 def _blend_on_white(rgba: tf.Tensor, opaque: tf.Tensor) -> tf.Tensor:
-    """Blends an image with white in the same way as Pillow.
-
-    Args:
-        rgba: uint8 tensor (height, width, 4).
-        opaque: uint8 tensor (), alpha of opaque pixels.
-
-    Returns:
-        uint8 tensor (height, width, 3).
-    """
+    """Blends uint8 RGBA (height, width, 4) with white in the same way as Pillow."""
     rgb = rgba[..., :3]
     alpha = rgba[..., 3:]
 
@@ -300,10 +283,8 @@ def _rotate_and_mirror(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 @_separate_function(_STRING)
 def _read_orientation(exif: tf.Tensor) -> tf.Tensor:
-    """Returns the orientation in the first directory of a TIFF header as int64.
-
-    The result is less than 1 if the directory has no orientation.
-    """
+    """Returns the orientation in the first directory of a TIFF header as int64."""
+    # The result is less than 1 if the directory has no orientation.
     file = FileBytes(exif)
     is_big = file.begins(b"MM")
 
@@ -328,11 +309,7 @@ def _read_orientation(exif: tf.Tensor) -> tf.Tensor:
 
 
 def _split_at_mark(text: tf.Tensor, mark: bytes) -> tf.Tensor:
-    """Splits a text at the first mark.
-
-    Returns:
-        string tensor (2,) with the texts before and after the mark, or (1,) without it.
-    """
+    """Returns the texts before and after the first mark, or the text without it."""
     return tf.raw_ops.StringSplitV2(input=text[tf.newaxis], sep=mark, maxsplit=1).values
 
 
@@ -435,10 +412,8 @@ def _finish_webp(image_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
 
 @_separate_function(_STRING, _NUMBER, tf.TensorSpec((None,), tf.string))
 def _find_chunk(file: tf.Tensor, start: tf.Tensor, kinds: tf.Tensor) -> tf.Tensor:
-    """Returns the position of the first chunk with one of the types.
-
-    It is the length of the file if there is no such chunk.
-    """
+    """Returns the position of the first chunk with one of the types."""
+    # It is the length of the file if there is no such chunk.
     content = FileBytes(file)
 
     def continues(position: tf.Tensor) -> tf.Tensor:
@@ -457,11 +432,9 @@ def _find_chunk(file: tf.Tensor, start: tf.Tensor, kinds: tf.Tensor) -> tf.Tenso
 
 @_separate_function(_STRING)
 def _extract_webp_frame(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns a file that contains only the first frame of an animation.
-
-    The animation decoder of TensorFlow isn't used, because it can write outside of its
-    memory and crash the process.
-    """
+    """Returns a file that contains only the first frame of an animation."""
+    # The animation decoder of TensorFlow isn't used, because it can write outside of
+    # its memory and crash the process.
     file = FileBytes(image_bytes)
     frame = _find_chunk(image_bytes, 12, [b"ANMF"])
     end = frame + 8 + file.number(frame + 4, 4)
@@ -501,18 +474,9 @@ def _place_on_canvas(
     height: tf.Tensor,
     width: tf.Tensor,
 ) -> tf.Tensor:
-    """Places a frame on a white canvas.
-
-    The canvas is enlarged if the frame doesn't fit. The result has no pixels if the
-    canvas is too large.
-
-    Args:
-        image: uint8 tensor (h, w, 3), pixels of the frame.
-        y: int64 tensor (), first row of the frame.
-        x: int64 tensor (), first column of the frame.
-        height: int64 tensor (), height of the canvas.
-        width: int64 tensor (), width of the canvas.
-    """
+    """Places a frame, uint8 (h, w, 3), on a white canvas."""
+    # The canvas is enlarged if the frame doesn't fit. The result has no pixels if the
+    # canvas is too large.
     shape = tf.shape(image, tf.int64)
     bottom_padding = tf.maximum(height - y - shape[0], 0)
     right_padding = tf.maximum(width - x - shape[1], 0)

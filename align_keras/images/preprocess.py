@@ -68,14 +68,7 @@ def uint8_pixels(
 
 
 def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operation]:
-    """Checks the range of float pixels.
-
-    Returns:
-        list of the assertions in a graph, or an empty list in eager mode.
-
-    Raises:
-        InputError: if pixels are out of range in eager mode.
-    """
+    """Checks the range of float pixels, and returns the assertions of a graph."""
     # A tolerance is needed, because resizing of floats may overshoot the range.
     slack = 1e-3 * (high - low)
     inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
@@ -131,7 +124,7 @@ def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
 
     Args:
         image: uint8 tensor (…, height, width, 3).
-        size: int, side in pixels.
+        size: side in pixels.
 
     Returns:
         uint8 tensor (…, size, size, 3).
@@ -154,7 +147,7 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
     Args:
         image: uint8 tensor (…, height, width, 3).
-        image_size: int, side of the encoder's input in pixels.
+        image_size: side of the encoder's input in pixels.
 
     Returns:
         float32 tensor (…, image_size, image_size, 3) of whole numbers in [0, 255].
@@ -176,7 +169,7 @@ def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor
 
     Args:
         image_bytes: scalar string tensor, content of the file.
-        image_size: int, side of the encoder's input in pixels.
+        image_size: side of the encoder's input in pixels.
 
     Returns:
         float32 tensor (image_size, image_size, 3) of whole numbers in [0, 255].

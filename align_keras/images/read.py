@@ -121,8 +121,8 @@ def read_image(
     Args:
         image: path, bytes of a file, or array (height, width, 3) of uint8 or of floats
             in `value_range`.
-        row: int, number of the image for messages.
-        image_size: int, side of the encoder's input in pixels.
+        row: number of the image for messages.
+        image_size: side of the encoder's input in pixels.
         value_range: two floats, black and white of float pixels, or None.
 
     Returns:
@@ -183,7 +183,7 @@ def readable_images(
 
     Args:
         image_bytes: string tensor (n,), contents of the files.
-        image_size: int, side of the encoder's input in pixels.
+        image_size: side of the encoder's input in pixels.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3), black for files that aren't

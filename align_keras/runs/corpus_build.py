@@ -117,9 +117,6 @@ def build_corpus(
         engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
             Its machines must have the sources and `out` at the same paths.
 
-    Returns:
-        `Corpus`.
-
     Raises:
         InputError: if there is no source, if a source can't be read, or if nothing
             passes the filters.
@@ -310,7 +307,7 @@ def write_corpus_subset(corpus: Corpus, path: str | os.PathLike) -> int:
         path: str or path of the `.npy` file.
 
     Returns:
-        int, number of written uids.
+        Number of written uids.
 
     Raises:
         InputError: if no record of the corpus has a uid.

@@ -72,12 +72,9 @@ def score_corpus(
 
     Args:
         out: folder of the corpus.
-        config: `CorpusConfig`.
+        config: options of the corpus and of its scores.
         workers: number of processes. Defaults to the number of cores.
         engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
-
-    Returns:
-        `ScoreTable`.
 
     Raises:
         InputError: if the corpus can't be built, the model can't be opened, or a hook
@@ -128,7 +125,6 @@ class _ScoreStages:
     The tables of a stage have one row for each caption, and one table for each shard.
 
     Attributes:
-        build: `CorpusBuild`.
         folder: folder of the shards.
     """
 

@@ -20,7 +20,7 @@ def password_error(address: str) -> InputError:
     """Returns the error for an address with a password.
 
     Args:
-        address: str, the address or its start without the password.
+        address: the address or its start without the password.
     """
     return InputError(
         f"An address must not contain a password. Received: one in {address}. Use "

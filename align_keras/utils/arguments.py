@@ -54,7 +54,7 @@ def refuse_unknown(
     The message suggests the most similar argument, or lists all of them.
 
     Args:
-        function: str, name of the function or class for the message.
+        function: name of the function or class for the message.
         arguments: names of the received arguments.
         allowed_arguments: names of the arguments that the function has.
     """
@@ -80,10 +80,10 @@ def check_choice(
     """Raises `InputError` unless the value is one of the choices.
 
     Args:
-        name: str, name of the argument for the message.
+        name: name of the argument for the message.
         value: received value.
         choices: allowed values.
-        remedy: str, last sentence of the message.
+        remedy: last sentence of the message.
     """
     if value not in choices:
         raise InputError(
@@ -105,12 +105,12 @@ def check_number(
     Booleans and NaN are refused.
 
     Args:
-        name: str, name of the argument for the message.
+        name: name of the argument for the message.
         value: received value.
-        least: float, smallest allowed value.
-        most: float, largest allowed value, or `math.inf`.
-        whole: bool, True to require an integer.
-        remedy: str, last sentence of the message.
+        least: smallest allowed value.
+        most: largest allowed value, or `math.inf`.
+        whole: True to require an integer.
+        remedy: last sentence of the message.
     """
     kind = numbers.Integral if whole else numbers.Real
     is_number = isinstance(value, kind) and not isinstance(value, bool)
@@ -135,8 +135,8 @@ def check_is_sequence(name: str, kinds: str, values: Any) -> None:
     """Raises if an argument is a single image or text, or has no length.
 
     Args:
-        name: str, name of the argument.
-        kinds: str, types of the items for the message.
+        name: name of the argument.
+        kinds: types of the items for the message.
         values: value of the argument.
     """
     is_single = isinstance(values, str | bytes | os.PathLike)

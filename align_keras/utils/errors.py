@@ -45,14 +45,11 @@ class MissingExtraError(InputError, ImportError):
     """A package of an extra is needed, but it is not installed.
 
     Args:
-        sentence: str, start of the first sentence, such as "`watch` needs watchfiles".
-            The sentence continues with ", which isn't installed."
-        extra: str, extra of align-keras that installs the missing package.
-        otherwise: str, alternative to the installation at the end of the second
-            sentence, such as ", or omit `watch`".
-
-    Attributes:
-        extra: str.
+        sentence: start of the first sentence, such as "`watch` needs watchfiles". The
+            sentence continues with ", which isn't installed."
+        extra: extra of align-keras that installs the missing package.
+        otherwise: alternative to the installation at the end of the second sentence,
+            such as ", or omit `watch`".
 
     Example:
 
@@ -109,9 +106,9 @@ def check_tensorflow(subject: str, otherwise: str = "") -> None:
     """Raises `MissingExtraError` if TensorFlow is not installed.
 
     Args:
-        subject: str, subject of the message, such as "The format litert". It continues
-            with " needs TensorFlow".
-        otherwise: str, as in `MissingExtraError`.
+        subject: subject of the message, such as "The format litert". It continues with
+            " needs TensorFlow".
+        otherwise: as in `MissingExtraError`.
     """
     if not has_tensorflow():
         raise missing_module("tensorflow", subject, otherwise)
@@ -125,7 +122,7 @@ def needs_tensorflow(subject: str) -> Iterator[None]:
     or the function that the user has chosen.
 
     Args:
-        subject: str, as in `check_tensorflow`.
+        subject: as in `check_tensorflow`.
     """
     try:
         yield

@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
     Args:
         path: file to write.
-        mode: str, "w" for UTF-8 text or "wb" for bytes.
+        mode: "w" for UTF-8 text or "wb" for bytes.
 
     Raises:
         InputError: if `path` exists but is not a regular file.
@@ -118,7 +118,7 @@ def local_copy(
 
     Args:
         path: local path or URL.
-        limit: int, maximum size of a download in bytes.
+        limit: maximum size of a download in bytes.
 
     Raises:
         OSError: as `open_regular`. The errno is EFBIG if the file exceeds `limit`.
@@ -152,7 +152,7 @@ def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
 
     Args:
         path: local path or URL.
-        limit: int, maximum size in bytes.
+        limit: maximum size in bytes.
 
     Raises:
         OSError: as `open_regular`. The errno is EFBIG if the file exceeds `limit`.
@@ -167,7 +167,7 @@ def read_json(path: str | pathlib.Path) -> dict:
     """Reads a JSON object from a file of at most 512 MB.
 
     Returns:
-        dict, empty if the file doesn't exist.
+        Empty if the file doesn't exist.
 
     Raises:
         InputError: if the file can't be read or doesn't contain a JSON object.
@@ -200,7 +200,7 @@ def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
 
     Args:
         path: received path.
-        argument: str, name of the argument for the message.
+        argument: name of the argument for the message.
 
     Raises:
         InputError: if the path ends in `.keras`. The message recommends
@@ -231,7 +231,7 @@ def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
 
     Args:
         path: path of the output. A symbolic link is replaced by its target.
-        argument: str, name of the argument for the message.
+        argument: name of the argument for the message.
 
     Raises:
         InputError: if the path is a URL, is not a valid file name, or exists and is
@@ -329,7 +329,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
 
     Args:
         path: path of the output.
-        argument: str, name of the argument for the message.
+        argument: name of the argument for the message.
 
     Returns:
         Absolute `pathlib.Path` without symbolic links.

@@ -14,9 +14,9 @@ def import_name(package: str, modules: Mapping[str, str], name: str) -> Any:
     therefore hides it from them, and imports the names if `TYPE_CHECKING` is set.
 
     Args:
-        package: str, name of the package.
+        package: name of the package.
         modules: dict from a public name to the module that defines it.
-        name: str, requested name.
+        name: requested name.
 
     Raises:
         AttributeError: if the package has no such name.

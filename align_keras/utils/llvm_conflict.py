@@ -23,7 +23,7 @@ def refuse_loaded_triton(model: str) -> None:
     """Raises if TensorFlow can no longer be imported in this process.
 
     Args:
-        model: str, name of the model for the message.
+        model: name of the model for the message.
 
     Raises:
         InputError: if triton has been imported and TensorFlow has not.

@@ -312,11 +312,9 @@ class _Folder(_Copy):
             self._save_state(self.id)
 
     def _upload_file(self, name: str, stamp: list[int]) -> _Entry | None:
-        """Uploads a file if it has changed, and returns its entry.
-
-        If the file changes during its upload, the result is its previous entry or None,
-        and the next call uploads the file.
-        """
+        """Uploads a file if it has changed, and returns its entry."""
+        # If the file changes during its upload, the result is its previous entry or
+        # None, and the next call uploads the file.
         file = self.local / name
         previous_entry = self.files.get(name)
         try:
@@ -333,10 +331,8 @@ class _Folder(_Copy):
         return [key, stamp[0], digest]
 
     def _put_new_object(self, file: pathlib.Path, name: str) -> str:
-        """Uploads a file as an object that no pointer lists, and returns its name.
-
-        Other tools can open the object by the name of its file if the file is new.
-        """
+        """Uploads a file as an object that no pointer lists, and returns its name."""
+        # Other tools can open the object by the name of its file if the file is new.
         if name not in self.files:
             try:
                 path = self._object_path(name)

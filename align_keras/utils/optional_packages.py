@@ -16,7 +16,7 @@ def raise_import_error_if_broken(package: str) -> None:
     package, as if it were missing.
 
     Args:
-        package: str, name of a package that is imported later.
+        package: name of a package that is imported later.
     """
 
     def load(execute: Callable[[Any], object], module: Any) -> None:

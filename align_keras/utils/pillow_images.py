@@ -285,10 +285,8 @@ def _check_bitmap(content: bytes) -> None:
 
 
 def _has_zero_size(content: bytes) -> bool:
-    """Returns True for the header of a PNG or GIF with a width or height of 0.
-
-    Pillow does not recognize the format of such an image.
-    """
+    """Returns True for the header of a PNG or GIF with a width or height of 0."""
+    # Pillow does not recognize the format of such an image.
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         return 0 in struct.unpack_from(">II", content, 16)
     if content.startswith(b"GIF8") and len(content) >= 10:
@@ -354,10 +352,8 @@ def _is_animated(image: Any) -> bool:
 
 
 def _read_orientation(image: Any, content: bytes) -> int:
-    """Returns the orientation in the EXIF metadata, or 1 without an orientation.
-
-    Pillow's own function would also use the orientation in XMP and other metadata.
-    """
+    """Returns the orientation in the EXIF metadata, or 1 without an orientation."""
+    # Pillow's own function would also use the orientation in XMP and other metadata.
     marker = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if marker not in content[:_MAX_EXIF_POSITION]:
         return 1

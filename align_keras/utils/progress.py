@@ -17,10 +17,10 @@ class progress_bar:
     """Progress bar on a terminal, or a line every 15 seconds in other outputs.
 
     Args:
-        title: str, name of the work.
-        unit: str, name of the items in the plural.
-        total: int, number of items. The attribute `total` may be changed later.
-        done: int, number of items that were finished before.
+        title: name of the work.
+        unit: name of the items in the plural.
+        total: number of items. The attribute `total` may be changed later.
+        done: number of items that were finished before.
 
     Example:
 

@@ -35,7 +35,7 @@ class WrappedImport(importlib.abc.MetaPathFinder):
     The other finders locate the package.
 
     Args:
-        package: str, name of the package.
+        package: name of the package.
         load: callable that takes the function that executes the module, and the
             module.
     """

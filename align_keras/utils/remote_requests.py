@@ -282,11 +282,8 @@ class RefusedRedirectError(Exception):
 
 
 def _redirect_check(aiohttp: Any) -> Any:
-    """Returns the `aiohttp.TraceConfig` that checks each redirect.
-
-    References:
-        OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
-    """
+    """Returns the `aiohttp.TraceConfig` that checks each redirect."""
+    # See OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
 
     async def remember_origin(_: Any, context: Any, request: Any) -> None:
         context.origin = str(request.url)

@@ -19,7 +19,7 @@ def shared_folder(package: str, name: str = ".") -> pathlib.Path | None:
 
     Args:
         package: `"experiments"` or `"saved_models"`.
-        name: str, name of a folder in the package.
+        name: name of a folder in the package.
     """
     if (CLONE_FOLDER / "setup.cfg").is_file():
         folder = CLONE_FOLDER / package / name

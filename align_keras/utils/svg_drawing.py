@@ -63,7 +63,7 @@ class SvgDrawing:
 
     Attributes:
         size: tuple of int (width, height), size in pixels.
-        content: bytes, XML without links to other files.
+        content: XML without links to other files.
     """
 
     size: tuple
@@ -104,10 +104,8 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts() -> list[str]:
-    """Returns the fonts of the system as arguments of `RENDER_PROGRAM`.
-
-    Without these arguments, resvg omits letters.
-    """
+    """Returns the fonts of the system as arguments of `RENDER_PROGRAM`."""
+    # Without these arguments, resvg omits letters.
     arguments = []
     for name in ("serif", "sans-serif", "monospace"):
         try:

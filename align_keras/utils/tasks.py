@@ -91,10 +91,10 @@ def run_tasks(
         tasks: list of JSON objects.
         folder: path of the results. All machines of a cluster must have access to it
             under this path.
-        workers: int, number of processes on this machine, by default the number of
-            cores. With 1, the tasks run in this process.
-        engine: str, one of `ENGINES`. A cluster finishes all other tasks before the
-            error of a task is raised.
+        workers: number of processes on this machine, by default the number of cores.
+            With 1, the tasks run in this process.
+        engine: one of `ENGINES`. A cluster finishes all other tasks before the error of
+            a task is raised.
         on_result: callable that takes the value of each task that this machine has
             finished. It is not called for the tasks of a cluster.
 
@@ -183,10 +183,10 @@ def check_same(path: str, actual: str, expected: str, name: str = "model") -> No
     """Checks on a worker that it has the same model as the machine of the user.
 
     Args:
-        path: str, path of the model for the message.
-        actual: str, fingerprint of the model on the worker.
-        expected: str, fingerprint of the model in the task.
-        name: str, name of the argument for the message.
+        path: path of the model for the message.
+        actual: fingerprint of the model on the worker.
+        expected: fingerprint of the model in the task.
+        name: name of the argument for the message.
 
     Raises:
         InputError: if the fingerprints differ.
@@ -258,14 +258,9 @@ def _call(function: _Function, task: _Task, path: pathlib.Path) -> Any:
 
 
 def _write_result(function: _Function, task: _Task, path: pathlib.Path) -> Any:
-    """Runs a task and stores its result.
-
-    An `InputError` of the task is stored too. `run_tasks` raises it in the process that
-    the user started.
-
-    Returns:
-        The value of the task, or None after an `InputError`.
-    """
+    """Runs a task, stores its result, and returns its value."""
+    # An `InputError` of the task is stored too. `run_tasks` raises it in the process
+    # that the user started.
     result: dict[str, Any]
     try:
         result = {"value": function(task)}
@@ -376,11 +371,7 @@ def _versions() -> dict[str, str]:
 
 
 def _work(call: _Call) -> Exception | None:
-    """Runs a task on a worker of a cluster.
-
-    Returns:
-        The exception that the task raised, or None if the result is stored.
-    """
+    """Runs a task on a worker of a cluster. Returns its exception or None."""
     try:
         path = pathlib.Path(call["path"])
         _check_worker(call["versions"], path.parent)
@@ -393,15 +384,7 @@ def _work(call: _Call) -> Exception | None:
 
 
 def _check_worker(versions: dict[str, str], folder: pathlib.Path) -> None:
-    """Checks the package versions and the task folder of a worker.
-
-    Args:
-        versions: dict from package to the required version.
-        folder: `pathlib.Path` of the task folder.
-
-    Raises:
-        InputError: if a version differs or the folder doesn't exist on the worker.
-    """
+    """Raises InputError if packages differ on a worker or the folder is missing."""
     worker_versions = _versions()
     host = socket.gethostname()
     for package, version in versions.items():
@@ -433,12 +416,11 @@ def _portable(error: Exception) -> Exception:
 
 
 def _dask_function() -> Callable[[_Call], Exception | None]:
-    """Returns the function that a Dask worker calls with a task.
-
-    Dask sends a local function as code and a global function as its name. If a worker
-    can't import a function by its name, it never answers and the client waits forever.
-    This local function raises `ImportError` on a worker without this package instead.
-    """
+    """Returns the function that a Dask worker calls with a task."""
+    # Dask sends a local function as code and a global function as its name. If a worker
+    # can't import a function by its name, it never answers and the client waits
+    # forever. This local function raises `ImportError` on a worker without this package
+    # instead.
     module = __name__
 
     def work(call: Any) -> Any:
@@ -500,11 +482,9 @@ _ray_clients: dict[str, Any] = {}
 
 
 def _run_on_ray(calls: list[_Call], address: str) -> list[_Outcome]:
-    """Runs tasks on a Ray cluster with the Ray client in a separate process.
-
-    Ray ends the process of its client without a message if the head node is lost. It
-    also waits forever if another program listens at the address.
-    """
+    """Runs tasks on a Ray cluster with the Ray client in a separate process."""
+    # Ray ends the process of its client without a message if the head node is lost. It
+    # also waits forever if another program listens at the address.
     from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
     client = _ray_clients.pop(address, None)

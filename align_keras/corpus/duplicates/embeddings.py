@@ -54,8 +54,8 @@ def write_embeddings(
         path: file to write.
         images: iterable of the inputs of `encode`.
         encode: callable from a list of images to an array (images, dimensions).
-        count: int, number of images.
-        batch_size: int, number of images that are passed to `encode` together.
+        count: number of images.
+        batch_size: number of images that are passed to `encode` together.
 
     Returns:
         Memory-mapped array (count, dimensions).
@@ -142,12 +142,12 @@ class EmbeddingSearch:
     image, 32 embeddings for each cluster, and `block_rows` × `block_rows` numbers.
 
     Args:
-        clusters: int, number of clusters of a large corpus.
-        nearest: int, number of clusters that are searched for each image.
-        threshold: float, the cosine above which two images are near. A good value
-            depends on the encoder.
-        seed: int, seed of k-means.
-        block_rows: int, number of rows that are compared together. Limits memory.
+        clusters: number of clusters of a large corpus.
+        nearest: number of clusters that are searched for each image.
+        threshold: the cosine above which two images are near. A good value depends on
+            the encoder.
+        seed: seed of k-means.
+        block_rows: number of rows that are compared together. Limits memory.
 
     References:
         Jia et al. 2021, appendix A.
@@ -273,10 +273,8 @@ class EmbeddingSearch:
         ranks: np.ndarray,
         best: np.ndarray,
     ) -> None:
-        """Lowers the ranks in `best` by comparing `query_rows` with `part`.
-
-        `part` holds rows of the references in ascending order of their ranks.
-        """
+        """Lowers the ranks in `best` by comparing `query_rows` with `part`."""
+        # `part` holds rows of the references in ascending order of their ranks.
         # A query whose rank is below all ranks of the part is skipped.
         query_rows = query_rows[best[query_rows] > ranks[part[0]]]
         if not len(query_rows):
@@ -303,10 +301,8 @@ class EmbeddingSearch:
         ranks: np.ndarray,
         best: np.ndarray,
     ) -> None:
-        """Lowers the ranks in `best` by pairs that may be near.
-
-        The pairs are sorted by query, then by the rank of the reference.
-        """
+        """Lowers the ranks in `best` by pairs that may be near."""
+        # The pairs are sorted by query, then by the rank of the reference.
         while True:
             lower = ranks[reference] < best[query]
             query, reference = query[lower], reference[lower]
@@ -337,12 +333,7 @@ class EmbeddingSearch:
 
 
 def _by_cluster(clusters: np.ndarray, count: int) -> list[np.ndarray]:
-    """Returns the rows of each cluster in ascending order.
-
-    Args:
-        clusters: unsigned array (n, k), the clusters of each row.
-        count: int, number of clusters.
-    """
+    """Returns the rows of each cluster in ascending order."""
     order = np.argsort(clusters, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(clusters.ravel(), minlength=count))
     return np.split(order // clusters.shape[1], ends[:-1])
@@ -356,10 +347,8 @@ def unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _exact_cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the cosines of pairs of rows in float64.
-
-    `einsum` adds the products in a fixed order, so that the result is deterministic.
-    """
+    """Returns the cosines of pairs of rows in float64."""
+    # `einsum` adds the products in a fixed order, so that the result is deterministic.
     first, second = first.astype(np.float64), second.astype(np.float64)
     products = np.einsum("nd,nd->n", first, second)
     squares = np.einsum("nd,nd->n", first, first)

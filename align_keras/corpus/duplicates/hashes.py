@@ -70,7 +70,7 @@ def perceptual_hash(image: Image.Image | np.ndarray) -> bytes:
         image: PIL image, or uint8 array (height, width) of its gray pixels.
 
     Returns:
-        bytes, 16 for each view.
+        16 bytes for each view.
     """
     signs = _signs(_thumbnail(image))
     words = np.packbits(signs, axis=2, bitorder="little").view("<u8")[..., 0]
@@ -135,10 +135,7 @@ def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _signs(pixels: np.ndarray) -> np.ndarray:
-    """Returns two masks of each view: positive and negative coefficients.
-
-    The result is a bool array (views, 2, 64).
-    """
+    """Returns positive and negative coefficients of each view, bool (views, 2, 64)."""
     spectra = _VERTICAL @ pixels @ _HORIZONTAL
     numbers = spectra[:, _DOWN, _ACROSS]
     zero = _RELATIVE_ZERO * np.sqrt(np.mean(numbers**2, axis=1, keepdims=True))
@@ -157,10 +154,7 @@ def _lowest_frequencies() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cosines(first: int, end: int) -> np.ndarray:
-    """Returns the orthonormal cosine transform of a part of the side, float (10, 64).
-
-    The part consists of the pixels from `first` to `end`, without `end`.
-    """
+    """Returns the cosine transform of the pixels `first` to `end`, float (10, 64)."""
     length = end - first
     position = np.arange(_SIDE) - first + 0.5
     frequency = np.arange(max(_DOWN.max(), _ACROSS.max()) + 1)[:, None]
@@ -189,9 +183,8 @@ class HammingSearch:
     hashes within 8 bits). The search needs some tens of bytes for each image.
 
     Args:
-        threshold: int, number of bits in which near hashes may differ.
-        block_rows: int, number of hashes that a thread compares together. Limits
-            memory.
+        threshold: number of bits in which near hashes may differ.
+        block_rows: number of hashes that a thread compares together. Limits memory.
     """
 
     def __init__(
@@ -322,12 +315,10 @@ class _BandTable:
 
 
 def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the bits of each band and the number of its bits that may differ.
-
-    With threshold = bands × radius + remainder, near hashes differ in at most `radius`
-    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of a
-    later band.
-    """
+    """Yields the bits of each band and the number of its bits that may differ."""
+    # With threshold = bands × radius + remainder, near hashes differ in at most
+    # `radius` bits of one of the first remainder + 1 bands, or in at most radius − 1
+    # bits of a later band.
     bands = _BANDS_OF_FEW if count < FEW_HASHES else _BANDS
     radius, remainder = divmod(threshold, bands)
     coefficients = np.arange(_BITS // WORDS)
@@ -356,23 +347,11 @@ def _near_by_half(
     ends: np.ndarray,
     threshold: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields pairs whose hashes are near in the first half of their bits.
-
-    This comparison rules out most pairs. The queries of a group have the same key and
-    are compared with the same range of entries.
-
-    Args:
-        first: uint64 array (queries,), the first word of each query.
-        groups: int array (groups,), index of the first query of each group.
-        sizes: int array (groups,), number of queries in each group.
-        table: `_BandTable` of the references.
-        starts: int array (groups,), start of the entries of each group.
-        ends: int array (groups,), end of the entries of each group.
-        threshold: int, number of bits that may differ.
-
-    Yields:
-        `(queries, entries, distances)`, three arrays of the same length.
-    """
+    """Yields pairs whose hashes are near in the first half of their bits."""
+    # This comparison rules out most pairs. The queries of a group have the same key and
+    # are compared with the same range of entries. `first` has an entry for each query,
+    # and `groups`, `sizes`, `starts` and `ends` have one for each group of queries with
+    # the same key.
     is_large = sizes * (ends - starts) >= MIN_MATRIX_PAIRS
     for group in np.flatnonzero(is_large):
         queries = first[groups[group] : groups[group] + sizes[group], None]
@@ -394,15 +373,7 @@ def _near_by_half(
 def _pairs(
     starts: np.ndarray, ends: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields all pairs of a query and an entry in its range, in blocks.
-
-    Args:
-        starts: int array (queries,), start of the entries of each query.
-        ends: int array (queries,), end of the entries of each query.
-
-    Yields:
-        `(queries, entries)`, two arrays of the same length.
-    """
+    """Yields all pairs of a query and an entry in its range, in blocks."""
     counts = ends - starts
     rows = np.flatnonzero(counts)
     totals = np.cumsum(counts[rows])

@@ -35,9 +35,9 @@ class ImageSet:
         keys: str of each image.
         signatures: hashes from `hash_array`, uint64 (n, views, 2), or embeddings,
             float (n, d).
-        pixels: int, width × height of each image. By default all are equal.
-        pixel_keys: str, equal for images with equal pixels. "" or None if unknown.
-        name: str, name of an evaluation set.
+        pixels: width × height of each image. By default all are equal.
+        pixel_keys: equal for images with equal pixels. "" or None if unknown.
+        name: name of an evaluation set.
     """
 
     keys: typing.Sequence[str]
@@ -51,10 +51,10 @@ class Dropped(typing.NamedTuple):
     """A dropped image.
 
     Attributes:
-        image_key: str, key of the dropped image.
-        reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
-        near_to: str, key of the equal or near image.
-        reference: str, name of the evaluation set of that image, or "".
+        image_key: key of the dropped image.
+        reason: `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
+        near_to: key of the equal or near image.
+        reference: name of the evaluation set of that image, or "".
     """
 
     image_key: str
@@ -86,8 +86,7 @@ def find_duplicates(
         references: evaluation sets. `Dropped.near_to` is the near image with the lowest
             key in the first set by name.
         mode: "hash" (`HammingSearch`) or "embedding" (`EmbeddingSearch`).
-        inside_corpus: bool, whether to run the third step, which the paper does not
-            have.
+        inside_corpus: whether to run the third step, which the paper does not have.
         dropped_before: `Dropped` images of an earlier search. They are returned
             unchanged, and no image is dropped as their copy.
         **options: options of the search class, such as `threshold`.
@@ -128,13 +127,8 @@ def find_duplicates(
 
 
 def _distinct(corpus: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the rows of the distinct keys, and groups the images with equal pixels.
-
-    Returns:
-        `(rows, original)`. `rows` has the rows of the distinct keys, with the best
-        image first. `original` has, for each of these rows, the position in `rows` of
-        the best image with equal pixels.
-    """
+    """Finds the rows of the distinct keys, and groups the images with equal pixels."""
+    # `original` has the position in `rows` of the best image with equal pixels.
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
     pixels = np.zeros(count, np.int64)
@@ -184,10 +178,8 @@ def _drop_evaluation(
 def _equal_images(
     corpus: ImageSet, rows: np.ndarray, reference: ImageSet, order: list[int]
 ) -> np.ndarray:
-    """Finds the first reference in `order` with the key or pixels of each image.
-
-    Returns positions in `order`, or `len(order)` for images without such a reference.
-    """
+    """Finds the first reference in `order` with the key or pixels of each image."""
+    # The result has positions in `order`, or `len(order)` without such a reference.
     position_of: dict[tuple[str, str], int] = {}
     for position, row in enumerate(order):
         position_of.setdefault(("key", reference.keys[row]), position)
@@ -211,10 +203,8 @@ def _near_images(
     order: list[int],
     search: _Search,
 ) -> np.ndarray:
-    """Finds the first near reference in `order` for each image.
-
-    Returns positions in `order`, or `len(order)` for images without such a reference.
-    """
+    """Finds the first near reference in `order` for each image."""
+    # The result has positions in `order`, or `len(order)` without such a reference.
     positions = np.full(len(rows), len(order), np.int64)
     distinct = np.flatnonzero(original == np.arange(len(rows)))
     prepared_references = search.prepare(reference.signatures)
@@ -252,20 +242,10 @@ def _drop_inside_corpus(
 def _select_greedily(
     search: _Search, prepared: Any, positions: np.ndarray
 ) -> np.ndarray:
-    """Selects the images to keep, from the best to the worst.
-
-    The images are sorted with the best first. Each round keeps the undecided images
-    that have no better near image among the undecided images, and drops all images near
-    them. The memory does not depend on the number of near pairs.
-
-    Args:
-        search: search whose `prepare` returned `prepared`.
-        prepared: prepared signatures of all images.
-        positions: int64 array, positions of the images to decide, ascending.
-
-    Returns:
-        int64 array, position of the kept image for each of `positions`.
-    """
+    """Returns the position of the kept image for each of `positions`."""
+    # The images are sorted with the best first. Each round keeps the undecided images
+    # that have no better near image among the undecided images, and drops all images
+    # near them. The memory does not depend on the number of near pairs.
     kept_by = np.full(int(positions.max(initial=-1)) + 1, _UNDECIDED)
     undecided = positions
     while len(undecided):

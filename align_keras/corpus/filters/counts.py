@@ -62,7 +62,7 @@ def keys_over_limit(
     Args:
         keys: uint64 array (n,), in any order.
         values: uint64 array (n,), one value for each key.
-        limit: int, the largest number of distinct values that is allowed.
+        limit: the largest number of distinct values that is allowed.
 
     Returns:
         `(keys, counts)`: the sorted keys above the limit and their numbers of distinct
@@ -87,7 +87,7 @@ def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
 
     Args:
         histogram: dict from a count to the number of keys that have it.
-        limit: int, number of keys to select.
+        limit: number of keys to select.
 
     Returns:
         `(count, quota)`: all keys with a larger count are selected, and `quota` of the
@@ -116,8 +116,8 @@ def select_frequent(
     Args:
         keys: uint64 array (n,), sorted.
         counts: uint64 array (n,), the count of each key.
-        count: int, the count that separates frequent keys from rare keys.
-        quota: int, number of keys to select that have exactly `count`.
+        count: the count that separates frequent keys from rare keys.
+        quota: number of keys to select that have exactly `count`.
 
     Returns:
         uint64 array of the selected keys, sorted.
@@ -165,7 +165,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         folder: folder of the counts. The spills are written to `folder/spills`.
 
     Returns:
-        int, number of captions in the table.
+        Number of captions in the table.
     """
     spills = pathlib.Path(folder, "spills")
     # The names depend on the relative path of the table. A repeated task therefore
@@ -222,8 +222,8 @@ def merge_counts(
     `count_texts` must have run for each table.
 
     Args:
-        partition: int, index of the range of hashes.
-        partitions: int, number of ranges, from `count_partitions`.
+        partition: index of the range of hashes.
+        partitions: number of ranges, from `count_partitions`.
         folder: folder of the counts. Results are written to `folder/merged`.
         thresholds: `Thresholds`, for the limits on images per caption and captions per
             image.
@@ -252,12 +252,12 @@ def choose_frequent(
     partition.
 
     Args:
-        partitions: int, number of ranges of hashes.
+        partitions: number of ranges of hashes.
         folder: folder of the counts. Results are written to `folder/chosen`.
         thresholds: `Thresholds`, for the number of frequent n-grams.
 
     Returns:
-        dict, the summary that is also written to `summary.json`.
+        The summary that is also written to `summary.json`.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")
@@ -305,10 +305,8 @@ def choose_frequent(
 def _read_range(
     folder: str | os.PathLike, kind: str, partition: int, partitions: int
 ) -> np.ndarray:
-    """Returns the keys and values of all spills that are in one range of keys.
-
-    The ranges divide the 64-bit integers evenly. The array has shape (2, entries).
-    """
+    """Returns the keys and values of all spills that are in one range of keys."""
+    # The ranges divide the 64-bit integers evenly. The array has shape (2, entries).
     low, high = (edge * 2**64 // partitions for edge in (partition, partition + 1))
     entries_of_spills = [np.zeros((2, 0), np.uint64)]
     for path in sorted(pathlib.Path(folder, "spills").glob(f"{kind}-*.npy")):

@@ -59,12 +59,12 @@ class Thresholds:
         max_unigrams: int ≥ `min_unigrams`, the largest number of unigrams in a caption.
         frequent_ngrams: int ≥ 0, the number of unigrams and bigrams that count as
             frequent in the unfiltered input. Captions with a rarer n-gram are dropped.
-        languages: tuple of str, the languages to keep, such as `("en", "de")`. Only the
-            primary subtag is compared ("en-GB" equals "en"). `""` and `"und"` (the code
-            of ISO 639 for undetermined languages, which a YAML file can contain) keep
-            captions of unknown language. An empty tuple keeps all languages.
-        drop_personal_data: bool, whether to drop captions in which
-            `find_personal_data` finds personal data.
+        languages: the languages to keep, such as `("en", "de")`. Only the primary
+            subtag is compared ("en-GB" equals "en"). `""` and `"und"` (the code of ISO
+            639 for undetermined languages, which a YAML file can contain) keep captions
+            of unknown language. An empty tuple keeps all languages.
+        drop_personal_data: whether to drop captions in which `find_personal_data` finds
+            personal data.
         unknown_sizes: `"drop"` or `"keep"` images whose original size is unknown
             because a downloader resized them, see `PairColumns.is_resized`.
         detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
@@ -161,8 +161,8 @@ class PairColumns:
         widths: int array (pairs,), in pixels. 0 if unknown.
         heights: int array (pairs,), in pixels. 0 if unknown.
         image_hashes: uint64 array (pairs,), hashes of the image keys.
-        captions: list of str, normalized.
-        languages: list of str, declared or detected. "" if unknown.
+        captions: normalized.
+        languages: declared or detected. "" if unknown.
         features: `TextFeatures` of the captions.
         is_resized: bool array (pairs,), true for images that a downloader resized
             without recording the original size, or None if no image was resized.
@@ -232,10 +232,7 @@ def find_reasons(
     Pairs of unknown size pass the rules on sizes. Captions of unknown language are
     dropped if `thresholds.languages` lists languages but not "".
 
-    Args:
-        pairs: `PairColumns`.
-        counts: `CorpusCounts` of the whole corpus.
-        thresholds: `Thresholds`.
+    The counts are those of the whole corpus.
 
     Returns:
         uint8 array (pairs,): 0 for a pair that is kept, otherwise 1 + the index of the

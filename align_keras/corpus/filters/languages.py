@@ -16,9 +16,9 @@ def detect_languages(
     """Returns the language of each caption.
 
     Args:
-        captions: list of str, normalized.
-        languages: list of str, the languages that pages declare, such as `"en-us"`.
-            "" if a page doesn't declare a language.
+        captions: normalized.
+        languages: the languages that pages declare, such as `"en-us"`. "" if a page
+            doesn't declare a language.
         detection: `"never"` returns the declared languages, `"undeclared"` detects the
             language of captions without a declared language, `"always"` detects the
             language of all captions.

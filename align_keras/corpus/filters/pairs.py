@@ -26,9 +26,8 @@ class Pair(NamedTuple):
 
     Attributes:
         image_size: (width, height) in pixels. (0, 0) if unknown.
-        image_key: str, equal for equal images.
-        caption: str.
-        language: str, code of the caption's language. "" if unknown.
+        image_key: equal for equal images.
+        language: code of the caption's language. "" if unknown.
 
     Example:
 

@@ -52,7 +52,7 @@ def filter_table(
         source: table of pairs.
         destination: file for the kept pairs.
         folder: folder of the counts.
-        thresholds: `Thresholds`.
+        thresholds: limits of the filters.
 
     Returns:
         dict with values that can be stored as JSON and passed to `merge_results`:
@@ -111,10 +111,8 @@ def _store_smallest(
     value: Any,
     order: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Stores the smallest of the values that have the same key.
-
-    Repeated pairs have equal hashes, and so have captions that differ only in case.
-    """
+    """Stores the smallest of the values that have the same key."""
+    # Repeated pairs have equal hashes, and so have captions that differ only in case.
     values[key] = min(values.get(key, value), value, key=order)
 
 
@@ -170,10 +168,8 @@ def _samples(
 def _sample(
     batch: Any, pairs: PairColumns, row: int, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Returns a row as a dict.
-
-    If the caption contains personal data, the kind of the data replaces the caption.
-    """
+    """Returns a row as a dict."""
+    # If the caption contains personal data, the kind of the data replaces the caption.
     sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     sample["language"] = pairs.languages[row]
     caption = pairs.captions[row]
@@ -184,10 +180,8 @@ def _sample(
 def _shared_texts(
     pairs: PairColumns, reason_numbers: np.ndarray, counts: CorpusCounts
 ) -> dict[str, list]:
-    """Returns the dropped captions that most images share.
-
-    The result is a dict from the hash of a caption to `[caption, number of images]`.
-    """
+    """Returns the dropped captions that most images share."""
+    # The result is a dict from the hash of a caption to `[caption, number of images]`.
     rows = np.flatnonzero(reason_numbers == 1 + REASONS.index("images per text"))
     hashes = pairs.features.text_hashes[rows]
     shared: dict[str, list] = {}

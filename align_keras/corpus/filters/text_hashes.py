@@ -68,9 +68,6 @@ def find_words(texts: list[str]) -> Words:
 
     Args:
         texts: list of str without newlines.
-
-    Returns:
-        `Words`.
     """
     joined = "".join(f"{text}\n" for text in texts).casefold()
     content = joined.encode() + bytes(PADDING)
@@ -106,10 +103,8 @@ def find_words(texts: list[str]) -> Words:
 
 
 def _word_spans(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the start and the end of each word, as positions of characters.
-
-    The end is the position after the last character of the word.
-    """
+    """Returns the start and the end of each word, as positions of characters."""
+    # The end is the position after the last character of the word.
     word = (kinds & WORD).view(bool)
     # A character continues the word before it, unless one of the two is an ideograph.
     begins, ends = word.copy(), word.copy()

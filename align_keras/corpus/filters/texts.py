@@ -159,7 +159,7 @@ def find_personal_data(text: str) -> str | None:
     Names and street addresses are not detected.
 
     Args:
-        text: str, from `normalize_text`.
+        text: from `normalize_text`.
 
     Returns:
         The first kind that is present, or None:

@@ -16,7 +16,7 @@ def call_score_hook(
     """Computes a column for some pairs by a function of the user.
 
     Args:
-        name: str, name of the column.
+        name: name of the column.
         function: callable that takes a list of encoded images and a list of their
             captions, and returns a list of float.
         images: sequence of bytes, the encoded image of each pair.

@@ -65,7 +65,7 @@ class ShardSelection:
         """Returns the numbers of the selected captions of an image.
 
         Args:
-            image: int, position of the image in `images`.
+            image: position of the image in `images`.
 
         Returns:
             int32 array.
@@ -79,10 +79,10 @@ class Selection:
     """Images and captions of a corpus that a condition keeps.
 
     Attributes:
-        where: str, the condition.
+        where: the condition.
         shards: dict from the file name of each shard to its `ShardSelection`.
-        num_images: int, number of images in the corpus.
-        num_captions: int, number of captions in the corpus.
+        num_images: number of images in the corpus.
+        num_captions: number of captions in the corpus.
 
     Example:
 
@@ -119,7 +119,6 @@ class ScoreTable:
         path: path of the file `scores.parquet` that `align-keras corpus score` wrote.
 
     Attributes:
-        path: `pathlib.Path`.
         columns: dict from the name of each column to `"number"` or `"text"`.
         metadata: dict with `shards` (SHA-256 of the `index.json` of the shards), `key`
             (name of the stage) and `model` (str or None).
@@ -181,11 +180,8 @@ class ScoreTable:
         """Selects the captions for which a condition holds.
 
         Args:
-            where: str, condition on the columns as in `align-keras search --where`,
-                such as `"similarity > 0.2 and detected_language = 'en'"`.
-
-        Returns:
-            `Selection`.
+            where: condition on the columns as in `align-keras search --where`, such as
+                `"similarity > 0.2 and detected_language = 'en'"`.
 
         Raises:
             InputError: if the condition is invalid or has an unknown column.
@@ -221,8 +217,8 @@ class ScoreTable:
         random pairs.
 
         Args:
-            where: str, condition as in `select`.
-            count: int, number of examples of each kind.
+            where: condition as in `select`.
+            count: number of examples of each kind.
 
         Returns:
             tuple of two lists of dict. A dict has the columns `id` and `caption` and
@@ -323,13 +319,8 @@ def _mask(
 
 
 def _select_in_shard(caption_numbers: np.ndarray, mask: np.ndarray) -> ShardSelection:
-    """Returns the selection of a shard.
-
-    Args:
-        caption_numbers: int array (captions,), number of each caption within its image.
-            Each image starts with the number 0.
-        mask: bool array (captions,), True for selected captions.
-    """
+    """Returns the selection of a shard."""
+    # Each image starts with the caption number 0.
     image_of_caption = np.cumsum(caption_numbers == 0) - 1
     num_images = int(image_of_caption[-1]) + 1
     kept_counts = np.bincount(image_of_caption[mask], minlength=num_images)

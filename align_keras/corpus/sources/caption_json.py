@@ -44,9 +44,8 @@ class _Entry(NamedTuple):
     """Image of a JSON file.
 
     Attributes:
-        image: str, path of the image relative to the image folder.
-        captions: list of str.
-        page_url: str, address of the image or its page, or "".
+        image: path of the image relative to the image folder.
+        page_url: address of the image or its page, or "".
     """
 
     image: str
@@ -104,20 +103,8 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _entries(
     kind: str, path: str, modified: int | str, is_evaluation: bool = False
 ) -> tuple[list[_Entry], DropCounter]:
-    """Reads the entries of a JSON file.
-
-    Args:
-        kind: str, "coco" or "karpathy".
-        path: str, path or address of the file.
-        modified: modification time or version of the file. It is part of the cache key.
-        is_evaluation: bool, True to read the evaluation splits of a `karpathy` file.
-
-    Returns:
-        Tuple of a list of `_Entry` and the `DropCounter` of the dropped entries.
-
-    Raises:
-        InputError: if the file has another structure.
-    """
+    """Reads the entries of a JSON file, and counts the dropped entries."""
+    # `modified` is part of the cache key.
     text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)

@@ -56,8 +56,8 @@ class DownloadFailure:
     """Reason why a download failed.
 
     Attributes:
-        reason: str, such as `"HTTP 404"` or `"timeout"`.
-        may_pass: bool, True if another attempt may succeed.
+        reason: such as `"HTTP 404"` or `"timeout"`.
+        may_pass: True if another attempt may succeed.
     """
 
     reason: str
@@ -68,8 +68,8 @@ def download_failure(status: str, message: str) -> DownloadFailure:
     """Returns the reason of a failed download.
 
     Args:
-        status: str, status that img2dataset recorded, other than "success".
-        message: str, error message that img2dataset recorded.
+        status: status that img2dataset recorded, other than "success".
+        message: error message that img2dataset recorded.
 
     Example:
 
@@ -106,7 +106,6 @@ class DownloadResults:
         downloaded: digests of downloaded images, uint64.
         failed: digests of the addresses whose download failed, uint64.
         failure_numbers: position in `failures` for each digest of `failed`, int64.
-        failures: list of `DownloadFailure`.
         incomplete: paths of the shards without a complete table of results.
     """
 
@@ -273,7 +272,7 @@ def missing_pairs(
 
     Args:
         pairs: `SourcePair`s of remote images.
-        results: `DownloadResults`.
+        results: results of earlier downloads.
         missing: counter of the yielded pairs by the last result. It is updated.
         skipped: counter of the other pairs by their result. It is updated.
 

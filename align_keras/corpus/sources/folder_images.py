@@ -39,10 +39,8 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a part, image by image.
-
-    Evaluation images have the caption "", and their caption files are not read.
-    """
+    """Yields the pairs of a part, image by image."""
+    # Evaluation images have the caption "", and their caption files are not read.
     is_evaluation = EVALUATION in part.options
     for name in part.files:
         path = os.path.join(part.root, name)

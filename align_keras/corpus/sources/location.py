@@ -70,9 +70,9 @@ def member_location(kind: str, numbers: Iterable[int | str], path: str) -> str:
     """Returns the location of an image within a file.
 
     Args:
-        kind: str, "bytes", "warc" or "parquet".
+        kind: "bytes", "warc" or "parquet".
         numbers: position in the file, as described for this module.
-        path: str, path or address of the file.
+        path: path or address of the file.
     """
     return f"{kind}:{','.join(map(str, numbers))}:{path_location(path)}"
 
@@ -81,10 +81,10 @@ def read_location(location: str) -> bytes:
     """Reads the bytes of an image. They are not decoded.
 
     Args:
-        location: str, location of an image on this machine or in an object store.
+        location: location of an image on this machine or in an object store.
 
     Returns:
-        bytes, at least one.
+        At least one.
 
     Raises:
         ImageError: with the reason "missing", "empty", "truncated", "unreadable" or
@@ -183,7 +183,7 @@ def image_of_cell(value: Any, path: str) -> bytes:
     no bytes, and paths that are absolute or relative to the table.
 
     Args:
-        value: bytes, dict or None, the value of the cell.
+        value: the value of the cell.
         path: path or address of the table.
 
     Raises:

@@ -39,14 +39,14 @@ class Part:
     of parts is the order of the source.
 
     Attributes:
-        kind: str, kind of the source.
-        root: str, absolute path or address of the folder of the files.
-        files: tuple of str, names of the files relative to `root`.
-        start: int, first record of the range. In Parquet files, row groups are counted
+        kind: kind of the source.
+        root: absolute path or address of the folder of the files.
+        files: names of the files relative to `root`.
+        start: first record of the range. In Parquet files, row groups are counted
             instead of records.
-        stop: int, record after the range, or 0 for the whole file.
-        total: int, number of records of the file when the source was listed. If the
-            number differs when the part is read, the file has changed.
+        stop: record after the range, or 0 for the whole file.
+        total: number of records of the file when the source was listed. If the number
+            differs when the part is read, the file has changed.
         options: tuple of (name, value), options of the source.
     """
 
@@ -73,17 +73,16 @@ class SourcePair(NamedTuple):
     """Image with a caption.
 
     Attributes:
-        image: str, location of the image. The module `location` describes its forms.
-        caption: str.
-        rule: str, one of `CAPTION_RULES`, the part of the page that had the caption.
+        image: location of the image. The module `location` describes its forms.
+        rule: one of `CAPTION_RULES`, the part of the page that had the caption.
         language: str in lower case, such as `"en-us"`, or "".
-        page_url: str, page or record that the pair comes from, or "".
+        page_url: page or record that the pair comes from, or "".
         original_size: tuple of int (width, height), size before the downloader resized
             the image. It is (0, 0) if the image was not resized, and None if the source
             records no sizes.
-        uid: str, uid of the record in a shard of DataComp, or "".
-        source: str, source of the caption if the part has the option `CAPTION_SOURCES`,
-            or "".
+        uid: uid of the record in a shard of DataComp, or "".
+        source: source of the caption if the part has the option `CAPTION_SOURCES`, or
+            "".
     """
 
     image: str
@@ -101,13 +100,13 @@ class SourceKind:
     """Reader of one kind of source.
 
     Attributes:
-        suffixes: tuple of str, file name suffixes of the kind in lower case.
+        suffixes: file name suffixes of the kind in lower case.
         list_parts: callable that divides a source into parts. It takes a `Part` for the
             whole source and the list of files, and returns the parts in the order of
             the source.
         read: callable that takes a `Part` and a `DropCounter`, yields the pairs and
             counts dropped pairs.
-        needs_spool: bool, True if `read` takes a third argument, the folder to which it
+        needs_spool: True if `read` takes a third argument, the folder to which it
             writes images.
     """
 
@@ -121,10 +120,10 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
     """Finds the columns of a table with the parts of a pair. Case is ignored.
 
     Args:
-        names: str, the columns of the table.
+        names: the columns of the table.
 
     Returns:
-        dict, part of a pair such as "caption" or "url" → name of its column.
+        Part of a pair such as "caption" or "url" → name of its column.
     """
     by_lower = {name.lower(): name for name in reversed(list(names))}
     columns = {}
@@ -141,10 +140,10 @@ def pair_from_columns(
     """Converts a row of a table or a record of img2dataset to a pair.
 
     Args:
-        image: str, location of the image.
-        row: dict, column → value.
-        columns: dict, result of `columns_of` for the columns of the row, or None to
-            compute it.
+        image: location of the image.
+        row: column → value.
+        columns: result of `columns_of` for the columns of the row, or None to compute
+            it.
     """
     columns = columns_of(row) if columns is None else columns
     values = {part: row.get(name) for part, name in columns.items()}
@@ -163,11 +162,7 @@ def pair_from_columns(
 
 
 def _original_size(values: dict[str, Any]) -> tuple[int, int] | None:
-    """Returns `SourcePair.original_size`.
-
-    Args:
-        values: dict, part of the pair → value in the record.
-    """
+    """Returns `SourcePair.original_size`."""
     names = ("original_width", "original_height")
     if any(name not in values for name in names):
         return None
@@ -194,11 +189,11 @@ def pair_of_shard(
 
     Args:
         counter: `DropCounter` for a record without an image.
-        position: str, position of the record.
-        row: dict, column → value.
-        image: str, location of the image, or None if the record has no image.
-        names: str, columns or members of the record, for the example of a drop reason.
-        columns: dict, result of `columns_of`, or None to compute it.
+        position: position of the record.
+        row: column → value.
+        image: location of the image, or None if the record has no image.
+        names: columns or members of the record, for the example of a drop reason.
+        columns: result of `columns_of`, or None to compute it.
 
     Returns:
         `SourcePair`, or None.
@@ -219,7 +214,7 @@ def pairs_of_sources(
 
     Args:
         pair: result of `pair_of_shard`.
-        row: dict, column → value.
+        row: column → value.
         part: `Part`. Its option `CAPTION_SOURCES` is a tuple of the columns or keys
             that have a caption or a list of captions. A part without the option has one
             caption per record.

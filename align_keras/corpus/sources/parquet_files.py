@@ -32,10 +32,8 @@ _ROWS_PER_BATCH = 4096
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Divides the files into parts of up to 100,000 rows.
-
-    A part has at least one row group, which can have more rows.
-    """
+    """Divides the files into parts of up to 100,000 rows."""
+    # A part has at least one row group, which can have more rows.
     parts = []
     for file in files:
         try:
@@ -71,14 +69,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _group_ranges(counts: list[int]) -> list[tuple[int, int]]:
-    """Divides row groups into ranges of up to 100,000 rows.
-
-    Args:
-        counts: list of int, number of rows of each row group.
-
-    Returns:
-        list of tuples (start, stop) of row groups.
-    """
+    """Divides row groups into ranges (start, stop) of up to 100,000 rows."""
     ranges, start, rows = [], 0, 0
     for group, count in enumerate(counts):
         if rows and rows + count > _ROWS_PER_PART:

@@ -97,9 +97,9 @@ class Source:
     """Source of image-caption pairs. `open_source` creates it.
 
     Attributes:
-        name: str, specification from the user.
-        kind: str, key of `SOURCE_KINDS`.
-        path: str, absolute path or address of a file or a folder.
+        name: specification from the user.
+        kind: key of `SOURCE_KINDS`.
+        path: absolute path or address of a file or a folder.
         options: tuple of (name, value).
     """
 
@@ -176,9 +176,6 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
             `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
             `X-Robots-Tag` or in `<meta name="robots">`. The kinds `html`, `warc` and
             `wat` use it.
-
-    Returns:
-        `Source`.
 
     Raises:
         InputError: if the kind is unknown or is not recognized, the path does not
@@ -266,7 +263,7 @@ def evaluation_source(spec: str) -> Source:
     because their images do not become a part of the corpus.
 
     Args:
-        spec: str, as in `open_source`.
+        spec: as in `open_source`.
     """
     source = open_source(spec, honor_opt_out=False)
     options = (*source.options, EVALUATION)
@@ -352,8 +349,8 @@ def read_part(
         counter: `DropCounter` for records that cannot be read. If its
             `bad["vanished"]` is not 0 after the last pair, a file was removed or has
             changed. List and read the source again in this case.
-        spool: str or path, folder to which images are copied if they have no position
-            in a file. Only the kind `tfds` needs it.
+        spool: folder to which images are copied if they have no position in a file.
+            Only the kind `tfds` needs it.
 
     Yields:
         `SourcePair` with a cleaned caption, in the order of the part. UTF-8 can encode
@@ -422,7 +419,7 @@ def extract_part(task: dict) -> dict:
             the rules to keep).
 
     Returns:
-        dict, metadata of the `DropCounter`.
+        Metadata of the `DropCounter`.
 
     Raises:
         InputError: if a file of the part vanished or changed.
@@ -463,10 +460,8 @@ def _filter_by_rule(
 def _sized_rows(
     pairs: Iterable[SourcePair], counter: DropCounter
 ) -> Iterator[dict[str, Any]]:
-    """Yields rows of a table of pairs, with the sizes and keys of the images.
-
-    Pairs with an unreadable image are counted and skipped.
-    """
+    """Yields rows of a table of pairs, with the sizes and keys of the images."""
+    # Pairs with an unreadable image are counted and skipped.
     probe_image = functools.lru_cache(_CACHED_IMAGES)(_probe_image)
     for pair in pairs:
         key, width, height, error = probe_image(pair.image)
@@ -497,11 +492,9 @@ def _has_other_aspect(size: tuple[int, int], original_size: tuple[int, int]) -> 
 
 
 def _detect_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Sets `is_resized` for a shard that was resized to squares of the same size.
-
-    img2dataset resizes all images to such squares by default. The detection is for
-    shards without original sizes.
-    """
+    """Sets `is_resized` for a shard that was resized to squares of the same size."""
+    # img2dataset resizes all images to such squares by default. The detection is for
+    # shards without original sizes.
     squares: list[dict] = []
     can_be_resized = True
     for row in rows:
@@ -528,7 +521,7 @@ def merged_counts(counts: list[dict]) -> dict:
         counts: list of dict, metadata of `DropCounter`.
 
     Returns:
-        dict, metadata of a `DropCounter`.
+        Metadata of a `DropCounter`.
     """
     total = DropCounter()
     for part in counts:
@@ -537,12 +530,8 @@ def merged_counts(counts: list[dict]) -> dict:
 
 
 def _probe_image(location: str) -> tuple[str, int, int, ImageError | None]:
-    """Reads the key and size of an image.
-
-    Returns:
-        Tuple (key, width, height, None), or ("", 0, 0, error) if the image cannot be
-        read. The size of a remote image is 0, 0.
-    """
+    """Returns (key, width, height, None), or ("", 0, 0, error) if it is unreadable."""
+    # The size of a remote image is 0, 0.
     if is_remote(location):
         return location, 0, 0, None
     try:

@@ -41,10 +41,9 @@ class SourceFile(NamedTuple):
     """File of a source.
 
     Attributes:
-        name: str, path relative to the folder of the source.
-        size: int, bytes.
-        modified: int, modification time in nanoseconds, or str, version of a remote
-            file.
+        name: path relative to the folder of the source.
+        size: bytes.
+        modified: modification time in nanoseconds, or str, version of a remote file.
     """
 
     name: str
@@ -56,8 +55,8 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
     """Lists the files below a folder, sorted by name, without hidden files.
 
     Args:
-        folder: str, path or address.
-        suffixes: str or tuple of str, file name suffixes in lower case.
+        folder: path or address.
+        suffixes: file name suffixes in lower case.
     """
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
@@ -108,22 +107,12 @@ def is_folder(path: str) -> bool:
 
 
 def whole_files(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Returns one part for each file.
-
-    Args:
-        whole: `Part` for the whole source.
-        files: list of `SourceFile`.
-    """
+    """Returns one part for each file."""
     return [dataclasses.replace(whole, files=(file.name,)) for file in files]
 
 
 def grouped_files(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Groups small files into parts of at most 200 files and 16 MB.
-
-    Args:
-        whole: `Part` for the whole source.
-        files: list of `SourceFile`.
-    """
+    """Groups small files into parts of at most 200 files and 16 MB."""
     groups: list[list[str]] = []
     size = 0
     for file in files:
@@ -139,7 +128,7 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
     """Returns a hexadecimal fingerprint of strings and of the metadata of files.
 
     Args:
-        words: str, such as the kind and the options of a source.
+        words: such as the kind and the options of a source.
         files: `SourceFile`s. Their content is not read.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -183,9 +172,9 @@ def record_ranges(
 
     Args:
         whole: `Part` for the whole source.
-        name: str, name of the file.
-        total: int, number of records. A file without records gives one part.
-        size: int, number of records per part.
+        name: name of the file.
+        total: number of records. A file without records gives one part.
+        size: number of records per part.
     """
     starts = range(0, max(total, 1), size)
     stops = [min(start + size, total) for start in starts]
@@ -199,7 +188,7 @@ def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     """Yields the records of a part that is a range of a file.
 
     Args:
-        part: `Part`.
+        part: range of records.
         counter: `DropCounter`. The first part of a file adds the counts of `load`.
         load: callable that takes the path and the modification time of the file. It
             returns the list of all records and the `DropCounter` of the dropped

@@ -57,16 +57,8 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _records(
     path: str, modified: int | str, is_evaluation: bool = False
 ) -> tuple[list[PairRecord], DropCounter]:
-    """Reads the records of a table.
-
-    Args:
-        path: str, path or address of the table.
-        modified: modification time or version of the file. It is part of the cache key.
-        is_evaluation: bool, True to include images without a usable caption.
-
-    Returns:
-        Tuple of the list of records and the `DropCounter` of the dropped rows.
-    """
+    """Reads the records of a table, and counts the dropped rows."""
+    # `modified` is part of the cache key.
     counter = DropCounter()
     # The captions of evaluation images are not used.
     caption_counter = DropCounter() if is_evaluation else None

@@ -43,7 +43,7 @@ def data_folder(name: str) -> str:
     """Returns the folder of a prepared data set.
 
     Args:
-        name: str, `NAME` or `NAME/CONFIG` of a data set, or its folder.
+        name: `NAME` or `NAME/CONFIG` of a data set, or its folder.
 
     Raises:
         InputError: if the data set is unknown or not prepared.
@@ -112,15 +112,7 @@ def _read_part(
 
 
 def _open_builder(folder: str) -> tuple[Any, str, str]:
-    """Opens a prepared data set.
-
-    Returns:
-        Tuple of the builder, the name of its image feature, and the name of its caption
-        feature.
-
-    Raises:
-        InputError: if the folder has no data set, or a feature is missing.
-    """
+    """Opens a prepared data set, and finds its image and caption features."""
     import tensorflow_datasets as tfds
 
     try:
@@ -170,12 +162,7 @@ def _examples(part: Part) -> Iterator[tuple[bytes, list[str], str]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yields the captions of an example.
-
-    Args:
-        value: value of the caption feature: a string, a sequence of strings, or a dict
-            with one of them under a key of `_CAPTION_KEYS`.
-    """
+    """Yields the captions of an example: a string, a sequence, or a dict with one."""
     if isinstance(value, dict):
         name = next((key for key in _CAPTION_KEYS if key in value), None)
         value = value[name] if name else ()
@@ -186,16 +173,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _write_tar(path: str, first: int, images: list[bytes]) -> list[tuple[int, int]]:
-    """Writes images to a tar file.
-
-    Args:
-        path: str, path of the file.
-        first: int, number of the first image in its split.
-        images: list of bytes.
-
-    Returns:
-        list of tuples (offset, size) of the images in the file.
-    """
+    """Writes images to a tar file, and returns their (offset, size)."""
     spans = []
     with atomic_write(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:

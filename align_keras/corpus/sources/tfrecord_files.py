@@ -49,7 +49,7 @@ def read_messages(
 
     Args:
         file: opened TFRecord file.
-        path: str, path of the file for the messages of `counter`.
+        path: path of the file for the messages of `counter`.
         counter: `DropCounter` of damaged records.
     """
     size = size_of(file)
@@ -117,10 +117,10 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
     """Finds the values of the bytes features of a `tf.train.Example`.
 
     Args:
-        message: bytes, serialized example.
+        message: serialized example.
 
     Returns:
-        dict, name of a feature → list of tuples (offset, size) in the message.
+        Name of a feature → list of tuples (offset, size) in the message.
 
     Raises:
         ValueError or IndexError: if the message is damaged.
@@ -146,10 +146,10 @@ def feature_integers(message: bytes) -> dict[str, int]:
     """Returns the first value of each integer feature of a `tf.train.Example`.
 
     Args:
-        message: bytes, serialized example.
+        message: serialized example.
 
     Returns:
-        dict, name of a feature → int.
+        Name of a feature → int.
 
     Raises:
         ValueError or IndexError: if the message is damaged.
@@ -184,16 +184,9 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
 def _fields(
     message: bytes, steps: Iterator[int], start: int, stop: int, number: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields the positions (start, stop) of the fields that have a field number.
-
-    Args:
-        message: bytes of the whole record.
-        steps: iterator that counts the fields of the record. More than
-            `MAX_RECORD_FIELDS` raise ValueError.
-        start: int, start of the submessage.
-        stop: int, end of the submessage.
-        number: int, field number.
-    """
+    """Yields the positions (start, stop) of the fields that have a field number."""
+    # `steps` counts the fields of the whole record, and raises ValueError if there are
+    # more than `MAX_RECORD_FIELDS`.
     while start < stop:
         if next(steps) == MAX_RECORD_FIELDS:
             raise ValueError(f"more than {MAX_RECORD_FIELDS:,} fields")

@@ -120,11 +120,11 @@ def write_uid_subset(path: str | os.PathLike, uids: Iterable[str]) -> int:
 
     Args:
         path: str or path of the `.npy` file.
-        uids: str, up to 32 hexadecimal digits each, in any order. Repeated uids are
-            written once.
+        uids: up to 32 hexadecimal digits each, in any order. Repeated uids are written
+            once.
 
     Returns:
-        int, number of written uids.
+        Number of written uids.
 
     Raises:
         InputError: if a uid is not hexadecimal or is too long, or there is no uid.
@@ -189,8 +189,8 @@ class UidFilter:
         """Returns True if a record is in the subset. Counts other records.
 
         Args:
-            row: dict, column → value.
-            position: str, position of the record.
+            row: column → value.
+            position: position of the record.
         """
         if self.subset is None:
             return True

@@ -29,7 +29,7 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
         path: str or path that ends in `.parquet`, `.csv` or `.tsv`.
 
     Returns:
-        int, number of written pairs.
+        Number of written pairs.
 
     Raises:
         InputError: if `path` has another suffix, or pyarrow is not installed.

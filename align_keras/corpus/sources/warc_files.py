@@ -45,10 +45,9 @@ class _Index:
     """Positions of the pages and images of an archive.
 
     Attributes:
-        page_offsets: list of int, offsets of the pages.
-        image_offsets: dict, escaped address of an image → offset of its record.
-        opted_out_images: set of str, escaped addresses of the images with a record that
-            opts out.
+        page_offsets: offsets of the pages.
+        image_offsets: escaped address of an image → offset of its record.
+        opted_out_images: escaped addresses of the images with a record that opts out.
     """
 
     page_offsets: list[int]

@@ -35,10 +35,10 @@ class WarcRecord(NamedTuple):
     """Record of a WARC file, not parsed.
 
     Attributes:
-        offset: int, position of the first byte in the file.
+        offset: position of the first byte in the file.
         content: bytes of the record without compression, or None if it is damaged.
-        fault: str, drop reason of a damaged record, or None.
-        detail: str, the problem in detail, or "".
+        fault: drop reason of a damaged record, or None.
+        detail: the problem in detail, or "".
     """
 
     offset: int
@@ -51,9 +51,9 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[WarcReco
     """Yields the `WarcRecord`s of a file.
 
     Args:
-        path: str, path or address of a WARC file. The file is not compressed, or each
-            record is a gzip member.
-        limit: int, bytes. Longer records count as damaged.
+        path: path or address of a WARC file. The file is not compressed, or each record
+            is a gzip member.
+        limit: bytes. Longer records count as damaged.
     """
     with open_regular(path) as file:
         offset = _skip_blank(file, 0)
@@ -168,12 +168,7 @@ def _can_end(file: IO[bytes], end: int) -> bool:
 
 
 def _declared_length(content: bytes) -> int | None:
-    """Returns the size of a record in bytes, including the header, or None if unknown.
-
-    Args:
-        content: bytes of the record, which may end after the header. The header
-            contains the length of the body.
-    """
+    """Returns the size of a record with its header in bytes, or None if unknown."""
     header = _HEADER_END.search(content[:_CHUNK])
     if not content.startswith(_WARC) or header is None:
         return None
@@ -253,9 +248,9 @@ def parsed_records(
     """Yields the records of a file that can be parsed, and counts damaged records.
 
     Args:
-        path: str, path or address of a WARC file.
+        path: path or address of a WARC file.
         counter: `DropCounter` for the damaged records.
-        limit: int, bytes. Longer records are dropped.
+        limit: bytes. Longer records are dropped.
 
     Yields:
         Tuple (offset, `warcio.recordloader.ArcWarcRecord`).
@@ -283,7 +278,7 @@ def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
 
     Args:
         record: `warcio.recordloader.ArcWarcRecord`.
-        limit: int, maximum number of bytes.
+        limit: maximum number of bytes.
 
     Raises:
         ValueError: if the record is not a response, or its body is damaged, too long or
