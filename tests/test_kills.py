@@ -122,7 +122,7 @@ def test_a_killed_process_leaves_a_complete_index(tmp_path, capsys, count):
             index = Index.open(folder)
             versions = {hit.path.split()[0] for hit in index.latest(k=len(index))}
             assert len(versions) == 1 and index.check() == len(index)
-            assert (index.store.vectors() == 1.0 + float(versions.pop())).all()
+            assert (index.store.vectors.rows() == 1.0 + float(versions.pop())).all()
             index.store.close()
         Index.from_embeddings(rows, ["0 a", "0 b"], folder=folder)
         is_reported = "interrupted" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
     from align_keras.search.image_index import Index
-    from align_keras.search.index.items import LeftOutFile
+    from align_keras.search.index.schema import LeftOutFile
     from align_keras.search.update.update import Changes
 
 # Number of files that the summary lists for each reason.
@@ -110,12 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index, default_index, is_database
-    from align_keras.search.index.folder_store import Store
+    from align_keras.search.index.folder_store import FolderStore
 
     refuse_empty(arguments, ("index", "export", "left_out"))
     folder = arguments.index or default_index()
     shown_folder = name_addresses(folder, arguments)
-    is_new = not is_database(folder) and not Store.exists(folder)
+    is_new = not is_database(folder) and not FolderStore.exists(folder)
     if not arguments.sources and is_new:
         raise InputError(
             "`sources` must contain a folder or a table for a new index. Received: no "
@@ -241,7 +241,7 @@ class _WatchUpdates:
         Raises:
             RebuiltIndexError: if the index was built again with another model.
         """
-        from align_keras.search.index.image_store import RebuiltIndexError
+        from align_keras.search.index.sqlite_database import RebuiltIndexError
 
         try:
             changes = self._index.add((), self._engine)
@@ -371,7 +371,7 @@ def _one_line(path: str) -> str:
 
 def _write_left_out(path: str, changes: "Changes") -> int:
     """Writes a table of the files that cannot be read, and returns their number."""
-    from align_keras.search.index.items import LeftOutFile
+    from align_keras.search.index.schema import LeftOutFile
 
     delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:

@@ -1,7 +1,7 @@
 """Search index of images and the queries on it."""
 
 from align_keras.search.image_index import Index
-from align_keras.search.index.items import ModelIdentity
+from align_keras.search.index.schema import ModelIdentity
 from align_keras.search.query.query import Hit, Query
 
 __all__ = [

@@ -17,24 +17,23 @@ import numpy as np
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.presets.hub import is_hub_name
-from align_keras.search.index.folder_files import ENCODINGS, run_index_command
-from align_keras.search.index.folder_store import Store
-from align_keras.search.index.image_store import RebuiltIndexError
-from align_keras.search.index.index_model import open_index_model
-from align_keras.search.index.items import NO_MODEL, LeftOutFile, ModelIdentity
-from align_keras.search.query.image_details import (
-    DetailsCache,
-    ImageDetails,
-    path_of_image,
+from align_keras.search.index.folder_files import (
+    ENCODINGS,
+    run_index_command,
     stored_image_of,
 )
-from align_keras.search.query.query import (
-    Hit,
-    Query,
-    RankedRows,
-    ScannedRows,
-    relevance,
+from align_keras.search.index.folder_store import FolderStore
+from align_keras.search.index.image_store import RankedRows, ScannedRows
+from align_keras.search.index.index_model import open_index_model
+from align_keras.search.index.schema import (
+    NO_MODEL,
+    LeftOutFile,
+    ModelIdentity,
+    path_of_image,
 )
+from align_keras.search.index.sqlite_database import RebuiltIndexError
+from align_keras.search.query.image_details import DetailsCache, ImageDetails
+from align_keras.search.query.query import Hit, Query, relevance
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
@@ -171,12 +170,12 @@ class Index:
             options = {} if vectors is None else {"encoding": vectors}
             kind.create(folder, _identity_of(opened), **options)
         index = cls._open(folder, opened)
-        if vectors is not None and index.store.encoding != vectors:
+        if vectors is not None and index.store.vectors.encoding != vectors:
             raise InputError(
                 f"`vectors` must be the encoding of the index {folder}, "
-                f"{index.store.encoding}. Received: vectors={vectors!r}. Embed its "
-                f"images again with `align-keras index --rebuild --vectors {vectors} "
-                f"--index {shlex.quote(os.fspath(folder))}`."
+                f"{index.store.vectors.encoding}. Received: vectors={vectors!r}. Embed "
+                "its images again with `align-keras index --rebuild --vectors "
+                f"{vectors} --index {shlex.quote(os.fspath(folder))}`."
             )
         index.changes = index.add(sources, engine)
         return index
@@ -483,19 +482,19 @@ class Index:
         sources = list(sources) or [os.fsdecode(root) for root in old_roots]
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
-        vectors = vectors or old.store.encoding
-        if Store.exists(new_folder):
+        vectors = vectors or old.store.vectors.encoding
+        if FolderStore.exists(new_folder):
             # An earlier rebuild was killed. Its embeddings are used if it has the same
             # model and encoding.
             store = cls.open(new_folder).store
             fingerprint = store.header["model"]["fingerprint"]
-            if (fingerprint, store.encoding) != (opened.fingerprint, vectors):
+            if (fingerprint, store.vectors.encoding) != (opened.fingerprint, vectors):
                 # A rebuild that is still running holds the lock.
-                with Store.locked(new_folder):
+                with FolderStore.locked(new_folder):
                     shutil.rmtree(new_folder)
         new = cls.build(new_folder, sources, opened, engine=engine, vectors=vectors)
         new._remove_other_sources(sources)
-        with Store.locked(folder), Store.locked(new_folder):
+        with FolderStore.locked(folder), FolderStore.locked(new_folder):
             # Another rebuild may have replaced the new folder.
             new.store.refuse_rebuilt()
             if not has_sources:
@@ -671,7 +670,7 @@ class Index:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
 
         def ranked_images() -> list[_RankedImage]:
-            ranked = self.store.ranked(embedding, *condition, query, scanned)
+            ranked = self.store.ranked(embedding, *condition, query.k, scanned)
             results = merge_near_duplicates(ranked, query)
             rows = [result.row for result in results]
             self.store.check_rows(rows)
@@ -714,7 +713,7 @@ class Index:
 
         The sample is cached until the index changes.
         """
-        version = self.store.version
+        version = self.store.database.version
         if self._sample is None or self._sample[0] != version:
             sample = self.store.sample()
             if not len(sample):
@@ -732,9 +731,9 @@ class Index:
         # A search from the command line does not need this import.
         from align_keras.search.query.column_values import count_values
 
-        version = self.store.version
+        version = self.store.database.version
         if self._column_values is None or self._column_values[0] != version:
-            self._column_values = version, count_values(self.store)
+            self._column_values = version, count_values(self.store.tables)
         _, values = self._column_values
         return values
 
@@ -951,7 +950,7 @@ def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
 
 def _check_same_sources(folder: pathlib.Path, roots: dict[bytes, int]) -> None:
     """Raises InputError if another process added or removed a source of an index."""
-    with contextlib.closing(Store(folder)) as store:
+    with contextlib.closing(FolderStore(folder)) as store:
         changed = sorted(roots.keys() ^ store.sources().keys())
     if changed:
         raise InputError(
@@ -969,7 +968,7 @@ def index_exists(location: str | os.PathLike) -> bool:
 def _kind_of_store(location: str | os.PathLike) -> Any:
     """Returns the store class for the path of a folder or the address of a database."""
     if not is_database(location):
-        return Store
+        return FolderStore
     from align_keras.search.index.postgres_store import PostgresStore
 
     return PostgresStore

@@ -15,8 +15,7 @@ from align_keras.models.label_thresholds import (
     calibrate_thresholds,
     check_labels,
 )
-from align_keras.search.index.columns import TableRow
-from align_keras.search.query.image_details import path_of_image
+from align_keras.search.index.schema import TableRow, path_of_image
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, read_regular, refuse_url
 from align_keras.utils.progress import progress_bar
@@ -24,7 +23,7 @@ from align_keras.utils.progress import progress_bar
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
     from align_keras.search.image_index import Index
-    from align_keras.search.index.folder_store import Store
+    from align_keras.search.index.image_store import ImageStore
 
 # Column of the tags in an index and in a table.
 TAGS_COLUMN = "tags"
@@ -88,7 +87,7 @@ def tag_images(
     texts = index.model.encode_texts(names)
     positions = {name: position for position, name in enumerate(names)}
     images = []
-    with index.store.consistent_read():
+    with index.store.database.consistent_read():
         for block in _blocks(index.store):
             vectors = index.store.vectors_of([image["row"] for image in block])
             scores = vectors @ texts.T
@@ -110,7 +109,7 @@ def tag_images(
     return images
 
 
-def _blocks(store: "Store") -> Iterator[list[dict]]:
+def _blocks(store: "ImageStore") -> Iterator[list[dict]]:
     """Yields the columns of the images of an index in blocks."""
     last_id = 0
     with progress_bar("tagging", "images", len(store)) as bar:
@@ -140,8 +139,8 @@ def write_tags_column(index: "Index", images: Iterable[TaggedImage]) -> None:
     with index.store.writing() as store:
         # A new index has the same ids for other images.
         index.store.refuse_rebuilt()
-        with store.transaction():
-            store.replace_table_rows(_TAGS_ROOT, rows)
+        with store.database.transaction():
+            store.tables.replace(_TAGS_ROOT, rows)
 
 
 def check_table_name(path: str | os.PathLike) -> None:

@@ -20,7 +20,7 @@ from align_keras.cli.main import main
 from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Index
-from align_keras.search.index.folder_store import Store
+from align_keras.search.index.folder_store import FolderStore
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
@@ -318,7 +318,7 @@ def watch_with(monkeypatch, steps):
 @pytest.mark.ci
 def test_watch_continues_after_an_error(folder, tmp_path, capsys, monkeypatch):
     def steps():
-        with Store.locked(tmp_path / "index"):
+        with FolderStore.locked(tmp_path / "index"):
             yield set()
             yield {"changed"}
             (folder / "new.png").write_bytes(image_bytes((7, 77, 177)))

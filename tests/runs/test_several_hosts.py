@@ -118,7 +118,7 @@ def test_an_index_equals_a_local_index(cluster, photos, tmp_path):
     def read_index(folder):
         index = Index.open(folder)
         hits = index.query("red", k=30)
-        vectors = np.asarray(index.store.vectors())
+        vectors = np.asarray(index.store.vectors.rows())
         return [(hit.path, hit.score) for hit in hits], sorted(map(bytes, vectors))
 
     run = functools.partial(run_on_cluster, cluster)

@@ -14,6 +14,11 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
+def tiny_export(tiny, tmp_path_factory):
+    return tiny.write_tiny_export(tmp_path_factory.mktemp("run") / "export")
+
+
+@pytest.fixture(scope="session")
 def colors():
     """Returns the helper module of the LiteRT towers that embed colors."""
     return color_towers

@@ -18,8 +18,10 @@ from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
-from align_keras.search.index.folder_store import Store
-from align_keras.search.index.image_store import RebuiltIndexError
+from align_keras.search.index import folder_store, vectors_file
+from align_keras.search.index.folder_store import FolderStore
+from align_keras.search.index.sqlite_database import RebuiltIndexError
+from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.search.query.query import relevance
 from align_keras.utils.errors import InputError
 
@@ -80,10 +82,10 @@ def test_an_update_embeds_only_new_content(build, photos, colors):
 
 
 def test_a_new_modification_time_does_not_change_the_image(build, photos):
-    rows = build(photos).store.vectors().shape
+    rows = build(photos).store.vectors.rows().shape
     os.utime(photos / "red.png", (1, 1))
     index = build(photos)
-    assert index.changes.unchanged == 3 and index.store.vectors().shape == rows
+    assert index.changes.unchanged == 3 and index.store.vectors.rows().shape == rows
 
 
 def test_conditions_are_applied_before_ranking(build, photos, colors):
@@ -117,9 +119,7 @@ def record_statements(monkeypatch):
 def test_rows_of_a_condition_are_cached_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.CONDITION_IMAGES_PER_BLOCK", 2
-    )
+    monkeypatch.setattr(folder_store, "CONDITION_IMAGES_PER_BLOCK", 2)
     Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     statements = record_statements(monkeypatch)
     index = Index.open(tmp_path / "index")
@@ -241,46 +241,42 @@ def test_images_are_removed_from_the_index(build, photos):
 
 
 def test_rows_without_an_image_are_removed(build, photos, monkeypatch):
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
-    )
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     red = index.query("red", k=1)[0]
     os.unlink(photos / "green.png")
     rebuilt = build()
     assert rebuilt.store.vectors_file == "vectors.1.f32"
-    assert len(rebuilt.store.vectors()) == 2
+    assert len(rebuilt.store.vectors.rows()) == 2
     # An object that has opened the index continues with the new file.
     assert index.query("red", k=1)[0] == red
     assert len(index.query("red", k=9)) == 2
 
 
 @pytest.mark.parametrize(
-    "method, read",
+    "owner, method, read",
     [
-        ("check_rows", lambda index, red: index.query("blue", k=1)),
-        ("check_range", lambda index, red: index.check()),
-        ("vector", lambda index, red: index.embedding(red)),
+        (FolderStore, "check_rows", lambda index, red: index.query("blue", k=1)),
+        (VectorsFile, "check_range", lambda index, red: index.check()),
+        (FolderStore, "vector", lambda index, red: index.embedding(red)),
     ],
 )
 def test_rows_may_be_renumbered_while_they_are_read(
-    build, photos, monkeypatch, method, read
+    build, photos, monkeypatch, owner, method, read
 ):
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
-    )
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     (hit,) = index.query("red", k=1)
-    original = getattr(Store, method)
+    original = getattr(owner, method)
 
     def renumber(store, *arguments):
-        monkeypatch.setattr(Store, method, original)
+        monkeypatch.setattr(owner, method, original)
         os.unlink(photos / "green.png")
         build()
         return original(store, *arguments)
 
     expected = read(build(), hit.id)
-    monkeypatch.setattr(Store, method, renumber)
+    monkeypatch.setattr(owner, method, renumber)
     result = read(index, hit.id)
     assert index.store.vectors_file == "vectors.1.f32"
     if method == "check_range":
@@ -291,7 +287,7 @@ def test_rows_may_be_renumbered_while_they_are_read(
 
 def test_only_one_process_writes_at_a_time(build, photos, tmp_path):
     index = build(photos)
-    with Store.locked(tmp_path / "index"):
+    with FolderStore.locked(tmp_path / "index"):
         with pytest.raises(InputError, match="another process is writing"):
             build(photos)
         assert len(index.query("red")) == 3
@@ -365,7 +361,7 @@ def test_a_running_rebuild_is_not_deleted(build, photos, tmp_path, colors):
     build(photos)
     new_folder = tmp_path / ".index.rebuild"
     Index.build(new_folder, [photos], colors.GOLDEN).store.close()
-    with Store.locked(new_folder):
+    with FolderStore.locked(new_folder):
         with pytest.raises(InputError, match="another process is writing"):
             Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
     assert len(Index.open(new_folder, colors.GOLDEN)) == 3
@@ -499,12 +495,12 @@ def test_a_full_disk_does_not_damage_the_index(build, photos, colors, monkeypatc
 def test_rows_without_a_transaction_are_overwritten(build, photos, colors, tmp_path):
     """A process that is killed before the transaction leaves vectors without rows."""
     index = build(photos)
-    vectors = np.array(index.store.vectors())
+    vectors = np.array(index.store.vectors.rows())
     with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:
         file.write(b"\x7f" * 21)
     (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
     index = build(photos)
-    assert np.array_equal(index.store.vectors()[:3], vectors)
+    assert np.array_equal(index.store.vectors.rows()[:3], vectors)
     assert names(index.query("blue", k=1)) == ["blue.jpg"]
 
 

@@ -10,7 +10,7 @@ from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.models.label_thresholds import LabelThresholds, calibrate_thresholds
 from align_keras.search.image_index import Index
-from align_keras.search.index.image_store import RebuiltIndexError
+from align_keras.search.index.sqlite_database import RebuiltIndexError
 from align_keras.search.query.query import Query
 from align_keras.search.tags import (
     tag_images,
@@ -147,7 +147,7 @@ def test_tags_are_not_written_to_an_index_that_was_built_again(photos, tmp_path)
     with pytest.raises(RebuiltIndexError, match="was built again"):
         write_tags_column(index, images)
     index = Index.open(tmp_path / "index")
-    assert "tags" not in index.store.columns
+    assert "tags" not in index.store.tables.columns
     write_tags_column(index, tag_images(index, ["red", "blue"], 0.6))
     [hit] = index.latest("tags = 'red'")
     assert hit.path == str(photos / "red.png")

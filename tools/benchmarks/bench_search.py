@@ -336,7 +336,7 @@ def bench_approximate(arguments):
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(arguments.model)
     index = Index.build(arguments.work / "real", [arguments.images], model)
-    real = np.unique(np.array(index.store.vectors()), axis=0)
+    real = np.unique(np.array(index.store.vectors.rows()), axis=0)
     real = shorten(real, arguments.width)
     held_out, real = real[::50], np.delete(real, np.s_[::50], axis=0)
     path = folder / "vectors.0.f32"
@@ -458,13 +458,13 @@ def write_index_of_rows(folder, model, files):
 
     Rows get the names of real images.
     """
-    from align_keras.search.index.folder_store import Store
+    from align_keras.search.index.folder_store import FolderStore
 
     vectors = folder / "vectors.0.f32"
     rows = vectors.stat().st_size // (4 * model.dimension)
-    Store.initialize(folder, model)
-    store = Store(folder, writable=True)
-    with store.transaction():
+    FolderStore.initialize(folder, model)
+    store = FolderStore(folder, writable=True)
+    with store.database.transaction():
         root = store.add_root(os.path.dirname(files[0]))
         for row in range(rows):
             file = files[row % len(files)]

@@ -1,4 +1,4 @@
-"""Columns that a `where` condition can use: built-in columns and user table columns.
+"""Columns of user tables: their names in conditions, and their kinds.
 
 Cells of user tables are stored as their original text, so that "00123" or an ISBN of 20
 digits does not change. A column is compared as numbers if `kind_of` recognizes a plain
@@ -9,23 +9,11 @@ import decimal
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from align_keras.search.index.schema import INDEX_COLUMNS
 from align_keras.utils.condition_columns import NUMBER, TEXT
 
-# Built-in columns of every image → their types in SQLite.
-INDEX_COLUMNS = {
-    "path": "TEXT",
-    "folder": "TEXT",
-    "name": "TEXT",
-    "size": "INTEGER",
-    "date": "TEXT",
-    "year": "INTEGER",
-    "width": "INTEGER",
-    "height": "INTEGER",
-    "camera": "TEXT",
-    "captions": "TEXT",
-}
 # Names that a column of a user table cannot have. It gets an underscore at the end of
 # its name.
 _RESERVED = ("id", *INDEX_COLUMNS)
@@ -40,13 +28,6 @@ _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _MAX_DIGITS = 400
 # Largest integer that JavaScript and all JSON readers represent exactly.
 _MAX_INTEGER = 2**53
-
-
-class TableRow(NamedTuple):
-    """Row of a user table: captions of its image, and values by names in conditions."""
-
-    captions: list[str]
-    values: dict[str, Any]
 
 
 def as_text(value: Any) -> str | None:

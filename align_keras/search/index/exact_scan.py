@@ -7,7 +7,7 @@ rows have equal scores, and the ranking is the same as in a brute-force search i
 float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -85,22 +85,28 @@ def exact_scores(
 
 
 def by_rank(
+    vectors: np.ndarray | HalfRows,
+    embedding: np.ndarray,
+    rows: np.ndarray | None,
     scores: np.ndarray,
     size: int,
-    exact: Callable[[np.ndarray], np.ndarray],
     error: float,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields positions and exact scores in descending order, in growing blocks.
+    """Yields rows and their exact scores in descending order, in growing blocks.
+
+    Equal scores are in the order of the rows.
 
     Args:
-        scores: float32 scores (n,) of `scan`.
-        size: minimum number of positions in the first block. Each further block is four
+        vectors: float32 (n, d), all vectors.
+        embedding: float32 (d,), embedding of the query.
+        rows: int64 (m,), sorted rows to rank, or None for all rows.
+        scores: float32, their scores from `scan`.
+        size: minimum number of rows in the first block. Each further block is four
             times as large.
-        exact: function from positions to their exact scores.
-        error: float, upper bound for the error of `scores`.
+        error: upper bound for the error of `scores`.
 
     Yields:
-        int64 positions and float64 scores. Equal scores are ordered by position.
+        int64 rows and float64 scores.
 
     Raises:
         ValueError: if a score is NaN or infinite.
@@ -112,10 +118,11 @@ def by_rank(
         stop = min(done + size, len(scores))
         cut = float(np.partition(scores, len(scores) - stop)[len(scores) - stop])
         near = np.flatnonzero(scores >= cut - 2.0 * error)
-        near_scores = exact(near)
+        near_rows = near if rows is None else rows[near]
+        near_scores = exact_scores(vectors, embedding, near_rows)
         order = np.lexsort((near, -near_scores))
         # At least `stop` positions pass this test, and no other position can have a
         # higher exact score than any of them.
         order = order[near_scores[order] >= cut - error]
-        yield near[order[done:]], near_scores[order[done:]]
+        yield near_rows[order[done:]], near_scores[order[done:]]
         done, size = len(order), 4 * size

@@ -9,8 +9,9 @@ import os
 import pathlib
 import re
 import shlex
-from typing import IO
+from typing import IO, Any
 
+from align_keras.search.index.schema import is_item, split_item
 from align_keras.utils.errors import InputError
 
 HEADER = "index.json"
@@ -148,6 +149,19 @@ def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     _refuse_link(path.parent)
     _refuse_link(path)
     return path
+
+
+def stored_image_of(image: dict[str, Any], folder: Any) -> pathlib.Path | None:
+    """Returns the path of the copy of an image in the index, or None.
+
+    Args:
+        image: columns of the image from the store.
+        folder: folder of the index, or address of the database.
+    """
+    if not is_item(image["file"]):
+        return None
+    _, name = split_item(image["file"])
+    return stored_image_path(folder, name) if name else None
 
 
 def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:

@@ -1,26 +1,23 @@
 """Base class of the index stores, with the SQL that SQLite and PostgreSQL share.
 
-`store.py` has the store in a folder (SQLite), and `postgres.py` the store in a
+`folder_store.py` has the store in a folder, and `postgres_store.py` the store in a
 PostgreSQL database.
 """
 
 import abc
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from align_keras.search.index.columns import as_text
-from align_keras.search.index.items import ITEMS_ROOT
+from align_keras.search.index.database import Database
+from align_keras.search.index.schema import ITEMS_ROOT, StoredFile, UnreadableFile
 from align_keras.search.index.table_rows import TableRows
-from align_keras.search.query.query import ScannedRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from align_keras.search.readers.image_files import ImageFile
 
 T = TypeVar("T")
@@ -28,66 +25,55 @@ T = TypeVar("T")
 VALUES_PER_LIST = 500
 
 
-class RebuiltIndexError(InputError):
-    """Error for an index that another process built again after it was opened."""
-
-
-@dataclasses.dataclass(slots=True)
-class StoredFile:
-    """File of an image in the index, as it was when it was embedded.
+class RankedRows(NamedTuple):
+    """Rows of an index in descending order of the score.
 
     Attributes:
-        id: int, id of the image.
-        root: int, id of the source that contains the file.
-        size: int, bytes.
-        mtime_ns: int, time of the last change in nanoseconds.
+        rows: int64 (n,), row numbers.
+        scores: float (n,), scores of the rows.
+        vectors: float32 (n, d), embeddings of the rows.
     """
 
-    id: int
-    root: int
-    size: int
-    mtime_ns: int
+    rows: np.ndarray
+    scores: np.ndarray
+    vectors: np.ndarray
 
 
-@dataclasses.dataclass(slots=True)
-class UnreadableFile:
-    """File without an image in the index, because it cannot be read.
+class ScannedRows(NamedTuple):
+    """Scores of all rows of an index for one query.
 
     Attributes:
-        root: int, id of the source that contains the file.
-        size: int, bytes.
-        mtime_ns: int, time of the last change in nanoseconds.
-        reason: str, reason for which it cannot be read.
-        detail: str, the problem in detail, or "".
+        vectors_file: name of the vectors file of the scores.
+        scores: float32 (n,), scores of the rows.
     """
 
-    root: int
-    size: int
-    mtime_ns: int
-    reason: str
-    detail: str
+    vectors_file: str
+    scores: np.ndarray
 
 
-class ImageStore(TableRows):
-    """Store of the images of an index, with the SQL that all databases share.
-
-    Parameters are written as `?` in the SQL.
+class ImageStore(abc.ABC):
+    """Images of an index and their embeddings, which are numbered by `row`.
 
     Attributes:
-        folder: path of the folder, or address of the database without its password.
+        database: database of the index.
+        tables: rows of the user's tables.
+        folder: path of the folder, or address of the database.
         header: dict with the entries `model` and `dimension`.
-        vectors_file: str, name of the vectors file. Rows keep their numbers while the
-            name does not change. None in a database.
     """
 
-    folder: Any
-    header: dict
-    vectors_file: Any
-    _connection: Any
+    def __init__(self, database: Database, header: dict[str, Any]) -> None:
+        self.database = database
+        self.tables = TableRows(database)
+        self.folder = database.location
+        self.header = header
+
+    def close(self) -> None:
+        """Closes the connection. Arrays that the store returned stay valid."""
+        self.database.close()
 
     @abc.abstractmethod
-    def _use_connection(self) -> contextlib.AbstractContextManager[Any]:
-        """Yields the connection to one thread at a time."""
+    def writing(self) -> contextlib.AbstractContextManager["ImageStore"]:
+        """Opens the index for writing."""
 
     @property
     def dimension(self) -> int:
@@ -95,29 +81,29 @@ class ImageStore(TableRows):
         return int(self.header["dimension"])
 
     def __len__(self) -> int:
-        return self._fetch_value("SELECT count(*) FROM images")
+        return self.database.fetch_value("SELECT count(*) FROM images")
 
     def condition(self, where: str | None) -> tuple[str, list]:
         """Returns SQL and parameters of a condition, or "" and [] without a condition.
 
         Args:
-            where: str, condition as the user wrote it, or None.
+            where: condition as the user wrote it, or None.
         """
         if where is None or not where.strip():
             return "", []
         # Importing the parser takes 0.3 s, and most searches have no condition.
         from align_keras.utils.where import read_condition
 
-        columns = self.named_columns()
-        condition = read_condition(where, columns, self._lowercase_sql)
+        columns = self.tables.named_columns()
+        condition = read_condition(where, columns, self.database.lowercase_sql)
         sql = condition.sql
         if any(columns[name].is_cell for name in condition.columns):
-            sql = self.rows_condition(sql)
+            sql = self.tables.condition_of_images(sql)
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
         """Returns a dict from the path of each indexed folder or table to its id."""
-        return dict(self._fetch_rows("SELECT file, id FROM roots ORDER BY id"))
+        return dict(self.database.fetch_rows("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
         """Returns a dict from path to id, for the sources that can be scanned again."""
@@ -131,12 +117,14 @@ class ImageStore(TableRows):
     def stored_files(self) -> dict[bytes, StoredFile]:
         """Returns a dict from the path of each image to its `StoredFile`."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: StoredFile(*fields) for file, *fields in self._fetch_rows(sql)}
+        return {
+            file: StoredFile(*fields) for file, *fields in self.database.fetch_rows(sql)
+        }
 
     def unreadable(self) -> dict[bytes, UnreadableFile]:
         """Returns a dict from the path of each unreadable file to its record."""
         sql = "SELECT file, root, size, mtime_ns, reason, detail FROM unreadable"
-        rows = self._fetch_rows(sql)
+        rows = self.database.fetch_rows(sql)
         return {file: UnreadableFile(*fields) for file, *fields in rows}
 
     def ids_with_content(self, content: bytes) -> list[int]:
@@ -148,7 +136,7 @@ class ImageStore(TableRows):
             "SELECT id FROM images WHERE content = ? AND root NOT IN "
             "(SELECT id FROM roots WHERE file = ?) ORDER BY id"
         )
-        return [id for (id,) in self._fetch_rows(sql, [content, ITEMS_ROOT])]
+        return [id for (id,) in self.database.fetch_rows(sql, [content, ITEMS_ROOT])]
 
     def latest(
         self, condition: str, parameters: Sequence[Any], count: int
@@ -160,10 +148,6 @@ class ImageStore(TableRows):
     def images_after(self, id: int, count: int) -> list[dict[str, Any]]:
         """Returns the next `count` images after the one with this id, by their ids."""
         return self._images("id > ? ORDER BY id LIMIT ?", [id, count])
-
-    @abc.abstractmethod
-    def vectors_of(self, rows: Sequence[int]) -> "np.ndarray":
-        """Returns the embeddings in these rows, float32 (n, d)."""
 
     def image(self, id: int) -> dict:
         """Returns all columns of an image, including `file`, `row` and `content`.
@@ -188,38 +172,57 @@ class ImageStore(TableRows):
         return {image["row"]: image for image in images}
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        return self._fetch_dicts(f"SELECT * FROM images WHERE {where}", parameters)
+        return self.database.fetch_dicts(
+            f"SELECT * FROM images WHERE {where}", parameters
+        )
 
-    def _fetch_dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        with self._use_connection() as connection:
-            cursor = connection.execute(self._sql(sql), parameters)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    # === Embeddings, which each store has in its own form ===
 
-    def _fetch_rows(
-        self, sql: str, parameters: Sequence[Any] = ()
-    ) -> list[tuple[Any, ...]]:
-        with self._use_connection() as connection:
-            return connection.execute(self._sql(sql), parameters).fetchall()
+    @property
+    def vectors_file(self) -> str | None:
+        """Name of the vectors file. Rows keep their numbers while it does not change.
 
-    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        (row,) = self._fetch_rows(sql, parameters) or [(None,)]
-        return row[0]
+        It is None in a database, which never renumbers rows.
+        """
+        return None
 
-    def _get_meta(self, key: str) -> Any:
-        return self._fetch_value("SELECT value FROM meta WHERE key = ?", [key])
+    @abc.abstractmethod
+    def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
+        """Returns the embeddings in these rows, float32 (n, d)."""
+
+    def vector(self, row: int) -> np.ndarray:
+        """Returns the embedding in a row, float32 (d,)."""
+        return self.vectors_of([row])[0]
+
+    @abc.abstractmethod
+    def sample(self) -> np.ndarray:
+        """Returns embeddings from all parts of the index, float32 (n, d)."""
+
+    @abc.abstractmethod
+    def ranked(
+        self,
+        embedding: np.ndarray,
+        condition: str,
+        parameters: Sequence[Any],
+        k: int,
+        scanned: ScannedRows | None = None,
+    ) -> Iterator[RankedRows]:
+        """Yields blocks of rows that have an image, in descending order of the score.
+
+        Args:
+            embedding: float32 (d,), embedding of the query.
+            condition: SQL of a condition, or "".
+            parameters: values for the `?` marks in the SQL.
+            k: number of requested images. The first block has more rows, which replace
+                near-duplicates.
+            scanned: scores of the query from `scan_many`, or None.
+        """
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
         """Calls a function, and repeats the call if the rows were renumbered meanwhile.
 
-        Another process renumbers the rows when it rewrites the vectors.
-
-        Args:
-            read: function that reads images by their rows. If it raises an error, the
-                error is raised only if the rows were not renumbered.
-
-        Returns:
-            The result of `read`.
+        Another process renumbers the rows when it rewrites the vectors. An error of
+        `read` is raised only if the rows were not renumbered.
         """
         while True:
             file = self.vectors_file
@@ -233,7 +236,13 @@ class ImageStore(TableRows):
                 return result
 
     def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
-        """Returns None, because the store does not scan vectors in this process."""
+        """Returns the scores of all rows for several queries, or None.
+
+        The result is None if the store does not scan all vectors in this process.
+
+        Args:
+            embeddings: float32 (q, d), embeddings of the queries.
+        """
         return None
 
     def refuse_rebuilt(self) -> None:
@@ -241,23 +250,25 @@ class ImageStore(TableRows):
 
         An index in a database is not built again, because `rebuild` needs a folder.
         """
+        return
 
     def check_complete(self) -> None:
         """Raises InputError if the images of some embeddings are missing."""
+        return
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if an embedding in these rows is damaged."""
+        return
 
     def check(self) -> int:
         """Raises InputError if any part of the index is damaged.
 
-        Returns:
-            int, number of embeddings that were compared. It is 0 for a database, which
-            has page checksums.
+        Returns the number of embeddings that were compared. It is 0 for a database,
+        which has page checksums.
         """
         return 0
 
-    # === Writing. All methods except `claim` and `release` need a transaction. ===
+    # === Work of several processes ===
 
     def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
         """Returns the paths of the files that this process should embed.
@@ -268,83 +279,67 @@ class ImageStore(TableRows):
 
     def release(self, files: Iterable[bytes]) -> None:
         """Ends the claims on files after their embeddings are written."""
+        return
+
+    # === Writing, within a transaction of the database ===
+
+    @abc.abstractmethod
+    def append(self, vectors: np.ndarray) -> Sequence[int]:
+        """Adds embeddings, float32 (n, d), and returns their rows."""
+
+    @abc.abstractmethod
+    def compact(self) -> None:
+        """Removes embeddings without an image, and updates the approximate search.
+
+        It must be called outside of a transaction.
+        """
 
     def add_image(self, image: dict) -> None:
         """Adds an image, or replaces the image with the same file."""
         names = ", ".join(f'"{name}"' for name in image)
         marks = ", ".join("?" * len(image))
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in image)
-        self._run(
+        self.database.run(
             f"INSERT INTO images ({names}) VALUES ({marks}) "
             f"ON CONFLICT (file) DO UPDATE SET {changes}",
-            [self._to_stored(name, value) for name, value in image.items()],
+            [self.database.to_stored(value) for value in image.values()],
         )
 
     def update_image(self, id: int, changes: dict) -> None:
         """Changes columns of an image."""
         changed = ", ".join(f'"{name}" = ?' for name in changes)
-        values = [self._to_stored(name, value) for name, value in changes.items()]
-        self._run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
+        values = [self.database.to_stored(value) for value in changes.values()]
+        self.database.run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
 
     def add_root(self, file: bytes) -> int:
         """Returns the id of a folder or table, and adds it if it is new."""
-        self._run("INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file])
-        return self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
+        self.database.run(
+            "INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file]
+        )
+        return self.database.fetch_value("SELECT id FROM roots WHERE file = ?", [file])
 
     def remove_root(self, file: bytes) -> None:
         """Removes a folder or table. Its images must have been removed before."""
-        root = self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
+        root = self.database.fetch_value("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
-            self.remove_table_rows(root)
-        self._run("DELETE FROM roots WHERE file = ?", [file])
+            self.tables.remove_source(root)
+        self.database.run("DELETE FROM roots WHERE file = ?", [file])
 
     def remove_images(self, ids: Iterable[int]) -> None:
         """Removes images. Their embeddings remain until `compact`."""
         dropped = list(ids)
-        self.remove_rows(dropped)
-        self._run_for_each("DELETE FROM images WHERE id = ?", dropped)
+        self.tables.remove_images(dropped)
+        self.database.run_for_each("DELETE FROM images WHERE id = ?", dropped)
 
     def record_unreadable(self, file: bytes, record: UnreadableFile) -> None:
         """Records that a file cannot be read, and why."""
         self.remove_unreadable([file])
         texts = [as_text(record.reason), as_text(record.detail)]
-        self._run(
+        self.database.run(
             "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?, ?)",
             [file, record.root, record.size, record.mtime_ns, *texts],
         )
 
     def remove_unreadable(self, files: Iterable[bytes]) -> None:
         """Removes the records of unreadable files."""
-        self._run_for_each("DELETE FROM unreadable WHERE file = ?", files)
-
-    def _update_meta(self, key: str, value: Any) -> None:
-        self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
-
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._connection.execute(self._sql(sql), parameters)
-
-    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
-        self._run_many(sql, [(value,) for value in values])
-
-    def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        if rows:
-            self._connection.cursor().executemany(self._sql(sql), rows)
-
-    # === SQL of SQLite, which the store in PostgreSQL overrides ===
-
-    def _lock_tables(self) -> None:
-        """Does nothing, since a transaction of SQLite locks the whole database."""
-
-    def _sql(self, text: str) -> str:
-        return text
-
-    def _to_stored(self, name: str, value: Any) -> Any:
-        return value
-
-    def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
-        """Returns SQL for a text in lower case.
-
-        Folding non-ASCII letters is slower, and is only needed if the pattern contains
-        such letters.
-        """
-        return f"lower({sql})" if is_ascii else f"fold_case({sql})"
+        self.database.run_for_each("DELETE FROM unreadable WHERE file = ?", files)

@@ -9,22 +9,20 @@ The entry `columns` of the database table `meta` has the kind of each column of 
 user table.
 """
 
-import abc
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from align_keras.search.index.columns import (
-    INDEX_COLUMNS,
-    TableRow,
     as_text,
     combined_kind,
     kind_of,
     value_of_cell,
 )
+from align_keras.search.index.database import Database
 from align_keras.search.index.folder_files import damage_error
+from align_keras.search.index.schema import INDEX_COLUMNS, TableRow
 from align_keras.utils.condition_columns import NUMBER, TEXT, Column
 
 # Images per statement. Both databases accept at least 999 parameters.
@@ -32,49 +30,11 @@ _BLOCK = 500
 _KEY = "columns"
 
 
-class TableRows(abc.ABC):
-    """Part of a store that manages the rows of user tables.
+class TableRows:
+    """Rows of user tables in the database of an index."""
 
-    Subclasses run the SQL. Parameters are written as `?`.
-    """
-
-    folder: Any
-
-    # === Statements, which the subclasses run ===
-
-    @abc.abstractmethod
-    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Runs a statement and returns its cursor."""
-
-    @abc.abstractmethod
-    def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Runs a statement once for each row of parameters."""
-
-    @abc.abstractmethod
-    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
-        """Runs a statement with one parameter once for each value."""
-
-    @abc.abstractmethod
-    def _fetch_rows(
-        self, sql: str, parameters: Sequence[Any] = ()
-    ) -> list[tuple[Any, ...]]:
-        """Returns all rows of a query."""
-
-    @abc.abstractmethod
-    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        """Returns the first column of the first row of a query, or None."""
-
-    @abc.abstractmethod
-    def _get_meta(self, key: str) -> Any:
-        """Returns an entry of the table `meta`, or None."""
-
-    @abc.abstractmethod
-    def consistent_read(self) -> contextlib.AbstractContextManager[None]:
-        """Context in which all statements read the same state of the database."""
-
-    @abc.abstractmethod
-    def _lock_tables(self) -> None:
-        """Prevents other processes from changing tables until the transaction ends."""
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     # === Columns ===
 
@@ -91,27 +51,31 @@ class TableRows(abc.ABC):
             if kind == "INTEGER":
                 named[name] = Column(sql, NUMBER, f"CAST({sql} AS TEXT)")
             else:
-                named[name] = Column(self._text_sql(sql), TEXT, sql)
+                named[name] = Column(self._database.text_sql(sql), TEXT, sql)
         tables = self.user_columns()
         for name, kind in _combined_kinds(tables).items():
-            sql = self._cell_sql("t", name)
+            sql = self._database.cell_sql("t", name)
             if any(name not in kinds for kinds in tables.values()):
                 # Some user tables lack this column. For rows of these tables, the
                 # condition uses the value of the first other row of the image that has
                 # a value.
-                cell = self._cell_sql("o", name)
+                cell = self._database.cell_sql("o", name)
                 sql = (
                     f"COALESCE({sql}, (SELECT {cell} FROM table_rows o "
                     f"WHERE o.image = images.id AND o.root <> t.root "
                     f"AND {cell} IS NOT NULL ORDER BY o.root, o.number LIMIT 1))"
                 )
             if kind == TEXT:
-                named[name] = Column(self._text_sql(sql), TEXT, sql, is_cell=True)
+                named[name] = Column(
+                    self._database.text_sql(sql), TEXT, sql, is_cell=True
+                )
             else:
-                named[name] = Column(self._number_sql(sql), NUMBER, sql, is_cell=True)
+                named[name] = Column(
+                    self._database.number_sql(sql), NUMBER, sql, is_cell=True
+                )
         return named
 
-    def rows_condition(self, sql: str) -> str:
+    def condition_of_images(self, sql: str) -> str:
         """Returns a condition that holds for images with a row that fulfills `sql`.
 
         An image without rows is treated like an image with a row of empty cells.
@@ -125,9 +89,11 @@ class TableRows(abc.ABC):
 
     def user_columns(self) -> dict[str, dict[str, str | None]]:
         """Returns the kinds of the columns of each user table, by its id."""
-        columns = self._read_object(self._get_meta(_KEY) or "{}")
+        columns = self._read_object(self._database.get_meta(_KEY) or "{}")
         if not all(isinstance(kinds, dict) for kinds in columns.values()):
-            raise damage_error(self.folder, "the columns of tables are invalid")
+            raise damage_error(
+                self._database.location, "the columns of tables are invalid"
+            )
         return columns
 
     # === Reading ===
@@ -135,7 +101,7 @@ class TableRows(abc.ABC):
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         """Returns a dict from image id to the rows of the image, as dicts of values."""
         # Between two statements, another process may change the kind of a column.
-        with self.consistent_read():
+        with self._database.consistent_read():
             kinds = _combined_kinds(self.user_columns())
             if not kinds:
                 return {}
@@ -147,7 +113,7 @@ class TableRows(abc.ABC):
                     f"WHERE image IN ({', '.join('?' * len(block))}) "
                     "ORDER BY image, root, number"
                 )
-                for image, text in self._fetch_rows(sql, block):
+                for image, text in self._database.fetch_rows(sql, block):
                     cells = self._read_object(text)
                     rows.setdefault(image, []).append(_values_of(cells, kinds))
             return rows
@@ -159,14 +125,16 @@ class TableRows(abc.ABC):
         except (TypeError, ValueError):
             parsed = None
         if not isinstance(parsed, dict):
-            raise damage_error(self.folder, f"its database has the JSON {text!r:.60}")
+            raise damage_error(
+                self._database.location, f"its database has the JSON {text!r:.60}"
+            )
         return parsed
 
     def tables_of_images(self) -> dict[int, set[int]]:
         """Returns a dict from image id to the ids of the sources with rows of it."""
         tables: dict[int, set[int]] = {}
         sql = "SELECT DISTINCT image, root FROM table_rows"
-        for image, root in self._fetch_rows(sql):
+        for image, root in self._database.fetch_rows(sql):
             tables.setdefault(image, set()).add(root)
         return tables
 
@@ -182,36 +150,38 @@ class TableRows(abc.ABC):
             table, cell, count = "images", f'"{column}"', "count(*)"
         else:
             table, count = "table_rows t", "count(DISTINCT image)"
-            cell = self._cell_sql("t", column)
-        with self.consistent_read():
+            cell = self._database.cell_sql("t", column)
+        with self._database.consistent_read():
             # Grouping a large column takes a second, so a sample is counted first.
             sample = f"SELECT {cell} AS cell FROM {table} LIMIT {10 * limit}"
             sql = f"SELECT count(DISTINCT cell) FROM ({sample}) AS sample"
-            if self._fetch_value(sql) > limit:
+            if self._database.fetch_value(sql) > limit:
                 return {}
             sql = (
                 f"SELECT {cell} AS cell, {count} FROM {table} WHERE {cell} IS NOT NULL "
                 f"GROUP BY 1 LIMIT {limit + 1}"
             )
-            counts = {str(text): count for text, count in self._fetch_rows(sql)}
+            counts = {
+                str(text): count for text, count in self._database.fetch_rows(sql)
+            }
             return counts if len(counts) <= limit else {}
 
     # === Writing, within a transaction ===
 
-    def replace_table_rows(self, root: int, rows: dict[int, list[TableRow]]) -> None:
+    def replace(self, root: int, rows: dict[int, list[TableRow]]) -> None:
         """Replaces all rows of a user table.
 
         Args:
             root: id of the table's source.
             rows: dict, id of an image → its rows.
         """
-        self._lock_tables()
+        self._database.lock_tables()
         # In most runs the table has not changed and still has the stored digest.
         digest = _digest(rows)
-        if self._get_meta(f"table {root}") == digest:
+        if self._database.get_meta(f"table {root}") == digest:
             return
-        affected = self._delete_table_rows(root) | set(rows)
-        self._run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
+        affected = self._delete_source(root) | set(rows)
+        self._database.run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
         values_of_columns: dict[str, list[Any]] = {}
         parameters = []
         for image, image_rows in rows.items():
@@ -224,34 +194,36 @@ class TableRows(abc.ABC):
                         values_of_columns.setdefault(name, []).append(value)
                 captions = _as_json([as_text(caption) for caption in row.captions])
                 parameters.append((image, root, number, captions, _as_json(cells)))
-        self._run_many("INSERT INTO table_rows VALUES (?, ?, ?, ?, ?)", parameters)
+        self._database.run_many(
+            "INSERT INTO table_rows VALUES (?, ?, ?, ?, ?)", parameters
+        )
         kinds = {name: kind_of(values) for name, values in values_of_columns.items()}
         self._store_columns({**self.user_columns(), str(root): kinds})
         self._write_captions(affected)
 
-    def remove_table_rows(self, root: int) -> None:
+    def remove_source(self, root: int) -> None:
         """Removes all rows of a user table."""
-        self._lock_tables()
-        self._write_captions(self._delete_table_rows(root))
+        self._database.lock_tables()
+        self._write_captions(self._delete_source(root))
 
-    def remove_rows(self, ids: Iterable[int]) -> None:
+    def remove_images(self, ids: Iterable[int]) -> None:
         """Removes all rows of images."""
-        self._run_for_each("DELETE FROM table_rows WHERE image = ?", ids)
+        self._database.run_for_each("DELETE FROM table_rows WHERE image = ?", ids)
 
-    def _delete_table_rows(self, root: int) -> set[int]:
+    def _delete_source(self, root: int) -> set[int]:
         """Deletes the rows of a user table and returns the images that had rows."""
-        self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
+        self._database.run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows WHERE root = ?"
-        images = {image for (image,) in self._fetch_rows(sql, [root])}
-        self._run("DELETE FROM table_rows WHERE root = ?", [root])
+        images = {image for (image,) in self._database.fetch_rows(sql, [root])}
+        self._database.run("DELETE FROM table_rows WHERE root = ?", [root])
         columns = self.user_columns()
         columns.pop(str(root), None)
         self._store_columns(columns)
         return images
 
     def _store_columns(self, columns: Mapping[str, Mapping[str, str | None]]) -> None:
-        self._run("DELETE FROM meta WHERE key = ?", [_KEY])
-        self._run("INSERT INTO meta VALUES (?, ?)", [_KEY, _as_json(columns)])
+        self._database.run("DELETE FROM meta WHERE key = ?", [_KEY])
+        self._database.run("INSERT INTO meta VALUES (?, ?)", [_KEY, _as_json(columns)])
 
     def _write_captions(self, images: set[int]) -> None:
         """Updates the column `captions` of images with the captions of all tables.
@@ -261,24 +233,11 @@ class TableRows(abc.ABC):
         captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows ORDER BY root, number"
-            for image, text in self._fetch_rows(sql):
+            for image, text in self._database.fetch_rows(sql):
                 if image in captions:
                     captions[image].append(text)
         changes = [(_merge_captions(texts), image) for image, texts in captions.items()]
-        self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
-
-    # === SQL of SQLite, which the store in PostgreSQL overrides ===
-
-    def _cell_sql(self, table: str, column: str) -> str:
-        """Returns SQL for the text of a cell."""
-        path = column.replace("'", "''")
-        return f"json_extract({table}.cells, '$.\"{path}\"')"
-
-    def _number_sql(self, sql: str) -> str:
-        return f"CAST(NULLIF(trim({sql}), '') AS NUMERIC)"
-
-    def _text_sql(self, sql: str) -> str:
-        return sql
+        self._database.run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
 
 def _combined_kinds(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.search.index.columns import INDEX_COLUMNS
+from align_keras.search.index.schema import INDEX_COLUMNS
 from align_keras.utils.condition_columns import NUMBER
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
@@ -57,7 +57,7 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
             f"Received: {to}. Choose another name."
         )
     write = _write_parquet if suffix == ".parquet" else _write_npy
-    with store.consistent_read():
+    with store.database.consistent_read():
         return write(store, path)
 
 
@@ -141,7 +141,7 @@ def _is_export(metadata_path: pathlib.Path) -> bool:
 def _kinds(store: "ImageStore") -> dict[str, str]:
     """Returns a dict from the name of each column to the name of its Arrow type."""
     kinds = {"id": "int64"}
-    for name, kind in store.columns.items():
+    for name, kind in store.tables.columns.items():
         if name in _INTEGERS:
             kinds[name] = "int64"
         else:
@@ -168,7 +168,7 @@ def _blocks(
         while images := store.images_after(last_id, _BLOCK):
             ids = [image["id"] for image in images]
             last_id = ids[-1]
-            rows_of_images = store.rows_of(ids)
+            rows_of_images = store.tables.rows_of(ids)
             rows = [
                 _row(image, rows_of_images.get(image["id"], []), kinds)
                 for image in images

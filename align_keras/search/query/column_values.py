@@ -20,24 +20,21 @@ _COLUMNS_OF_IMAGES = ("path", "name", "date", "captions")
 _SEPARATORS = ("; ", ";", " | ", "|", ", ", ",")
 
 
-def count_values(store: TableRows) -> dict[str, list[dict[str, Any]]]:
+def count_values(tables: TableRows) -> dict[str, list[dict[str, Any]]]:
     """Returns the values of each text column that has few different values.
 
-    Args:
-        store: store of an index.
-
     Returns:
-        dict from the name of a column in conditions to its values in alphabetical
-        order. Each value is a dict of `value`, str, `count`, int, the number of images,
-        and `where`, str, the condition that selects these images.
+        Dict from the name of a column in conditions to its values in alphabetical
+        order. Each value is a dict of `value`, `count`, the number of images, and
+        `where`, the condition that selects these images.
     """
     columns: dict[str, list[dict[str, Any]]] = {}
-    for name, column in store.named_columns().items():
+    for name, column in tables.named_columns().items():
         if len(columns) == _MAX_COLUMNS:
             break
         if column.kind != TEXT or name in _COLUMNS_OF_IMAGES:
             continue
-        cells = store.count_cells(name, _MAX_CELLS)
+        cells = tables.count_cells(name, _MAX_CELLS)
         separator = _separator_of(cells) if column.is_cell else None
         counts = _count_parts(cells, separator)
         is_short = all(len(value) <= _MAX_LENGTH for value in counts)

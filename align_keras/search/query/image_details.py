@@ -5,14 +5,11 @@ Reading it from the database takes longer than ranking the images of a small ind
 
 import dataclasses
 import json
-import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from align_keras.search.index.columns import INDEX_COLUMNS
-from align_keras.search.index.folder_files import damage_error, stored_image_path
-from align_keras.search.index.items import is_item, split_item
+from align_keras.search.index.folder_files import damage_error, stored_image_of
+from align_keras.search.index.schema import INDEX_COLUMNS, path_of_image
 
 # Number of images whose details are cached. Those of an image without captions take
 # about 1 kB.
@@ -52,7 +49,7 @@ class DetailsCache:
         """Returns a dict from row to details, without rows that have no image."""
         # A change of the index after this line also changes the version, so the next
         # call reads everything again.
-        version = self._store.version
+        version = self._store.database.version
         cached_version, cached = self._cached
         if cached_version != version or len(cached) > self._size:
             cached = {}
@@ -70,7 +67,7 @@ class DetailsCache:
             images: iterable of dict, columns of images from the store.
         """
         images = list(images)
-        rows = self._store.rows_of([image["id"] for image in images])
+        rows = self._store.tables.rows_of([image["id"] for image in images])
         folder = self._store.folder
         return [
             _details_of(image, rows.get(image["id"], []), folder) for image in images
@@ -97,25 +94,6 @@ def _details_of(
         rows=rows if len(rows) > 1 else [],
         stored_image=None if stored is None else str(stored),
     )
-
-
-def path_of_image(image: dict[str, Any]) -> str:
-    """Returns the path of an image's file, or its id."""
-    file = image["file"]
-    return split_item(file)[0] if is_item(file) else os.fsdecode(file)
-
-
-def stored_image_of(image: dict[str, Any], folder: Any) -> pathlib.Path | None:
-    """Returns the path of the copy of an image in the index, or None.
-
-    Args:
-        image: dict, columns of the image from the store.
-        folder: pathlib.Path of the index, or its address.
-    """
-    if not is_item(image["file"]):
-        return None
-    _, name = split_item(image["file"])
-    return stored_image_path(folder, name) if name else None
 
 
 def _captions_of(image: dict[str, Any], folder: Any) -> list[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -167,32 +167,6 @@ def _title_of(image: Any) -> str:
     if isinstance(image, str | os.PathLike):
         return os.path.basename(os.fspath(image))
     return "an image"
-
-
-class RankedRows(NamedTuple):
-    """Rows of an index in descending order of the score.
-
-    Attributes:
-        rows: int64 (n,), row numbers.
-        scores: float (n,), scores of the rows.
-        vectors: float32 (n, d), embeddings of the rows.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    vectors: np.ndarray
-
-
-class ScannedRows(NamedTuple):
-    """Scores of all rows of an index for one query.
-
-    Attributes:
-        vectors_file: str, name of the vectors file of the scores.
-        scores: float32 (n,), scores of the rows.
-    """
-
-    vectors_file: str
-    scores: np.ndarray
 
 
 def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ class _Tools:
         return {
             "images": len(index),
             "model": index.store.header["model"]["name"],
-            "columns": index.store.columns,
+            "columns": index.store.tables.columns,
             "sources": [_as_text(root) for root in index.store.sources()],
         }
 

@@ -15,7 +15,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,9 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.embedders import Embedder
-from align_keras.search.index.items import count_left_out, is_item, split_item
-from align_keras.search.query.query import Hit, Query, ScannedRows, check_request_texts
+from align_keras.search.index.image_store import ScannedRows
+from align_keras.search.index.schema import LeftOutFile, is_item, split_item
+from align_keras.search.query.query import Hit, Query, check_request_texts
 from align_keras.search.readers.image_files import (
     content_hash,
     read_file,
@@ -67,6 +68,8 @@ THUMBNAIL_SIDE = 320
 PAGE_HITS = 48
 MAX_PAGE_HITS = 200
 MAX_HITS = 5_000
+# Number of files that `count_left_out` lists for each reason.
+_EXAMPLES = 10
 # Number of images from which batches of searches run in several threads.
 _PARALLEL_IMAGES = 50_000
 
@@ -295,7 +298,7 @@ class _Server:
         return {
             "images": len(index),
             "model": index.store.header["model"]["name"],
-            "columns": index.store.columns,
+            "columns": index.store.tables.columns,
             "values": index.column_values(),
             "text_weight": index.model.text_weight,
             "left_out": count_left_out(index.left_out()),
@@ -571,6 +574,29 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 
 
 # === Answers ===
+
+
+def count_left_out(files: Iterable[LeftOutFile]) -> list[dict[str, Any]]:
+    """Returns the number of files for each reason, as JSON data.
+
+    >>> [counted] = count_left_out([LeftOutFile("a.jpg", "empty", "0 bytes")])
+    >>> counted["reason"], counted["count"], counted["examples"]
+    ('empty', 1, [{'path': 'a.jpg', 'detail': '0 bytes'}])
+    """
+    by_reason: dict[str, list[LeftOutFile]] = {}
+    for file in files:
+        by_reason.setdefault(file.reason, []).append(file)
+    return [
+        {
+            "reason": reason,
+            "count": len(by_reason[reason]),
+            "examples": [
+                {"path": file.path, "detail": file.detail}
+                for file in by_reason[reason][:_EXAMPLES]
+            ],
+        }
+        for reason in sorted(by_reason)
+    ]
 
 
 @functools.cache

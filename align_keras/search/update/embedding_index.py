@@ -11,8 +11,8 @@ import numpy as np
 
 from align_keras.search.index.columns import as_text
 from align_keras.search.index.folder_files import STORED_IMAGES
-from align_keras.search.index.folder_store import Store
-from align_keras.search.index.items import ITEMS_ROOT, ModelIdentity, item_file
+from align_keras.search.index.folder_store import FolderStore
+from align_keras.search.index.schema import ITEMS_ROOT, ModelIdentity, item_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, refuse_url
 
@@ -56,13 +56,13 @@ def write_embedding_index(
     _check_different(names)
     suffixes = [image_suffix(content, row) for row, content in enumerate(images or ())]
     with contextlib.ExitStack() as stack:
-        if Store.exists(folder):
+        if FolderStore.exists(folder):
             # Without the lock, another process could add images to the old folder.
-            stack.enter_context(Store.locked(folder))
+            stack.enter_context(FolderStore.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
-        Store.initialize(temporary, model, encoding)
-        with Store.writer(temporary) as store:
-            with store.transaction():
+        FolderStore.initialize(temporary, model, encoding)
+        with FolderStore.writer(temporary) as store:
+            with store.database.transaction():
                 root = store.add_root(ITEMS_ROOT)
                 rows = store.append(embeddings)
                 for row, name in zip(rows, names, strict=True):

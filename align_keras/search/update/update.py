@@ -21,11 +21,10 @@ from align_keras.corpus.sources.source_files import is_folder
 from align_keras.corpus.text_tables import TABLE_SUFFIXES
 from align_keras.embedders import Embedder
 from align_keras.embedders.loading import worker_model
-from align_keras.search.index.columns import TableRow, names_in_conditions, plain_name
+from align_keras.search.index.columns import names_in_conditions, plain_name
 from align_keras.search.index.folder_files import TASKS
-from align_keras.search.index.folder_store import Store
-from align_keras.search.index.image_store import UnreadableFile
-from align_keras.search.index.items import LeftOutFile
+from align_keras.search.index.image_store import ImageStore
+from align_keras.search.index.schema import LeftOutFile, TableRow, UnreadableFile
 from align_keras.search.readers.corpus_images import is_record, shard_of
 from align_keras.search.readers.image_files import (
     CHANGING,
@@ -145,7 +144,7 @@ class _File:
 
 
 def update(
-    store: Store,
+    store: ImageStore,
     model: Embedder,
     sources: Sequence[str | os.PathLike],
     engine: str = LOCAL,
@@ -171,7 +170,7 @@ class _Update:
     It then embeds new and changed files, and finally removes deleted images.
     """
 
-    def __init__(self, store: Store, model: Embedder, engine: str) -> None:
+    def __init__(self, store: ImageStore, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
         self.stored = store.stored_files()
@@ -257,7 +256,7 @@ class _Update:
                 )
             return roots
         files = [resolve_source(source) for source in sources]
-        with self.store.transaction():
+        with self.store.database.transaction():
             return {file: self.store.add_root(file) for file in files}
 
     def _scan_source(
@@ -306,7 +305,7 @@ class _Update:
                 )
         except InputError:
             if not has_images:
-                with self.store.transaction():
+                with self.store.database.transaction():
                     self.store.remove_root(file)
             raise
         for path, reason, detail in problems:
@@ -500,7 +499,7 @@ class _Update:
         """Writes the vectors and the images of files in one transaction."""
         if not files:
             return
-        with self.store.transaction():
+        with self.store.database.transaction():
             vectors = [self._vector_to_append(file) for file in files]
             new = [vector for vector in vectors if vector is not None]
             rows = iter(self.store.append(np.stack(new)) if new else ())
@@ -596,7 +595,7 @@ class _Update:
         }
         self.changes.removed += len(self.deleted)
         if self.deleted or readable or unopened or self.table_records:
-            with self.store.transaction():
+            with self.store.database.transaction():
                 self.store.remove_images(self.deleted)
                 self.store.remove_unreadable(readable)
                 for file, record in unopened.items():
@@ -624,7 +623,7 @@ class _Update:
                 for file, record in records.items()
                 if file in ids
             }
-            self.store.replace_table_rows(root, rows)
+            self.store.tables.replace(root, rows)
             for name, condition_name in names.items():
                 if condition_name != plain_name(name):
                     say(
@@ -911,7 +910,7 @@ class _Removal:
     images: dict[bytes, int]
 
 
-def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
+def remove(store: ImageStore, paths: Iterable[str | os.PathLike]) -> int:
     """Removes images from an index.
 
     If a source is removed whose images also belong to another source, these images are
@@ -928,7 +927,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         InputError: if a path matches nothing in the index.
     """
     roots, stored = store.roots(), store.stored_files()
-    tables = store.tables_of_images()
+    tables = store.tables.tables_of_images()
     unreadable, dropped_unreadable = store.unreadable(), set[bytes]()
     dropped, dropped_roots = set[int](), set[bytes]()
     removals: list[_Removal] = []
@@ -972,7 +971,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
             for name, record in unreadable.items()
             if name.startswith(prefix) or record.root == removal.root
         )
-    with store.transaction():
+    with store.database.transaction():
         store.remove_images(dropped)
         for id, (file, root_file) in moved.items():
             if id not in dropped:

@@ -102,7 +102,7 @@ def test_ranking_refuses_scores_that_are_not_finite(value):
     scores = np.ones(9, np.float32)
     scores[4] = value
     with pytest.raises(ValueError, match="must be finite"):
-        list(exact_scan.by_rank(scores, 3, lambda positions: scores[positions], 0.0))
+        list(exact_scan.by_rank(scores[:, None], np.ones(1), None, scores, 3, 0.0))
 
 
 def test_a_damaged_file_is_not_searched(tmp_path, small_limits):

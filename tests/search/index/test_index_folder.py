@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from align_keras.search import Index, Query
-from align_keras.search.index.folder_store import Store
+from align_keras.search.index import vectors_file
+from align_keras.search.index.folder_store import FolderStore
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -60,7 +61,7 @@ def kill_before_checkpoint(folder, photos, colors, monkeypatch):
     """Adds an image that is only in the write-ahead log, as after a kill."""
     (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "complete_database_file", lambda store: None)
+        patch.setattr(FolderStore, "_end_run", lambda store: None)
         index = Index.build(folder, [photos], colors.GOLDEN)
     assert (folder / "images.sqlite-wal").stat().st_size
     return index
@@ -112,11 +113,11 @@ def test_an_index_on_a_read_only_disk_is_complete_or_refused(
 
 AS_NOBODY = """
 import mmap, os, sys
-from align_keras.search.index.folder_store import Store
+from align_keras.search.index.folder_store import FolderStore
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-store = Store(sys.argv[1])
+store = FolderStore(sys.argv[1])
 print(len(store), flush=True)
 sys.stdin.readline()
 print(len(store), store.latest("", [], 1)[0]["name"], flush=True)
@@ -222,9 +223,7 @@ def test_links_in_the_results_of_a_cluster_are_refused(
 def test_vectors_are_not_rewritten_through_a_link(
     tmp_path, folder, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
-    )
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 1)
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious")
     (folder / "vectors.1.f32").symlink_to(outside)
@@ -378,9 +377,7 @@ def test_the_checksums_of_hits_are_compared(folder, colors):
 
 
 def test_rewritten_vectors_have_checksums(folder, photos, colors, monkeypatch):
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 1
-    )
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 1)
     (photos / "red.png").unlink()
     index = Index.build(folder)
     assert index.store.vectors_file == "vectors.1.f32" and index.check() == 2
@@ -416,10 +413,10 @@ def no_timeout(monkeypatch):
 def test_a_locked_database_is_not_reported_as_damaged(folder, no_timeout):
     with database(folder) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
-    with contextlib.closing(Store(folder)) as store, database(folder) as writer:
+    with contextlib.closing(FolderStore(folder)) as store, database(folder) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(InputError, match="can't be read or written .*locked"):
-            store.named_columns()
+            store.tables.named_columns()
 
 
 def test_a_reader_without_write_permission_detects_a_rebuild(
@@ -454,6 +451,6 @@ def test_a_reader_without_write_permission_detects_a_rebuild(
 def test_a_condition_beyond_the_limits_of_sqlite_is_not_reported_as_damage(
     folder, condition
 ):
-    with contextlib.closing(Store(folder)) as store:
+    with contextlib.closing(FolderStore(folder)) as store:
         with pytest.raises(InputError, match="`where` must be a condition"):
             store.rows(condition, [1] * condition.count("?"))

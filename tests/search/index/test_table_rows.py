@@ -248,19 +248,19 @@ def test_rows_are_read_from_a_single_database_state(build, tmp_path, monkeypatch
     table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
     index = build(table)
     (image,) = index.store.latest("", [], 1)
-    original = index.store.user_columns
+    original = index.store.tables.user_columns
 
     def change_columns():
         columns = original()
-        monkeypatch.setattr(index.store, "user_columns", original)
+        monkeypatch.setattr(index.store.tables, "user_columns", original)
         write_csv(table, [row("red", stars="n/a")])
         build()
         return columns
 
-    monkeypatch.setattr(index.store, "user_columns", change_columns)
-    (values,) = index.store.rows_of([image["id"]])[image["id"]]
+    monkeypatch.setattr(index.store.tables, "user_columns", change_columns)
+    (values,) = index.store.tables.rows_of([image["id"]])[image["id"]]
     assert values["stars"] == 5
-    (values,) = index.store.rows_of([image["id"]])[image["id"]]
+    (values,) = index.store.tables.rows_of([image["id"]])[image["id"]]
     assert values["stars"] == "n/a"
 
 
@@ -275,7 +275,7 @@ def test_tables_share_columns_of_the_same_name(build, tmp_path):
     first = write_csv(tmp_path / "a.csv", [row("red", **{"Shoe size": "4"})])
     second = write_csv(tmp_path / "b.csv", [row("green", **{"shoe_size": "n/a"})])
     index = build(first, second)
-    assert index.store.columns["shoe_size"] == "text"
+    assert index.store.tables.columns["shoe_size"] == "text"
     assert names(index, "shoe_size in ('4', 'n/a')") == ["green", "red"]
 
 
@@ -312,7 +312,7 @@ def test_characters_that_no_database_stores_are_replaced(build, tmp_path):
     (hit,) = index.latest("tag = 'a\ufffdb\ufffdc'")
     assert hit.columns["tag"] == "a\ufffdb\ufffdc"
     assert names(index, "tag = 'true'") == ["green"]
-    assert "other" not in index.store.columns
+    assert "other" not in index.store.tables.columns
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.search import Index
-from align_keras.search.index import exact_scan, vector_rows
+from align_keras.search.index import exact_scan, vector_rows, vectors_file
 from align_keras.search.index.folder_files import ENCODINGS, vectors_path
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
@@ -38,7 +38,7 @@ def test_the_ranking_is_that_of_the_stored_rows(tmp_path, encoding, spread):
     index = Index.from_embeddings(
         vectors, ids, folder=tmp_path / "index", vectors=encoding
     )
-    stored = np.array(index.store.vectors()[:])
+    stored = np.array(index.store.vectors.rows()[:])
     for query in (vectors[50], unit_rows(1, seed=1)[0]):
         rows, scores = brute_force(stored, query, 20)
         hits = index.query(query, k=20)
@@ -126,14 +126,15 @@ def test_a_killed_rebuild_in_another_encoding_is_discarded(tmp_path):
     (folder / "red.png").write_bytes(image_bytes("red"))
     Index.build(tmp_path / "index", [folder], GOLDEN)
     Index.build(tmp_path / ".index.rebuild", [folder], GOLDEN, vectors="float16")
-    assert Index.rebuild(tmp_path / "index", model=GOLDEN).store.encoding == "float32"
+    assert (
+        Index.rebuild(tmp_path / "index", model=GOLDEN).store.vectors.encoding
+        == "float32"
+    )
 
 
 def test_images_are_added_to_and_removed_from_a_float16_index(tmp_path, monkeypatch):
     # The vectors file is rewritten when a quarter of its rows has no image.
-    monkeypatch.setattr(
-        "align_keras.search.index.folder_store.VECTOR_ROWS_PER_BLOCK", 2
-    )
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 2)
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "red.png").write_bytes(image_bytes("red"))
@@ -153,7 +154,7 @@ def test_images_are_added_to_and_removed_from_a_float16_index(tmp_path, monkeypa
         str(folder / name) for name in ("red.png", "3.png", "4.png")
     }
     rebuilt = Index.rebuild(tmp_path / "index", model=GOLDEN)
-    assert rebuilt.store.encoding == "float16" and len(rebuilt) == 3
+    assert rebuilt.store.vectors.encoding == "float16" and len(rebuilt) == 3
 
 
 def test_rows_of_an_interrupted_run_are_overwritten(tmp_path):

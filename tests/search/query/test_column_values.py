@@ -25,7 +25,7 @@ def index(tmp_path_factory):
 
 
 def test_cells_are_split_into_values(index):
-    values = count_values(index.store)
+    values = count_values(index.store.tables)
     assert set(values) == {"folder", "caption", "tags", "kind"}
     counts = {entry["value"]: entry["count"] for entry in values["tags"]}
     assert counts == {
@@ -39,7 +39,7 @@ def test_cells_are_split_into_values(index):
 
 
 def test_a_condition_selects_the_images_of_its_value(index):
-    for column, entries in count_values(index.store).items():
+    for column, entries in count_values(index.store.tables).items():
         for entry in entries:
             hits = index.latest(entry["where"], 10)
             assert len(hits) == entry["count"]
@@ -56,7 +56,7 @@ def test_backslashes_of_a_value_are_not_escapes(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("\n".join(lines))
     index = Index.build(tmp_path / "index", [table], str(GOLDEN))
-    values = count_values(index.store)["tags"]
+    values = count_values(index.store.tables)["tags"]
     assert {entry["value"]: entry["count"] for entry in values} == {
         "C:\\_a": 2,
         "C:\\ba": 1,
@@ -98,5 +98,5 @@ def test_columns_with_many_values_are_left_out(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("\n".join(lines))
     index = Index.build(tmp_path / "index", [table], str(GOLDEN))
-    values = count_values(index.store)
+    values = count_values(index.store.tables)
     assert "tags" not in values and len(values["few"]) == MAX_VALUES // 2 + 1

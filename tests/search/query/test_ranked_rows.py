@@ -9,7 +9,8 @@ from align_keras.search.image_index import (
     Index,
     merge_near_duplicates,
 )
-from align_keras.search.query.query import Query, RankedRows
+from align_keras.search.index.image_store import RankedRows
+from align_keras.search.query.query import Query
 
 
 def clustered_vectors(count, seed=0):

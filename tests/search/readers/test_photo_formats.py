@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
-from align_keras.search.index.items import count_left_out
 from align_keras.search.readers import image_files, raw_preview
 from align_keras.search.readers.image_files import (
     TOO_MANY_PIXELS,
@@ -22,6 +21,7 @@ from align_keras.search.readers.image_files import (
     read_upright,
 )
 from align_keras.search.readers.raw_preview import NO_PREVIEW, NO_RAW
+from align_keras.search.serve.server import count_left_out
 from align_keras.utils import pillow_images
 from align_keras.utils.errors import ImageError
 from align_keras.utils.pillow_images import NO_HEIC

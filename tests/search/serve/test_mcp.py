@@ -163,7 +163,7 @@ def test_labels_are_ranked_by_cosine(results, index, image):
 def test_the_index_is_described(results, index):
     description = results[1]["describe"]
     assert description["images"] == 22 and description["model"] == str(GOLDEN)
-    assert description["columns"] == index.store.columns
+    assert description["columns"] == index.store.tables.columns
     (source,) = index.store.sources()
     assert description["sources"] == [os.fsdecode(source)]
 

@@ -181,7 +181,7 @@ def test_a_search_without_a_query_returns_the_latest_images(send, index):
 def test_the_index_info_lists_the_columns(send, index):
     info = send("/api/index")[2]
     assert info["images"] == COUNT
-    assert set(info["columns"]) == set(index.store.columns)
+    assert set(info["columns"]) == set(index.store.tables.columns)
 
 
 def test_images_and_thumbnails_are_served(send, index):

@@ -88,7 +88,9 @@ def test_the_ranking_does_not_depend_on_rounding_errors(data):
     )
     scanned = (exact + np.array(errors)).astype(np.float32)
     size = data.draw(st.integers(1, 5))
-    blocks = exact_scan.by_rank(scanned, size, lambda rows: exact[rows], 2.01)
+    blocks = exact_scan.by_rank(
+        exact[:, None].astype(np.float32), np.ones(1), None, scanned, size, 2.01
+    )
     positions = [block for block, _ in blocks]
     assert len(positions[0]) >= min(size, len(exact))
     expected = sorted(range(len(exact)), key=lambda row: (-exact[row], row))
@@ -130,7 +132,7 @@ def test_open_returns_the_written_index(tmp_path, images):
     built = Index.from_embeddings(embeddings, IDS, CAPTIONS, **options)
     opened = Index.open(folder)
     assert (len(opened), opened.dimension, opened.check()) == (3, 16, 3)
-    np.testing.assert_array_equal(opened.store.vectors(), embeddings)
+    np.testing.assert_array_equal(opened.store.vectors.rows(), embeddings)
     for row, vector in enumerate(embeddings):
         np.testing.assert_array_equal(opened.embedding(row + 1), vector)
     assert opened.query(query, 3) == built.query(query, 3)

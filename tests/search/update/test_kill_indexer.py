@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import Index
-from align_keras.search.index.folder_store import Store
+from align_keras.search.index.folder_store import FolderStore
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPT = pathlib.Path(__file__).with_name("kill_indexer_script.py")
@@ -18,7 +18,7 @@ SCRIPT = pathlib.Path(__file__).with_name("kill_indexer_script.py")
 
 def contents(index):
     """Returns path → (columns, vector) of all images, without ids and row numbers."""
-    vectors, images = index.store.vectors(), {}
+    vectors, images = index.store.vectors.rows(), {}
     for file, stored in index.store.stored_files().items():
         image = index.store.image(stored.id)
         row = image.pop("row")
@@ -40,7 +40,7 @@ def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_pat
         command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         # Before the index exists, the process is killed while it creates the index.
-        if Store.exists(folder):
+        if FolderStore.exists(folder):
             while process.poll() is None and len(Index.open(folder)) == indexed:
                 time.sleep(0.005)
         else:
@@ -50,7 +50,7 @@ def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_pat
         if process.wait() == 0:
             break
         kills += 1
-        if Store.exists(folder):
+        if FolderStore.exists(folder):
             count = len(Index.open(folder))
             assert count >= indexed
             indexed = count
