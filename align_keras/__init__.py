@@ -57,9 +57,9 @@ __all__ = sorted(_PUBLIC)
 _SAVED_BY_KERAS = {
     "ALIGN": "align_keras.models.align",
     "ALIGNBackbone": "align_keras.models.align_backbone",
-    "ALIGNImageConverter": "align_keras.models.align_image_converter",
-    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
-    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
+    "ALIGNImageConverter": "align_keras.preprocessing.image_converter",
+    "ALIGNPreprocessor": "align_keras.preprocessing.preprocessor",
+    "ALIGNTokenizer": "align_keras.preprocessing.tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from align_keras import models as models
     from align_keras import optimizers as optimizers
     from align_keras import planning as planning
+    from align_keras import preprocessing as preprocessing
     from align_keras import presets as presets
     from align_keras import protocols as protocols
     from align_keras import reports as reports

@@ -42,14 +42,12 @@ from align_keras.export.litert_file import LiteRTTower
 from align_keras.images import preprocess_image_bytes
 from align_keras.models import ALIGN
 from align_keras.models.conversion.litert_weights import (
-    REST_FILE,
-    TABLE_FILE,
-    TOWER_FILES,
     float_weights,
     read_tensors,
     to_keras,
 )
-from align_keras.models.preset_saving import save_preprocessor, save_task_config
+from align_keras.presets.layout import REST_FILE, TABLE_FILE, TOWER_FILES
+from align_keras.presets.saving import save_preprocessor, save_task_config
 from align_keras.runs.assemble import build_model
 from align_keras.runs.run import open_run
 from align_keras.runs.run_corpora import prepare_corpus

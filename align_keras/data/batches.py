@@ -16,8 +16,8 @@ from align_keras.images.image_hash import image_hash
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from align_keras.models.align_preprocessor import ALIGNPreprocessor
     from align_keras.models.teacher_embeddings import TeacherEmbeddings
+    from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 
 
 def training_batches(

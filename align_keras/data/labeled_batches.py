@@ -12,7 +12,7 @@ from align_keras.images.read import graph_file, read_graph_file
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from align_keras.models.align_image_converter import ALIGNImageConverter
+    from align_keras.preprocessing.image_converter import ALIGNImageConverter
 
 _PREFETCHED = 2
 

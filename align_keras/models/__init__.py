@@ -10,9 +10,9 @@ from align_keras.utils.lazy_names import import_name
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
     "ALIGNBackbone": "align_keras.models.align_backbone",
-    "ALIGNImageConverter": "align_keras.models.align_image_converter",
-    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
-    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
+    "ALIGNImageConverter": "align_keras.preprocessing.image_converter",
+    "ALIGNPreprocessor": "align_keras.preprocessing.preprocessor",
+    "ALIGNTokenizer": "align_keras.preprocessing.tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TeacherEmbeddings": "align_keras.models.teacher_embeddings",
@@ -29,13 +29,6 @@ __all__ = sorted(_PUBLIC)
 if TYPE_CHECKING:
     from align_keras.models.align import ALIGN as ALIGN
     from align_keras.models.align_backbone import ALIGNBackbone as ALIGNBackbone
-    from align_keras.models.align_image_converter import (
-        ALIGNImageConverter as ALIGNImageConverter,
-    )
-    from align_keras.models.align_preprocessor import (
-        ALIGNPreprocessor as ALIGNPreprocessor,
-    )
-    from align_keras.models.align_tokenizer import ALIGNTokenizer as ALIGNTokenizer
     from align_keras.models.image_classifier import ImageClassifier as ImageClassifier
     from align_keras.models.image_encoder import ImageEncoder as ImageEncoder
     from align_keras.models.pair_batches import image_text_batches as image_text_batches
@@ -45,6 +38,13 @@ if TYPE_CHECKING:
     from align_keras.models.text_encoder import TextEncoder as TextEncoder
     from align_keras.models.warm_start import load_image_weights as load_image_weights
     from align_keras.models.warm_start import load_text_weights as load_text_weights
+    from align_keras.preprocessing.image_converter import (
+        ALIGNImageConverter as ALIGNImageConverter,
+    )
+    from align_keras.preprocessing.preprocessor import (
+        ALIGNPreprocessor as ALIGNPreprocessor,
+    )
+    from align_keras.preprocessing.tokenizer import ALIGNTokenizer as ALIGNTokenizer
     from align_keras.presets.table import preset_names as preset_names
     from align_keras.presets.table import presets as presets
 else:

@@ -11,23 +11,35 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss
-from align_keras.models import preset_io
 from align_keras.models.align_backbone import ALIGNBackbone, check_widths
-from align_keras.models.align_image_converter import ALIGNImageConverter
-from align_keras.models.align_preprocessor import ALIGNPreprocessor
-from align_keras.models.align_tokenizer import ALIGNTokenizer
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.lora import adapted_layers, merged_while_saving
-from align_keras.models.preset_saving import (
+from align_keras.models.open_preset import (
+    argument_names,
+    check_arguments,
+    open_backbone,
+    open_keras_file,
+)
+from align_keras.models.text_encoder import TextEncoder
+from align_keras.models.trainable_layers import set_trainable_flag
+from align_keras.preprocessing.image_converter import ALIGNImageConverter
+from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
+from align_keras.preprocessing.tokenizer import ALIGNTokenizer
+from align_keras.presets.locate import is_keras_file, locate_preset
+from align_keras.presets.saving import (
     atomic_keras_path,
     check_shard_size,
     save_task,
 )
-from align_keras.models.text_encoder import TextEncoder
-from align_keras.models.trainable_layers import set_trainable_flag
+from align_keras.presets.stored_config import (
+    damage_reported,
+    named_preprocessor,
+    read_preprocessor,
+    read_task,
+)
 from align_keras.presets.table import BuiltinPresets
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
@@ -330,7 +342,12 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     @classmethod
     def from_preset(
-        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs: Any
+        cls,
+        preset: str | os.PathLike,
+        load_weights: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
+        **kwargs: Any,
     ) -> "ALIGN":
         """Builds a model from a preset name, a folder, a file or Hugging Face.
 
@@ -354,9 +371,10 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
             preset: str or path, as described above.
             load_weights: bool, load the weights of a folder. A preset name has no
                 weights to load, and a `.keras` file always loads them.
-            **kwargs: for a model on Hugging Face, `revision`, a branch, tag or commit,
-                and `token`, which replaces the token of `HF_TOKEN` or of `hf auth
-                login`. For a preset name, the arguments of `ALIGN.from_encoders`,
+            revision: branch, tag or commit of a model on Hugging Face.
+            token: token of Hugging Face, which replaces that of `HF_TOKEN` or of `hf
+                auth login`.
+            **kwargs: for a preset name, the arguments of `ALIGN.from_encoders`,
                 `ImageEncoder` and `TextEncoder` that the name doesn't determine. An
                 argument that both encoders accept is passed to both. For a folder,
                 arguments that don't change the meaning of the weights: `dtype`,
@@ -380,7 +398,35 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         >>> model.image_size
         64
         """
-        return preset_io.from_preset(cls, preset, load_weights, **kwargs)
+        options = {name: value for name, value in kwargs.items() if value is not None}
+        path = locate_preset(preset, revision, token, load_weights)
+        if path is not None and is_keras_file(path):
+            return open_keras_file(cls.backbone_cls, path, load_weights, options)
+        of_task = {"compile", "name", "vocabulary", "normalization"}
+        check_arguments(path, options, argument_names(cls.backbone_cls) | of_task)
+        sizes = (options.get("image_size"), options.get("sequence_length"))
+        vocabulary = options.pop("vocabulary", None)
+        normalization = options.pop("normalization", "bert_uncased")
+        task = {name: options.pop(name) for name in of_task & options.keys()}
+        if vocabulary is not None:
+            options.setdefault("vocabulary_size", len(vocabulary))
+        backbone = open_backbone(cls.backbone_cls, preset, path, load_weights, options)
+        if path is None:
+            preprocessor = named_preprocessor(
+                str(preset), *sizes, vocabulary, normalization
+            )
+            return cls.from_config(
+                {"backbone": backbone, "preprocessor": preprocessor, **task}
+            )
+        fault = f"The files in {path} don't describe an ALIGN"
+        with damage_reported(fault, "Save the model again, or finish the run"):
+            saved_task = read_task(path)
+            if options.keys() & {"training", "locked", "trainable"}:
+                # The arguments replace the saved flag.
+                saved_task.pop("trainable", None)
+            preprocessor = read_preprocessor(path, *sizes)
+            config = {"backbone": backbone, "preprocessor": preprocessor}
+            return cls.from_config({**config, **saved_task, **task})
 
     def save_to_preset(
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = None
@@ -403,7 +449,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
                 contains a SavedModel.
         """
         check_shard_size(self.backbone, max_shard_size)
-        save_task(self, preset_dir)
+        with merged_while_saving(self.backbone):
+            save_task(self, preset_dir)
 
     def save(
         self,

@@ -13,8 +13,7 @@ from align_keras.layers.dtype_policy import default_policy
 from align_keras.models import lora
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.litert_export import CheckedLiteRTExport
-from align_keras.models.preset_config import ENCODERS
-from align_keras.models.preset_saving import check_shard_size, save_backbone
+from align_keras.models.open_preset import ENCODERS, open_backbone
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
     TrainableFlags,
@@ -22,6 +21,11 @@ from align_keras.models.trainable_layers import (
     take_trainable_flags,
     trainable_flags,
 )
+from align_keras.preprocessing.image_converter import ALIGNImageConverter
+from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
+from align_keras.preprocessing.tokenizer import ALIGNTokenizer
+from align_keras.presets.locate import locate_preset
+from align_keras.presets.saving import check_shard_size, save_backbone
 from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -189,9 +193,17 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
 
     @classmethod
     def from_preset(
-        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs: Any
+        cls,
+        preset: str | os.PathLike,
+        load_weights: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
+        **kwargs: Any,
     ) -> "ALIGNBackbone":
-        """Builds the backbone of a preset. The arguments are those of `ALIGN`.
+        """Builds the backbone of a preset.
+
+        The arguments are those of `ALIGN.from_preset` without the vocabulary, the
+        normalization and `compile`.
 
         Raises:
             InputError: for the reasons of `ALIGN.from_preset`.
@@ -201,10 +213,9 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
         >>> ALIGNBackbone.from_preset("align_nano", vocabulary_size=100).image_size
         64
         """
-        # ALIGN imports this module.
-        from align_keras.models.align import ALIGN
-
-        return ALIGN.from_preset(preset, load_weights, **kwargs).backbone
+        options = {name: value for name, value in kwargs.items() if value is not None}
+        path = locate_preset(preset, revision, token, load_weights)
+        return open_backbone(cls, preset, path, load_weights, options)
 
     def save_to_preset(
         self, preset_dir: str | os.PathLike, max_shard_size: float | None = None
@@ -221,7 +232,8 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
                 contains a SavedModel.
         """
         check_shard_size(self, max_shard_size)
-        save_backbone(self, preset_dir)
+        with lora.merged_while_saving(self):
+            save_backbone(self, preset_dir)
 
     def get_config(self) -> dict:
         config = {
@@ -263,6 +275,11 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
         if flags is not None:
             set_trainable_flags(backbone, flags)
         return backbone
+
+
+# KerasHub finds the preprocessing classes of a backbone by this attribute.
+for _part in (ALIGNTokenizer, ALIGNImageConverter, ALIGNPreprocessor):
+    _part.backbone_cls = ALIGNBackbone
 
 
 def check_widths(image_encoder: keras.Model, text_encoder: keras.Model) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from align_keras.models.align_image_converter import ALIGNImageConverter
-from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.fit_arguments import is_raw_data
 from align_keras.models.input_checks import (
     INPUTS,
@@ -34,6 +32,8 @@ from align_keras.models.on_replicas import is_distributed
 from align_keras.models.pair_batches import batches_of_dataset, image_text_batches
 from align_keras.models.python_batches import PythonBatches, is_from_python
 from align_keras.models.raw_pairs import plain_data, raw_pairs
+from align_keras.preprocessing.image_converter import ALIGNImageConverter
+from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.utils.errors import InputError
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import tensorflow as tf
 
 from align_keras.images.image_hash import image_hash
-from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.pair_sources import source_of_pairs, source_of_sequences
 from align_keras.models.raw_pairs import image_and_caption
 from align_keras.models.teacher_embeddings import TeacherEmbeddings
+from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.input_checks import (
     INPUTS,
     check_compared_pairs,
@@ -21,6 +20,7 @@ from align_keras.models.input_checks import (
 from align_keras.models.input_report import current_report, select_inputs
 from align_keras.models.pair_batches import batch_function
 from align_keras.models.raw_pairs import is_raw, plain_data
+from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.utils.errors import InputError
 
 

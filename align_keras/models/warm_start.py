@@ -16,10 +16,6 @@ from align_keras.models.conversion.efficientnet import (
     efficientnet_links,
     load_keras_applications,
 )
-from align_keras.models.conversion.hugging_face import (
-    CONFIG_FILE,
-    read_vocabulary,
-)
 from align_keras.models.conversion.hugging_face_config import ACTIVATIONS, pads_alike
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import (
@@ -27,7 +23,8 @@ from align_keras.models.conversion.tensor_files import (
     read_torch_file,
 )
 from align_keras.presets.hub import HUB_PREFIX, download
-from align_keras.presets.layout import VOCABULARY_ASSET
+from align_keras.presets.hugging_face_processing import read_vocabulary
+from align_keras.presets.layout import CONFIG_FILE, VOCABULARY_ASSET
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

@@ -17,6 +17,11 @@ PREPROCESSOR_CONFIG_FILE = "preprocessor.json"
 TOKENIZER_CONFIG = "tokenizer.json"
 IMAGE_CONVERTER_FILE = "image_converter.json"
 PRESET_METADATA_FILE = "metadata.json"
+# Weights of the shipped model: 8-bit integers in LiteRT files, a table from variables
+# to their tensors, and the remaining weights.
+TABLE_FILE = "litert_weights.json"
+REST_FILE = "rest.safetensors"
+TOWER_FILES = ("image.tflite", "text.tflite")
 VOCABULARY_ASSET = f"assets/tokenizer/{VOCABULARY_FILE}"
 # Files of which config.json has digests, in addition to the files of the weights.
 DIGESTED_FILES = (

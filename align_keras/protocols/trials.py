@@ -20,11 +20,11 @@ from align_keras.config import FineTuningConfig
 from align_keras.config.fine_tuning_config import HeadStageConfig
 from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.embedders.loading import worker_model
-from align_keras.models.align_image_converter import ALIGNImageConverter
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
 )
+from align_keras.preprocessing.image_converter import ALIGNImageConverter
 from align_keras.protocols.embedding_cache import (
     checked_path,
     results_folder,

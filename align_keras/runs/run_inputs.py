@@ -10,8 +10,8 @@ from align_keras.config.experiment_config import DataConfig
 from align_keras.data import check_batch_size
 from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint
-from align_keras.models.preset_config import check_vocabulary_file
 from align_keras.presets.layout import VOCABULARY_ASSET
+from align_keras.presets.stored_config import check_vocabulary_file
 from align_keras.runs.run_folder import newest_step
 from align_keras.text import vocabulary_fingerprint
 from align_keras.utils.errors import InputError

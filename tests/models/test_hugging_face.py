@@ -17,17 +17,17 @@ from align_keras.losses import contrastive_loss
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.conversion.hugging_face import (
     align_links,
-    read_normalization,
-    read_vocabulary,
     to_hugging_face,
 )
 from align_keras.models.conversion.hugging_face_config import read_sizes
-from align_keras.models.conversion.hugging_face_processing import (
-    read_image_processing,
-)
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.models.lora import adapted_layers
+from align_keras.presets.hugging_face_processing import (
+    read_image_processing,
+    read_normalization,
+    read_vocabulary,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from tests.helpers.align_folders import (
@@ -373,7 +373,7 @@ def edited_config(folder, directory, edit):
         ),
         (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act must be"),
         (lambda c: c["text_config"].update(hidden_act=["gelu"]), "hidden_act must be"),
-        (lambda c: c["text_config"].update(vocab_size=9), "at most 9 tokens"),
+        (lambda c: c["text_config"].update(vocab_size=9), "word_embeddings.weight"),
         (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
         (
             lambda c: c.update(text_config=[1]),

@@ -9,11 +9,7 @@ import pytest
 
 from align_keras.config import load_config
 from align_keras.models import ALIGN
-from align_keras.models.conversion.litert_weights import (
-    REST_FILE,
-    TABLE_FILE,
-    TOWER_FILES,
-)
+from align_keras.presets.layout import REST_FILE, TABLE_FILE, TOWER_FILES
 from align_keras.runs.assemble import build_model
 from align_keras.training.interpolation import interpolate_weights, read_weights
 from align_keras.utils.errors import InputError

@@ -18,12 +18,6 @@ from align_keras.models.conversion.hugging_face_config import (
     read_sizes,
     write_config,
 )
-from align_keras.models.conversion.hugging_face_processing import (
-    PREPROCESSOR_FILE,
-    PROCESSOR_FILE,
-    read_flag,
-    read_image_processing,
-)
 from align_keras.models.conversion.links import (
     LOGARITHM,
     TORCH_DENSE,
@@ -37,45 +31,34 @@ from align_keras.models.conversion.tensor_files import (
 )
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
+from align_keras.presets.hugging_face_processing import (
+    BERT_VOCABULARY_FILE,
+    PREPROCESSOR_FILE,
+    TOKENIZER_CONFIG_FILE,
+    read_image_processing,
+)
 from align_keras.presets.layout import CONFIG_FILE
 from align_keras.presets.tower_costs import check_parameters
 from align_keras.presets.variants import scaled_stages
-from align_keras.text import load_vocabulary, save_vocabulary
+from align_keras.text import save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
 
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-TOKENIZER_FILE = "tokenizer.json"
-BERT_VOCABULARY_FILE = "vocab.txt"
 # Suffixes of tensors that are counters and constants, not weights.
 IGNORED = ("num_batches_tracked", "position_ids")
-# Names and patterns of the files that `from_hugging_face` reads.
-HUGGING_FACE_FILES = [
-    CONFIG_FILE,
-    PREPROCESSOR_FILE,
-    PROCESSOR_FILE,
-    BERT_VOCABULARY_FILE,
-    "tokenizer*.json",
-    f"{SAFETENSORS_FILE}*",
-    "*.safetensors",
-]
 
 
 def from_hugging_face(
-    cls: type[keras.Model],
-    directory: str | os.PathLike,
-    load_weights: bool = True,
-    parts: dict | None = None,
+    cls: type[keras.Model], directory: pathlib.Path, load_weights: bool, parts: dict
 ) -> keras.Model:
-    """Builds an `ALIGN` from a folder with the files of kakaobrain/align-base.
+    """Builds a backbone from a folder with the files of kakaobrain/align-base.
 
     Args:
-        cls: `ALIGN`.
+        cls: `ALIGNBackbone`.
         directory: path of the folder.
-        load_weights: bool, load the weights, or build the model with random weights.
-        parts: dict of `divide_arguments`, arguments that override the folder, or None.
+        load_weights: False builds the model with random weights.
+        parts: arguments of both encoders and of the backbone that override the folder.
     """
-    directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
         read_image_processing(directory),
@@ -86,15 +69,12 @@ def from_hugging_face(
         _check_depths(image, text, tensors, directory)
         numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
         check_parameters(image, text, 2 * numbers, directory / SAFETENSORS_FILE)
-    parts = parts or {}
-    model = cls.from_encoders(
-        ImageEncoder(**{**image, **parts.get("image_encoder", {})}),
-        TextEncoder(**{**text, **parts.get("text_encoder", {})}),
-        **parts.get("align", {}),
-        vocabulary=read_vocabulary(directory),
-        normalization=read_normalization(directory),
+    backbone = cls(
+        ImageEncoder(**{**image, **parts["image_encoder"]}),
+        TextEncoder(**{**text, **parts["text_encoder"]}),
+        **parts["backbone"],
     )
-    if has_residual_stage_start(model.image_encoder):
+    if has_residual_stage_start(backbone.image_encoder):
         raise InputError(
             f"{directory}: config.json must have a vision_config.width_coefficient "
             "that gives each stage another width than the stage before it. Received: "
@@ -104,8 +84,8 @@ def from_hugging_face(
         )
     if load_weights:
         ignored = [name for name in tensors if name.endswith(IGNORED)]
-        load_links(align_links(model), tensors, str(directory), ignored)
-    return model
+        load_links(align_links(backbone), tensors, str(directory), ignored)
+    return backbone
 
 
 def _check_depths(
@@ -138,47 +118,6 @@ def align_links(model: keras.Model) -> list[Link]:
         Link(projection.bias, "text_projection.bias"),
         Link(model.temperature_layer.log_temperature, "temperature", LOGARITHM),
     ]
-
-
-def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
-    """Returns the tokens of vocab.txt or tokenizer.json.
-
-    Returns None if both files are missing.
-    """
-    path = directory / BERT_VOCABULARY_FILE
-    if path.exists():
-        return load_vocabulary(path)
-    path = directory / TOKENIZER_FILE
-    if not path.exists():
-        return None
-    model = read_json(path).get("model")
-    ids: Any = model.get("vocab") if isinstance(model, dict) else None
-    numbers = list(ids.values()) if isinstance(ids, dict) else []
-    # A gap would shift all later ids and so change the meaning of captions.
-    is_whole = numbers and all(type(number) is int for number in numbers)
-    if not is_whole or sorted(numbers) != list(range(len(numbers))):
-        raise InputError(
-            f"{path}: the ids in model.vocab must count from 0 without gaps. Download "
-            f"the file again, or add a {BERT_VOCABULARY_FILE}."
-        )
-    return sorted(ids, key=ids.get)
-
-
-def read_normalization(directory: pathlib.Path) -> str:
-    """Returns the normalization of captions according to tokenizer_config.json."""
-    path = directory / TOKENIZER_CONFIG_FILE
-    config = read_json(path)
-    lower = read_flag(config, "do_lower_case", True, path)
-    strip = config.get("strip_accents")
-    split = read_flag(config, "tokenize_chinese_chars", True, path)
-    if not split or strip not in (None, lower):
-        raise InputError(
-            f"{path} must have tokenize_chinese_chars true, and strip_accents null or "
-            "equal to do_lower_case. Received: "
-            f"tokenize_chinese_chars={split}, strip_accents={strip} and "
-            f"do_lower_case={lower}. Use a model with such a tokenizer."
-        )
-    return "bert_uncased" if lower else "bert_cased"
 
 
 def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 
 import keras
 
-from align_keras.models.conversion.hugging_face_processing import ImageProcessing
 from align_keras.models.text_encoder import MOST, MOST_TOKENS
+from align_keras.presets.hugging_face_processing import SEQUENCE_LENGTH, ImageProcessing
 from align_keras.presets.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
 MODEL_TYPE = "align"
-SEQUENCE_LENGTH = 64
 # Settings of `transformers.AlignVisionConfig` and `AlignTextConfig` that are equal in
 # all supported models. config.json may omit them, since they equal the defaults.
 FIXED_VISION = {

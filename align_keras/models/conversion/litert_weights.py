@@ -13,12 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from align_keras.presets.layout import REST_FILE, TABLE_FILE, TOWER_FILES
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 
-TABLE_FILE = "litert_weights.json"
-REST_FILE = "rest.safetensors"
-TOWER_FILES = ("image.tflite", "text.tflite")
 _DAMAGES = (AttributeError, LookupError, TypeError, ValueError, MemoryError)
 
 

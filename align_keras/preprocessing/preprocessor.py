@@ -8,13 +8,13 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from align_keras.models.align_backbone import ALIGNBackbone
-from align_keras.models.align_image_converter import (
+from align_keras.preprocessing.image_converter import (
     ALIGNImageConverter,
     checked_seed,
 )
-from align_keras.models.align_tokenizer import ALIGNTokenizer, is_called_by_grain
-from align_keras.models.preset_saving import save_preprocessor
+from align_keras.preprocessing.tokenizer import ALIGNTokenizer, is_called_by_grain
+from align_keras.presets.saving import save_preprocessor
+from align_keras.presets.stored_config import open_part
 from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.errors import InputError
 
@@ -65,7 +65,6 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
     (TensorShape([2, 64, 64, 3]), TensorShape([2, 8]))
     """
 
-    backbone_cls = ALIGNBackbone
     tokenizer_cls = ALIGNTokenizer
     image_converter_cls = ALIGNImageConverter
     presets = BuiltinPresets()
@@ -191,7 +190,9 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
 
         Args:
             preset: str or path, as for `ALIGN.from_preset`.
-            **kwargs: arguments of `ALIGN.from_preset`, such as `image_size`.
+            **kwargs: `image_size`, `sequence_length`, `revision` and `token`, as for
+                `ALIGN.from_preset`, and for the name of a preset `vocabulary` and
+                `normalization`.
 
         Raises:
             InputError: for the reasons of `ALIGN.from_preset`.
@@ -201,11 +202,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         >>> ALIGNPreprocessor.from_preset("align_small_en").image_size
         (144, 144)
         """
-        # ALIGN imports this module.
-        from align_keras.models.align import ALIGN
-
-        align = ALIGN.from_preset(preset, load_weights=False, **kwargs)
-        return align.require_preprocessor()
+        return open_part("preprocessor", preset, **kwargs)
 
     # === Captions ===
 

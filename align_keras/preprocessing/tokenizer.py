@@ -12,8 +12,8 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from align_keras.models.align_backbone import ALIGNBackbone
-from align_keras.models.preset_saving import save_tokenizer
+from align_keras.presets.saving import save_tokenizer
+from align_keras.presets.stored_config import open_part
 from align_keras.presets.table import BuiltinPresets
 from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.text.vocabulary import VOCABULARY_FILE
@@ -79,7 +79,6 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     ['redder red']
     """
 
-    backbone_cls = ALIGNBackbone
     presets = BuiltinPresets()
 
     def __init__(
@@ -242,7 +241,9 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         Args:
             preset: str or path, as for `ALIGN.from_preset`. The preset must have a
                 vocabulary.
-            **kwargs: arguments of `ALIGN.from_preset`, such as `sequence_length`.
+            **kwargs: `sequence_length`, `revision` and `token`, as for
+                `ALIGN.from_preset`, and for the name of a preset `vocabulary` and
+                `normalization`.
 
         Raises:
             InputError: for the reasons of `ALIGN.from_preset`, or if the preset has no
@@ -253,10 +254,13 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         >>> ALIGNTokenizer.from_preset("align_small_en").vocabulary_size()
         30522
         """
-        # The preprocessor imports this module.
-        from align_keras.models.align_preprocessor import ALIGNPreprocessor
-
-        return ALIGNPreprocessor.from_preset(preset, **kwargs).require_tokenizer()
+        tokenizer = open_part("tokenizer", preset, **kwargs)
+        if tokenizer is None:
+            raise InputError(
+                "preset must have a vocabulary. Received: "
+                f"preset={preset}. Pass vocabulary=[…] with the name of a preset."
+            )
+        return tokenizer
 
     def __reduce__(self) -> tuple:
         # Grain pickles the tokenizer for its worker processes.

@@ -26,9 +26,9 @@ from align_keras.images import (
 )
 from align_keras.images.preprocess import check_pixel_dtype, checked_value_range
 from align_keras.images.read import encoded_image
-from align_keras.models.align_backbone import ALIGNBackbone
-from align_keras.models.align_tokenizer import is_called_by_grain
-from align_keras.models.preset_saving import save_image_converter
+from align_keras.preprocessing.tokenizer import is_called_by_grain
+from align_keras.presets.saving import save_image_converter
+from align_keras.presets.stored_config import open_part
 from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -104,7 +104,6 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     tf.uint8
     """
 
-    backbone_cls = ALIGNBackbone
     presets = BuiltinPresets()
 
     def __init__(
@@ -403,7 +402,8 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
 
         Args:
             preset: str or path, as for `ALIGN.from_preset`.
-            **kwargs: arguments of `ALIGN.from_preset`, such as `image_size`.
+            **kwargs: `image_size`, `revision` and `token`, as for
+                `ALIGN.from_preset`.
 
         Raises:
             InputError: for the reasons of `ALIGN.from_preset`.
@@ -413,10 +413,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         >>> ALIGNImageConverter.from_preset("align_small_en").image_size
         (144, 144)
         """
-        # The preprocessor imports this module.
-        from align_keras.models.align_preprocessor import ALIGNPreprocessor
-
-        return ALIGNPreprocessor.from_preset(preset, **kwargs).image_converter
+        return open_part("image_converter", preset, **kwargs)
 
 
 def checked_seed(seed: Any) -> tf.Tensor:

@@ -10,12 +10,9 @@ from PIL import Image
 
 from align_keras.images import preprocess_image_bytes
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.models.conversion.hugging_face import (
-    from_hugging_face,
-    to_hugging_face,
-)
-from align_keras.models.conversion.hugging_face_processing import read_pixel_scaling
+from align_keras.models.conversion.hugging_face import to_hugging_face
 from align_keras.models.warm_start import text_weights
+from align_keras.presets.hugging_face_processing import read_pixel_scaling
 from tests.helpers.align_folders import write_align_folder
 from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import VOCABULARY
@@ -90,7 +87,7 @@ def test_the_pixel_scaling_is_exported_to_the_processor(tmp_path):
     [expected] = call_oracle("hugging_face", "processed_images", *arguments)
     actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
     np.testing.assert_allclose(expected[:, 5, 5], actual, atol=1e-5)
-    copy = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
+    copy = ALIGN.from_preset(tmp_path / "align").image_encoder
     np.testing.assert_allclose(copy.pixel_mean, [123.675, 116.28, 103.53], atol=1e-4)
     np.testing.assert_allclose(copy.pixel_deviation, 58.0, atol=1e-4)
 
@@ -199,7 +196,7 @@ def test_token_ids_equal_those_of_the_processor_in_60_languages(
     tokens = model.tokenizer(captions)
     for name in ("token_ids", "padding_mask"):
         np.testing.assert_array_equal(tokens[name], expected[name])
-    copy = from_hugging_face(ALIGN, tmp_path / "align")
+    copy = ALIGN.from_preset(tmp_path / "align")
     assert copy.normalization == normalization
     token_ids = copy.tokenizer(captions)["token_ids"]
     np.testing.assert_array_equal(tokens["token_ids"], token_ids)

@@ -16,12 +16,6 @@ import keras
 import keras_hub
 import numpy as np
 
-from align_keras.models.conversion.litert_weights import (
-    REST_FILE,
-    TABLE_FILE,
-    TOWER_FILES,
-)
-from align_keras.models.lora import merged_while_saving
 from align_keras.presets.layout import (
     CONFIG_FILE,
     DIGESTED_FILES,
@@ -29,8 +23,11 @@ from align_keras.presets.layout import (
     IMAGE_CONVERTER_FILE,
     PREPROCESSOR_CONFIG_FILE,
     PRESET_METADATA_FILE,
+    REST_FILE,
+    TABLE_FILE,
     TASK_FILE,
     TOKENIZER_CONFIG,
+    TOWER_FILES,
     VOCABULARY_ASSET,
     WEIGHTS_FILE,
     check_no_saved_model,
@@ -251,8 +248,7 @@ def _save_weights(backbone: keras.Model, directory: pathlib.Path) -> None:
             if hasattr(os, "posix_fallocate"):
                 file_size = size + _HDF5_BYTES * (1 + len(backbone.variables))
                 os.posix_fallocate(file.fileno(), 0, file_size)
-        with merged_while_saving(backbone):
-            backbone.save_weights(temporary, overwrite=True)
+        backbone.save_weights(temporary, overwrite=True)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(directory / WEIGHTS_FILE)

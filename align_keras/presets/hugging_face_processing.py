@@ -1,4 +1,4 @@
-"""Reading of the image preprocessing settings in a Hugging Face folder."""
+"""Preprocessing of images and captions according to a Hugging Face folder."""
 
 import dataclasses
 import os
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
+from align_keras.presets.layout import CONFIG_FILE
+from align_keras.text import load_vocabulary
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
@@ -19,6 +21,13 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 # Transformers 4 writes a file of the same name without image settings.
 PROCESSOR_FILE = "processor_config.json"
 _NESTED = "image_processor"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+BERT_VOCABULARY_FILE = "vocab.txt"
+# Tokens of a caption, in addition to the limit of the position embeddings.
+SEQUENCE_LENGTH = 64
+# Default of `transformers.AlignTextConfig`.
+_MAX_POSITIONS = 512
 # Classes whose defaults and order of operations this module implements.
 _TYPES = (
     "EfficientNetImageProcessor",
@@ -224,6 +233,54 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
     if len(set(means)) == len(set(deviations)) == 1:
         return means[0], deviations[0]
     return means, deviations
+
+
+def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
+    """Returns the tokens of vocab.txt or tokenizer.json.
+
+    Returns None if both files are missing.
+    """
+    path = directory / BERT_VOCABULARY_FILE
+    if path.exists():
+        return load_vocabulary(path)
+    path = directory / TOKENIZER_FILE
+    if not path.exists():
+        return None
+    model = read_json(path).get("model")
+    ids: Any = model.get("vocab") if isinstance(model, dict) else None
+    numbers = list(ids.values()) if isinstance(ids, dict) else []
+    # A gap would shift all later ids and so change the meaning of captions.
+    is_whole = numbers and all(type(number) is int for number in numbers)
+    if not is_whole or sorted(numbers) != list(range(len(numbers))):
+        raise InputError(
+            f"{path}: the ids in model.vocab must count from 0 without gaps. Download "
+            f"the file again, or add a {BERT_VOCABULARY_FILE}."
+        )
+    return sorted(ids, key=ids.get)
+
+
+def read_normalization(directory: pathlib.Path) -> str:
+    """Returns the normalization of captions according to tokenizer_config.json."""
+    path = directory / TOKENIZER_CONFIG_FILE
+    config = read_json(path)
+    lower = read_flag(config, "do_lower_case", True, path)
+    strip = config.get("strip_accents")
+    split = read_flag(config, "tokenize_chinese_chars", True, path)
+    if not split or strip not in (None, lower):
+        raise InputError(
+            f"{path} must have tokenize_chinese_chars true, and strip_accents null or "
+            "equal to do_lower_case. Received: "
+            f"tokenize_chinese_chars={split}, strip_accents={strip} and "
+            f"do_lower_case={lower}. Use a model with such a tokenizer."
+        )
+    return "bert_uncased" if lower else "bert_cased"
+
+
+def read_sequence_length(directory: pathlib.Path) -> int:
+    """Returns the number of tokens of a caption according to config.json."""
+    text_config = read_json(directory / CONFIG_FILE).get("text_config") or {}
+    positions = text_config.get("max_position_embeddings", _MAX_POSITIONS)
+    return min(SEQUENCE_LENGTH, positions)
 
 
 def read_flag(

@@ -1,0 +1,1 @@
+"""Layers that convert images and captions to the inputs of the encoders."""
