@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 
@@ -161,10 +160,6 @@ class EmbeddingSearch:
         seed: int = 0,
         block_rows: int = 2048,
     ) -> None:
-        remedy = f"The paper uses {NEAREST} of {CLUSTERS} clusters."
-        check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
-        remedy = f"Pass a cosine similarity. The paper uses {COSINE_THRESHOLD}."
-        check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold

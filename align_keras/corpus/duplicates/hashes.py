@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import needs
 
 # Number of 64-bit words in the hash of one view.
@@ -190,9 +189,7 @@ class HammingSearch:
     def __init__(
         self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
     ) -> None:
-        remedy = f"Pass the number of bits that may differ, such as {BIT_THRESHOLD}."
-        check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
-        self.threshold = int(threshold)
+        self.threshold = threshold
         self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 

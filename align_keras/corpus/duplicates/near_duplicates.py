@@ -9,7 +9,6 @@ import numpy as np
 
 from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
 from align_keras.corpus.duplicates.hashes import HammingSearch
-from align_keras.utils.arguments import check_choice
 
 NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
@@ -94,18 +93,9 @@ def find_duplicates(
     Returns:
         list of `Dropped`, sorted by key. It doesn't depend on the order of the images.
 
-    Raises:
-        InputError: If the mode is unknown or the threshold is out of range.
-
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
-    check_choice(
-        "mode",
-        mode,
-        DUPLICATE_SEARCHES,
-        "Use hash for speed, or embedding as in the paper.",
-    )
     search = DUPLICATE_SEARCHES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
     prepared = search.prepare(corpus.signatures)

@@ -17,7 +17,7 @@ from align_keras.corpus.filters.text_hashes import (
     text_features,
 )
 from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
-from align_keras.utils.arguments import check_number
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
@@ -112,22 +112,8 @@ class Thresholds:
         above_one = math.nextafter(1, 2)
         remedy = "A square has an aspect of 1, and the default is 3."
         check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
-        if not isinstance(self.drop_personal_data, bool):
-            raise InputError(
-                "drop_personal_data must be true or false. Received: "
-                f"drop_personal_data={self.drop_personal_data!r}. Use true to drop "
-                "captions with personal data."
-            )
-        for name, choices in (
-            ("unknown_sizes", ("drop", "keep")),
-            ("detect_language", DETECTION),
-        ):
-            if getattr(self, name) not in choices:
-                default = type(self).__dataclass_fields__[name].default
-                raise InputError(
-                    f"{name} must be one of {', '.join(choices)}. Received: "
-                    f"{name}={getattr(self, name)!r}. The default is {default!r}."
-                )
+        check_choice("unknown_sizes", self.unknown_sizes, ("drop", "keep"))
+        check_choice("detect_language", self.detect_language, DETECTION)
         object.__setattr__(self, "languages", _languages(self.languages))
 
 

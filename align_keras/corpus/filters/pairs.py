@@ -1,8 +1,7 @@
 """The paper's filters for pairs in memory."""
 
 import itertools
-import numbers
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ from align_keras.corpus.filters.filter_rules import (
     count_reasons,
     find_reasons,
 )
-from align_keras.utils.errors import InputError
 
 # Number of pairs that are filtered together. Limits memory.
 PAIRS_PER_BATCH = 32_768
@@ -79,9 +77,6 @@ def filter_pairs(
         `(kept, counts)`: the list of kept records, in input order and with normalized
         captions, and a dict from `"kept"` and each reason to a number of pairs.
 
-    Raises:
-        InputError: If a record doesn't have this form.
-
     References:
         Jia et al. 2021, section 3.
 
@@ -93,8 +88,8 @@ def filter_pairs(
     ([((640, 480), 'a', 'A cat on a mat')], 1)
     """
     thresholds = Thresholds() if thresholds is None else thresholds
-    batches, checked = [], _checked(pairs)
-    while records := list(itertools.islice(checked, PAIRS_PER_BATCH)):
+    batches, remaining = [], iter(pairs)
+    while records := list(itertools.islice(remaining, PAIRS_PER_BATCH)):
         batches.append((records, _columns(records, thresholds)))
     corpus_counts = count_in_memory([columns for _, columns in batches], thresholds)
     kept_pairs, reason_counts = [], dict.fromkeys(("kept", *REASONS), 0)
@@ -105,27 +100,6 @@ def filter_pairs(
         for row in np.flatnonzero(reason_numbers == 0).tolist():
             kept_pairs.append(_with_caption(records[row], columns.captions[row]))
     return kept_pairs, reason_counts
-
-
-def _checked(pairs: Iterable[tuple]) -> Iterator[Any]:
-    """Yields the records and raises `InputError` at the first invalid record."""
-    for number, record in enumerate(pairs):
-        valid = isinstance(record, tuple) and len(record) >= 3
-        if valid:
-            size, *texts = record[:4]
-            valid = (
-                isinstance(size, (tuple, list))
-                and len(size) == 2
-                and all(isinstance(side, numbers.Integral) for side in size)
-                and all(isinstance(text, str) for text in texts)
-            )
-        if not valid:
-            raise InputError(
-                "pairs must be tuples ((width, height), image_key, caption, language). "
-                f"Received: {record!r:.200} as number {number}. Use "
-                "align_keras.corpus.Pair to build them."
-            )
-        yield record
 
 
 def _columns(records: list[Any], thresholds: Thresholds) -> PairColumns:

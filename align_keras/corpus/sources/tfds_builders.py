@@ -79,14 +79,9 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def _read_part(
-    part: Part, counter: DropCounter, spool: str | os.PathLike | None
+    part: Part, counter: DropCounter, spool: str | os.PathLike
 ) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a split, and writes its images to `spool`."""
-    if spool is None:
-        raise InputError(
-            f"`spool` must be a folder for the images of {part}. Received: spool=None. "
-            "Set it to the path of a folder."
-        )
     try:
         examples = list(_examples(part))
     except InputError:

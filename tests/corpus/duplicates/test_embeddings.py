@@ -190,17 +190,3 @@ def test_few_images_have_no_clusters_and_the_order_does_not_change_the_centers()
     np.testing.assert_array_equal(search.centers.reconstruct_n(0, 40), centers)
     search.fit([], np.empty((0, 8), np.float32))
     assert search.centers is None
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"nearest": 0}, "nearest must be a whole number from 1 to 4096"),
-        ({"clusters": 9}, "nearest must be a whole number from 1 to 9"),
-        ({"threshold": 0}, "threshold must be a number"),
-        ({"threshold": 1.01}, "threshold must be a number"),
-    ],
-)
-def test_options_out_of_range_raise(options, message):
-    with pytest.raises(InputError, match=message):
-        EmbeddingSearch(**options)

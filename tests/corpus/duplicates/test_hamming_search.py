@@ -5,7 +5,6 @@ import pytest
 
 from align_keras.corpus.duplicates import hashes as module
 from align_keras.corpus.duplicates.hashes import HammingSearch, mirrored_hashes
-from align_keras.utils.errors import InputError
 
 
 def bits_between(first, second):
@@ -166,16 +165,3 @@ def test_queries_or_references_may_be_empty():
     assert not len(
         HammingSearch().lowest_ranks(no_hashes, hashes, upper_bounds, no_ranks)
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": -1}, "threshold must be"),
-        ({"threshold": 33}, "threshold must be"),
-        ({"threshold": 2.5}, "threshold must be"),
-    ],
-)
-def test_thresholds_out_of_range_raise(options, message):
-    with pytest.raises(InputError, match=message):
-        HammingSearch(**options)

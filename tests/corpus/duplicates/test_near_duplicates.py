@@ -12,7 +12,6 @@ from align_keras.corpus.duplicates.near_duplicates import (
     ImageSet,
     find_duplicates,
 )
-from align_keras.utils.errors import InputError
 
 
 def hash_with_flipped_bits(*positions):
@@ -295,11 +294,3 @@ def test_equal_keys_count_as_one_image():
         ]
     )
     assert find_duplicates(corpus) == [Dropped("b", NEAR_DUPLICATE, "a", "")]
-
-
-def test_invalid_arguments_raise():
-    hashes = np.zeros((2, 1, 2), np.uint64)
-    with pytest.raises(InputError, match="mode must be one of hash, embedding"):
-        find_duplicates(ImageSet(["a", "b"], hashes), mode="phash")
-    with pytest.raises(InputError, match="threshold must be"):
-        find_duplicates(ImageSet(["a", "b"], hashes), threshold=33)

@@ -11,7 +11,6 @@ from align_keras.corpus import Pair, Thresholds, filter_pairs
 from align_keras.corpus.filters.counts import choose_frequent, count_texts, merge_counts
 from align_keras.corpus.filters.filter_rules import REASONS
 from align_keras.corpus.filters.tables import filter_table, merge_results
-from align_keras.utils.errors import InputError
 from tests.helpers.filter_reference import filter_reference
 
 words = st.sampled_from(["a", "B", "b", "猫", "é", "x1", "jane@example.org"])
@@ -161,23 +160,3 @@ def test_the_batch_size_does_not_change_the_result(monkeypatch):
 def test_an_empty_input_has_no_drop_reasons():
     kept_pairs, counts = filter_pairs([])
     assert kept_pairs == [] and set(counts.values()) == {0}
-
-
-@pytest.mark.parametrize(
-    "record",
-    [
-        ("a", "b"),
-        "abc",
-        {"caption": "x"},
-        ((1, 2, 3), "key", "text"),
-        ((1, None), "key", "text"),
-        ((1.5, 2), "key", "text"),
-        ((1, 2), b"key", "text"),
-        ((1, 2), "key", None),
-        ((1, 2), "key", "text", None),
-    ],
-)
-def test_an_invalid_record_is_named(record):
-    with pytest.raises(InputError) as caught:
-        filter_pairs([((300, 300), "key", "text"), record])
-    assert f"Received: {record!r} as number 1. " in str(caught.value)

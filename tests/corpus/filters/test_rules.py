@@ -210,7 +210,6 @@ def test_the_defaults_equal_the_paper():
         {"max_pixels": 0},
         {"languages": "en"},
         {"languages": (1,)},
-        {"drop_personal_data": 1},
         {"unknown_sizes": "maybe"},
     ],
 )
