@@ -2,8 +2,7 @@
 
 import dataclasses
 import pathlib
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from align_keras.protocols.protocol import (
@@ -25,10 +24,9 @@ from align_keras.utils.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from align_keras.data.stored_pairs import RetrievalSet
     from align_keras.datasets.benchmarks import CaptionedImages
     from align_keras.evaluation.slices import Statistics
-    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.cached_encoders import CachedEncoders
 
 _CORPORA = ("stamps", "icons")
 _IMAGE_OPTIONS = ("allow_missing", "metadata", "runtime", "engine")
@@ -140,134 +138,6 @@ def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
     }
 
 
-class PairEncoder(typing.Protocol):
-    """Model that embeds the images and the captions of pairs."""
-
-    def encode_images(self, images: Sequence[Any]) -> "np.ndarray":
-        """Returns unit-length embeddings of images, float32 (n, d)."""
-
-    def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
-        """Returns unit-length embeddings of texts, float32 (n, d)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RetrievalResult:
-    """Ranks of the captions for each image, and of the images for each caption.
-
-    Attributes:
-        image_embeddings: float32 (images, d).
-        text_embeddings: float32 (captions, d).
-        captions: list of str, the captions of all images.
-        caption_image_index: int64 (captions,), the row of each caption's image.
-        ranks: dict from direction to the rank of the best positive of each query.
-        metrics: recall@k of both directions with the numbers of queries and
-            candidates.
-    """
-
-    image_embeddings: "np.ndarray"
-    text_embeddings: "np.ndarray"
-    captions: list[str]
-    caption_image_index: "np.ndarray"
-    positives: Any
-    ranks: Any
-    metrics: dict[str, float]
-
-
-def rank_pairs(
-    image_embeddings: "np.ndarray",
-    captions: Sequence[Sequence[str]],
-    encode_texts: "Callable[[Sequence[str]], np.ndarray]",
-    image_keys: Sequence | None,
-    ks: Sequence[int] | None = None,
-) -> RetrievalResult:
-    """Ranks captions for each image and images for each caption.
-
-    Args:
-        image_embeddings: float32 (n, d).
-        captions: sequence of n sequences of str, the captions of each image.
-        encode_texts: function from a list of str to their embeddings.
-        image_keys: sequence of n keys, equal for equal images. Equal images and equal
-            captions then count as one target, because no model can distinguish them. If
-            None, only the captions of an image are correct, as in the paper.
-        ks: the ranks of recall@k. Defaults to the ranks of the paper.
-
-    Returns:
-        `RetrievalResult`.
-
-    References:
-        Jia et al. 2021, section 5.1.
-    """
-    from align_keras import evaluation
-
-    texts, image_of_caption = evaluation.flatten_captions(captions)
-    text_embeddings = encode_texts(texts)
-    if image_keys is None:
-        positives = evaluation.unshared_positives(
-            len(image_embeddings), image_of_caption
-        )
-    else:
-        positives = evaluation.shared_positives(image_keys, texts, image_of_caption)
-    ranks = evaluation.retrieval_ranks(image_embeddings, text_embeddings, positives)
-    metrics = dict(
-        evaluation.metrics_of_retrieval_ranks(
-            ranks, positives, evaluation.PAPER_KS if ks is None else ks
-        )
-    )
-    return RetrievalResult(
-        image_embeddings=image_embeddings,
-        text_embeddings=text_embeddings,
-        captions=texts,
-        caption_image_index=image_of_caption,
-        positives=positives,
-        ranks=ranks,
-        metrics=metrics,
-    )
-
-
-def evaluate_pairs(
-    encoder: PairEncoder,
-    pairs: "RetrievalSet",
-    ks: Sequence[int] | None = None,
-    widths: Sequence[int] = (),
-) -> dict[str, float]:
-    """Measures the protocol `retrieval` on pairs in memory, without a cache.
-
-    Args:
-        encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
-        pairs: `RetrievalSet`.
-        ks: the ranks of recall@k. Defaults to the ranks of the paper.
-        widths: numbers of first components of the embeddings at which
-            recall is also measured.
-
-    Returns:
-        dict from the names of metrics to their values. The metrics of a width have its
-        name in front, such as `width_64/t2i/recall_at_1`.
-    """
-    from align_keras import evaluation
-    from align_keras.utils.truncation import truncate_embeddings
-
-    image_embeddings = encoder.encode_images(pairs.images)
-    result = rank_pairs(
-        image_embeddings, pairs.captions, encoder.encode_texts, pairs.image_keys, ks
-    )
-    metrics = dict(result.metrics)
-    for width in widths:
-        ranks = evaluation.retrieval_ranks(
-            truncate_embeddings(image_embeddings, width),
-            truncate_embeddings(result.text_embeddings, width),
-            result.positives,
-        )
-        width_metrics = dict(
-            evaluation.metrics_of_retrieval_ranks(
-                ranks, result.positives, evaluation.PAPER_KS if ks is None else ks
-            )
-        )
-        for name, value in width_metrics.items():
-            if "/recall_at_" in name:
-                metrics[f"width_{width}/{name}"] = value
-    return metrics
-
-
 @define_protocol(
     help="recall of captions and images",
     table="table 1",
@@ -277,6 +147,8 @@ def evaluate_pairs(
 )
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
+    from align_keras.evaluation.pair_recall import rank_pairs
+
     images, data = _embedded(encoders, request, read_captioned_images(request))
     keys = None if _is_public_set(request.data) else _image_keys(data)
     result = rank_pairs(images, data.captions, encoders.texts, keys)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from align_keras.datasets.benchmarks import LabeledImages
     from align_keras.evaluation import Classification
     from align_keras.evaluation.slices import Statistics
-    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.cached_encoders import CachedEncoders
 
 
 @dataclasses.dataclass(frozen=True)

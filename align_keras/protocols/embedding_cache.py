@@ -1,4 +1,4 @@
-"""Cache of embeddings by content, computed in this process or on a cluster."""
+"""Folder of embeddings of one encoder, by the content of the items."""
 
 import contextlib
 import functools
@@ -6,29 +6,21 @@ import hashlib
 import itertools
 import os
 import pathlib
-import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from align_keras.embedders import Embedder
-from align_keras.embedders.loading import worker_model
-from align_keras.protocols.protocol import first_names
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
-from align_keras.utils.progress import progress_bar, say
-from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
+from align_keras.utils.files import atomic_write, locked, read_regular
+from align_keras.utils.progress import say
 
 _DIGEST_BYTES = 20
 # Bytes of the checksum of a row, a CRC-32 of its digest and its embedding.
 _CHECKSUM_BYTES = 4
 # Number of rows that are copied at once.
 _COPIED_ROWS = 8192
-# Number of chunks that a cluster embeds between two writes.
-_BLOCKS = 64
 
 # Image of a data set: a path, an encoded image, or pixels.
 Image = str | bytes | np.ndarray
@@ -36,143 +28,12 @@ Image = str | bytes | np.ndarray
 Item = pathlib.Path | str | bytes | np.ndarray
 
 
-def default_cache() -> pathlib.Path:
-    """Returns the default folder of embeddings."""
-    cache_root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache_root, "align_keras", "embeddings")
-
-
-def results_folder(path: str | None) -> pathlib.Path:
-    """Returns the folder of training results, by default in the user's cache."""
-    return pathlib.Path(path or default_cache().parent / "fine_tuned")
-
-
-class CachedEncoders:
-    """Encode functions of a model with a cache of embeddings.
-
-    Args:
-        open_model: function that returns the `Embedder`. It is called on the first use.
-        directory: folder of the caches.
-        engine: engine that computes the embeddings, as in `Request`.
-    """
-
-    def __init__(
-        self,
-        open_model: Callable[[], Embedder],
-        directory: str | os.PathLike,
-        engine: str = LOCAL,
-    ) -> None:
-        self._open_model = open_model
-        self._directory = pathlib.Path(directory)
-        self._engine = engine
-
-    @functools.cached_property
-    def model(self) -> Embedder:
-        return self._open_model()
-
-    def trainable_model(self) -> Embedder:
-        """Returns the model in host memory, so that a copy of it can be trained."""
-        import tensorflow as tf
-
-        with tf.device("/cpu:0"):
-            model = self.model
-        if model.align is None:
-            raise InputError(
-                "model must be a run folder or a Hugging Face folder for protocols "
-                "that train. Received: an export, whose weights are fixed. Use the "
-                "folder from which the export was written."
-            )
-        return model
-
-    @functools.cached_property
-    def _images(self) -> "EmbeddingCache":
-        return self._cache("image", 256)
-
-    @functools.cached_property
-    def _texts(self) -> "EmbeddingCache":
-        return self._cache("text", 1024)
-
-    def _cache(self, kind: str, chunk: int) -> "EmbeddingCache":
-        """Returns the cache of `"image"` or `"text"` embeddings."""
-        encode, fingerprint = _encoder(self.model, kind)
-        folder = self._directory / f"{kind}-{fingerprint}"
-        if not is_cluster(self._engine):
-            return EmbeddingCache(folder, encode, chunk)
-        encode_all = encode_on(self._engine, self.model, folder, kind, chunk)
-        return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
-
-    def readable_images(
-        self, images: Collection[Image]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds the images that can be decoded.
-
-        Args:
-            images: paths, encoded images or uint8 arrays.
-
-        Returns:
-            float32 array (readable images, d), and an int64 array of their rows.
-
-        Raises:
-            InputError: if no image can be decoded.
-        """
-        with progress_bar("embedding images", "images", len(images)) as bar:
-            items = map(_by_content, images)
-            embeddings, rows = self._images.readable(items, bar.advance)
-        if len(rows) < len(images):
-            readable = set(rows.tolist())
-            names = [
-                image if isinstance(image, str) else f"image {row}"
-                for row, image in enumerate(images)
-                if row not in readable
-            ]
-            say(
-                f"{len(names)} of {len(images)} images can't be decoded and are left "
-                f"out: {first_names(names)}"
-            )
-        if not len(rows):
-            raise InputError(
-                f"At least one image must be decodable. Received: {len(images)} images "
-                "that can't be decoded. Use JPEG or PNG files."
-            )
-        return embeddings, rows
-
-    def images(self, images: Iterable[Image], count: int) -> np.ndarray:
-        """Embeds images, all of which must be decodable.
-
-        Args:
-            images: paths, encoded images or uint8 arrays. Only a chunk of them is in
-                memory.
-            count: number of images.
-
-        Returns:
-            Memory-mapped float32 array (count, d).
-
-        Raises:
-            InputError: if an image can't be decoded.
-        """
-        with progress_bar("embedding images", "images", count) as bar:
-            embeddings, rows = self._images.readable(
-                map(_by_content, images), bar.advance
-            )
-        if len(rows) < count:
-            raise InputError(
-                f"The model must be able to decode all {count} images. Received: "
-                f"{count - len(rows)} images that it can't decode. Remove them."
-            )
-        return embeddings
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeds captions: float32 (n, d)."""
-        with progress_bar("embedding texts", "texts", len(texts)) as bar:
-            return self._texts(texts, bar.advance)
-
-
 def image_key(image: Image) -> bytes:
     """Returns a digest of an image. Equal images have equal digests."""
-    return content_digest(_by_content(image))
+    return content_digest(by_content(image))
 
 
-def _by_content(image: Image) -> Item:
+def by_content(image: Image) -> Item:
     """Converts the path of an image to `pathlib.Path`, because str is a caption."""
     return pathlib.Path(image) if isinstance(image, str) else image
 
@@ -445,10 +306,10 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
     middle = len(items) // 2
     first_half = encoded(encode, items[:middle])
     second_half = encoded(encode, items[middle:])
-    return _joined([first_half, second_half])
+    return joined_rows([first_half, second_half])
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+def joined_rows(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Concatenates arrays of rows. Rejected items may have rows of width 1."""
     width = max(rows.shape[1] for rows in parts)
     return np.concatenate([_as_wide(rows, width) for rows in parts])
@@ -493,107 +354,3 @@ def content_digest(item: Item) -> bytes:
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
     digest.update(content)
     return digest.digest()
-
-
-# === Clusters ===
-
-
-def encode_on(
-    engine: str,
-    model: Embedder,
-    directory: pathlib.Path,
-    kind: str,
-    block: int,
-) -> Callable[[Sequence[Item]], np.ndarray]:
-    """Returns a function like `encoded` that embeds items on a cluster.
-
-    A task has `block` items. Items and embeddings are temporarily stored in
-    `directory`, which must be on a shared disk.
-    """
-    task_arguments = {
-        "model": checked_path(model, "engine"),
-        "runtime": model.runtime_option,
-        "dimensions": model.truncated_to,
-        "fingerprint": _encoder(model, kind)[1],
-        "kind": kind,
-    }
-    folder = directory.absolute() / "tasks"
-
-    def encode(items: Sequence[Item]) -> np.ndarray:
-        folder.mkdir(exist_ok=True)
-        tasks = []
-        for at in range(0, len(items), block):
-            part = items[at : at + block]
-            digest = hashlib.blake2b(digest_size=12)
-            for item in part:
-                digest.update(content_digest(item))
-            block_path = folder / digest.hexdigest()
-            arrays: dict[str, Any] = dict(_as_arrays(part))
-            with atomic_path(f"{block_path}.npz") as temporary:
-                with open(temporary, "wb") as file:
-                    np.savez(file, **arrays)
-            tasks.append({**task_arguments, "block_path": str(block_path)})
-        run_tasks(embed_block, tasks, folder, engine=engine)
-        blocks = [np.load(f"{task['block_path']}.npy") for task in tasks]
-        shutil.rmtree(folder)
-        return _joined(blocks)
-
-    return encode
-
-
-def embed_block(task: dict) -> None:
-    """Embeds the items in a file, as a task of `run_tasks`."""
-    model = worker_model(task["model"], task["runtime"], task["dimensions"])
-    encode, fingerprint = _encoder(model, task["kind"])
-    check_same(task["model"], fingerprint, task["fingerprint"])
-    with np.load(f"{task['block_path']}.npz") as stored:
-        items = [_as_item(name, stored[name]) for name in stored.files]
-    with atomic_path(f"{task['block_path']}.npy") as temporary:
-        with open(temporary, "wb") as file:
-            np.save(file, encoded(encode, items))
-
-
-def checked_path(model: Embedder, option: str) -> str:
-    """Returns the path of a model for other processes. Raises for a model in memory."""
-    if model.in_memory:
-        raise InputError(
-            f"model must be a path if `{option}` is set, because other processes open "
-            "the model again. Received: a model in memory. Save the model, or leave "
-            f"`{option}` out."
-        )
-    return model.name
-
-
-def _encoder(model: Embedder, kind: str) -> tuple[Callable, str]:
-    """Returns the encode function of `"image"` or `"text"`, and its fingerprint."""
-    return getattr(model, f"encode_{kind}s"), getattr(model, f"{kind}_fingerprint")
-
-
-def _as_arrays(items: Iterable[Item]) -> Iterator[tuple[str, np.ndarray]]:
-    """Converts items to arrays. Yields (name, array). Names begin with the kind."""
-    for number, item in enumerate(items):
-        if isinstance(item, np.ndarray):
-            yield f"pixels{number}", item
-            continue
-        if isinstance(item, pathlib.Path):
-            kind = "path"
-            content = os.fsencode(item.absolute())
-        elif isinstance(item, str):
-            kind = "text"
-            content = item.encode("utf-8", "surrogatepass")
-        else:
-            kind = "file"
-            content = item
-        yield f"{kind}{number}", np.frombuffer(content, np.uint8)
-
-
-def _as_item(name: str, array: np.ndarray) -> Item:
-    """Converts an array from `_as_arrays` back to its item."""
-    if name.startswith("pixels"):
-        return array
-    content = array.tobytes()
-    if name.startswith("path"):
-        return pathlib.Path(os.fsdecode(content))
-    if name.startswith("text"):
-        return content.decode("utf-8", "surrogatepass")
-    return content

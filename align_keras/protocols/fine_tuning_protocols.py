@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from align_keras.config import FineTuningConfig
     from align_keras.datasets.benchmarks import LabeledImages
-    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.cached_encoders import CachedEncoders
     from align_keras.protocols.trials import Trial
 
 # Published results on Flowers use both splits for training, 2,040 images (Kornblith et

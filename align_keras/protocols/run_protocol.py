@@ -41,7 +41,7 @@ from align_keras.utils.tasks import LOCAL, is_cluster
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
     from align_keras.models import ALIGN
-    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.cached_encoders import CachedEncoders
 
 # Protocols by name. Those of the paper come first, in the order of its tables.
 PROTOCOLS = {
@@ -239,7 +239,7 @@ def unusual_options(protocol: str, request: Request) -> dict[str, str]:
 
 def check_results(request: Request) -> None:
     """Raises unless training results can be written to the folder of `results`."""
-    from align_keras.protocols.embedding_cache import results_folder
+    from align_keras.protocols.cached_encoders import results_folder
 
     folder = results_folder(request.results)
     check_writable("results", folder, folder)
@@ -279,7 +279,7 @@ def open_encoders(
         cache: folder of embeddings, or None.
         check: whether to raise immediately if the model doesn't exist.
     """
-    from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
+    from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 
     directory = pathlib.Path(cache) if cache else default_cache()
     check_writable("cache", directory, directory)

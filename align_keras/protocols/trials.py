@@ -25,10 +25,7 @@ from align_keras.models.image_classifier import (
     encoder_without_projection,
 )
 from align_keras.preprocessing.image_converter import ALIGNImageConverter
-from align_keras.protocols.embedding_cache import (
-    checked_path,
-    results_folder,
-)
+from align_keras.protocols.cached_encoders import checked_path, results_folder
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import read_results, run_trials, trial_key
 from align_keras.training.classification import FineTuningStage, classify, fine_tune

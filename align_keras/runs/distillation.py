@@ -16,7 +16,7 @@ from align_keras.images.image_hash import image_hash
 from align_keras.models.pair_sources import PairSource, source_of_pairs
 from align_keras.models.teacher_embeddings import TeacherEmbeddings
 from align_keras.presets.table import with_preset
-from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
+from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say

@@ -134,9 +134,9 @@ def train_experiment(
 
         from align_keras.data import read_retrieval_set
         from align_keras.data.stored_pairs import split_size
+        from align_keras.evaluation.pair_recall import evaluate_pairs
         from align_keras.models.warm_start import check_weights_installed
         from align_keras.presets.table import with_preset
-        from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
         from align_keras.runs.distillation import embed_training_pairs, open_teachers
         from align_keras.runs.results import write_results

@@ -339,8 +339,8 @@ def _measure_embedder(
     request: Request | None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Returns the embeddings of the readable images, their rows, and the recall."""
+    from align_keras.protocols.cached_encoders import CachedEncoders
     from align_keras.protocols.caption_protocols import retrieval
-    from align_keras.protocols.embedding_cache import CachedEncoders
 
     encoders = CachedEncoders(lambda: embedder, cache)
     embeddings, rows = encoders.readable_images(images)

@@ -13,13 +13,10 @@ import numpy as np
 from align_keras.data import RetrievalSet
 from align_keras.datasets.stamps import STAMPS_DIR, STAMPS_DIR_VARIABLE
 from align_keras.evaluation import flatten_captions, mean_recall
+from align_keras.evaluation.pair_recall import RetrievalResult, rank_pairs
 from align_keras.evaluation.retrieval import normalized_caption
 from align_keras.models import ALIGN
-from align_keras.protocols.caption_protocols import (
-    RetrievalResult,
-    rank_pairs,
-    read_captioned_images,
-)
+from align_keras.protocols.caption_protocols import read_captioned_images
 from align_keras.protocols.embedding_cache import image_key
 from align_keras.protocols.protocol import Request
 from align_keras.reports.examples import changed_queries

@@ -178,8 +178,8 @@ def finetune_experiment(
 
         from align_keras.data import read_retrieval_set
         from align_keras.data.stored_pairs import split_size
+        from align_keras.evaluation.pair_recall import evaluate_pairs
         from align_keras.models import ALIGN
-        from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_loss
         from align_keras.runs.finetune_results import (
             choose_factor,
@@ -452,7 +452,7 @@ def _train_projections(
     import json
 
     from align_keras.evaluation import mean_recall
-    from align_keras.protocols.caption_protocols import rank_pairs
+    from align_keras.evaluation.pair_recall import rank_pairs
     from align_keras.runs.assemble import build_loss
     from align_keras.training.projection_stage import (
         compute_features,

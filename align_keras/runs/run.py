@@ -124,7 +124,7 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """Measures retrieval on the validation pairs (Jia et al. 2021, section 5.1)."""
-        from align_keras.protocols.caption_protocols import evaluate_pairs
+        from align_keras.evaluation.pair_recall import evaluate_pairs
 
         task = self.config.task
         return evaluate_pairs(

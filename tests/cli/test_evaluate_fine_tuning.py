@@ -9,7 +9,7 @@ import pytest
 from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.protocols import fine_tuning_protocols
-from align_keras.protocols.embedding_cache import CachedEncoders
+from align_keras.protocols.cached_encoders import CachedEncoders
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN

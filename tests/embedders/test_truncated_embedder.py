@@ -6,7 +6,7 @@ import pytest
 from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.data import RetrievalSet
-from align_keras.protocols.caption_protocols import evaluate_pairs
+from align_keras.evaluation.pair_recall import evaluate_pairs
 from align_keras.search import Index
 from align_keras.utils.errors import InputError
 from tests.helpers.drawings import draw

@@ -9,9 +9,9 @@ import tensorflow as tf
 from align_keras.config.experiment_config import TrainerConfig
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import open_corpus
+from align_keras.evaluation.pair_recall import evaluate_pairs
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
-from align_keras.protocols.caption_protocols import evaluate_pairs
 from align_keras.training import train_model
 from tests.helpers.small import small_align, small_batch
 from tests.helpers.small_run import draw

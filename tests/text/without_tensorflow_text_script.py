@@ -25,7 +25,7 @@ sys.modules.pop("fcntl", None)
 
 import tensorflow as tf  # noqa: E402
 
-import align_keras.protocols.embedding_cache  # noqa: E402, F401
+import align_keras.protocols.cached_encoders  # noqa: E402, F401
 import align_keras.protocols.trial_results  # noqa: E402, F401
 from align_keras.export.saved_model import check_exportable  # noqa: E402
 from align_keras.text import WordPieceTokenizer  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from align_keras import load_model
-from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
+from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 from tests.helpers.small_run import draw
