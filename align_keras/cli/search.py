@@ -19,7 +19,8 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
-    from align_keras.search.query.query import Hit, Query
+    from align_keras.search.query.hits import Hit
+    from align_keras.search.query.query import Query
 
 # Number of captions that are printed for an image.
 _MAX_CAPTIONS = 3

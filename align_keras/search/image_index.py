@@ -4,36 +4,42 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.presets.hub import is_hub_name
 from align_keras.search.index.folder_files import (
     ENCODINGS,
-    run_index_command,
-    stored_image_of,
 )
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.image_store import RankedRows, ScannedRows
-from align_keras.search.index.index_model import open_index_model
+from align_keras.search.index.image_store import ImageStore, ScannedRows
+from align_keras.search.index.index_location import (
+    check_encoding,
+    default_index,
+    is_database,
+    store_class,
+)
+from align_keras.search.index.index_model import (
+    check_model_of_writer,
+    identity_of,
+    load_named_model,
+    open_index_model,
+)
 from align_keras.search.index.schema import (
     NO_MODEL,
     LeftOutFile,
     ModelIdentity,
-    path_of_image,
 )
-from align_keras.search.index.sqlite_database import RebuiltIndexError
-from align_keras.search.query.image_details import DetailsCache, ImageDetails
-from align_keras.search.query.query import Hit, Query, relevance
+from align_keras.search.query.hits import Hit
+from align_keras.search.query.query import Query
+from align_keras.search.query.searcher import Searcher
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
@@ -41,48 +47,6 @@ from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
     from align_keras.search.update.update import Changes
-
-# Minimum cosine similarity of near-duplicates. With align_small_en and 80 JPEGs, the
-# threshold detects 97% of the copies at 0.7 times the size, 91% at half the size, 76%
-# with 2% cropped on each side, and 65% at JPEG quality 50. Among 962 stamp images it
-# detects 24 pairs, which are mirrored or nearly the same.
-NEAR_DUPLICATE_COSINE = 0.95
-# Number of rows that are compared with each other at a time, and maximum number of
-# similarities that are in memory at a time.
-_ROWS_PER_PART = 64
-SCORES_PER_PART = 1_000_000
-# Matches connection strings of libpq such as `host=db password=…`, which would
-# otherwise be treated as paths of folders.
-_KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
-
-
-def is_database(location: str | os.PathLike) -> bool:
-    """Returns True for the address of a PostgreSQL database, and False for a path.
-
-    Raises:
-        InputError: if the location is a connection string with `host=` or the like.
-    """
-    if not isinstance(location, str):
-        return False
-    if _KEY_AND_VALUE.search(location):
-        raise InputError(
-            "An index in a database must be named by its address. Received: "
-            f"{location!r}. Write it as postgresql://USER@HOST/DATABASE."
-        )
-    return location.startswith(("postgresql:", "postgres:"))
-
-
-def default_index() -> str | pathlib.Path:
-    """Returns the path or address of the default index.
-
-    It is `$ALIGN_KERAS_INDEX`, or the folder `align_keras/index` in `$XDG_DATA_HOME`
-    (by default `~/.local/share`).
-    """
-    location = os.environ.get("ALIGN_KERAS_INDEX")
-    if location:
-        return location if is_database(location) else pathlib.Path(location)
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return pathlib.Path(data, "align_keras", "index")
 
 
 class Index:
@@ -117,14 +81,12 @@ class Index:
     ```
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: ImageStore) -> None:
         self.store = store
         self.folder = store.folder
-        self._model: Embedder | None = None
+        self.searcher = Searcher(store)
         self.changes: Changes | None = None
-        self._details = DetailsCache(store)
-        self._sample: tuple | None = None
-        self._column_values: tuple | None = None
+        self._model: Embedder | None = None
 
     @classmethod
     def build(
@@ -161,19 +123,19 @@ class Index:
                 index, or the index has another model or other `vectors`.
         """
         is_cluster(engine)  # This call raises InputError for an unknown engine.
-        _check_encoding(folder, vectors)
-        kind = _kind_of_store(folder)
+        check_encoding(folder, vectors)
+        kind = store_class(folder)
         if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
             options = {} if vectors is None else {"encoding": vectors}
-            kind.create(folder, _identity_of(opened), **options)
+            kind.create(folder, identity_of(opened), **options)
         index = cls._open(folder, opened)
-        if vectors is not None and index.store.vectors.encoding != vectors:
+        if vectors is not None and index.store.encoding != vectors:
             raise InputError(
                 f"`vectors` must be the encoding of the index {folder}, "
-                f"{index.store.vectors.encoding}. Received: vectors={vectors!r}. Embed "
+                f"{index.store.encoding}. Received: vectors={vectors!r}. Embed "
                 "its images again with `align-keras index --rebuild --vectors "
                 f"{vectors} --index {shlex.quote(os.fspath(folder))}`."
             )
@@ -238,11 +200,13 @@ class Index:
                 f"vectors='float16'. Received: {largest:g}. Scale them to unit length."
             )
         opened = None
-        if not isinstance(model, ModelIdentity | None):
-            opened = load_model(model)
-        identity = model if isinstance(model, ModelIdentity) else _identity_of(opened)
-        if identity is None:
+        if model is None:
             identity = ModelIdentity(NO_MODEL, NO_MODEL, embeddings.shape[1])
+        elif isinstance(model, ModelIdentity):
+            identity = model
+        else:
+            opened = load_model(model)
+            identity = identity_of(opened)
         if identity.dimension != embeddings.shape[1]:
             raise InputError(
                 f"`embeddings` must have the model's dimension, {identity.dimension}. "
@@ -298,14 +262,9 @@ class Index:
 
         `add` completes an index whose last run was killed.
         """
-        index = cls(_kind_of_store(folder)(folder))
+        index = cls(store_class(folder)(folder))
         if model is not None:
-            opened = load_model(model)
-            # A model that the user names has the dimensions of the index.
-            dimensions = index.store.header["model"].get("dimensions")
-            if dimensions is not None and opened.truncated_to is None:
-                opened = load_model(opened, dimensions=dimensions)
-            index._model = index._check_model(opened)
+            index._model = load_named_model(index.store, model)
         return index
 
     def __len__(self) -> int:
@@ -320,59 +279,8 @@ class Index:
     def model(self) -> Embedder:
         """Model of the index. The first access loads it."""
         if self._model is None:
-            reference = self.store.header["model"]
-            name = reference["name"]
-            if name == NO_MODEL:
-                raise InputError(
-                    f"`query` must be an embedding, because the index {self.folder} "
-                    "has no model. Build it with `Index.from_embeddings(…, model=…)` "
-                    "to search it by words."
-                )
-            options = _model_options(reference)
-            try:
-                opened = open_index_model(reference)
-            except InputError as error:
-                remedy = "If the model was moved, pass its path with --model."
-                if is_hub_name(name):
-                    remedy = f"Add `{options}` to download it."
-                raise InputError(
-                    f"The model of the index {self.folder} must be on this machine. "
-                    f"Received: {name!r:.200} ({error}). {remedy}"
-                ) from None
-            if opened is None:
-                raise InputError(
-                    f"The index {self.folder} must be opened with --model. Received: "
-                    f"an index with the model {name!r:.200}, which may run code when "
-                    f"it is loaded. If you trust it, add `{options}` to each command."
-                )
-            self._model = self._check_model(opened)
+            self._model = open_index_model(self.store)
         return self._model
-
-    def _check_model(self, model: Embedder) -> Embedder:
-        """Returns the model, or raises InputError if the index has another model."""
-        index_model = self.store.header["model"]
-        is_same = model.fingerprint == index_model["fingerprint"]
-        if is_same and model.dimension == self.store.dimension:
-            return model
-        rule = (
-            f"The index {self.folder} must be searched with the model that computed "
-            f"its embeddings, {index_model['name']} ({index_model['fingerprint']}). "
-            f"Received: {model.name} ({model.fingerprint})."
-        )
-        if self.store.has_items:
-            command = run_index_command(pathlib.Path(self.folder))
-            writer = f"`{command}`" if command else "`Index.from_embeddings`"
-            raise InputError(
-                f"{rule} Write the index again with {writer}, or use the model of the "
-                "index."
-            )
-        sources = [shlex.quote(os.fsdecode(root)) for root in self.store.sources()]
-        command = " ".join(["align-keras index", *sources])
-        raise InputError(
-            f"{rule} Rebuild the index with `{command} --index "
-            f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
-            "--rebuild`."
-        )
 
     def add(
         self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
@@ -407,29 +315,12 @@ class Index:
             )
         model = self.model
         with self.store.writing() as store:
-            self._check_model_of_writer(store, model)
+            check_model_of_writer(store, model)
             changes = update(store, model, sources, engine)
         # Maps the new vectors into memory, so that this object can continue to search
         # them after a rebuild has replaced the folder.
         self.store.sample()
         return changes
-
-    def _check_model_of_writer(self, store: Any, model: Embedder) -> None:
-        """Raises RebuiltIndexError if the stored index now has another model.
-
-        Another process can rebuild the index between the opening of this object and
-        the opening of the store for writing.
-        """
-        stored = store.header["model"]
-        is_same = stored["fingerprint"] == model.fingerprint
-        if is_same and store.dimension == model.dimension:
-            return
-        raise RebuiltIndexError(
-            f"The index {self.folder} must have the model with which it was opened, "
-            f"{model.name} ({model.fingerprint}). Received: an index that was built "
-            f"again with {stored['name']} ({stored['fingerprint']}). Open it again, or "
-            "start the command again."
-        )
 
     @classmethod
     def rebuild(
@@ -468,7 +359,7 @@ class Index:
                 "`rebuild` must be called for an index in a folder. Received: a "
                 "database. Create another database for the other model."
             )
-        _check_encoding(folder, vectors)
+        check_encoding(folder, vectors)
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
         if old.store.has_items:
@@ -482,13 +373,13 @@ class Index:
         sources = list(sources) or [os.fsdecode(root) for root in old_roots]
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
-        vectors = vectors or old.store.vectors.encoding
+        vectors = vectors or old.store.encoding
         if FolderStore.exists(new_folder):
             # An earlier rebuild was killed. Its embeddings are used if it has the same
             # model and encoding.
             store = cls.open(new_folder).store
             fingerprint = store.header["model"]["fingerprint"]
-            if (fingerprint, store.vectors.encoding) != (opened.fingerprint, vectors):
+            if (fingerprint, store.encoding) != (opened.fingerprint, vectors):
                 # A rebuild that is still running holds the lock.
                 with FolderStore.locked(new_folder):
                     shutil.rmtree(new_folder)
@@ -620,33 +511,8 @@ class Index:
         changes = {name: value for name, value in options.items() if value is not None}
         request = dataclasses.replace(request, **changes)
         if embedding is not None:
-            return self.search(embedding, request)
-        if request.has_content:
-            return self.search(self.encode(request), request)
-        return self.latest(request.where, request.k)
-
-    def encode(self, query: Query) -> np.ndarray:
-        """Returns a query's embedding, float32 (d,), of unit length."""
-        stored = [self._embed_query_image(image) for image in query.images]
-        return query.encode(self.model, stored)
-
-    def _embed_query_image(self, image: Any) -> np.ndarray:
-        """Returns the embedding of an image of a query, float32 (d,)."""
-        if isinstance(image, int | np.integer):
-            return self.embedding(int(image))
-        # The import of the decoders takes as long as a query by words, which does not
-        # need them.
-        from align_keras.search.readers.image_files import read_query_image
-
-        pixels = read_query_image(image, self.model.resize_to)
-        embedding: np.ndarray = self.model.encode_resized([pixels])[0]
-        return embedding
-
-    def embedding(self, id: int) -> np.ndarray:
-        """Returns the embedding of an image of the index, float32 (d,)."""
-        return self.store.with_stable_rows(
-            lambda: self.store.vector(self.store.image(id)["row"])
-        )
+            return self.searcher.search(embedding, request)
+        return self.searcher.query(request, lambda: self.model)
 
     def search(
         self, embedding: np.ndarray, query: Query, scanned: ScannedRows | None = None
@@ -655,297 +521,33 @@ class Index:
 
         Args:
             embedding: float (d,), embedding of the query.
-            query: `Query`, whose condition and options apply. Its texts and image only
-                determine whether the hits have a `relevance`.
-            scanned: `ScannedRows` of the embedding from `store.scan_many`, which spares
-                a scan, or None.
+            query: its condition and options apply. Its texts and image only determine
+                whether the hits have a `relevance`.
+            scanned: scores of the embedding from `store.scan_many`, which spare a scan.
 
         Returns:
-            list of `Hit`, as `query` returns them.
+            Hits, as `query` returns them.
         """
-        embedding = self._check_embedding(embedding)
-        condition = self.store.condition(query.where)
+        return self.searcher.search(embedding, query, scanned)
 
-        if query.duplicates is None:
-            query = dataclasses.replace(query, duplicates=self.store.has_items)
-
-        def ranked_images() -> list[_RankedImage]:
-            ranked = self.store.ranked(embedding, *condition, query.k, scanned)
-            results = merge_near_duplicates(ranked, query)
-            rows = [result.row for result in results]
-            self.store.check_rows(rows)
-            details = self._details.of_rows(rows)
-            copies = [row for result in results for row in result.copies]
-            copied_images = self.store.images_of_rows(copies) if copies else {}
-            return [
-                _RankedImage(
-                    result.score,
-                    details[result.row],
-                    [
-                        path_of_image(copied_images[row])
-                        for row in result.copies
-                        if row in copied_images
-                    ],
-                )
-                for result in results
-                # Another process may have removed an image since `ranked` read it.
-                if result.row in details
-            ]
-
-        images = self.store.with_stable_rows(ranked_images)
-        probabilities: Sequence[float | None] = [None] * len(images)
-        if query.has_relevance:
-            scores = np.array([image.score for image in images])
-            sample, count = self._get_sample()
-            if scanned is None:
-                sample_scores = sample @ embedding
-            else:
-                sample_scores = self.store.sample_scores(scanned)
-            probabilities = relevance(scores, sample_scores, count)
-        ranked = enumerate(zip(images, probabilities, strict=True), start=1)
-        return [
-            _make_hit(image.details, rank, image.score, probability, image.copies)
-            for rank, (image, probability) in ranked
-        ]
-
-    def _get_sample(self) -> tuple[np.ndarray, int]:
-        """Returns a sample of the embeddings, and the number of images in the index.
-
-        The sample is cached until the index changes.
-        """
-        version = self.store.database.version
-        if self._sample is None or self._sample[0] != version:
-            sample = self.store.sample()
-            if not len(sample):
-                sample = np.zeros((1, self.store.dimension), np.float32)
-            self._sample = version, sample, len(self)
-        _, sample, count = self._sample
-        return sample, count
-
-    def column_values(self) -> dict[str, list[dict[str, Any]]]:
-        """Returns the values of the text columns with few values, as `count_values`.
-
-        The values are cached until the index changes. In an index of a million images,
-        counting takes about 0.3 seconds per column.
-        """
-        # A search from the command line does not need this import.
-        from align_keras.search.query.column_values import count_values
-
-        version = self.store.database.version
-        if self._column_values is None or self._column_values[0] != version:
-            self._column_values = version, count_values(self.store.tables)
-        _, values = self._column_values
-        return values
+    def embedding(self, id: int) -> np.ndarray:
+        """Returns the embedding of an image of the index, float32 (d,)."""
+        return self.searcher.embedding(id)
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
         """Returns the images that were indexed last.
 
         Args:
-            where: str, condition on columns, or None for all images.
-            k: int >= 1, maximum number of hits.
+            where: condition on columns, or None for all images.
+            k: maximum number of hits.
 
         Returns:
-            list of `Hit` without score and relevance, the latest image first.
+            Hits without score and relevance, the latest image first.
 
         Raises:
             InputError: if `where` is not a valid condition.
         """
-        images = self.store.latest(*self.store.condition(where), k)
-        return [
-            _make_hit(details, rank, None, None, [])
-            for rank, details in enumerate(self._details.of_images(images), start=1)
-        ]
-
-    def stored_image(self, image: dict[str, Any]) -> pathlib.Path | None:
-        """Returns the path of the copy of an image in the index, or None.
-
-        Args:
-            image: dict, columns of the image from `store.image`.
-        """
-        return stored_image_of(image, self.folder)
-
-    def _check_embedding(self, embedding: np.ndarray) -> np.ndarray:
-        embedding = np.ascontiguousarray(embedding, np.float32)
-        if embedding.shape != (self.store.dimension,):
-            raise InputError(
-                f"`query` must have shape ({self.store.dimension},) for this index. "
-                f"Received: shape {embedding.shape}. Compute the embedding with the "
-                "model of the index."
-            )
-        if not np.isfinite(embedding).all():
-            raise InputError(
-                "`query` must be finite. Received: NaN or infinity. Compute the "
-                "embedding again."
-            )
-        return embedding
-
-
-class _RankedImage(NamedTuple):
-    """Image in the result of a search, with the paths of its near-duplicates."""
-
-    score: float
-    details: ImageDetails
-    copies: list[str]
-
-
-@dataclasses.dataclass(slots=True)
-class RankedRow:
-    """Row in the result of a search, with the rows of its near-duplicates."""
-
-    score: float
-    row: int
-    copies: list[int] = dataclasses.field(default_factory=list)
-
-
-def merge_near_duplicates(
-    ranked: Iterable[RankedRows], query: Query
-) -> list[RankedRow]:
-    """Merges near-duplicates into the best image among them.
-
-    Args:
-        ranked: blocks of rows in descending order of the score.
-        query: `Query`, whose `k` and `duplicates` apply.
-
-    Returns:
-        list of the `k` best `RankedRow`. The copies are the near-duplicates that were
-        merged into the row.
-    """
-    merged = _MergedRows(query.k)
-    for block in ranked:
-        if query.duplicates:
-            merged.append_all(block)
-        else:
-            merged.merge(block)
-        if len(merged.results) >= query.k:
-            break
-    return merged.results
-
-
-class _MergedRows:
-    """Results of `merge_near_duplicates`, and their vectors.
-
-    Args:
-        k: int, maximum number of results.
-    """
-
-    def __init__(self, k: int) -> None:
-        self.results: list[RankedRow] = []
-        self._k = k
-        # The size of the array is doubled when it is full.
-        self._vectors = np.zeros((64, 0), np.float32)
-
-    def append_all(self, block: RankedRows) -> None:
-        """Adds the rows of a block to the results without merging them."""
-        count = self._k - len(self.results)
-        self.results += map(
-            RankedRow, block.scores[:count].tolist(), block.rows[:count].tolist()
-        )
-
-    def merge(self, block: RankedRows) -> None:
-        """Adds each row of a block to the results or to the copies of a result."""
-        start = 0
-        while start < len(block.rows):
-            stop = start + _ROWS_PER_PART
-            num_results = len(self.results)
-            if num_results >= self._k:
-                # No row becomes a result, so the rows are not compared with each other.
-                stop = start + max(_ROWS_PER_PART, SCORES_PER_PART // num_results)
-            self._merge_part(RankedRows(*(values[start:stop] for values in block)))
-            start = stop
-
-    def _merge_part(self, part: RankedRows) -> None:
-        num_old = len(self.results)
-        old_vectors = self._vectors[:num_old]
-        if not num_old:
-            old_vectors = part.vectors[:0]
-        is_near_old: np.ndarray = part.vectors @ old_vectors.T >= NEAR_DUPLICATE_COSINE
-        has_near = np.asarray(is_near_old.any(axis=1))
-        is_near_part = None
-        if num_old < self._k:
-            is_near_part = part.vectors @ part.vectors.T >= NEAR_DUPLICATE_COSINE
-            has_near = has_near | np.tril(is_near_part, -1).any(axis=1)
-        rows, scores = part.rows.tolist(), part.scores.tolist()
-        # Positions in the part that become results.
-        added: list[int] = []
-        for position, may_be_copy in enumerate(has_near.tolist()):
-            if may_be_copy:
-                is_near = is_near_old[position]
-                if is_near_part is not None:
-                    is_near = np.append(is_near, is_near_part[position, added])
-                if is_near.any():
-                    best = int(np.argmax(is_near))
-                    self.results[best].copies.append(rows[position])
-                    continue
-            if len(self.results) < self._k:
-                self.results.append(RankedRow(scores[position], rows[position]))
-                added.append(position)
-        self._append_vectors(num_old, part.vectors[added])
-
-    def _append_vectors(self, start: int, vectors: np.ndarray) -> None:
-        """Writes vectors after the first `start` vectors."""
-        stop = start + len(vectors)
-        if not start:
-            self._vectors = np.zeros((len(self._vectors), vectors.shape[1]), np.float32)
-        while stop > len(self._vectors):
-            unused = np.zeros_like(self._vectors)
-            self._vectors = np.concatenate([self._vectors, unused])
-        self._vectors[start:stop] = vectors
-
-
-def _make_hit(
-    details: ImageDetails,
-    rank: int,
-    score: float | None,
-    probability: float | None,
-    copies: list[str],
-) -> Hit:
-    """Returns a hit with values of its own, because the details are shared."""
-    return Hit(
-        rank=rank,
-        score=None if score is None else round(score, 6),
-        id=details.id,
-        path=details.path,
-        relevance=probability,
-        captions=list(details.captions),
-        columns=dict(details.columns),
-        duplicates=copies,
-        rows=[dict(row) for row in details.rows],
-        stored_image=details.stored_image,
-    )
-
-
-def _identity_of(model: Embedder | None) -> ModelIdentity | None:
-    if model is None:
-        return None
-    return ModelIdentity(
-        model.name,
-        model.fingerprint,
-        model.dimension,
-        model.runtime_option,
-        model.truncated_to,
-    )
-
-
-def _model_options(reference: dict[str, Any]) -> str:
-    """Returns the command-line options that name a model."""
-    options = f"--model {shlex.quote(reference['name'])}"
-    if "runtime" in reference:
-        options += f" --runtime {shlex.quote(str(reference['runtime']))}"
-    if "dimensions" in reference:
-        options += f" --dimensions {shlex.quote(str(reference['dimensions']))}"
-    return options
-
-
-def _check_encoding(folder: str | os.PathLike, vectors: str | None) -> None:
-    """Checks the encoding of the embeddings of an index."""
-    if vectors is None:
-        return
-    check_choice("`vectors`", vectors, ENCODINGS)
-    if is_database(folder):
-        raise InputError(
-            "`vectors` must be used with an index in a folder. Received: a database, "
-            "which stores 16 bits per number. Leave `vectors` out."
-        )
+        return self.searcher.latest(where, k)
 
 
 def _check_same_sources(folder: pathlib.Path, roots: dict[bytes, int]) -> None:
@@ -958,17 +560,3 @@ def _check_same_sources(folder: pathlib.Path, roots: dict[bytes, int]) -> None:
             f"change of {os.fsdecode(changed[0])}. Run the same command again, which "
             "continues with the finished embeddings."
         )
-
-
-def index_exists(location: str | os.PathLike) -> bool:
-    """Returns True if a folder or a database contains an index."""
-    return _kind_of_store(location).exists(location)
-
-
-def _kind_of_store(location: str | os.PathLike) -> Any:
-    """Returns the store class for the path of a folder or the address of a database."""
-    if not is_database(location):
-        return FolderStore
-    from align_keras.search.index.postgres_store import PostgresStore
-
-    return PostgresStore

@@ -15,6 +15,7 @@ from align_keras.models.label_thresholds import (
     calibrate_thresholds,
     check_labels,
 )
+from align_keras.search.index.folder_files import stored_image_of
 from align_keras.search.index.schema import TableRow, path_of_image
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, read_regular, refuse_url
@@ -94,7 +95,7 @@ def tag_images(
             all_tags = chosen.choose(scores, names)
             for image, row, tags in zip(block, scores, all_tags, strict=True):
                 tag_scores = [round(float(row[positions[tag]]), 6) for tag in tags]
-                path = str(index.stored_image(image) or path_of_image(image))
+                path = str(stored_image_of(image, index.folder) or path_of_image(image))
                 best = int(np.argmax(row))
                 images.append(
                     TaggedImage(

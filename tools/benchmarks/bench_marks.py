@@ -165,7 +165,7 @@ def run_scores(folder):
 
 def measure(scores, has_caption):
     """Returns the `Evidence` of all captions."""
-    from align_keras.search.query.query import heights_and_crowd
+    from align_keras.search.query.relevance import heights_and_crowd
 
     def values_of(best_scores, row):
         heights, crowd = heights_and_crowd(best_scores, row, len(row))
@@ -237,7 +237,7 @@ def print_source(name, source, weights):
 
 def print_steepness(scores):
     """Prints the mean explained deviance of the sources for factors of the crowd."""
-    from align_keras.search.query.query import RELEVANCE_WEIGHTS
+    from align_keras.search.query.relevance import RELEVANCE_WEIGHTS
 
     default = RELEVANCE_WEIGHTS["steepness"]
     for steepness in STEEPNESS:

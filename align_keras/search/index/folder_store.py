@@ -31,7 +31,7 @@ from align_keras.search.index.image_store import (
 from align_keras.search.index.ranking import ranked_blocks
 from align_keras.search.index.schema import ModelIdentity
 from align_keras.search.index.sqlite_database import SqliteDatabase
-from align_keras.search.index.vectors_file import VectorsFile, sample_step
+from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
@@ -234,15 +234,15 @@ class FolderStore(ImageStore):
     def vectors_file(self) -> str:
         return self.vectors.name
 
+    @property
+    def encoding(self) -> str:
+        return self.vectors.encoding
+
     def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
         return self.vectors.checked_rows(rows)
 
     def sample(self) -> np.ndarray:
         return self.vectors.sample()
-
-    def sample_scores(self, scanned: ScannedRows) -> np.ndarray:
-        """Returns the scores of the rows of `sample` among the scores of all rows."""
-        return scanned.scores[:: sample_step(len(scanned.scores))]
 
     def scan_many(self, embeddings: np.ndarray) -> list[ScannedRows] | None:
         name, vectors = self.vectors.named_rows()

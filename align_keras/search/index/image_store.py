@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # Maximum number of values in a list of SQL.
 VALUES_PER_LIST = 500
+# Number of sampled rows. Their scores show which scores are high for a query.
+_SAMPLE = 4096
 
 
 class RankedRows(NamedTuple):
@@ -49,6 +51,19 @@ class ScannedRows(NamedTuple):
 
     vectors_file: str
     scores: np.ndarray
+
+    def sample(self) -> np.ndarray:
+        """Returns the scores of the rows of `ImageStore.sample`."""
+        return self.scores[:: sample_step(len(self.scores))]
+
+
+def sample_step(rows: int) -> int:
+    """Returns the distance between two rows of the sample of a vectors file.
+
+    It is fixed, because importing a random number generator takes a twentieth of the
+    time of a search.
+    """
+    return max(1, rows // _SAMPLE)
 
 
 class ImageStore(abc.ABC):
@@ -185,6 +200,11 @@ class ImageStore(abc.ABC):
         It is None in a database, which never renumbers rows.
         """
         return None
+
+    @property
+    @abc.abstractmethod
+    def encoding(self) -> str:
+        """Encoding of the stored embeddings, `"float32"` or `"float16"`."""
 
     @abc.abstractmethod
     def vectors_of(self, rows: Sequence[int]) -> np.ndarray:

@@ -1,33 +1,152 @@
-"""Model of an index, opened without a confirmation by the user.
+"""Model of an index: opening it, and comparing another model with it.
 
 An index stores the name of its model, and an index may come from an untrusted source.
 """
 
 import os
+import pathlib
+import shlex
 from typing import Any
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
+from align_keras.search.index.folder_files import run_index_command
+from align_keras.search.index.image_store import ImageStore
+from align_keras.search.index.schema import NO_MODEL, ModelIdentity
+from align_keras.search.index.sqlite_database import RebuiltIndexError
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
 
-def open_index_model(reference: dict[str, Any]) -> Embedder | None:
+def open_index_model(store: ImageStore) -> Embedder:
+    """Opens the model of an index.
+
+    Raises:
+        InputError: if the index has no model, the model is not on this machine, or it
+            may run code when it is loaded.
+    """
+    reference = store.header["model"]
+    name = reference["name"]
+    if name == NO_MODEL:
+        raise InputError(
+            f"`query` must be an embedding, because the index {store.folder} "
+            "has no model. Build it with `Index.from_embeddings(…, model=…)` "
+            "to search it by words."
+        )
+    options = _model_options(reference)
+    try:
+        opened = _open_without_confirmation(reference)
+    except InputError as error:
+        remedy = "If the model was moved, pass its path with --model."
+        if is_hub_name(name):
+            remedy = f"Add `{options}` to download it."
+        raise InputError(
+            f"The model of the index {store.folder} must be on this machine. "
+            f"Received: {name!r:.200} ({error}). {remedy}"
+        ) from None
+    if opened is None:
+        raise InputError(
+            f"The index {store.folder} must be opened with --model. Received: "
+            f"an index with the model {name!r:.200}, which may run code when "
+            f"it is loaded. If you trust it, add `{options}` to each command."
+        )
+    check_model(store, opened)
+    return opened
+
+
+def load_named_model(
+    store: ImageStore, model: str | os.PathLike | Embedder
+) -> Embedder:
+    """Loads the model that the user names for an index, with its dimensions.
+
+    Raises:
+        InputError: if the index has another model.
+    """
+    opened = load_model(model)
+    dimensions = store.header["model"].get("dimensions")
+    if dimensions is not None and opened.truncated_to is None:
+        opened = load_model(opened, dimensions=dimensions)
+    check_model(store, opened)
+    return opened
+
+
+def check_model(store: ImageStore, model: Embedder) -> None:
+    """Raises InputError if an index has another model."""
+    if _is_model_of(store, model):
+        return
+    index_model = store.header["model"]
+    rule = (
+        f"The index {store.folder} must be searched with the model that computed "
+        f"its embeddings, {index_model['name']} ({index_model['fingerprint']}). "
+        f"Received: {model.name} ({model.fingerprint})."
+    )
+    if store.has_items:
+        command = run_index_command(pathlib.Path(store.folder))
+        writer = f"`{command}`" if command else "`Index.from_embeddings`"
+        raise InputError(
+            f"{rule} Write the index again with {writer}, or use the model of the "
+            "index."
+        )
+    sources = [shlex.quote(os.fsdecode(root)) for root in store.sources()]
+    command = " ".join(["align-keras index", *sources])
+    raise InputError(
+        f"{rule} Rebuild the index with `{command} --index "
+        f"{shlex.quote(str(store.folder))} {_model_options(model.reference())} "
+        "--rebuild`."
+    )
+
+
+def check_model_of_writer(store: ImageStore, model: Embedder) -> None:
+    """Raises RebuiltIndexError if the index was built again with another model.
+
+    Another process can rebuild an index between its opening and the opening of its
+    store for writing.
+    """
+    if _is_model_of(store, model):
+        return
+    stored = store.header["model"]
+    raise RebuiltIndexError(
+        f"The index {store.folder} must have the model with which it was opened, "
+        f"{model.name} ({model.fingerprint}). Received: an index that was built "
+        f"again with {stored['name']} ({stored['fingerprint']}). Open it again, or "
+        "start the command again."
+    )
+
+
+def identity_of(model: Embedder) -> ModelIdentity:
+    """Returns the identity of a model, which an index stores."""
+    return ModelIdentity(
+        model.name,
+        model.fingerprint,
+        model.dimension,
+        model.runtime_option,
+        model.truncated_to,
+    )
+
+
+def _is_model_of(store: ImageStore, model: Embedder) -> bool:
+    is_same = store.header["model"]["fingerprint"] == model.fingerprint
+    return is_same and store.dimension == model.dimension
+
+
+def _model_options(reference: dict[str, Any]) -> str:
+    """Returns the command-line options that name a model."""
+    options = f"--model {shlex.quote(reference['name'])}"
+    if "runtime" in reference:
+        options += f" --runtime {shlex.quote(str(reference['runtime']))}"
+    if "dimensions" in reference:
+        options += f" --dimensions {shlex.quote(str(reference['dimensions']))}"
+    return options
+
+
+def _open_without_confirmation(reference: dict[str, Any]) -> Embedder | None:
     """Opens the model of an index if it is on this machine and cannot run code.
 
     These are the model of the package, LiteRT and ONNX towers and presets. Models on
-    the Hugging Face Hub are opened from the cache. Nothing is downloaded.
-
-    Args:
-        reference: dict, `Embedder.reference` from the header of the index.
-
-    Returns:
-        `Embedder`, or None if the user has to name the model: a SavedModel, a `.keras`
-        file, a model on Kaggle, or a name that is no absolute path.
-
-    Raises:
-        InputError: if the model does not exist or is damaged.
+    the Hugging Face Hub are opened from the cache. Nothing is downloaded. The
+    result is None if the user has to name the model: a SavedModel, a `.keras` file, a
+    model on Kaggle, or a name that is no absolute path.
     """
     name = reference["name"]
     runtime = reference.get("runtime", "auto")

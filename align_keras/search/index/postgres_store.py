@@ -66,6 +66,10 @@ class PostgresStore(ImageStore):
         with contextlib.closing(PostgresStore(self.folder)) as store:
             yield store
 
+    @property
+    def encoding(self) -> str:
+        return "float16"
+
     def vectors_of(self, rows: Sequence[int]) -> np.ndarray:
         sql = "SELECT row, vector::text FROM vectors WHERE row = ANY(?)"
         texts = dict(self.database.fetch_rows(sql, [list(rows)]))

@@ -33,12 +33,11 @@ from align_keras.search.index.folder_files import (
     run_index_command,
     vectors_path,
 )
+from align_keras.search.index.image_store import VALUES_PER_LIST, sample_step
 from align_keras.search.index.schema import ITEMS_ROOT
 from align_keras.search.index.sqlite_database import SqliteDatabase
 from align_keras.utils.errors import InputError
 
-# Number of sampled rows. Their scores show which scores are high for a query.
-_SAMPLE = 4096
 # Bytes. All norms of a vectors file of at most this size are checked when the file is
 # opened, which takes 2 ms.
 SMALL_VECTORS_BYTES = 32 * 2**20
@@ -51,8 +50,6 @@ VECTOR_ROWS_PER_BLOCK = 1024
 _ROUNDING = 1e-5
 # Number of rows whose norms are computed at once. They fit into the processor's cache.
 _NORM_ROWS = 4096
-# Maximum number of values in a list of SQL.
-_VALUES_PER_LIST = 500
 
 
 class VectorsFile:
@@ -257,8 +254,8 @@ class VectorsFile:
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if a row differs from its stored checksum."""
         vectors = self.rows()
-        for start in range(0, len(rows), _VALUES_PER_LIST):
-            block = [int(row) for row in rows[start : start + _VALUES_PER_LIST]]
+        for start in range(0, len(rows), VALUES_PER_LIST):
+            block = [int(row) for row in rows[start : start + VALUES_PER_LIST]]
             marks = ",".join("?" * len(block))
             sql = f"SELECT row, crc FROM checksums WHERE row IN ({marks})"
             stored = dict(self._database.fetch_rows(sql, block))
@@ -391,15 +388,6 @@ class VectorsFile:
         return InputError(
             f"The file {path} is damaged (row {int(row)}{image}, {reason}). {remedy}."
         )
-
-
-def sample_step(rows: int) -> int:
-    """Returns the distance between two rows of the sample.
-
-    It is fixed, because importing a random number generator takes a twentieth of the
-    time of a search.
-    """
-    return max(1, rows // _SAMPLE)
 
 
 def row_checksums(vectors: np.ndarray) -> list[int]:

@@ -26,9 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.embedders import Embedder
+from align_keras.search.index.folder_files import stored_image_of
 from align_keras.search.index.image_store import ScannedRows
 from align_keras.search.index.schema import LeftOutFile, is_item, split_item
-from align_keras.search.query.query import Hit, Query, check_request_texts
+from align_keras.search.query.hits import Hit
+from align_keras.search.query.query import Query, check_request_texts
 from align_keras.search.readers.image_files import (
     content_hash,
     read_file,
@@ -299,7 +301,7 @@ class _Server:
             "images": len(index),
             "model": index.store.header["model"]["name"],
             "columns": index.store.tables.columns,
-            "values": index.column_values(),
+            "values": index.searcher.column_values(),
             "text_weight": index.model.text_weight,
             "left_out": count_left_out(index.left_out()),
         }
@@ -462,7 +464,7 @@ class _Server:
         """Reads the file of an image."""
         file = image["file"]
         if is_item(file):
-            stored = self._shared.get().index.stored_image(image)
+            stored = stored_image_of(image, self._shared.get().index.folder)
             if stored is None:
                 id, _ = split_item(file)
                 raise RequestError(

@@ -126,10 +126,7 @@ def test_a_killed_rebuild_in_another_encoding_is_discarded(tmp_path):
     (folder / "red.png").write_bytes(image_bytes("red"))
     Index.build(tmp_path / "index", [folder], GOLDEN)
     Index.build(tmp_path / ".index.rebuild", [folder], GOLDEN, vectors="float16")
-    assert (
-        Index.rebuild(tmp_path / "index", model=GOLDEN).store.vectors.encoding
-        == "float32"
-    )
+    assert Index.rebuild(tmp_path / "index", model=GOLDEN).store.encoding == "float32"
 
 
 def test_images_are_added_to_and_removed_from_a_float16_index(tmp_path, monkeypatch):
@@ -154,7 +151,7 @@ def test_images_are_added_to_and_removed_from_a_float16_index(tmp_path, monkeypa
         str(folder / name) for name in ("red.png", "3.png", "4.png")
     }
     rebuilt = Index.rebuild(tmp_path / "index", model=GOLDEN)
-    assert rebuilt.store.vectors.encoding == "float16" and len(rebuilt) == 3
+    assert rebuilt.store.encoding == "float16" and len(rebuilt) == 3
 
 
 def test_rows_of_an_interrupted_run_are_overwritten(tmp_path):

@@ -76,14 +76,14 @@ def test_values_are_counted_again_after_a_change(tmp_path):
     (images / "1.png").write_bytes(image_bytes((90, 0, 0)))
     folder = tmp_path / "index"
     index = Index.build(folder, [images], str(GOLDEN))
-    values = index.column_values()
+    values = index.searcher.column_values()
     (entry,) = values["folder"]
     assert entry["count"] == 2
-    assert index.column_values() is values
+    assert index.searcher.column_values() is values
     (images / "2.png").write_bytes(image_bytes((180, 0, 0)))
     # Another process usually updates the index of a server.
     Index.open(folder).add([images])
-    (entry,) = index.column_values()["folder"]
+    (entry,) = index.searcher.column_values()["folder"]
     assert entry["count"] == 3
 
 

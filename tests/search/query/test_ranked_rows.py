@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from align_keras.search import image_index
-from align_keras.search.image_index import (
+from align_keras.search.image_index import Index
+from align_keras.search.index.image_store import RankedRows
+from align_keras.search.query import merged_rows
+from align_keras.search.query.merged_rows import (
     NEAR_DUPLICATE_COSINE,
-    Index,
     merge_near_duplicates,
 )
-from align_keras.search.index.image_store import RankedRows
 from align_keras.search.query.query import Query
 
 
@@ -43,7 +43,7 @@ def merge_one_by_one(blocks, k):
 @pytest.mark.parametrize("k", [1, 10, 64, 100, 500])
 @pytest.mark.parametrize("scores_per_part", [1_000_000, 1_000])
 def test_near_duplicates_are_merged_as_one_by_one(monkeypatch, k, scores_per_part):
-    monkeypatch.setattr(image_index, "SCORES_PER_PART", scores_per_part)
+    monkeypatch.setattr(merged_rows, "SCORES_PER_PART", scores_per_part)
     vectors = clustered_vectors(400)
     rows = np.random.default_rng(1).permutation(400)
     blocks = [
@@ -52,10 +52,10 @@ def test_near_duplicates_are_merged_as_one_by_one(monkeypatch, k, scores_per_par
     ]
     expected = merge_one_by_one(blocks, k)
     assert sum(len(copies) for _, copies in expected) > 0
-    merged = merge_near_duplicates(iter(blocks), Query("red", k=k))
+    merged = merge_near_duplicates(iter(blocks), k, keep_duplicates=False)
     assert [(result.row, result.copies) for result in merged] == expected
     assert [result.score for result in merged] == [-row / 400.0 for row, _ in expected]
-    separate = merge_near_duplicates(iter(blocks), Query("red", k=k, duplicates=True))
+    separate = merge_near_duplicates(iter(blocks), k, keep_duplicates=True)
     assert [result.row for result in separate] == rows[:k].tolist()
     assert not any(result.copies for result in separate)
 

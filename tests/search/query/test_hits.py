@@ -1,7 +1,8 @@
 """Cache of the part of a hit that does not depend on the query."""
 
 from align_keras.search import Index
-from align_keras.search.query.image_details import DetailsCache
+from align_keras.search.query import hits
+from align_keras.search.query.hits import DetailsCache
 
 
 def build(tmp_path, colors, caption):
@@ -36,9 +37,10 @@ def test_hits_have_the_changes_of_other_processes(tmp_path, photos, colors):
     assert [hit.captions for hit in index.query("red")] == [["grass"]]
 
 
-def test_a_full_cache_still_returns_all_rows(tmp_path, photos, colors):
+def test_a_full_cache_still_returns_all_rows(tmp_path, photos, colors, monkeypatch):
+    monkeypatch.setattr(hits, "CACHED_IMAGES", 1)
     store = build(tmp_path, colors, "a brick").store
-    cache = DetailsCache(store, size=1)
+    cache = DetailsCache(store)
     for rows in ([0, 1], [1], [0, 1, 7]):
         details = cache.of_rows(rows)
         assert sorted(details) == [row for row in rows if row != 7]
