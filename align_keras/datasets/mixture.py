@@ -32,11 +32,8 @@ class Mixture:
             the shares follow the numbers of examples. With weights, an epoch of the
             mixture may contain a part of a member's examples, or repeat them.
         repeats: dict from the name of a member to the number of times that an epoch of
-            training contains its examples, float > 0, 1 for the other members. It
-            requires `weights=None`.
-
-    Raises:
-        InputError: if both `weights` and `repeats` are passed.
+            training contains its examples, float > 0, 1 for the other members. They
+            have no effect if `weights` are passed.
 
     Example:
 
@@ -54,12 +51,6 @@ class Mixture:
         weights: Sequence[float] | None = None,
         repeats: Mapping[str, float] | None = None,
     ) -> None:
-        if weights and repeats:
-            raise InputError(
-                "weights or repeats must be None. Received: "
-                f"weights={list(weights)}, repeats={dict(repeats)}. Leave one of them "
-                "out."
-            )
         self.members = dict(members)
         self._weights: dict[str, float] | None = None
         if weights:

@@ -127,8 +127,6 @@ def test_an_epoch_repeats_the_examples_of_a_member(toys):
     # A large mixture keeps the ratio.
     large = mixture.shares({"big": 6_000_000, "small": 1_000_000})
     assert large == [75_000, 25_000]
-    with pytest.raises(InputError, match="weights or repeats must be None"):
-        Mixture(members, [1, 2], {"small": 2})
 
 
 def test_a_split_that_a_member_does_not_have_raises(toys):

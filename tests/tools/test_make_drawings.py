@@ -267,7 +267,6 @@ def test_variants_in_style_are_left_out(tmp_path):
         ("photos", "must be clipart, emoji"),
         ("clipart", "apt-get install openclipart-png openclipart-svg"),
         ("emoji", "npm install emoji-datasource-google"),
-        ("emoji_names", "npm install emoji-datasource-google"),
     ],
 )
 def test_missing_packages_are_named(tmp_path, capsys, name, message):
