@@ -12,12 +12,8 @@ from align_keras.cli.common import (
 )
 from align_keras.embedders.locations import MODEL_HELP
 from align_keras.protocols.protocol import OPTIONS
-from align_keras.protocols.run_protocol import (
-    PROTOCOLS,
-    check_writable,
-    evaluate,
-    run_suite,
-)
+from align_keras.protocols.run_protocol import PROTOCOLS, check_writable, evaluate
+from align_keras.protocols.suite import run_suite
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 

@@ -1,10 +1,8 @@
-"""Evaluation of a model by one protocol, or by all protocols with available data."""
+"""Evaluation of a model by one protocol."""
 
-import dataclasses
 import importlib.util
 import pathlib
 import tempfile
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from align_keras.embedders import load_model
@@ -23,16 +21,13 @@ from align_keras.protocols.class_protocols import unusual_splits
 from align_keras.protocols.paper_results import (
     figures_as_shares,
     paper_figures,
-    paper_results,
 )
 from align_keras.protocols.protocol import (
     OPTIONS,
     Evaluation,
-    Protocol,
     Request,
     first_names,
 )
-from align_keras.protocols.public_data import NAMED, missing_download, preparation_steps
 from align_keras.utils.arguments import check_number, did_you_mean, refuse_unknown
 from align_keras.utils.errors import InputError, check_tensorflow, needs_tensorflow
 from align_keras.utils.files import replaceable_file
@@ -63,7 +58,7 @@ PROTOCOLS = {
     )
 }
 # Prompts and class names of CLIP, which the paper uses (section 5.2).
-_CLIP = "clip:imagenet1k"
+PAPER_PROMPTS = "clip:imagenet1k"
 
 
 def evaluate(
@@ -205,7 +200,7 @@ def _with_paper_prompts(options: dict[str, Any]) -> dict[str, Any]:
     # Without clip-benchmark, only a request that needs it should raise an error.
     if "classes" in options and importlib.util.find_spec("clip_benchmark") is None:
         return options
-    return {"templates": _CLIP, "classes": _CLIP} | options
+    return {"templates": PAPER_PROMPTS, "classes": PAPER_PROMPTS} | options
 
 
 def _with_prompts_of_folder(data: str) -> dict[str, Any]:
@@ -232,7 +227,7 @@ def unusual_options(protocol: str, request: Request) -> dict[str, str]:
     if _has_paper_prompts(protocol, request.data):
         for name in ("templates", "classes"):
             value = getattr(request, name)
-            if value != _CLIP:
+            if value != PAPER_PROMPTS:
                 unusual[name] = str(value)
     return unusual
 
@@ -356,112 +351,3 @@ def _write_page(
         classification=evaluation.classification,
     )
     say(f"wrote {html}")
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteRow:
-    """Result of one protocol on one data set.
-
-    Attributes:
-        tables: numbers of its tables in the paper.
-        runtime: runtime that computed the embeddings, or "" without metrics.
-        metrics: dict from name to value, empty if the protocol was skipped or failed.
-        skipped: instruction to get the missing data, or "".
-        failed: reason of a failure, or "".
-    """
-
-    tables: tuple[int, ...]
-    protocol: str
-    data: str
-    runtime: str = ""
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    skipped: str = ""
-    failed: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields and the paper's figures, for the output of the command."""
-        figures = figures_as_shares(self.protocol, self.data)
-        return dataclasses.asdict(self) | {"paper": figures}
-
-
-def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
-    """Runs all protocols with available data, in the order of the paper.
-
-    For all other protocols, the row describes the data to download. The arguments are
-    those of `align_keras.evaluate`.
-    """
-    check_tensorflow("The suite of the paper")
-    options = {name: value for name, value in options.items() if value is not None}
-    check_results(Request(results=options.get("results")))
-    tables: dict[tuple[str, str], set[int]] = {}
-    for result in paper_results():
-        tables.setdefault((result.protocol, result.data), set()).add(result.table)
-    rows = []
-    for (name, data), numbers in tables.items():
-        protocol = PROTOCOLS[name]
-        protocol_options = {
-            key: value for key, value in options.items() if protocol.takes(key)
-        }
-        if name == "zero_shot":
-            protocol_options |= {"templates": _CLIP, "classes": _CLIP}
-        request = Request(data=data, **protocol_options)
-        reason = _missing_requirements(protocol, request, model)
-        row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=reason)
-        rows.append((row, request))
-    # If at least one protocol can run, the model must exist.
-    check = not all(row.skipped for row, _ in rows)
-    engines = {key: options[key] for key in ("runtime", "engine") if key in options}
-    encoders = open_encoders(model, Request(**engines), cache, check)
-    for row, request in rows:
-        yield row if row.skipped else _measured(row, request, encoders)
-
-
-def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> str:
-    """Returns a text about missing data and missing parts of the model, or ""."""
-    needs = [download_steps(protocol.name, request)]
-    if protocol.needs != "embeddings" and _is_export(model):
-        needs.append(f"Needs the run folder, but {model_name(model)} is an export")
-    return ". ".join(filter(None, needs))
-
-
-def _is_export(model: Any) -> bool:
-    """Returns True if a model only computes embeddings and cannot be trained."""
-    if not isinstance(model, str | pathlib.Path):
-        return getattr(model, "align", model) is None
-    try:
-        return "keras" not in locate_model(model).runtimes
-    except InputError:
-        # The same error is raised later, when a protocol opens the model.
-        return False
-
-
-def download_steps(protocol: str, request: Request) -> str:
-    """Returns an instruction to get missing data, or "" if all data are available."""
-    if request.data in NAMED:
-        download = missing_download(request.data, request.data_root)
-        return f"Download {download}" if download else ""
-    from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
-
-    if request.data == "vtab":
-        return preparation_steps(task.builder for task in VTAB_TASKS.values())
-    needs = [preparation_steps([request.data])]
-    if protocol == "zero_shot":
-        try:
-            benchmarks.read_templates(_CLIP)
-        except InputError as error:
-            needs.append(str(error).rstrip("."))
-    return ". ".join(filter(None, needs))
-
-
-def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> SuiteRow:
-    """Runs a protocol, and returns its row with the metrics or the failure."""
-    from align_keras.utils.progress import say
-
-    say(f"{row.protocol} on {row.data}")
-    try:
-        metrics = PROTOCOLS[row.protocol].run(encoders, request).metrics
-    except InputError as error:
-        say(f"{row.protocol} on {row.data}: {error}")
-        return dataclasses.replace(row, failed=" ".join(str(error).split()))
-    return dataclasses.replace(row, runtime=encoders.model.runtime, metrics=metrics)

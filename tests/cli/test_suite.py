@@ -7,7 +7,7 @@ import re
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.protocols import run_protocol as suite
+from align_keras.protocols import suite
 from align_keras.protocols.paper_results import paper_results
 from align_keras.protocols.protocol import Evaluation, Request
 from align_keras.protocols.run_protocol import PROTOCOLS

@@ -124,6 +124,7 @@ LIGHT = (
     "cli/embed.py",
     "cli/evaluate.py",
     "protocols/run_protocol.py",
+    "protocols/suite.py",
     "cli/main.py",
     "cli/push.py",
     "runs/about_run.py",
