@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging
 
 from align_keras.corpus.shard_folder import INDEX
 from align_keras.datasets.grouped_pairs import GroupedPairs
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.pair_builder import quiet
 from align_keras.datasets.prepared_pairs import (
     PreparedPairs,
     is_prepared,
@@ -281,21 +281,6 @@ def _prepare(builder_class: Callable, config: Any, **options: Any) -> Any:
         with _disk_errors_as_input_errors(builder.data_dir):
             builder.download_and_prepare()
     return builder
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the progress bars and warnings of TFDS."""
-    # The progress bars of TFDS would interfere with the progress bars of the caller.
-    # TFDS also warns about each configuration that isn't registered.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(min(verbosity, logging.ERROR))
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Base class of the corpora, layout of stored images and selection of test images."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
@@ -451,3 +453,18 @@ def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         for name, key in pairs:
             smallest[name] = min(smallest[name], by_key[key])
     return smallest
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the progress bars and warnings of TFDS."""
+    # The progress bars of TFDS would interfere with the progress bars of the caller.
+    # TFDS also warns about each configuration that isn't registered.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.ERROR))
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
