@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.record_index import RecordIndex, index_files, open_record_index
+from align_keras.corpus.record_index import RecordIndex, open_record_index
+from align_keras.corpus.record_indexing import index_files
 from align_keras.corpus.sources.source_files import SourceFile
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.named_corpora import open_corpus

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.config import load_config
-from align_keras.corpus import record_index
+from align_keras.corpus import record_indexing
 from align_keras.data.order import shuffled_records
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size, read_captions
@@ -128,7 +128,7 @@ def test_batches_do_not_depend_on_the_start_step(faulty):
 
 
 def test_resuming_reads_no_earlier_stretch(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 6)
+    monkeypatch.setattr(record_indexing, "RECORDS_PER_STRETCH", 6)
     path = tmp_path / "all.tar"
     write_tar(path, samples(0, 24))
     source = open_folder(path)
@@ -219,7 +219,7 @@ def test_a_file_is_indexed_once(folder, monkeypatch):
     def fail(*arguments):
         raise AssertionError
 
-    monkeypatch.setattr(record_index, "read_part", fail)
+    monkeypatch.setattr(record_indexing, "read_part", fail)
     assert order(open_folder(folder), 5) == order(first, 5)
 
 
@@ -432,7 +432,7 @@ def tables(tmp_path_factory):
 @pytest.mark.ci
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_tables_are_read_from_any_row(tables, kind, monkeypatch):
-    monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 5)
+    monkeypatch.setattr(record_indexing, "RECORDS_PER_STRETCH", 5)
     source = open_folder(tables / kind)
     assert source.info.metadata["dropped"] == {"empty caption": 1}
     unshuffled = {"cycle_length": 1, "shuffle_buffer_size": 1}

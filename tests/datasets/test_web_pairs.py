@@ -14,7 +14,8 @@ from PIL import Image
 from align_keras.config.corpus_config import ShardsConfig
 from align_keras.config.experiment_config import DataConfig
 from align_keras.corpus.shard_folder import SHARDS
-from align_keras.datasets.named_corpora import damaged_shards, open_corpus, quiet
+from align_keras.datasets.named_corpora import damaged_shards, open_corpus
+from align_keras.datasets.pair_builder import quiet
 from align_keras.datasets.web_pairs import WebPairs, write_web_pairs
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
