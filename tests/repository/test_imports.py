@@ -64,7 +64,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "evaluation",
     ),
     # Pages and charts of measurements.
-    "reports": ("corpus", "evaluation", "config"),
+    "reports": ("corpus", "evaluation"),
     # Benchmarks of the paper, from their data to their metrics.
     "protocols": (
         "reports",
@@ -76,8 +76,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "datasets",
         "evaluation",
         "config",
-        "images",
-        "text",
     ),
     # Training runs from a configuration, and the folders of runs.
     "runs": (
