@@ -309,13 +309,7 @@ def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
             "Run pip install clip-benchmark, or use a file."
         )
     path = pathlib.Path(spec.submodule_search_locations[0], "datasets", file)
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{argument} clip:{dataset} needs {path}, which can't be read. Run pip "
-            "install --force-reinstall clip-benchmark."
-        ) from error
+    entries = json.loads(path.read_text(encoding="utf-8"))
     # Some entries are dicts with prompts for each class.
     lists = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
     if dataset not in lists:

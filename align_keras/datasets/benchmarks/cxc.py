@@ -101,12 +101,7 @@ def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
             f"{path} must begin with the columns {', '.join(columns)}. Received: "
             f"{', '.join(header) or 'no columns'}. Download it again."
         )
-    pairs = [_pair(path, columns, row, position) for row, position in rows]
-    if not pairs:
-        raise InputError(
-            f"{path} must contain ratings. Received: no ratings. Download it again."
-        )
-    return pairs
+    return [_pair(path, columns, row, position) for row, position in rows]
 
 
 def _pair(

@@ -78,11 +78,6 @@ def read_metadata_table(path: str | os.PathLike) -> Metadata:
         if image_id in rows:
             raise _wrong_line(path, f"{position}: {image_id!r} again")
         rows[image_id] = values
-    if not rows:
-        raise InputError(
-            f"--metadata must have one row per image. Received: {path}, which has only "
-            "a header. Add rows."
-        )
     return Metadata(path, rows, tuple(names))
 
 
@@ -122,9 +117,10 @@ def join_metadata(
     missing = sum(image_id not in rows for image_id in image_ids)
     if missing == len(image_ids):
         data_id = repr(image_ids[0]) if len(image_ids) else "none"
+        table_id = next(map(repr, rows), "none")
         raise InputError(
             "--metadata must have the ids of the images in its first column. Received: "
-            f"{path} with ids such as {next(iter(rows))!r}, but the data has ids such "
+            f"{path} with ids such as {table_id}, but the data has ids such "
             f"as {data_id}. Use the ids of the data."
         )
     if missing:

@@ -77,13 +77,7 @@ def _captions(path: pathlib.Path, expected: int) -> list[str]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    """Returns the stripped lines of a file or its `.gz`. No line may be empty."""
+    """Returns the stripped lines of a file or its `.gz`."""
     text = read_text(path, "Clone github.com/multi30k/dataset into that folder")
     # `splitlines` would also split at Unicode line separators within captions.
-    lines = [line.strip() for line in text.rstrip("\n").split("\n")]
-    if "" in lines:
-        raise InputError(
-            f"{path} line {lines.index('') + 1} must not be empty. Clone the "
-            "repository again."
-        )
-    return lines
+    return [line.strip() for line in text.rstrip("\n").split("\n")]

@@ -167,13 +167,8 @@ def _samples(folder: pathlib.Path, split: str, suffix: str) -> Iterator[_Sample]
     """Yields the samples of all shards of a split in their order."""
     check_choice("split", split, _splits(folder), f"Use a split of {folder}.")
     count_path = folder / split / _SHARD_COUNT
-    count = _read_text(count_path, "Download the folder again").strip()
-    if not count.isascii() or not count.isdigit() or int(count) < 1:
-        raise InputError(
-            f"{count_path} must contain the number of shards. Received: {count!r:.40}. "
-            "Download the folder again."
-        )
-    for number in range(int(count)):
+    count = int(_read_text(count_path, "Download the folder again"))
+    for number in range(count):
         yield from _samples_of_shard(folder / split / f"{number}.tar", suffix)
 
 

@@ -8,7 +8,6 @@ import pathlib
 import pytest
 
 from align_keras.datasets.benchmarks.composed_queries import composed_icon_queries
-from align_keras.utils.errors import InputError
 
 QTAWESOME = importlib.util.find_spec("qtawesome")
 
@@ -75,8 +74,7 @@ def test_both_icons_of_a_query_have_the_same_family():
         *ids("phosphor", "cat", "dog", "owl"),
         *ids("remixicon", "cat-plus", "dog-plus", "owl-plus"),
     ]
-    with pytest.raises(InputError, match="Received: 6 ids without such icons"):
-        composed_icon_queries(image_ids)
+    assert composed_icon_queries(image_ids) == []
 
 
 def test_a_base_in_three_styles_counts_once():
@@ -88,22 +86,13 @@ def test_a_base_in_three_styles_counts_once():
         "cat-bold",
         "cat-plus-bold",
     )
-    with pytest.raises(InputError, match="ids without such icons"):
-        composed_icon_queries(ids("phosphor", *names))
+    assert composed_icon_queries(ids("phosphor", *names)) == []
 
 
 def test_a_query_may_have_several_words():
     names = [f"{base}{word}" for base in "abc" for word in ("", "-circle-check")]
     queries = queries_as_text(ids("fontawesome6-solid", *names))
     assert queries[0] == "a + circle check = a-circle-check"
-
-
-def test_ids_that_are_not_icons_raise():
-    for image_id in ("user", "nofamily/user", "phosphor/", "phosphor/-"):
-        with pytest.raises(
-            InputError, match="form FAMILY/NAME with one of the families mat"
-        ):
-            composed_icon_queries([image_id])
 
 
 @pytest.mark.skipif(QTAWESOME is None, reason="needs qtawesome's fonts")

@@ -236,7 +236,6 @@ def test_a_damaged_compressed_file_raises(tmp_path):
     [
         ("", "Received: no columns"),
         ("caption1,caption2,score\n", "begin with the columns caption1, caption2, agg"),
-        ("caption1,caption2,agg_score,sampling_method\n", "must contain ratings"),
     ],
 )
 def test_a_file_with_other_columns_raises(tmp_path, content, message):

@@ -71,12 +71,3 @@ def test_stamps_with_captions_in_four_languages_are_read(root):
     assert data.columns["category"][order["food/bread"]] == "food"
     image = Image.open(io.BytesIO(data.images[order["food/bread"]]))
     assert image.getpixel((37, 37)) == (80, 0, 0)
-
-
-def test_no_stamp_with_captions_in_all_languages_raises(root):
-    for name in ("animals/cat", "food/bread"):
-        (root / "stamps" / f"{name}.txt").write_text("Alone.\n")
-    (root / "stamps/food/milk.txt").write_text("Milk.\ncs.utf8=Mléko\n")
-    message = r"captions in all languages \(en, de, fr, cs\)\. Received: no such"
-    with pytest.raises(InputError, match=message):
-        stamps_captions_by_language(data_dir=root / "data")
