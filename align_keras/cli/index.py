@@ -24,7 +24,7 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.index.schema import LeftOutFile
-    from align_keras.search.update.update import Changes
+    from align_keras.search.update.changes import Changes
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3

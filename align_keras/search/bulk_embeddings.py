@@ -34,7 +34,7 @@ from align_keras.search.readers.image_files import (
     decode_square,
     read_file,
 )
-from align_keras.search.update.update import map_in_order, model_of_task
+from align_keras.search.update.file_embedding import map_in_order, model_of_task
 from align_keras.utils.addresses import without_query
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import ImageError, InputError

@@ -46,7 +46,7 @@ from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
-    from align_keras.search.update.update import Changes
+    from align_keras.search.update.changes import Changes
 
 
 class Index:
@@ -397,7 +397,7 @@ class Index:
 
     def _remove_other_sources(self, sources: Sequence[str | os.PathLike]) -> None:
         """Removes the sources of an earlier rebuild that this rebuild does not have."""
-        from align_keras.search.update.update import resolve_source
+        from align_keras.search.update.index_sources import resolve_source
 
         roots = {resolve_source(source) for source in sources}
         others = [
@@ -416,7 +416,7 @@ class Index:
         Returns:
             int, number of removed images.
         """
-        from align_keras.search.update.update import remove
+        from align_keras.search.update.removal import remove
 
         with self.store.writing() as store:
             return remove(store, paths)

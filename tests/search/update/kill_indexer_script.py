@@ -7,9 +7,9 @@ import sys
 import time
 
 from align_keras.search import Index
-from align_keras.search.update import update
+from align_keras.search.update import file_embedding, update
 
-decode_square = update.decode_square
+decode_square = file_embedding.decode_square
 
 
 def decode_slowly(*arguments):
@@ -17,6 +17,7 @@ def decode_slowly(*arguments):
     return decode_square(*arguments)
 
 
-update.FILES_PER_CHUNK, update.IMAGES_PER_COMMIT = 2, 4
-update.decode_square = decode_slowly
+file_embedding.FILES_PER_CHUNK = 2
+update.IMAGES_PER_COMMIT = 4
+file_embedding.decode_square = decode_slowly
 Index.build(sys.argv[2], [sys.argv[1]], sys.argv[3])

@@ -190,7 +190,7 @@ def test_a_moved_source_is_not_embedded_again(build, photos, tmp_path, monkeypat
     (photos / "broken.jpg").unlink()
     photos.rename(tmp_path / "album")
     # Decoding an image would now fail.
-    monkeypatch.setattr("align_keras.search.update.update.decode_square", None)
+    monkeypatch.setattr("align_keras.search.update.file_embedding.decode_square", None)
     index = build(tmp_path / "album")
     assert index.changes.renamed == len(index) == 3
     assert {hit.id for hit in index.latest()} == before
@@ -267,18 +267,18 @@ def test_an_interrupt_saves_the_embedded_images(build, photos, colors, monkeypat
         content = colors.image_bytes((number, 255 - number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
 
-    from align_keras.search.update import update
+    from align_keras.search.update import file_embedding
 
-    decode = update.decode_square
+    decode = file_embedding.decode_square
     chunks = 5
     calls = itertools.count()
 
     def decode_or_interrupt(*arguments):
-        if next(calls) == chunks * update.FILES_PER_CHUNK:
+        if next(calls) == chunks * file_embedding.FILES_PER_CHUNK:
             raise KeyboardInterrupt
         return decode(*arguments)
 
-    monkeypatch.setattr(update, "decode_square", decode_or_interrupt)
+    monkeypatch.setattr(file_embedding, "decode_square", decode_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(photos)
     monkeypatch.undo()
