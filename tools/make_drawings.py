@@ -32,12 +32,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from align_keras.config import load_config
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.datasets.pair_builder import (
-    ImageLayout,
-    hashed_test_keys,
-    linked_names,
-)
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.prepared_pairs import TABLE
+from align_keras.datasets.splits import hashed_test_keys, linked_names
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_folder, atomic_write
 from tools.drawings import clipart, emoji

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from align_keras.datasets.pair_builder import linked_names
+from align_keras.datasets.splits import linked_names
 from align_keras.datasets.user_pairs import UserPairs
 from align_keras.utils.errors import InputError
 

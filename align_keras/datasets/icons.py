@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
+from align_keras.datasets.image_layout import ImageLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import ImageError, InputError, MissingExtraError
 
 # Names of the files in the font folder of qtawesome, by family and without the version.

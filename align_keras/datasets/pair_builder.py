@@ -1,9 +1,8 @@
-"""Base class of the corpora, layout of stored images and selection of test images."""
+"""Base class of the TFDS builders that convert raw pairs to examples."""
 
 import contextlib
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
 import shutil
@@ -17,11 +16,11 @@ from absl import logging
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image_tables import check_jpeg_size
+from align_keras.datasets.image_layout import ImageLayout
+from align_keras.datasets.splits import hashed_test_keys
 from align_keras.utils.errors import ImageError
 from align_keras.utils.files import locked
 from align_keras.utils.pillow_images import decode_rgb
-from align_keras.utils.rgb_colors import WHITE
 
 # Number of threads that decode and resize images. Two threads limit the memory of very
 # large images.
@@ -31,9 +30,6 @@ _IMAGES_PER_BATCH = 64
 # Key of the dict from split to fingerprint in `info.metadata`.
 FINGERPRINTS = "fingerprints"
 _DIGEST_BYTES = 16
-# Pixels of the longer side of the image from which the pixel key is computed, for
-# layouts that keep the aspect. It is independent of the stored size.
-_KEY_SIDE = 384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +91,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
 
     The numbers of kept and dropped pairs are stored in `info.metadata`. A subclass
     defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`. It may override
-    `_load`, `_notes`, `_split_keys`, `FILTERED_REASONS`, `TEST_FRACTION` and
-    `MOST_TEST_IMAGES`.
+    `_load`, `_notes`, `FILTERED_REASONS`, `TEST_FRACTION` and `MOST_TEST_IMAGES`.
 
     Args:
         root: str or path of the raw data. By default it is read from an environment
@@ -129,7 +124,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     @property
-    def LAYOUT(self) -> "ImageLayout":
+    def LAYOUT(self) -> ImageLayout:
         """Layout of the stored images. A class attribute may replace this property."""
         raise NotImplementedError
 
@@ -279,17 +274,12 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     def _split(self, entries: list[_Entry]) -> dict[str, list[_Entry]]:
         """Returns the entries of each split."""
         splits: dict[str, list[_Entry]] = {"train": [], "test": []}
-        entries_by_key = list(zip(self._split_keys(entries), entries, strict=True))
-        keys = {key for key, entry in entries_by_key if entry.raw.split is None}
+        keys = {entry.image_key for entry in entries if entry.raw.split is None}
         test_keys = hashed_test_keys(keys, self.TEST_FRACTION, self.MOST_TEST_IMAGES)
-        for key, entry in entries_by_key:
-            split_by_key = "test" if key in test_keys else "train"
+        for entry in entries:
+            split_by_key = "test" if entry.image_key in test_keys else "train"
             splits[entry.raw.split or split_by_key].append(entry)
         return splits
-
-    def _split_keys(self, entries: list[_Entry]) -> list[str]:
-        """Returns a key for each image. Images with equal keys are in one split."""
-        return [entry.image_key for entry in entries]
 
 
 def examples_fingerprint(
@@ -316,143 +306,6 @@ def examples_fingerprint(
         count += 1
     total %= 1 << (8 * _DIGEST_BYTES)
     return f"{count}-{total:0{2 * _DIGEST_BYTES}x}"
-
-
-# === Layout of stored images, and selection of test images ===
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageLayout:
-    """Layout of the stored images of a corpus. Images are never enlarged.
-
-    Attributes:
-        size: in pixels. Limits the side of a square image, or the shorter side of
-            an image that keeps its aspect.
-        square: whether to center the image on a white square.
-        margin: whether to add an eighth of the size in white on each side.
-            Evaluation crops the middle 289/346 of a side (Jia et al. 2021, section 5).
-        encoding: `"png"`, or `"jpeg"` for quality 92 without chroma subsampling.
-    """
-
-    size: int
-    square: bool = True
-    margin: bool = False
-    encoding: str = "png"
-
-    def apply(self, image: Image.Image) -> tuple[bytes, str]:
-        """Encodes an image.
-
-        Returns:
-            `(content, key)`: the encoded image and its pixel key. If the image keeps
-            its aspect, the key doesn't depend on `size`.
-        """
-        if self.square:
-            image = square_image(image, self.size, 1 / 8 if self.margin else 0)
-            key = pixel_key(image)
-        else:
-            key = pixel_key(limit_image(image, _KEY_SIDE))
-            image = reduce_image(image, self.size)
-        file = io.BytesIO()
-        if self.encoding == "jpeg":
-            check_jpeg_size(*image.size)
-            image.save(file, "JPEG", quality=92, subsampling=0)
-        else:
-            image.save(file, "PNG", compress_level=6)
-        return file.getvalue(), key
-
-
-def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
-    """Centers an image on a white square.
-
-    Args:
-        image: PIL image.
-        size: largest side of the square in pixels.
-        margin: white margin on each side as a fraction of the image's size.
-    """
-    image = limit_image(image, int(size / (1 + 2 * margin)))
-    side = min(size, round(max(image.size) * (1 + 2 * margin)))
-    if image.size == (side, side):
-        return image
-    square = Image.new(image.mode, (side, side), WHITE[: len(image.getbands())])
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
-
-
-def limit_image(image: Image.Image, size: int) -> Image.Image:
-    """Reduces an image with antialiasing to a longer side of at most `size`."""
-    return _reduced(image, size, max(image.size))
-
-
-def reduce_image(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Resizes an image so that its shorter side is at most `shorter_side`.
-
-    The image is antialiased. Smaller images are returned unchanged.
-    """
-    return _reduced(image, shorter_side, min(image.size))
-
-
-def _reduced(image: Image.Image, side: int, old_side: int) -> Image.Image:
-    """Scales an image by `side / old_side` unless that would enlarge it."""
-    if old_side <= side:
-        return image
-    size = [max(1, round(length * side / old_side)) for length in image.size]
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def pixel_key(image: Image.Image) -> str:
-    """Returns a hash of the RGB pixels of an image, hexadecimal."""
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    size = f"{image.width}x{image.height}:".encode()
-    digest = hashlib.blake2b(size, digest_size=16)
-    digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def hashed_test_keys(
-    image_keys: Iterable[str], fraction: float, at_most: int | None = None
-) -> set[str]:
-    """Chooses the test images by the hashes of their pixels.
-
-    Args:
-        image_keys: pixel keys of the images.
-        fraction: float in [0, 1], approximate fraction of test images.
-        at_most: largest number of test images, or None.
-
-    Returns:
-        set of the chosen keys. It contains at least one key and never all keys.
-    """
-    keys = sorted(image_keys)
-    count = sum(is_test_key(key, fraction) for key in keys)
-    count = min(max(count, 1), len(keys) - 1)
-    if at_most is not None:
-        count = min(count, at_most)
-    return set(keys[: max(count, 0)])
-
-
-def is_test_key(image_key: str, fraction: float) -> bool:
-    """Returns True if the hash of an image puts it into the test split."""
-    return int(image_key[:8], 16) < fraction * 16**8
-
-
-def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Groups names that share keys, directly or through other names.
-
-    Args:
-        pairs: iterable of `(name, key)`.
-
-    Returns:
-        dict from each name to the smallest name of its group.
-    """
-    pairs = list(pairs)
-    smallest, before = {name: name for name, _ in pairs}, None
-    while smallest != before:
-        before = dict(smallest)
-        by_key: dict[str, str] = {}
-        for name, key in pairs:
-            by_key[key] = min(by_key.get(key, name), smallest[name])
-        for name, key in pairs:
-            smallest[name] = min(smallest[name], by_key[key])
-    return smallest
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.text_tables import read_table
-from align_keras.datasets.pair_builder import ImageLayout, RawPair
+from align_keras.datasets.image_layout import ImageLayout
+from align_keras.datasets.pair_builder import RawPair
 from align_keras.datasets.user_pairs import UserPairs, UserPairsConfig, image_stamp
 from align_keras.utils.errors import InputError
 

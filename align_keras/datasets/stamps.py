@@ -7,7 +7,8 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
+from align_keras.datasets.image_layout import ImageLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 STAMPS_DIR = "/usr/share/tuxpaint/stamps"

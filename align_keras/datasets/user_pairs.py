@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
+from align_keras.datasets.image_layout import ImageLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url, stat_url
 

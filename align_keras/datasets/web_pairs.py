@@ -14,7 +14,8 @@ from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.shard_folder import INDEX, SHARDS
-from align_keras.datasets.pair_builder import LocalBuilder, is_test_key, quiet
+from align_keras.datasets.pair_builder import LocalBuilder, quiet
+from align_keras.datasets.splits import is_test_key
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 

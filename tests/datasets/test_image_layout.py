@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.datasets.pair_builder import (
+from align_keras.datasets.image_layout import (
     ImageLayout,
     limit_image,
     pixel_key,

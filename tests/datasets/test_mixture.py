@@ -10,8 +10,9 @@ from PIL import Image
 from align_keras.data import check_batch_size, read_retrieval_set
 from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import open_corpus
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.mixture import Mixture
-from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 from tests.helpers.translated_stamps import write_translated_stamps
 

@@ -14,13 +14,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from align_keras.datasets.image_layout import ImageLayout, pixel_key
 from align_keras.datasets.named_corpora import open_corpus
-from align_keras.datasets.pair_builder import (
-    ImageLayout,
-    PairBuilder,
-    RawPair,
-    pixel_key,
-)
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 # Number of images in the table of the tests with interruptions.

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from align_keras.datasets.pair_builder import hashed_test_keys, linked_names
+from align_keras.datasets.splits import hashed_test_keys, linked_names
 
 
 def random_keys(count):

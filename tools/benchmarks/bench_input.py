@@ -70,7 +70,7 @@ def build(folder, count, stored_size):
     Returns:
         TFDS builder.
     """
-    from align_keras.datasets.pair_builder import ImageLayout
+    from align_keras.datasets.image_layout import ImageLayout
     from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 
     class Photographs(UserPairs, skip_registration=True):

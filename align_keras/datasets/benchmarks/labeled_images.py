@@ -182,7 +182,7 @@ def stamps_by_category(builder: Any, split: str = "all") -> LabeledImages:
     Raises:
         InputError: If the split is unknown.
     """
-    from align_keras.datasets.pair_builder import hashed_test_keys
+    from align_keras.datasets.splits import hashed_test_keys
 
     check_choice("The split of stamps", split, ("train", "test", "all"))
     images = read_stored_images(builder, "test")
