@@ -28,6 +28,8 @@ TABLE = {
     "align_keras/models/conversion": "tests/models tests/cli/test_convert.py",
     "align_keras/optimizers": "tests/optimizers tests/training",
     "align_keras/planning": "tests/planning",
+    "align_keras/preprocessing": "tests/preprocessing tests/models tests/data",
+    "align_keras/presets": "tests/presets tests/models tests/cli",
     "align_keras/protocols": "tests/protocols tests/cli",
     "align_keras/reports": "tests/reports tests/cli",
     "align_keras/runs": "tests/runs tests/cli",
