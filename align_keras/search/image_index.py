@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import shlex
@@ -84,7 +85,6 @@ class Index:
     def __init__(self, store: ImageStore) -> None:
         self.store = store
         self.folder = store.folder
-        self.searcher = Searcher(store)
         self.changes: Changes | None = None
         self._model: Embedder | None = None
 
@@ -269,6 +269,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.store)
+
+    @functools.cached_property
+    def searcher(self) -> Searcher:
+        """Searches of the index."""
+        return Searcher(self.store)
 
     @property
     def dimension(self) -> int:

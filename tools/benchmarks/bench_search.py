@@ -358,7 +358,7 @@ def bench_approximate(arguments):
 
 def compare(kind, embeddings, vectors, codes):
     """Prints the time of exact and approximate search, and recall of the top 10."""
-    from align_keras.search.index.exact_scan import scan
+    from align_keras.search.index.ranking import scan
 
     def search_all(search):
         """Returns the top rows, the wall seconds and the CPU seconds of the queries."""

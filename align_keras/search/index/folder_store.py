@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search.index import exact_scan
 from align_keras.search.index.folder_files import (
     DATABASE,
     HEADER,
@@ -28,7 +27,7 @@ from align_keras.search.index.image_store import (
     RankedRows,
     ScannedRows,
 )
-from align_keras.search.index.ranking import ranked_blocks
+from align_keras.search.index.ranking import ranked_blocks, scan_many
 from align_keras.search.index.schema import ModelIdentity
 from align_keras.search.index.sqlite_database import SqliteDatabase
 from align_keras.search.index.vectors_file import VectorsFile
@@ -248,7 +247,7 @@ class FolderStore(ImageStore):
         name, vectors = self.vectors.named_rows()
         if self.vectors.approximate_index(len(vectors)) is not None:
             return None
-        scores = exact_scan.scan_many(vectors, embeddings)
+        scores = scan_many(vectors, embeddings)
         return [ScannedRows(name, row) for row in scores]
 
     def ranked(

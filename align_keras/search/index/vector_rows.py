@@ -68,7 +68,7 @@ class HalfRows:
     def scan(self, query: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         """Returns approximate float32 scores (n,), or (n, q) for several queries.
 
-        The error is at most that of `exact_scan.scan_error`, plus `deviation` times the
+        The error is at most that of `ranking.scan_error`, plus `deviation` times the
         norm of the query.
 
         Args:

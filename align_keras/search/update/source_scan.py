@@ -4,7 +4,9 @@ import collections
 import errno
 import os
 import shlex
+import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.pair_files import PairRecord, read_pairs
@@ -23,13 +25,14 @@ from align_keras.search.readers.image_files import (
 from align_keras.search.update.changes import PERMANENT_REASONS, Changes, FileToEmbed
 from align_keras.search.update.file_embedding import map_in_order
 from align_keras.search.update.index_sources import is_table, source_exists
-from align_keras.search.update.reachability import Obstacle, Reachability
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 from align_keras.utils.remote import absolute_path, is_url
 
 # Number of concurrent requests to a server for the files of a table.
 _REQUESTS = 16
+# Errors for a path if a part of it is missing, or is a file instead of a folder.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 class SourceScan:
@@ -190,8 +193,8 @@ class SourceScan:
 
     def _find_unseen_images(self) -> None:
         """Finds the images of the index whose files the scan has not seen."""
-        problems: collections.Counter[Obstacle] = collections.Counter()
-        reachability = Reachability()
+        problems: collections.Counter[_Obstacle] = collections.Counter()
+        reachability = _Reachability()
         roots = self._store.sources()
         tables = {id for file, id in roots.items() if is_table(os.fsdecode(file))}
         missing = {
@@ -216,7 +219,7 @@ class SourceScan:
                 if obstacle is None and root in tables and not os.path.exists(folder):
                     # The table still lists the image, so its folder may be on a disk
                     # that is not mounted.
-                    obstacle = Obstacle(folder, "is missing")
+                    obstacle = _Obstacle(folder, "is missing")
             if obstacle is None:
                 self.deleted[id] = file
             else:
@@ -254,3 +257,74 @@ def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSEr
         return image, record, stat_file(image)
     except OSError as error:
         return image, record, error
+
+
+class _Obstacle(NamedTuple):
+    """Problem of a folder that prevents the check whether a file still exists.
+
+    Attributes:
+        folder: path of the folder.
+        problem: description such as "is empty", for use after the path.
+    """
+
+    folder: bytes
+    problem: str
+
+
+class _Reachability:
+    """Check whether files were deleted. It caches its results for folders.
+
+    A disk that is not mounted, a network that is down or a folder without read
+    permission must not empty an index. A file therefore counts as deleted only if its
+    folder exists, can be listed and does not contain the file.
+    """
+
+    def __init__(self) -> None:
+        self._folders: dict[bytes, _Obstacle | None] = {}
+
+    def obstacle(self, file: bytes) -> _Obstacle | None:
+        """Returns why a file cannot be checked, or None if the file was deleted.
+
+        Args:
+            file: absolute path of a file of the index that a scan of its source
+                did not list.
+        """
+        try:
+            is_link = stat.S_ISLNK(os.lstat(file).st_mode)
+        except OSError as error:
+            return self._obstacle_of_error(file, error)
+        except ValueError:  # A path that contains NUL cannot exist.
+            return None
+        if not is_link:
+            return None
+        target = os.path.realpath(file)
+        try:
+            os.stat(target)
+        except OSError as error:
+            return self._obstacle_of_error(target, error)
+        return None
+
+    def _obstacle_of_error(self, file: bytes, error: OSError) -> _Obstacle | None:
+        """Returns the obstacle for a file whose status cannot be read."""
+        folder = os.path.dirname(file)
+        if error.errno not in _ABSENT:
+            return _Obstacle(folder, f"can't be reached ({error.strerror})")
+        return self._folder_obstacle(folder)
+
+    def _folder_obstacle(self, folder: bytes) -> _Obstacle | None:
+        """Returns the obstacle of a folder, or of its nearest existing parent."""
+        if folder in self._folders:
+            return self._folders[folder]
+        obstacle: _Obstacle | None = None
+        try:
+            with os.scandir(folder) as entries:
+                if next(entries, None) is None:
+                    obstacle = _Obstacle(folder, "is empty")
+        except OSError as error:
+            parent = os.path.dirname(folder)
+            if error.errno not in _ABSENT:
+                obstacle = _Obstacle(folder, f"can't be listed ({error.strerror})")
+            elif parent != folder:
+                obstacle = self._folder_obstacle(parent)
+        self._folders[folder] = obstacle
+        return obstacle

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.search import Index
-from align_keras.search.index import exact_scan, vector_rows, vectors_file
+from align_keras.search.index import ranking, vector_rows, vectors_file
 from align_keras.search.index.folder_files import ENCODINGS, vectors_path
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
@@ -79,13 +79,13 @@ def test_the_error_of_a_scan_is_within_its_bound(half_rows):
     subset = np.arange(0, 3700, 3)
     for query in (unit_rows(1, seed=2)[0], 1e4 * unit_rows(1, seed=3)[0]):
         norm = float(np.linalg.norm(query))
-        bound = exact_scan.scan_error(WIDTH, norm) + rows.deviation * norm
-        exact = exact_scan.exact_scores(rows, query, np.arange(len(rows)))
-        error = np.abs(exact_scan.scan(rows, query, None) - exact).max()
+        bound = ranking.scan_error(WIDTH, norm) + rows.deviation * norm
+        exact = ranking.exact_scores(rows, query, np.arange(len(rows)))
+        error = np.abs(ranking.scan(rows, query, None) - exact).max()
         assert error <= bound
-        scores = exact_scan.scan(rows, query, subset)
+        scores = ranking.scan(rows, query, subset)
         np.testing.assert_allclose(scores, exact[subset], atol=bound)
-        several = exact_scan.scan(rows, np.stack([query, -query], 1), subset)
+        several = ranking.scan(rows, np.stack([query, -query], 1), subset)
         signs = np.array([1, -1])
         np.testing.assert_allclose(several, scores[:, None] * signs, atol=bound)
 

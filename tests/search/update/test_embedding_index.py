@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from align_keras import load_model
 from align_keras.search import Index, ModelIdentity, Query
-from align_keras.search.index import exact_scan
+from align_keras.search.index import ranking
 from align_keras.utils.errors import InputError
 
 
@@ -88,7 +88,7 @@ def test_the_ranking_does_not_depend_on_rounding_errors(data):
     )
     scanned = (exact + np.array(errors)).astype(np.float32)
     size = data.draw(st.integers(1, 5))
-    blocks = exact_scan.by_rank(
+    blocks = ranking.by_rank(
         exact[:, None].astype(np.float32), np.ones(1), None, scanned, size, 2.01
     )
     positions = [block for block, _ in blocks]
