@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from align_keras.utils import tasks
+from align_keras.utils import clusters
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import run_tasks
 from tests.helpers import small_corpus
@@ -148,7 +148,6 @@ def test_a_cluster_with_a_killed_worker_builds_the_corpus_of_a_single_process(
 
 CLIENT = """
 import sys
-from align_keras.utils import tasks
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import run_tasks
 from tests.utils.worker_tasks import wait_for
@@ -227,7 +226,7 @@ def test_a_worker_without_the_package_is_refused(tmp_path):
 
 def test_a_server_other_than_ray_is_refused(tmp_path, monkeypatch):
     skip_if_missing("ray")
-    monkeypatch.setattr(tasks, "RAY_START_TIMEOUT", 5)
+    monkeypatch.setattr(clusters, "RAY_START_TIMEOUT", 5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine = f"ray:127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(
