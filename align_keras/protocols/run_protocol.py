@@ -124,7 +124,7 @@ def evaluate(
         check_results(request)
     encoders = open_encoders(model, request, cache)
     with needs_tensorflow(f"The protocol {protocol} on {request.data}"):
-        evaluation = PROTOCOLS[protocol].run(encoders, request)
+        evaluation = PROTOCOLS[protocol](encoders, request)
     unusual = unusual_options(protocol, request)
     result = {
         "model": model_name(model),

@@ -123,7 +123,7 @@ def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> Su
     """Runs a protocol, and returns its row with the metrics or the failure."""
     say(f"{row.protocol} on {row.data}")
     try:
-        metrics = PROTOCOLS[row.protocol].run(encoders, request).metrics
+        metrics = PROTOCOLS[row.protocol](encoders, request).metrics
     except InputError as error:
         say(f"{row.protocol} on {row.data}: {error}")
         return dataclasses.replace(row, failed=" ".join(str(error).split()))
