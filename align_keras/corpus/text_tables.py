@@ -171,7 +171,8 @@ def delimited_lines(
         try:
             for cells in reader:
                 end = start + reader.line_num
-                _check_inner_lines(lines[next_line + 1 : end], cells, delimiter)
+                if end > next_line + 1:
+                    _check_inner_lines(lines[next_line + 1 : end], cells, delimiter)
                 yield next_line + 1, cells, None
                 next_line = end
         except csv.Error as error:
@@ -186,7 +187,7 @@ def _check_inner_lines(lines: list[str], cells: list[str], delimiter: str) -> No
     """Raises `csv.Error` if the lines within a cell look like rows with images."""
     columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
     rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
-    if rows and all(
+    if all(
         len(row) == len(cells) and any(_IMAGE_NAME.search(row[n]) for n in columns)
         for row in rows
     ):
