@@ -181,7 +181,7 @@ class ClassificationData:
 
 def full_name(name: str) -> str:
     """Returns name, configuration and version of a TFDS set."""
-    from align_keras.datasets.benchmarks.labeled_images import prepared_builder
+    from align_keras.datasets.benchmarks.tfds_images import prepared_builder
 
     return prepared_builder(name).info.full_name
 

@@ -21,7 +21,7 @@ def test_vtab_runs_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import labeled_images
+    from align_keras.datasets.benchmarks import tfds_images
     from align_keras.datasets.benchmarks import vtab as vtab_reader
 
     override = (
@@ -33,9 +33,7 @@ def test_vtab_runs_on_mock_data(capsys, tmp_path, small_model):
         tfds.testing.mock_data(num_examples=6),
         mock.patch.object(benchmarks, "prepared_builder", create_unprepared_builder),
         mock.patch.object(vtab_reader, "prepared_builder", create_unprepared_builder),
-        mock.patch.object(
-            labeled_images, "prepared_builder", create_unprepared_builder
-        ),
+        mock.patch.object(tfds_images, "prepared_builder", create_unprepared_builder),
     ):
         result, messages = evaluate(
             capsys,

@@ -194,10 +194,10 @@ def _use_mock_data(command, monkeypatch, stack):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import labeled_images, vtab
+    from align_keras.datasets.benchmarks import tfds_images, vtab
     from tests.helpers.small_benchmarks import create_unprepared_builder
 
-    for module in (benchmarks, vtab, labeled_images):
+    for module in (benchmarks, vtab, tfds_images):
         monkeypatch.setattr(module, "prepared_builder", create_unprepared_builder)
     stack.enter_context(tfds.testing.mock_data(num_examples=6))
     return f"{command} --data vtab/svhn_cropped+dsprites_label_orientation"

@@ -105,7 +105,7 @@ def test_the_identity_of_tfds_data_includes_version_and_split(monkeypatch):
         return json.dumps(data.identity(""))
 
     monkeypatch.setattr(
-        "align_keras.datasets.benchmarks.labeled_images.prepared_builder",
+        "align_keras.datasets.benchmarks.tfds_images.prepared_builder",
         lambda name: mock.Mock(info=mock.Mock(full_name=name.replace(":", "/"))),
     )
     assert identity() == identity()

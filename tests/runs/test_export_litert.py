@@ -17,7 +17,7 @@ from PIL import Image
 
 from align_keras import datasets
 from align_keras.datasets import benchmarks
-from align_keras.datasets.benchmarks.labeled_images import StoredImage
+from align_keras.datasets.benchmarks.tfds_images import StoredImage
 from align_keras.export.litert_file import read_tower_metadata
 from align_keras.images import preprocess_image
 from align_keras.runs.export_litert import (

@@ -28,15 +28,9 @@ from align_keras.datasets.benchmarks.cxc import (
 )
 from align_keras.datasets.benchmarks.labeled_images import (
     LabeledImages,
-    StoredImage,
     folders_of_splits,
     only_occurring_classes,
-    prepared_builder,
     read_class_folders,
-    read_stored_images,
-    read_tfds_classification,
-    stamps_by_category,
-    tfds_splits_overlap,
 )
 from align_keras.datasets.benchmarks.metadata import (
     Metadata,
@@ -51,3 +45,11 @@ from align_keras.datasets.benchmarks.shard_folders import (
     shard_templates,
 )
 from align_keras.datasets.benchmarks.simlex import SimLexPair, read_simlex
+from align_keras.datasets.benchmarks.tfds_images import (
+    StoredImage,
+    prepared_builder,
+    read_stored_images,
+    read_tfds_classification,
+    stamps_by_category,
+    tfds_splits_overlap,
+)

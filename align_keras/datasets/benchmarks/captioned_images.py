@@ -326,7 +326,7 @@ def stamps_captions_by_language(
         `MultilingualCaptions` with the column `category`.
     """
     # These modules import TFDS, which the other readers don't need.
-    from align_keras.datasets.benchmarks.labeled_images import read_stored_images
+    from align_keras.datasets.benchmarks.tfds_images import read_stored_images
     from align_keras.datasets.named_corpora import open_corpus
     from align_keras.datasets.stamps import LANGUAGES
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks.class_names import readable_name
-from align_keras.datasets.benchmarks.labeled_images import (
-    LabeledImages,
+from align_keras.datasets.benchmarks.labeled_images import LabeledImages
+from align_keras.datasets.benchmarks.tfds_images import (
     StoredImages,
     prepared_builder,
     read_examples,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from align_keras.datasets import open_corpus
-from align_keras.datasets.benchmarks.labeled_images import stamps_by_category
+from align_keras.datasets.benchmarks.tfds_images import stamps_by_category
 from align_keras.datasets.stamps import STAMPS_DIR, Stamps
 from align_keras.utils.errors import InputError
 

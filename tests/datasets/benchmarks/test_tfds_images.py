@@ -8,8 +8,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.datasets.benchmarks.class_names import imagenet_ids, rename_classes
-from align_keras.datasets.benchmarks.labeled_images import (
-    only_occurring_classes,
+from align_keras.datasets.benchmarks.labeled_images import only_occurring_classes
+from align_keras.datasets.benchmarks.tfds_images import (
     prepared_builder,
     read_tfds_classification,
 )
