@@ -333,9 +333,9 @@ def _remedies() -> dict[str, str]:
     """
     from align_keras.search.readers.image_files import (
         TOO_MANY_BYTES,
-        TOO_MANY_PIXELS,
         UNSUPPORTED_FORMAT,
     )
+    from align_keras.search.readers.photos import TOO_MANY_PIXELS
     from align_keras.search.readers.raw_preview import NO_PREVIEW, NO_RAW
     from align_keras.utils.pillow_images import NO_HEIC
 
@@ -351,7 +351,8 @@ def _remedies() -> dict[str, str]:
 
 def _example(file: "LeftOutFile") -> str:
     """Returns the path of a file, and the size that exceeds a limit."""
-    from align_keras.search.readers.image_files import TOO_MANY_BYTES, TOO_MANY_PIXELS
+    from align_keras.search.readers.image_files import TOO_MANY_BYTES
+    from align_keras.search.readers.photos import TOO_MANY_PIXELS
 
     if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
         size, _, _ = file.detail.partition(" are more")

@@ -29,11 +29,8 @@ from align_keras.search.readers.embedding_source import (
     SourceRows,
     read_source,
 )
-from align_keras.search.readers.image_files import (
-    check_some_reached,
-    decode_square,
-    read_file,
-)
+from align_keras.search.readers.image_files import check_some_reached, read_file
+from align_keras.search.readers.photos import decode_square
 from align_keras.search.update.file_embedding import map_in_order, model_of_task
 from align_keras.utils.addresses import without_query
 from align_keras.utils.arguments import check_choice, check_number
@@ -59,8 +56,8 @@ class Embedded:
     """Result of `embed`.
 
     Attributes:
-        rows: int, number of rows.
-        problems: dict, problem → number of rows with this problem.
+        rows: number of rows.
+        problems: problem → number of rows with this problem.
         files: list of pathlib.Path, output files in the order of the rows.
 
     Example:
@@ -105,7 +102,7 @@ def embed(
         inputs: `"images"` or `"captions"`. The default depends on the columns of the
             source. If a table has both, the images are embedded.
         column: name of the column to embed. By default it is detected by its name.
-        rows_per_file: int >= 1, number of rows per shard. A killed run loses the work
+        rows_per_file: number of rows per shard. A killed run loses the work
             on at most one shard.
         runtime: runtime that computes the embeddings, as in `align_keras.load_model`.
         engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. On a

@@ -16,9 +16,7 @@ import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.search.index.folder_files import (
-    ENCODINGS,
-)
+from align_keras.search.index.folder_files import ENCODINGS
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import ImageStore, ScannedRows
 from align_keras.search.index.index_location import (
@@ -258,10 +256,8 @@ class Index:
     def _open(
         cls, folder: str | os.PathLike, model: str | os.PathLike | Embedder | None
     ) -> "Index":
-        """Opens an index without checking that it is complete.
-
-        `add` completes an index whose last run was killed.
-        """
+        """Opens an index without checking that it is complete."""
+        # `add` completes an index whose last run was killed.
         index = cls(store_class(folder)(folder))
         if model is not None:
             index._model = load_named_model(index.store, model)
@@ -419,7 +415,7 @@ class Index:
                 folder or table are removed, and later updates no longer scan it.
 
         Returns:
-            int, number of removed images.
+            Number of removed images.
         """
         from align_keras.search.update.removal import remove
 
@@ -430,7 +426,7 @@ class Index:
         """Returns the files of the sources that have no image in the index.
 
         Returns:
-            list of `LeftOutFile`, as the last update found them, sorted by path.
+            `LeftOutFile` as the last update found them, sorted by path.
         """
         # The import of `corpus` takes a third of the time of a search.
         from align_keras.corpus.drop_counter import printable
@@ -471,7 +467,7 @@ class Index:
         """Compares every embedding with its stored checksum.
 
         Returns:
-            int, number of embeddings that were compared. It is 0 for a database, which
+            Number of embeddings that were compared. It is 0 for a database, which
             has page checksums.
 
         Raises:
@@ -493,9 +489,9 @@ class Index:
         Args:
             query: `Query`, str with the words to search for, or float array (d,), an
                 embedding.
-            k: int >= 1, maximum number of hits. Overrides `Query.k`.
-            where: str, condition on columns. Overrides `Query.where`.
-            duplicates: bool, True to return near-duplicates as separate hits. Overrides
+            k: maximum number of hits. Overrides `Query.k`.
+            where: condition on columns. Overrides `Query.where`.
+            duplicates: True to return near-duplicates as separate hits. Overrides
                 `Query.duplicates`.
 
         Returns:

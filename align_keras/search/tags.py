@@ -48,13 +48,13 @@ class TaggedImage:
     """Image of an index with its tags.
 
     Attributes:
-        id: int, id of the image in the index.
-        path: str, path of the image, or of its copy in the index.
-        tags: list of str, in descending order of the score. It is empty if no label
+        id: id of the image in the index.
+        path: path of the image, or of its copy in the index.
+        tags: labels in descending order of the score. It is empty if no label
             reaches its threshold.
-        scores: list of float, cosine similarities of the tags.
-        best_label: str, the label with the highest score, even if it is not a tag.
-        best_score: float, its cosine similarity.
+        scores: cosine similarities of the tags.
+        best_label: the label with the highest score, even if it is not a tag.
+        best_score: its cosine similarity.
     """
 
     id: int
@@ -291,7 +291,7 @@ def calibrate(
         InputError: if the table or an image cannot be read, or the table has an unknown
             label.
     """
-    from align_keras.search.readers.image_files import read_query_image
+    from align_keras.search.readers.photos import read_query_image
 
     names = _check_names(labels)
     paths, image_labels = _read_calibration_table(pathlib.Path(table), names)

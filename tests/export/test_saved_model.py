@@ -13,7 +13,7 @@ from align_keras import load_model
 from align_keras.export import export_saved_model, saved_model
 from align_keras.models import ALIGN
 from align_keras.search import Index
-from align_keras.search.readers.image_files import read_query_image
+from align_keras.search.readers.photos import read_query_image
 from align_keras.utils.errors import InputError
 from tests.export.export_inputs import (
     CAPTIONS,

@@ -21,7 +21,8 @@ from align_keras.images import (
 )
 from align_keras.images.decode import pixels_by_header
 from align_keras.images.read import encoded_image, read_graph_file
-from align_keras.search.readers.image_files import find_images, read_upright
+from align_keras.search.readers.image_files import find_images
+from align_keras.search.readers.photos import read_upright
 from align_keras.utils.pillow_images import decode_rgb
 
 

@@ -123,7 +123,8 @@ def bench_indexing(arguments):
     """Compares the speed of an index build with decoding and with the image tower."""
     from align_keras import load_model
     from align_keras.search import Index
-    from align_keras.search.readers.image_files import decode_square, read_file
+    from align_keras.search.readers.image_files import read_file
+    from align_keras.search.readers.photos import decode_square
 
     model = load_model(arguments.model)
     for name, size in SIZES.items():

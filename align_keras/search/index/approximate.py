@@ -53,7 +53,7 @@ def build_or_update(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bo
     """Builds the approximate index, or adds the rows that it lacks.
 
     Returns:
-        bool, True if the file was written.
+        True if the file was written.
     """
     path = approximate_path(folder, vectors_file)
     for old in approximate_files(folder):
@@ -89,7 +89,7 @@ class Approximate:
     """Approximate index of a vectors file.
 
     Attributes:
-        candidates: int, minimum number of candidates per search. A larger number
+        candidates: minimum number of candidates per search. A larger number
             increases the recall.
     """
 
@@ -127,7 +127,7 @@ class Approximate:
 
         Args:
             query: float32 (d,), embedding of the query.
-            count: int, requested number of rows.
+            count: requested number of rows.
             vectors: float32 (n, d), all vectors.
             rows: int64 (m,), sorted rows to search, or None for all rows.
 
@@ -189,11 +189,9 @@ def _has_checksum(path: pathlib.Path) -> bool:
 
 
 def _checksum(content: np.ndarray) -> int:
-    """Returns the sum of the file's 64-bit words, modulo 2^64.
-
-    The sum is computed at the speed of the memory. A CRC would take five times as long
-    as faiss takes to read the file.
-    """
+    """Returns the sum of the file's 64-bit words, modulo 2^64."""
+    # The sum is computed at the speed of the memory. A CRC would take five times as
+    # long as faiss takes to read the file.
     words = content[: len(content) // 8 * 8].view("<u8")
     last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")
     return (int(words.sum(dtype=np.uint64)) + last + len(content)) % 2**64

@@ -384,10 +384,8 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _header_text(header: dict[str, Any]) -> str:
-    """Returns the part of the header that the database also stores.
-
-    A difference shows that the files belong to different indexes.
-    """
+    """Returns the part of the header that the database also stores."""
+    # A difference shows that the files belong to different indexes.
     return json.dumps(
         {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
     )

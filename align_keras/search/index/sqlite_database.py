@@ -181,11 +181,9 @@ class SqliteDatabase(Database):
         return tuple(_size_and_time(file) for file in files)
 
     def _check_schema(self) -> None:
-        """Raises InputError for views, triggers and generated columns.
-
-        They contain SQL, which would run when an index from an untrusted source is
-        opened.
-        """
+        """Raises InputError for views, triggers and generated columns."""
+        # They contain SQL, which would run when an index from an untrusted source is
+        # opened.
         tables = set()
         for kind, name, sql in self.fetch_rows(
             "SELECT type, name, sql FROM sqlite_master"

@@ -142,8 +142,8 @@ class TableRows:
         """Returns the number of images for each different text in a column.
 
         Args:
-            column: str, name of a text column.
-            limit: int, maximum number of different texts. The result is empty if the
+            column: name of a text column.
+            limit: maximum number of different texts. The result is empty if the
                 column has more of them.
         """
         if column in INDEX_COLUMNS:
@@ -173,7 +173,7 @@ class TableRows:
 
         Args:
             root: id of the table's source.
-            rows: dict, id of an image → its rows.
+            rows: id of an image → its rows.
         """
         self._database.lock_tables()
         # In most runs the table has not changed and still has the stored digest.
@@ -226,10 +226,8 @@ class TableRows:
         self._database.run("INSERT INTO meta VALUES (?, ?)", [_KEY, _as_json(columns)])
 
     def _write_captions(self, images: set[int]) -> None:
-        """Updates the column `captions` of images with the captions of all tables.
-
-        A caption that occurs in several rows is written once.
-        """
+        """Updates the column `captions` of images with the captions of all tables."""
+        # A caption that occurs in several rows is written once.
         captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows ORDER BY root, number"

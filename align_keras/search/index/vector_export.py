@@ -113,10 +113,9 @@ def _write_npy(store: "ImageStore", path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _check_neighbours(table_path: pathlib.Path, metadata_path: pathlib.Path) -> None:
-    """Raises InputError if an export would replace a file of the user.
-
-    The user names only the NPY file. The table next to it may be a source of the index.
-    """
+    """Raises InputError if an export would replace a file of the user."""
+    # The user names only the NPY file. The table next to it may be a source of the
+    # index.
     if _is_export(metadata_path):
         return
     for path in (table_path, metadata_path):

@@ -73,9 +73,9 @@ def condition_of_value(column: str, value: str, separator: str | None) -> str:
     """Returns the condition for cells that have a value, alone or among others.
 
     Args:
-        column: str, name of the column in conditions.
-        value: str, value.
-        separator: str, separator of the values in a cell, or None if each cell has one
+        column: name of the column in conditions.
+        value: value.
+        separator: separator of the values in a cell, or None if each cell has one
             value.
 
     >>> condition_of_value("folder", "Italy", None)

@@ -31,9 +31,9 @@ class Query:
             this"). A list of images searches for the mean of their embeddings.
         plus: str or sequence of str, texts whose embeddings are added to the query.
         minus: str or sequence of str, texts whose embeddings are subtracted.
-        where: str, condition on the columns of the images, such as
+        where: condition on the columns of the images, such as
             `"year >= 2020 and folder like '%Italy%'"`, or None.
-        k: int >= 1, maximum number of hits.
+        k: maximum number of hits.
         duplicates: bool. False merges near-duplicates into the best hit among them,
             and True returns them as separate hits. By default they are merged, unless
             the index was made from embeddings.

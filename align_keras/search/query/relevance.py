@@ -29,7 +29,7 @@ def heights_and_crowd(
     Args:
         scores: float (k,), scores of the hits.
         sample_scores: float (n,), scores of images from all parts of the index.
-        count: int, number of images in the index.
+        count: number of images in the index.
 
     Returns:
         float (k,), the heights, and float, the crowd.

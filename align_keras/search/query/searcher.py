@@ -47,7 +47,7 @@ class Searcher:
             return self.embedding(int(image))
         # The import of the decoders takes as long as a query by words, which does not
         # need them.
-        from align_keras.search.readers.image_files import read_query_image
+        from align_keras.search.readers.photos import read_query_image
 
         pixels = read_query_image(image, model.resize_to)
         embedding: np.ndarray = model.encode_resized([pixels])[0]

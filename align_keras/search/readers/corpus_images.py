@@ -29,9 +29,9 @@ class RecordEntry(NamedTuple):
     """Entry in the list of a shard's records.
 
     Attributes:
-        file: bytes, name of the record.
-        size: int, size of the record in bytes, or 0 if it is unknown.
-        mtime_ns: int, time of the shard in nanoseconds.
+        file: name of the record.
+        size: size of the record in bytes, or 0 if it is unknown.
+        mtime_ns: time of the shard in nanoseconds.
     """
 
     file: bytes
@@ -43,10 +43,10 @@ class ShardRecord(NamedTuple):
     """Content of a record.
 
     Attributes:
-        image: bytes, the encoded image.
+        image: the encoded image.
         captions: list of str.
-        size: int, size of the record in bytes, or 0 if it is unknown.
-        mtime_ns: int, time of the shard in nanoseconds.
+        size: size of the record in bytes, or 0 if it is unknown.
+        mtime_ns: time of the shard in nanoseconds.
     """
 
     image: bytes
@@ -155,10 +155,8 @@ def _prefix(shard: bytes) -> bytes | None:
 
 
 def _offsets_and_lengths(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields offset and length of each record of a TFRecord file.
-
-    Only the headers of the records are read.
-    """
+    """Yields offset and length of each record of a TFRecord file."""
+    # Only the headers of the records are read.
     end = os.fstat(file.fileno()).st_size
     offset = 0
     while offset < end:
@@ -192,11 +190,9 @@ def _read_message(file: IO[bytes]) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _array_records(shard: bytes, mtime_ns: int) -> Any:
-    """Returns the reader of a shard.
-
-    The argument `mtime_ns` is part of the cache key, so that a changed shard is opened
-    again.
-    """
+    """Returns the reader of a shard."""
+    # The argument `mtime_ns` is part of the cache key, so that a changed shard is
+    # opened again.
     sentence = "A corpus in array_record needs the package array_record"
     with needs(TENSORFLOW_EXTRA, sentence):
         from array_record.python import array_record_module

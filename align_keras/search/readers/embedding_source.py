@@ -30,7 +30,7 @@ class SourceRows:
         kind: str, one of `EMBEDDING_INPUTS`.
         columns: dict from the name of a column to its values, a list or an Arrow
             column.
-        inputs: list of str, the path or the text to embed of each row. A row without a
+        inputs: path or the text to embed of each row. A row without a
             value is None. Bytes of paths that are not UTF-8 are surrogates, as in
             `os.fsdecode`.
     """
@@ -57,14 +57,7 @@ def read_source(source: str, inputs: str | None, column: str | None) -> SourceRo
 def _read_file(
     source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
 ) -> SourceRows:
-    """Reads the rows of a file.
-
-    Args:
-        source: path of the file, or of a local copy.
-        folder: path or address of the folder for the relative paths of images.
-        input_kind: one of `EMBEDDING_INPUTS`, or None.
-        column: name of the column to embed, or None.
-    """
+    """Reads the rows of a file. Paths of images are relative to `folder`."""
     if not source.exists():
         raise InputError(f"`source` must exist. Received: {source}. Check the path.")
     readers: dict[str, Callable[[pathlib.Path], dict[str, Any]]] = {

@@ -1,21 +1,15 @@
-"""Image files of an index: listing, reading, decoding and photo metadata."""
+"""Image files of an index: listing and reading."""
 
-import contextlib
 import dataclasses
 import datetime
 import errno
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from align_keras.corpus.drop_counter import printable
-from align_keras.embedders.pixels import as_png
 from align_keras.search.readers.corpus_images import (
     ShardError,
     corpus_shards,
@@ -25,15 +19,12 @@ from align_keras.search.readers.corpus_images import (
 )
 from align_keras.search.readers.raw_preview import (
     RAW_SUFFIXES,
-    RawPreview,
     has_raw_reader,
-    is_raw_photo,
     no_raw_error,
-    read_preview,
 )
-from align_keras.utils.errors import ImageError, InputError
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
-from align_keras.utils.pillow_images import IMAGE_SUFFIXES, decode_rgb, open_image
+from align_keras.utils.errors import ImageError
+from align_keras.utils.files import MAX_FILE_BYTES, is_special
+from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
 # Image formats that are not decoded. An index reports these files as left out.
@@ -44,7 +35,6 @@ _RAW_SUFFIXES = tuple(os.fsencode(suffix) for suffix in RAW_SUFFIXES)
 _UNSUPPORTED_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNSUPPORTED_SUFFIXES)
 UNSUPPORTED_FORMAT = "format that is not read"
 TOO_MANY_BYTES = f"more than {MAX_FILE_BYTES:,} bytes"
-TOO_MANY_PIXELS = f"more than {MAX_PIXELS:,} pixels"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
 INCOMPLETE = "can't be read to its end"
@@ -54,17 +44,6 @@ _NUL_DETAIL = "the name contains NUL"
 # Nanoseconds. Latest time (in the year 2262) that a 64-bit integer of the databases can
 # store.
 _LATEST = 2**63 - 1
-# EXIF tags.
-_MAKE = 0x010F
-_MODEL = 0x0110
-_TIME = 0x0132
-_EXIF = 0x8769
-_TIME_TAKEN = 0x9003
-_TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
-# Images with more pixels than this are decoded one at a time, because each may take a
-# gigabyte of memory.
-_LARGE_PIXELS = MAX_PIXELS // 4
-_LARGE_LOCK = threading.Lock()
 
 
 @dataclasses.dataclass
@@ -72,12 +51,12 @@ class ImageFile:
     """Image file, or record of a corpus.
 
     Attributes:
-        file: bytes, absolute path, address or name of a record. A path may contain
+        file: absolute path, address or name of a record. A path may contain
             bytes that are not UTF-8.
-        size: int, size in bytes.
-        mtime_ns: int, time of the last change in nanoseconds. For an address, a
+        size: size in bytes.
+        mtime_ns: time of the last change in nanoseconds. For an address, a
             negative number that identifies the version of the content.
-        captions: list of str, captions of a record, or None for a file.
+        captions: captions of a record, or None for a file.
     """
 
     file: bytes
@@ -93,46 +72,15 @@ class SkippedFile(NamedTuple):
     """File that is not read, or folder or shard that cannot be listed.
 
     Attributes:
-        file: bytes, path or address.
-        reason: str, reason. For a folder or shard, it begins with "folder: " or
+        file: path or address.
+        reason: reason. For a folder or shard, it begins with "folder: " or
             "shard: ".
-        detail: str, the problem in detail, or "".
+        detail: the problem in detail, or "".
     """
 
     file: bytes
     reason: str
     detail: str = ""
-
-
-@dataclasses.dataclass
-class DecodedImage:
-    """Decoded image and its metadata.
-
-    Attributes:
-        pixels: uint8 array (resize_to, resize_to, 3).
-        width: int, width of the upright image in pixels.
-        height: int, height of the upright image in pixels.
-        date: str, ISO date at which the photo was taken, or None.
-        camera: str, make and model of the camera, or None.
-    """
-
-    pixels: np.ndarray
-    width: int
-    height: int
-    date: str | None
-    camera: str | None
-
-
-class PhotoMetadata(NamedTuple):
-    """Metadata of a photo.
-
-    Attributes:
-        date: str, ISO date at which it was taken, or None.
-        camera: str, make and model of the camera, or None.
-    """
-
-    date: str | None
-    camera: str | None
 
 
 def find_images(root: bytes) -> Iterator[ImageFile | SkippedFile]:
@@ -142,7 +90,7 @@ def find_images(root: bytes) -> Iterator[ImageFile | SkippedFile]:
     come first. Hidden files are skipped. Symbolic links to folders are not followed.
 
     Args:
-        root: bytes, path or address of the folder.
+        root: path or address of the folder.
     """
     if is_url(root):
         yield from _find_at_address(os.fsdecode(root))
@@ -232,10 +180,8 @@ def stat_file(file: bytes) -> ImageFile:
 
 
 def _version_stamp(version: str) -> int:
-    """Returns a number for a version of an object's content.
-
-    The number is negative and thus differs from all times of files.
-    """
+    """Returns a number for a version of an object's content."""
+    # The number is negative and thus differs from all times of files.
     digest = hashlib.blake2b(version.encode(), digest_size=7).digest()
     return -(2**62) - int.from_bytes(digest, "big")
 
@@ -258,7 +204,7 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
     """Reads the content of a file, an address or a record of a corpus.
 
     Returns:
-        bytes, the content, and `ImageFile`, its current size and time.
+        The content, and `ImageFile`, its current size and time.
 
     Raises:
         ImageError: if the file cannot be read, or changes while it is read.
@@ -293,8 +239,8 @@ def check_some_reached(errors: list[ImageError], count: int) -> None:
     only some files are unreachable, the caller reports and skips them.
 
     Args:
-        errors: list of ImageError, errors that occurred while reading the files.
-        count: int, number of files.
+        errors: errors that occurred while reading the files.
+        count: number of files.
 
     Raises:
         OSError: the error of `open_url`.
@@ -339,176 +285,6 @@ def _check_size(size: int) -> None:
 def content_hash(content: bytes) -> bytes:
     """Returns a hash of 16 bytes, which identifies a renamed or copied image."""
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def decode_square(content: bytes, resize_to: int) -> DecodedImage:
-    """Decodes an image and resizes it to a square.
-
-    Args:
-        content: bytes of an image file.
-        resize_to: int, side of the square in pixels.
-
-    Raises:
-        ImageError: if the image cannot be decoded.
-    """
-    photo = _open(content)
-    metadata = _read_metadata(photo)
-    with _memory_lock(photo.opened):
-        image = _decode(photo, 2 * resize_to)
-        square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
-    width, height = image.size
-    if photo.preview is not None:
-        width, height = photo.preview.width, photo.preview.height
-    elif photo.opened is not None:
-        width, height = photo.opened.size
-        # The header has the size before the rotation that makes the image upright. A
-        # nearly square JPEG can have a square draft, which does not show the rotation.
-        if (image.width - image.height) * (width - height) < 0:
-            width, height = height, width
-    return DecodedImage(
-        np.asarray(square), width, height, metadata.date, metadata.camera
-    )
-
-
-def read_query_image(image: Any, resize_to: int) -> np.ndarray:
-    """Reads the image of a query.
-
-    Args:
-        image: path or address, content of an image file as bytes, or uint8 array
-            (height, width, 3).
-        resize_to: int, side of the resized square in pixels.
-
-    Returns:
-        uint8 array (resize_to, resize_to, 3).
-
-    Raises:
-        InputError: if the image cannot be read.
-    """
-    content = as_png(image) if isinstance(image, np.ndarray) else image
-    try:
-        if not isinstance(content, bytes):
-            content, _ = read_file(os.fsencode(content))
-        return decode_square(content, resize_to).pixels
-    except ImageError as error:
-        name = "the image" if isinstance(image, bytes | np.ndarray) else image
-        raise InputError(
-            f"`image` must be readable. Received: {name} ({error.detail}). Check the "
-            "path, or convert the image to JPEG or PNG."
-        ) from None
-
-
-def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
-    """Decodes an image file to an upright RGB image.
-
-    Args:
-        content: bytes of the file.
-        shorter_side: int, required length of the shorter side in pixels, or None. A
-            larger JPEG is decoded at a reduced size, which is faster.
-    """
-    photo = _open(content)
-    with _memory_lock(photo.opened):
-        return _decode(photo, shorter_side)
-
-
-def _memory_lock(
-    opened: Image.Image | None,
-) -> contextlib.AbstractContextManager[object]:
-    """Returns the lock for a large image, or an empty context for other images."""
-    if opened is not None and opened.width * opened.height > _LARGE_PIXELS:
-        return _LARGE_LOCK
-    return contextlib.nullcontext()
-
-
-class _Photo(NamedTuple):
-    """Image file whose pixels are not decoded yet.
-
-    Attributes:
-        content: bytes of the file, or of the preview in a RAW file.
-        opened: `PIL.Image.Image`, or None for a vector drawing or a broken image.
-        file: bytes of the file.
-        preview: `RawPreview` of a RAW file, or None.
-    """
-
-    content: bytes
-    opened: Image.Image | None
-    file: bytes
-    preview: RawPreview | None = None
-
-
-def _open(content: bytes) -> _Photo:
-    """Opens an image and checks its number of pixels."""
-    preview = read_preview(content) if is_raw_photo(content) else None
-    photo = _Photo(content, None, content)
-    if preview is not None:
-        photo = _Photo(preview.content, None, content, preview)
-    try:
-        opened = open_image(photo.content)
-    except ImageError as error:
-        if error.reason == "oversized":
-            raise ImageError(TOO_MANY_PIXELS, error.detail) from None
-        return photo  # `_decode` raises the error with the reason later.
-    width, height = opened.size
-    if width * height > MAX_PIXELS:
-        detail = f"{width:,} × {height:,} pixels are more than {MAX_PIXELS:,}"
-        raise ImageError(TOO_MANY_PIXELS, detail)
-    return photo._replace(opened=opened)
-
-
-def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:
-    """Decodes an image to an upright RGB image on white."""
-    return decode_rgb(photo.content, shorter_side=shorter_side)[0]
-
-
-def _read_metadata(photo: _Photo) -> PhotoMetadata:
-    """Reads the metadata of a photo without decoding its pixels."""
-    metadata = PhotoMetadata(None, None)
-    # Pillow cannot open vector drawings, which have no metadata.
-    if photo.opened is not None:
-        metadata = read_photo_metadata(photo.opened)
-    if photo.file.startswith(_TIFF_SIGNATURES):
-        # The metadata of most RAW files are in the directories of a TIFF file.
-        in_file = _read_exif(photo.file)
-        return PhotoMetadata(
-            in_file.date or metadata.date, in_file.camera or metadata.camera
-        )
-    return metadata
-
-
-def read_photo_metadata(image: Image.Image) -> PhotoMetadata:
-    """Reads the date and the camera of a photo without decoding its pixels."""
-    # `Image.getexif` would decode all pixels of a PNG.
-    raw = image.info.get("exif")
-    return _read_exif(raw) if raw else PhotoMetadata(None, None)
-
-
-def _read_exif(raw: bytes) -> PhotoMetadata:
-    """Reads metadata in the EXIF format, or in the directories of a TIFF file."""
-    try:
-        exif = Image.Exif()
-        exif.load(raw)
-        time_taken = exif.get_ifd(_EXIF).get(_TIME_TAKEN) or exif.get(_TIME)
-        make = _one_line(exif.get(_MAKE))
-        model = _one_line(exif.get(_MODEL))
-    except Exception:  # An image with damaged metadata can still be decoded.
-        return PhotoMetadata(None, None)
-    camera = model
-    if not model.startswith(make):
-        camera = f"{make} {model}".strip()
-    return PhotoMetadata(_iso_date(time_taken), camera[:100] or None)
-
-
-def _one_line(value: object) -> str:
-    text = str(value or "").strip("\0 ")
-    return " ".join(text.encode("utf-8", "replace").decode().split())
-
-
-def _iso_date(time_taken: object) -> str | None:
-    """Returns an EXIF time as an ISO date, or None if it is not valid."""
-    try:
-        text = str(time_taken)[:19]
-        return datetime.datetime.strptime(text, "%Y:%m:%d %H:%M:%S").isoformat(" ")
-    except ValueError:
-        return None
 
 
 def date_of(mtime_ns: int) -> str | None:

@@ -77,8 +77,8 @@ class RawPreview(NamedTuple):
     Attributes:
         content: bytes of an image file, the preview. A JPEG has the orientation of the
             photo in its EXIF metadata.
-        width: int, width of the upright photo in pixels.
-        height: int, height of the upright photo in pixels.
+        width: width of the upright photo in pixels.
+        height: height of the upright photo in pixels.
     """
 
     content: bytes

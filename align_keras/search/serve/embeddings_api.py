@@ -16,7 +16,7 @@ import numpy as np
 
 from align_keras.embedders import Embedder
 from align_keras.search.query.query import check_request_texts
-from align_keras.search.readers.image_files import read_query_image
+from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.local_server import RequestError
 from align_keras.utils.errors import InputError
 from align_keras.utils.truncation import truncate_embeddings
@@ -35,8 +35,8 @@ class EmbeddingRequest:
 
     Attributes:
         inputs: list of str or bytes, texts and contents of image files.
-        is_base64: bool, True to encode embeddings in base64.
-        dimensions: int or None, number of first components of the embeddings.
+        is_base64: True to encode embeddings in base64.
+        dimensions: number of first components of the embeddings.
     """
 
     inputs: list[str | bytes]
@@ -48,9 +48,9 @@ def embeddings_response(body: bytes, model: Embedder, model_name: str) -> Any:
     """Returns the response to a request as a JSON-serializable dict.
 
     Args:
-        body: bytes, JSON of the request.
+        body: JSON of the request.
         model: `Embedder`.
-        model_name: str, name of the model in requests and responses.
+        model_name: name of the model in requests and responses.
 
     Raises:
         InputError: if the body is invalid.

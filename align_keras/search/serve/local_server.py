@@ -251,7 +251,7 @@ class AccessMiddleware:
 
     Args:
         app: ASGI application.
-        token: str, token that requests must have, or None.
+        token: token that requests must have, or None.
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None) -> None:
@@ -288,11 +288,9 @@ class AccessMiddleware:
 
 
 def _check_length(headers: Headers) -> None:
-    """Raises RequestError if a request states the length of its body in two ways.
-
-    A proxy may have read the other length, and would then mistake the rest of the body
-    for the next request (RFC 9112, section 6.1).
-    """
+    """Raises RequestError if a request states the length of its body in two ways."""
+    # A proxy may have read the other length, and would then mistake the rest of the
+    # body for the next request (RFC 9112, section 6.1).
     if "content-length" in headers and "transfer-encoding" in headers:
         raise RequestError(
             400,
@@ -303,11 +301,9 @@ def _check_length(headers: Headers) -> None:
 
 
 def _check_token(headers: Headers, token: str) -> None:
-    """Raises RequestError if a request does not have the token.
-
-    Programs send it as `Authorization: Bearer TOKEN`. Browsers ask for a password and
-    send it as `Authorization: Basic`, with any user name.
-    """
+    """Raises RequestError if a request does not have the token."""
+    # Programs send it as `Authorization: Bearer TOKEN`. Browsers ask for a password and
+    # send it as `Authorization: Basic`, with any user name.
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     received = credentials.strip()
     if scheme.lower() == "basic":
@@ -329,11 +325,9 @@ def _check_token(headers: Headers, token: str) -> None:
 
 
 def _check_sender(path: str, headers: Headers, has_token: bool) -> None:
-    """Raises RequestError if a request comes from another host or another origin.
-
-    With a token, the host may have any name. Another website that resolves its name to
-    this machine does not have the token.
-    """
+    """Raises RequestError if a request comes from another host or another origin."""
+    # With a token, the host may have any name. Another website that resolves its name
+    # to this machine does not have the token.
     hosts = headers.getlist("host")
     is_allowed = len(hosts) == 1 and (has_token or _HOST.fullmatch(hosts[0]))
     if not is_allowed:

@@ -15,7 +15,7 @@ from align_keras.embedders import Embedder
 from align_keras.models.label_thresholds import check_labels
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query, check_request_texts, check_words
-from align_keras.search.readers.image_files import read_query_image
+from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.shared_index import SharedIndex
 from align_keras.utils.errors import ImageError, InputError, needs
 from align_keras.utils.remote import is_url

@@ -9,35 +9,32 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import io
-import math
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from align_keras.embedders import Embedder
-from align_keras.search.index.folder_files import stored_image_of
+from align_keras.search.image_index import Index
 from align_keras.search.index.image_store import ScannedRows
-from align_keras.search.index.schema import LeftOutFile, is_item, split_item
+from align_keras.search.index.schema import LeftOutFile
 from align_keras.search.query.hits import Hit
-from align_keras.search.query.query import Query, check_request_texts
-from align_keras.search.readers.image_files import (
-    content_hash,
-    read_file,
-    read_query_image,
-    read_upright,
-)
+from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.embeddings_api import embeddings_response, models_response
+from align_keras.search.serve.indexed_images import (
+    as_browser_format,
+    cache_headers,
+    is_cached,
+    make_thumbnail,
+)
 from align_keras.search.serve.local_server import (
     TOKEN_VARIABLE,
     AccessMiddleware,
@@ -45,7 +42,6 @@ from align_keras.search.serve.local_server import (
     RequestError,
     ThreadHoldingResponse,
     WorkerPool,
-    encode_json,
     is_loopback,
     json_response,
     make_server,
@@ -53,23 +49,22 @@ from align_keras.search.serve.local_server import (
     page_address,
     stopping_gracefully,
 )
+from align_keras.search.serve.search_requests import (
+    SearchRequest,
+    hits_as_json,
+    read_search,
+)
 from align_keras.search.serve.server_metrics import MetricsMiddleware, ServerMetrics
 from align_keras.search.serve.shared_index import OpenIndex, SharedIndex
 from align_keras.search.serve.text_batches import Batcher
-from align_keras.utils.errors import ImageError, InputError
+from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 from align_keras.utils.version import package_version
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 PORT = 8765
-# Longer side of a thumbnail in pixels.
-THUMBNAIL_SIDE = 320
-# Default and maximum number of hits per response, and maximum number of hits in total.
-PAGE_HITS = 48
-MAX_PAGE_HITS = 200
-MAX_HITS = 5_000
 # Number of files that `count_left_out` lists for each reason.
 _EXAMPLES = 10
 # Number of images from which batches of searches run in several threads.
@@ -100,15 +95,6 @@ _STATIC = {
     "serve.css": (_PAGE / "serve.css", "text/css"),
     "serve.js": (_PAGE / "serve.js", "text/javascript"),
 }
-# Image formats that browsers display: pattern of the first bytes, and media type.
-_BROWSER_FORMATS = (
-    (rb"\xff\xd8\xff", "image/jpeg"),
-    (rb"\x89PNG\r\n\x1a\n", "image/png"),
-    (rb"GIF8[79]a", "image/gif"),
-    (rb"RIFF.{4}WEBP", "image/webp"),
-    (rb"BM", "image/bmp"),
-    (rb".{4}ftypavi[fs]", "image/avif"),
-)
 
 
 def serve(
@@ -128,10 +114,10 @@ def serve(
     Args:
         folder: path or address of the index, by default `default_index()`.
         model: model name, path or `Embedder`, by default the model of the index.
-        port: int, port number, or 0 for any free port.
-        host: str, `"127.0.0.1"` to accept connections from this machine only, another
+        port: port number, or 0 for any free port.
+        host: `"127.0.0.1"` to accept connections from this machine only, another
             address of this machine, or `"0.0.0.0"` for all of them.
-        token: str, token that requests must have. Without a token, `host` must be a
+        token: token that requests must have. Without a token, `host` must be a
             loopback address, and requests must name 127.0.0.1 or localhost as their
             host.
         access_log: function that is called with a line for each request, or None.
@@ -167,7 +153,7 @@ def make_app(
     Args:
         folder: path or address of the index, by default `default_index()`.
         model: model name, path or `Embedder`, by default the model of the index.
-        token: str, token that requests must have, or None.
+        token: token that requests must have, or None.
         access_log: function that is called with a line for each request, or None.
     """
     metrics = ServerMetrics(list(PATHS))
@@ -192,26 +178,6 @@ def make_app(
     ]
     app = AccessMiddleware(Router(routes, redirect_slashes=False), token)
     return MetricsMiddleware(app, metrics, access_log)
-
-
-@dataclasses.dataclass(frozen=True)
-class _SearchRequest:
-    """Parameters of a search.
-
-    Attributes:
-        query: `Query`, whose `k` is the number of hits in the response.
-        offset: int, number of hits to skip.
-        state: str, state of the index in an earlier response, or None.
-    """
-
-    query: Query
-    offset: int
-    state: str | None
-
-    @property
-    def last(self) -> int:
-        """Rank of the last hit in the response."""
-        return min(self.offset + self.query.k, MAX_HITS)
 
 
 class _Server:
@@ -308,7 +274,7 @@ class _Server:
 
     async def search(self, request: Request) -> Response:
         """Responds with the hits for words, an image or both."""
-        search = _read_search(request.query_params)
+        search = read_search(request.query_params)
         if request.method != "POST":
             content = await self._batches.run(request, search)
         else:
@@ -321,17 +287,15 @@ class _Server:
         return Response(content, headers=headers, media_type="application/json")
 
     def _check_state(self, requested_state: str | None, state: str) -> None:
-        """Raises RequestError if a request has ids from before the index was rebuilt.
-
-        After a rebuild, the same ids belong to other images.
-        """
+        """Raises RequestError if a request has ids from before a rebuild."""
+        # After a rebuild, the same ids belong to other images.
         if requested_state not in (None, state):
             raise RequestError(
                 410,
                 "The index was built again, and its images have new ids. Search again.",
             )
 
-    def _search_image(self, search: _SearchRequest, image: bytes) -> str:
+    def _search_image(self, search: SearchRequest, image: bytes) -> str:
         """Returns the JSON of the hits for an image file, and for texts with it."""
         started = time.perf_counter()
         current = self._shared.get()
@@ -345,16 +309,14 @@ class _Server:
         embedding = query.encode(model, stored, current.texts)
         search = dataclasses.replace(search, query=query)
         hits = self._find_hits(current, search, embedding)
-        return _hits_as_json(hits, search, current.state, started)
+        return hits_as_json(hits, search, current.state, started)
 
     def _search_together(
-        self, searches: list[_SearchRequest]
+        self, searches: list[SearchRequest]
     ) -> Iterator[str | Exception]:
-        """Yields the JSON of the hits, or an exception, for each of several searches.
-
-        The text encoder embeds the texts of all searches in one batch, and their scores
-        are computed together.
-        """
+        """Yields the JSON of the hits, or an exception, for each search."""
+        # The text encoder embeds the texts of all searches in one batch, and their
+        # scores are computed together.
         started = time.perf_counter()
         self._metrics.batch_sizes.observe(len(searches))
         current = self._shared.get()
@@ -377,12 +339,12 @@ class _Server:
                 scores = next(scanned)
             try:
                 hits = self._find_hits(current, search, embedding, scores)
-                yield _hits_as_json(hits, search, current.state, started)
+                yield hits_as_json(hits, search, current.state, started)
             except Exception as error:
                 yield error
 
     def _prepare(
-        self, current: OpenIndex, search: _SearchRequest
+        self, current: OpenIndex, search: SearchRequest
     ) -> np.ndarray | Exception | None:
         """Returns the embedding of a query, None without a query, or an exception."""
         query = search.query
@@ -398,7 +360,7 @@ class _Server:
     def _find_hits(
         self,
         current: OpenIndex,
-        search: _SearchRequest,
+        search: SearchRequest,
         embedding: np.ndarray | None,
         scanned: ScannedRows | None = None,
     ) -> list[Hit]:
@@ -412,26 +374,26 @@ class _Server:
         """Responds with the file of an image, and keeps its thread until it is sent."""
         async with contextlib.AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._images.thread())
-            image = await run(self._find_image, request)
-            if _is_cached(request, image):
-                return Response(status_code=304, headers=_cache_headers(image))
-            content, media_type = await run(self._as_browser_format, image)
+            index, image = await run(self._find_image, request)
+            if is_cached(request, image):
+                return Response(status_code=304, headers=cache_headers(image))
+            content, media_type = await run(as_browser_format, index, image)
             return ThreadHoldingResponse(
-                content, media_type, _cache_headers(image), stack.pop_all()
+                content, media_type, cache_headers(image), stack.pop_all()
             )
 
     async def thumbnail(self, request: Request) -> Response:
         """Responds with a small copy of an image."""
         async with self._images.thread() as run:
-            image = await run(self._find_image, request)
-            headers = _cache_headers(image)
-            if _is_cached(request, image):
+            index, image = await run(self._find_image, request)
+            headers = cache_headers(image)
+            if is_cached(request, image):
                 return Response(status_code=304, headers=headers)
-            content = await run(self._make_thumbnail, image)
+            content = await run(make_thumbnail, index, image)
             return Response(content, headers=headers, media_type="image/jpeg")
 
-    def _find_image(self, request: Request) -> dict[str, Any]:
-        """Returns the columns of the image with the id in the path of a request."""
+    def _find_image(self, request: Request) -> tuple[Index, dict[str, Any]]:
+        """Returns the index, and the columns of the image that a request names."""
         id = request.path_params["id"]
         # Ids in SQLite and PostgreSQL have 64 bits.
         if not re.fullmatch("[1-9][0-9]{0,17}", id):
@@ -439,143 +401,9 @@ class _Server:
         current = self._shared.get()
         self._check_state(request.query_params.get("index"), current.state)
         try:
-            return current.index.store.image(int(id))
+            return current.index, current.index.store.image(int(id))
         except InputError:
             raise RequestError(404, f"The index has no image {id!r:.40}.") from None
-
-    def _as_browser_format(self, image: dict[str, Any]) -> tuple[bytes, str]:
-        """Returns content and media type of an image in a format that browsers display.
-
-        Images in other formats are converted to JPEG.
-        """
-        content = self._read_indexed(image)
-        for pattern, media_type in _BROWSER_FORMATS:
-            if re.match(pattern, content, re.DOTALL):
-                return content, media_type
-        return _encode_jpeg(read_upright(content), 90), "image/jpeg"
-
-    def _make_thumbnail(self, image: dict[str, Any]) -> bytes:
-        content = self._read_indexed(image)
-        thumbnail = read_upright(content, shorter_side=THUMBNAIL_SIDE)
-        thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        return _encode_jpeg(thumbnail, 82)
-
-    def _read_indexed(self, image: dict[str, Any]) -> bytes:
-        """Reads the file of an image."""
-        file = image["file"]
-        if is_item(file):
-            stored = stored_image_of(image, self._shared.get().index.folder)
-            if stored is None:
-                id, _ = split_item(file)
-                raise RequestError(
-                    404, f"The index has no copy of the image {id!r:.160}."
-                )
-            file = os.fsencode(stored)
-        path = os.fsdecode(file)
-        try:
-            content, _ = read_file(file)
-        except ImageError as error:
-            raise RequestError(
-                410, f"The image {path} can no longer be read ({error.detail})."
-            ) from None
-        if content_hash(content) != image["content"]:
-            raise RequestError(
-                410,
-                f"The image {path} has changed since it was indexed. Run `align-keras "
-                "index` again.",
-            )
-        return content
-
-
-# === Requests ===
-
-SEARCH_PARAMETERS = (
-    "text",
-    "plus",
-    "minus",
-    "like",
-    "where",
-    "duplicates",
-    "text_weight",
-)
-
-
-def _read_search(parameters: QueryParams) -> _SearchRequest:
-    """Checks the parameters of a search and returns them."""
-    unknown = set(parameters) - {*SEARCH_PARAMETERS, "index", "k", "offset"}
-    if unknown:
-        raise InputError(
-            f"The parameters of a search must be among {', '.join(SEARCH_PARAMETERS)}, "
-            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
-            "parameter out."
-        )
-    for name in ("text", "plus", "minus", "like"):
-        check_request_texts(name, parameters.getlist(name))
-    likes = parameters.getlist("like")
-    images = [_read_integer("like", text, 1, 2**63 - 1) for text in likes]
-    weight = None
-    if "text_weight" in parameters:
-        text = parameters["text_weight"]
-        weight = _read_float("text_weight", text, 1e-6, 1e6)
-    k = parameters.get("k", str(PAGE_HITS))
-    query = Query(
-        text=_read_texts(parameters, "text"),
-        image=images or None,
-        plus=_read_texts(parameters, "plus"),
-        minus=_read_texts(parameters, "minus"),
-        where=parameters.get("where"),
-        k=_read_integer("k", k, 1, MAX_PAGE_HITS),
-        duplicates=_read_flag(parameters.get("duplicates")),
-        text_weight=weight,
-    )
-    offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
-    return _SearchRequest(query, offset, parameters.get("index"))
-
-
-def _read_texts(parameters: QueryParams, name: str) -> list[str]:
-    """Returns the values of a parameter that are not blank."""
-    return [text for text in parameters.getlist(name) if text.strip()]
-
-
-def _read_integer(name: str, text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise _number_error(name, text, low, high) from None
-    if not low <= value <= high:
-        raise _number_error(name, text, low, high)
-    return value
-
-
-def _read_float(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise _number_error(name, text, low, high)
-    return value
-
-
-def _read_flag(text: str | None) -> bool | None:
-    """Returns a parameter as bool, or None if the request does not have it."""
-    if text is None:
-        return None
-    if text not in ("0", "1"):
-        raise InputError(
-            f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
-        )
-    return text == "1"
-
-
-def _number_error(name: str, text: str, low: float, high: float) -> InputError:
-    return InputError(
-        f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
-        "Correct it."
-    )
-
-
-# === Answers ===
 
 
 def count_left_out(files: Iterable[LeftOutFile]) -> list[dict[str, Any]]:
@@ -611,51 +439,3 @@ def _openapi_document(dimension: int) -> dict[str, Any]:
     request = document["components"]["schemas"]["EmbeddingRequest"]["properties"]
     request["dimensions"]["maximum"] = dimension
     return document
-
-
-def _hits_as_json(
-    hits: list[Hit], search: _SearchRequest, state: str, started: float
-) -> str:
-    """Returns the JSON of a response.
-
-    Args:
-        hits: list of `Hit`, with one more hit than the response if it exists.
-        search: `_SearchRequest`.
-        state: str, state of the index.
-        started: float, `time.perf_counter()` at the start of the search.
-    """
-    return encode_json(
-        {
-            "index": state,
-            "hits": [
-                _hit_as_dict(hit, state) for hit in hits[search.offset : search.last]
-            ],
-            "has_more": len(hits) > search.last and search.last < MAX_HITS,
-            "seconds": round(time.perf_counter() - started, 4),
-        }
-    )
-
-
-def _hit_as_dict(hit: Hit, state: str) -> dict[str, Any]:
-    """Returns a hit as a dict for JSON, with the addresses of its image."""
-    return {
-        **hit.as_json(),
-        "image": f"/image/{hit.id}?index={state}",
-        "thumbnail": f"/thumbnail/{hit.id}?index={state}",
-    }
-
-
-def _is_cached(request: Request, image: Mapping[str, Any]) -> bool:
-    """Returns True if the browser already has the image in its cache."""
-    return _cache_headers(image)["ETag"] in request.headers.get("if-none-match", "")
-
-
-def _cache_headers(image: Mapping[str, Any]) -> dict[str, str]:
-    tag = f'"{image["content"].hex()}"'
-    return {"ETag": tag, "Cache-Control": "private, no-cache"}
-
-
-def _encode_jpeg(image: "Image.Image", quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "jpeg", quality=quality)
-    return file.getvalue()

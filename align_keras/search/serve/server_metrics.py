@@ -23,10 +23,10 @@ class ServerMetrics:
     """Prometheus metrics of one server.
 
     Args:
-        paths: sequence of str, paths of the routes such as `"/image/{id}"`.
+        paths: paths of the routes such as `"/image/{id}"`.
 
     Attributes:
-        content_type: str, media type of `render`.
+        content_type: media type of `render`.
     """
 
     content_type = prometheus_client.CONTENT_TYPE_LATEST
@@ -85,10 +85,10 @@ class ServerMetrics:
         """Records the response to a request.
 
         Args:
-            method: str, method of the request.
-            path: str, path of the request.
-            status: int, status of the response.
-            seconds: float, time of the request.
+            method: method of the request.
+            path: path of the request.
+            status: status of the response.
+            seconds: time of the request.
         """
         route = self._route_of(path)
         method = method if method in _METHODS else _OTHER
@@ -151,11 +151,9 @@ class MetricsMiddleware:
 
 
 def _log_line(scope: Scope, status: int, num_bytes: int, seconds: float) -> str:
-    """Returns a line in the common log format, followed by the seconds.
-
-    The line has the path without the query, so that the log contains neither the texts
-    of searches nor other parameters.
-    """
+    """Returns a line in the common log format, followed by the seconds."""
+    # The line has the path without the query, so that the log contains neither the
+    # texts of searches nor other parameters.
     now = datetime.datetime.now(datetime.UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
     # The raw path is percent-encoded, so it cannot contain a line break.
     path = scope["raw_path"].decode("latin-1").partition("?")[0].replace('"', "%22")

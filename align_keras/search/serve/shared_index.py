@@ -22,7 +22,7 @@ class OpenIndex:
 
     Attributes:
         stamp: inode and modification time of its folder before opening.
-        state: str, value that changes with each rebuild.
+        state: value that changes with each rebuild.
         index: `Index`.
         texts: `TextCache` of the index's model.
     """

@@ -36,7 +36,7 @@ class TextCache:
     Args:
         encode_texts: function from a list of n texts to their embeddings, float32
             (n, d).
-        size: int, maximum number of texts.
+        size: maximum number of texts.
         on_texts: function that is called with the number of cached texts and the number
             of embedded texts of each call.
 
@@ -114,7 +114,7 @@ class Batcher(Generic[_Item, _Result]):
             exception for each item. It is called in a thread of `pool`. Each result is
             returned to its caller before the next one is computed.
         pool: `WorkerPool`.
-        threads: int, number of batches that run at the same time.
+        threads: number of batches that run at the same time.
     """
 
     def __init__(

@@ -8,12 +8,8 @@ import numpy as np
 
 from align_keras.corpus.drop_counter import printable
 from align_keras.search.index.schema import LeftOutFile
-from align_keras.search.readers.image_files import (
-    MISSING,
-    TOO_MANY_BYTES,
-    TOO_MANY_PIXELS,
-    ImageFile,
-)
+from align_keras.search.readers.image_files import MISSING, TOO_MANY_BYTES, ImageFile
+from align_keras.search.readers.photos import TOO_MANY_PIXELS
 from align_keras.search.readers.raw_preview import NO_PREVIEW
 
 # Reason for a file that another process embeds. It occurs only with PostgreSQL.

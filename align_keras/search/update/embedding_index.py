@@ -127,7 +127,7 @@ def image_suffix(content: bytes, row: int) -> str:
 
     Args:
         content: bytes of the file.
-        row: int, row of the image, for the error message.
+        row: row of the image, for the error message.
 
     Raises:
         InputError: if the format is not supported.

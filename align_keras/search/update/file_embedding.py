@@ -20,9 +20,9 @@ from align_keras.search.readers.image_files import (
     check_some_reached,
     content_hash,
     date_of,
-    decode_square,
     read_file,
 )
+from align_keras.search.readers.photos import decode_square
 from align_keras.search.update.changes import CLAIMED_ELSEWHERE, FileToEmbed
 from align_keras.utils.errors import ImageError
 from align_keras.utils.files import atomic_path
@@ -144,7 +144,7 @@ def embed_files(task: dict) -> list:
             size, mtime_ns), and `to`, the path of the NPY file for the vectors.
 
     Returns:
-        list of `_TaskResult`, one for each file.
+        One for each file.
     """
     model = model_of_task(task["model"])
     files = [
@@ -177,14 +177,7 @@ def _embed_files(
     model: Embedder,
     is_stored: Callable[[bytes], object] = lambda content: False,
 ) -> None:
-    """Reads and embeds files, and writes the results to the fields of `files`.
-
-    Args:
-        files: files to embed.
-        model: model of the index.
-        is_stored: function that returns a true value if the index already has an image
-            with a content hash. Such files are read and not embedded.
-    """
+    """Reads and embeds files, and writes the results to their fields."""
     read, pixels, errors = [], [], []
     for file in files:
         try:
@@ -193,6 +186,7 @@ def _embed_files(
             if file.image_file.captions is not None:
                 captions = json.dumps(file.image_file.captions, ensure_ascii=False)
                 file.columns["captions"] = captions
+            # The index has an image with this content, whose embedding is used.
             if is_stored(file.columns["content"]):
                 continue
             image = decode_square(content, model.resize_to)
@@ -234,7 +228,7 @@ def map_in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
         work: function of a chunk.
         chunks: iterable of the chunks. At most about `2 * threads` chunks are read
             before their results are yielded.
-        threads: int, number of threads.
+        threads: number of threads.
     """
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque = collections.deque()

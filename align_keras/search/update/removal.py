@@ -38,7 +38,7 @@ def remove(store: ImageStore, paths: Iterable[str | os.PathLike]) -> int:
         paths: paths of images, or of folders or tables that contain them.
 
     Returns:
-        int, number of removed images.
+        Number of removed images.
 
     Raises:
         InputError: if a path matches nothing in the index.
@@ -129,18 +129,7 @@ def _path_to_remove(
 def _remaining_source(
     file: bytes, root: int, sources: dict[bytes, int], tables: set[int]
 ) -> bytes | None:
-    """Returns the source of an image after some sources were removed.
-
-    Args:
-        file: path of the image.
-        root: id of its source before the removal.
-        sources: path → id of the remaining sources.
-        tables: ids of the tables with rows of the image.
-
-    Returns:
-        bytes, path of the same source, of the nearest folder that contains the image,
-        or of a table that lists the image, or None.
-    """
+    """Returns the same source, the nearest folder, a table of the image, or None."""
     parent = next((source for source, id in sources.items() if id == root), None)
     if parent is not None:
         return parent

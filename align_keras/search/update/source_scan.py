@@ -114,11 +114,9 @@ class SourceScan:
         self.scanned_roots.add(root)
 
     def _add_problem(self, problem: SkippedFile, root: int) -> None:
-        """Leaves out a file, folder or shard that the scan could not read.
-
-        Files that cannot be reached or listed may still exist. They count as seen, so
-        that they stay in the index.
-        """
+        """Leaves out a file, folder or shard that the scan could not read."""
+        # Files that cannot be reached or listed may still exist. They count as seen, so
+        # that they stay in the index.
         path, reason, detail = problem
         self.leave_out(path, UnreadableFile(root, 0, 0, reason, detail))
         if reason == UNREACHABLE:
@@ -229,11 +227,9 @@ class SourceScan:
             self._report_unavailable(folder, count, problem)
 
     def _keep_images(self, file: bytes, root: int, problem: str) -> None:
-        """Keeps the images of a missing or empty source.
-
-        The source may be on a disk that is not mounted, and the index must not lose its
-        images then.
-        """
+        """Keeps the images of a missing or empty source."""
+        # The source may be on a disk that is not mounted, and the index must not lose
+        # its images then.
         count = sum(stored.root == root for stored in self._stored.values())
         self._report_unavailable(file, count, problem)
 

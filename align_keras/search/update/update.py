@@ -129,12 +129,10 @@ class _FileWriter:
         self._store.release(file.image_file.file for file in files)
 
     def _vector_to_append(self, file: FileToEmbed) -> np.ndarray | None:
-        """Returns the vector to append for a file, or None if it needs no vector.
-
-        A file without a vector has the same content as an image of the index. It is
-        either a moved file, whose image is updated, or a copy, which gets the vector of
-        that image.
-        """
+        """Returns the vector to append for a file, or None if it needs no vector."""
+        # A file without a vector has the same content as an image of the index. It is
+        # either a moved file, whose image is updated, or a copy, which gets the vector
+        # of that image.
         if file.reason is not None or file.vector is not None:
             return file.vector
         # The search for the content is repeated, because a file earlier in this batch

@@ -9,13 +9,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from align_keras.search.readers import image_files
-from align_keras.search.readers.image_files import (
-    decode_square,
-    find_images,
-    read_file,
-    read_photo_metadata,
-)
+from align_keras.search.readers import photos
+from align_keras.search.readers.image_files import find_images, read_file
+from align_keras.search.readers.photos import decode_square, read_photo_metadata
 from align_keras.utils.errors import ImageError
 
 
@@ -74,13 +70,13 @@ def test_an_invalid_time_gives_no_date(text):
 
 def test_large_jpegs_are_decoded_at_a_reduced_size(monkeypatch):
     shorter_sides = []
-    original = image_files.decode_rgb
+    original = photos.decode_rgb
 
     def decode(content, shorter_side):
         shorter_sides.append(shorter_side)
         return original(content, shorter_side=shorter_side)
 
-    monkeypatch.setattr(image_files, "decode_rgb", decode)
+    monkeypatch.setattr(photos, "decode_rgb", decode)
     decode_square(encoded_image("JPEG", (400, 300)), 32)
     assert shorter_sides[0] == 64
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
-from align_keras.search.readers import image_files, raw_preview
-from align_keras.search.readers.image_files import (
+from align_keras.search.readers import image_files, photos, raw_preview
+from align_keras.search.readers.photos import (
     TOO_MANY_PIXELS,
     decode_square,
     read_query_image,
@@ -132,7 +132,7 @@ def test_damaged_files_have_a_reason(name):
 
 
 def test_the_limit_of_pixels_holds_before_decoding(monkeypatch):
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr(photos, "MAX_PIXELS", 96 * 64 - 1)
     for name in ("TIFF", "TIFF, LZW", "JPEG 2000", "PPM"):
         with pytest.raises(ImageError) as caught:
             decode_square(LOSSLESS[name][0], 32)
@@ -207,7 +207,7 @@ def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path, monkeypatc
         with pytest.raises(ImageError) as caught:
             decode_square(damaged, 32)
         assert caught.value.reason == reason
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 96 * 64 - 1)
+    monkeypatch.setattr(photos, "MAX_PIXELS", 96 * 64 - 1)
     with pytest.raises(ImageError) as caught:
         decode_square(content, 32)
     assert caught.value.reason == TOO_MANY_PIXELS

@@ -10,6 +10,7 @@ import align_keras
 from align_keras import load_model
 from align_keras.search.image_index import Index
 from align_keras.search.query.query import MAX_TEXT_LENGTH, MAX_TEXTS
+from align_keras.search.serve import search_requests
 from align_keras.search.serve import server as server_module
 from align_keras.search.serve.embeddings_api import MAX_IMAGES, MAX_INPUTS
 from tests.helpers.color_towers import GOLDEN, image_bytes
@@ -59,16 +60,16 @@ def test_the_document_has_all_paths_and_limits(document):
     }
     parameters = document["components"]["parameters"]
     assert {entry["name"] for entry in parameters.values()} == {
-        *server_module.SEARCH_PARAMETERS,
+        *search_requests.SEARCH_PARAMETERS,
         "index",
         "k",
         "offset",
         "id",
     }
     k, offset = parameters["k"]["schema"], parameters["offset"]["schema"]
-    assert k["maximum"] == server_module.MAX_PAGE_HITS
-    assert k["default"] == server_module.PAGE_HITS
-    assert offset["maximum"] == server_module.MAX_HITS
+    assert k["maximum"] == search_requests.MAX_PAGE_HITS
+    assert k["default"] == search_requests.PAGE_HITS
+    assert offset["maximum"] == search_requests.MAX_HITS
     texts = parameters["text"]["schema"]
     assert texts["maxItems"] == parameters["like"]["schema"]["maxItems"] == MAX_TEXTS
     schemas = document["components"]["schemas"]

@@ -12,7 +12,8 @@ from PIL import Image
 from align_keras.search.image_index import Index
 from align_keras.search.query.query import Query
 from align_keras.search.serve.local_server import make_server, open_port
-from align_keras.search.serve.server import PAGE_HITS, make_app
+from align_keras.search.serve.search_requests import PAGE_HITS
+from align_keras.search.serve.server import make_app
 from tests.helpers.browser import chromium
 from tests.helpers.color_towers import GOLDEN, image_bytes
 

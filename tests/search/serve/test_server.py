@@ -25,7 +25,8 @@ from align_keras.search.serve.local_server import (
     make_server,
     open_port,
 )
-from align_keras.search.serve.server import MAX_HITS, make_app
+from align_keras.search.serve.search_requests import MAX_HITS
+from align_keras.search.serve.server import make_app
 from tests.helpers.color_towers import GOLDEN, image_bytes
 from tests.helpers.serving import request
 

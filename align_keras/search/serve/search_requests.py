@@ -1,0 +1,154 @@
+"""Requests of a search: parameters in the address, and the JSON of the response."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+from starlette.datastructures import QueryParams
+
+from align_keras.search.query.hits import Hit
+from align_keras.search.query.query import Query, check_request_texts
+from align_keras.search.serve.local_server import encode_json
+from align_keras.utils.errors import InputError
+
+# Default and maximum number of hits per response, and maximum number of hits in total.
+PAGE_HITS = 48
+MAX_PAGE_HITS = 200
+MAX_HITS = 5_000
+SEARCH_PARAMETERS = (
+    "text",
+    "plus",
+    "minus",
+    "like",
+    "where",
+    "duplicates",
+    "text_weight",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchRequest:
+    """Parameters of a search.
+
+    Attributes:
+        query: `Query`, whose `k` is the number of hits in the response.
+        offset: number of hits to skip.
+        state: state of the index in an earlier response, or None.
+    """
+
+    query: Query
+    offset: int
+    state: str | None
+
+    @property
+    def last(self) -> int:
+        """Rank of the last hit in the response."""
+        return min(self.offset + self.query.k, MAX_HITS)
+
+
+def read_search(parameters: QueryParams) -> SearchRequest:
+    """Checks the parameters of a search and returns them."""
+    unknown = set(parameters) - {*SEARCH_PARAMETERS, "index", "k", "offset"}
+    if unknown:
+        raise InputError(
+            f"The parameters of a search must be among {', '.join(SEARCH_PARAMETERS)}, "
+            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
+            "parameter out."
+        )
+    for name in ("text", "plus", "minus", "like"):
+        check_request_texts(name, parameters.getlist(name))
+    likes = parameters.getlist("like")
+    images = [_read_integer("like", text, 1, 2**63 - 1) for text in likes]
+    weight = None
+    if "text_weight" in parameters:
+        text = parameters["text_weight"]
+        weight = _read_float("text_weight", text, 1e-6, 1e6)
+    k = parameters.get("k", str(PAGE_HITS))
+    query = Query(
+        text=_read_texts(parameters, "text"),
+        image=images or None,
+        plus=_read_texts(parameters, "plus"),
+        minus=_read_texts(parameters, "minus"),
+        where=parameters.get("where"),
+        k=_read_integer("k", k, 1, MAX_PAGE_HITS),
+        duplicates=_read_flag(parameters.get("duplicates")),
+        text_weight=weight,
+    )
+    offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
+    return SearchRequest(query, offset, parameters.get("index"))
+
+
+def _read_texts(parameters: QueryParams, name: str) -> list[str]:
+    """Returns the values of a parameter that are not blank."""
+    return [text for text in parameters.getlist(name) if text.strip()]
+
+
+def _read_integer(name: str, text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise _number_error(name, text, low, high) from None
+    if not low <= value <= high:
+        raise _number_error(name, text, low, high)
+    return value
+
+
+def _read_float(name: str, text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise _number_error(name, text, low, high)
+    return value
+
+
+def _read_flag(text: str | None) -> bool | None:
+    """Returns a parameter as bool, or None if the request does not have it."""
+    if text is None:
+        return None
+    if text not in ("0", "1"):
+        raise InputError(
+            f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
+        )
+    return text == "1"
+
+
+def _number_error(name: str, text: str, low: float, high: float) -> InputError:
+    return InputError(
+        f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
+        "Correct it."
+    )
+
+
+def hits_as_json(
+    hits: list[Hit], search: SearchRequest, state: str, started: float
+) -> str:
+    """Returns the JSON of a response.
+
+    Args:
+        hits: with one more hit than the response if it exists.
+        search: `SearchRequest`.
+        state: state of the index.
+        started: `time.perf_counter()` at the start of the search.
+    """
+    return encode_json(
+        {
+            "index": state,
+            "hits": [
+                _hit_as_dict(hit, state) for hit in hits[search.offset : search.last]
+            ],
+            "has_more": len(hits) > search.last and search.last < MAX_HITS,
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+    )
+
+
+def _hit_as_dict(hit: Hit, state: str) -> dict[str, Any]:
+    """Returns a hit as a dict for JSON, with the addresses of its image."""
+    return {
+        **hit.as_json(),
+        "image": f"/image/{hit.id}?index={state}",
+        "thumbnail": f"/thumbnail/{hit.id}?index={state}",
+    }
