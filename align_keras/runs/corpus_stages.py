@@ -30,7 +30,7 @@ from align_keras.corpus.image_tables import (
     load_hook,
     store_images,
 )
-from align_keras.corpus.sources.source import extract_part, merged_counts
+from align_keras.corpus.sources.extraction import extract_part, merged_counts
 from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, run_tasks

@@ -7,7 +7,7 @@ import pytest
 from align_keras.config import CorpusConfig
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
-from align_keras.corpus.sources.source import merged_counts
+from align_keras.corpus.sources.extraction import merged_counts
 from align_keras.reports.corpus_report import corpus_funnel, kept_statistics
 from tests.helpers.image_rows import DROPPED, write_pieces
 

@@ -16,14 +16,14 @@ from PIL import Image
 from align_keras.config import load_corpus_config
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
-from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.source import (
+from align_keras.corpus.sources.extraction import (
     OTHER_RULE,
     PADDED,
-    evaluation_source,
     extract_part,
     merged_counts,
 )
+from align_keras.corpus.sources.location import member_location
+from align_keras.corpus.sources.source import evaluation_source
 from align_keras.runs.corpus_build import build_corpus
 from align_keras.utils.errors import ImageError, InputError
 from tests.helpers.source_reading import IMG2DATASET, read_source
