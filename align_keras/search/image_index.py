@@ -16,7 +16,6 @@ import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.search.index.folder_files import ENCODINGS
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import ImageStore, ScannedRows
 from align_keras.search.index.index_location import (
@@ -39,7 +38,6 @@ from align_keras.search.index.schema import (
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query
 from align_keras.search.query.searcher import Searcher
-from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -150,7 +148,6 @@ class Index:
         images: Sequence[bytes] | None = None,
         folder: str | os.PathLike | None = None,
         model: str | os.PathLike | Embedder | ModelIdentity | None = None,
-        vectors: str = "float32",
     ) -> "Index":
         """Builds an index from embeddings that are already computed.
 
@@ -168,7 +165,6 @@ class Index:
             model: model that computed the embeddings, as in `align_keras.load_model`,
                 or a `ModelIdentity`. It embeds the texts and images of queries.
                 Without a model, each query must be an embedding.
-            vectors: encoding of the embeddings on disk, as in `build`.
 
         Returns:
             `Index`, whose images have the ids 1 to n in this order.
@@ -190,13 +186,6 @@ class Index:
         )
 
         embeddings = check_embeddings(embeddings)
-        check_choice("`vectors`", vectors, ENCODINGS)
-        largest = float(np.abs(embeddings).max())
-        if vectors == "float16" and largest > float(np.finfo(np.float16).max):
-            raise InputError(
-                "`embeddings` must have numbers of at most 65,504 for "
-                f"vectors='float16'. Received: {largest:g}. Scale them to unit length."
-            )
         opened = None
         if model is None:
             identity = ModelIdentity(NO_MODEL, NO_MODEL, embeddings.shape[1])
@@ -211,16 +200,12 @@ class Index:
                 f"Received: {embeddings.shape[1]}. Pass embeddings of this model."
             )
         if folder is not None:
-            write_embedding_index(
-                folder, embeddings, ids, captions, images, identity, vectors
-            )
+            write_embedding_index(folder, embeddings, ids, captions, images, identity)
             return cls.open(folder, opened)
         temporary = tempfile.mkdtemp(prefix="align_keras_index_")
         try:
             folder = os.path.join(temporary, "index")
-            write_embedding_index(
-                folder, embeddings, ids, captions, images, identity, vectors
-            )
+            write_embedding_index(folder, embeddings, ids, captions, images, identity)
             index = cls.open(folder, opened)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -32,7 +32,6 @@ def write_embedding_index(
     captions: Sequence[str | Sequence[str]] | None,
     images: Sequence[bytes] | None,
     model: ModelIdentity,
-    encoding: str = "float32",
 ) -> None:
     """Writes an index to a temporary folder and moves it to `folder` once complete.
 
@@ -43,7 +42,6 @@ def write_embedding_index(
         captions: sequence of n entries, each a str or a sequence of str, or None.
         images: sequence of n bytes, the content of image files, or None.
         model: identity of the model that computed the embeddings.
-        encoding: encoding of the embeddings on disk, one of `index_files.ENCODINGS`.
 
     Raises:
         InputError: if the lengths differ, ids are equal, an image has an unsupported
@@ -60,7 +58,7 @@ def write_embedding_index(
             # Without the lock, another process could add images to the old folder.
             stack.enter_context(FolderStore.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
-        FolderStore.initialize(temporary, model, encoding)
+        FolderStore.initialize(temporary, model)
         with FolderStore.writer(temporary) as store:
             with store.database.transaction():
                 root = store.add_root(ITEMS_ROOT)

@@ -7,6 +7,13 @@ from align_keras.cli.main import main
 from align_keras.search import Index
 from align_keras.search.index import ranking, vector_rows, vectors_file
 from align_keras.search.index.folder_files import ENCODINGS, vectors_path
+from align_keras.search.index.folder_store import FolderStore
+from align_keras.search.index.schema import (
+    ITEMS_ROOT,
+    NO_MODEL,
+    ModelIdentity,
+    item_file,
+)
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
@@ -19,6 +26,21 @@ def unit_rows(count, spread=1.0, seed=0):
     rows = random.normal(size=WIDTH) + spread * random.normal(size=(count, WIDTH))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
+
+
+def write_index(folder, vectors, encoding):
+    """Returns an index of vectors, whose ids are the numbers of the rows."""
+    folder.mkdir()
+    model = ModelIdentity(NO_MODEL, NO_MODEL, WIDTH)
+    with FolderStore.locked(folder):
+        FolderStore.initialize(folder, model, encoding)
+    with FolderStore.writer(folder) as store, store.database.transaction():
+        root = store.add_root(ITEMS_ROOT)
+        for row in store.append(vectors):
+            name = f"{row:04d}"
+            image = {"root": root, "file": item_file(name), "row": row, "name": name}
+            store.add_image({**image, "mtime_ns": 0, "content": b""})
+    return Index.open(folder)
 
 
 def brute_force(vectors, query, count):
@@ -34,10 +56,7 @@ def test_the_ranking_is_that_of_the_stored_rows(tmp_path, encoding, spread):
     """Rows that nearly coincide have the same order as in a brute-force search."""
     vectors = unit_rows(4000, spread)
     vectors[100] = vectors[50]
-    ids = [f"{row:04d}" for row in range(len(vectors))]
-    index = Index.from_embeddings(
-        vectors, ids, folder=tmp_path / "index", vectors=encoding
-    )
+    index = write_index(tmp_path / "index", vectors, encoding)
     stored = np.array(index.store.vectors.rows()[:])
     for query in (vectors[50], unit_rows(1, seed=1)[0]):
         rows, scores = brute_force(stored, query, 20)
@@ -170,10 +189,7 @@ def test_rows_of_an_interrupted_run_are_overwritten(tmp_path):
 
 def test_damage_is_detected(tmp_path):
     vectors = unit_rows(300)
-    ids = [str(row) for row in range(len(vectors))]
-    index = Index.from_embeddings(
-        vectors, ids, folder=tmp_path / "i", vectors="float16"
-    )
+    index = write_index(tmp_path / "i", vectors, "float16")
     path = vectors_path(tmp_path / "i", index.store.vectors_file)
     content = path.read_bytes()
     position = 200 * (len(content) // 300) + 9
@@ -194,12 +210,9 @@ def test_damage_is_detected(tmp_path):
 
 def test_wrong_encodings_are_refused(tmp_path, capsys):
     with pytest.raises(InputError, match="`vectors` must be"):
-        Index.from_embeddings(np.eye(2), ["a", "b"], vectors="int4")
+        Index.build(tmp_path / "index", [tmp_path], GOLDEN, vectors="int4")
     with pytest.raises(InputError, match="which stores 16 bits per number"):
         Index.build("postgresql://me@nowhere/db", [tmp_path], vectors="float16")
-    large = np.array([[1e6, 0.0], [0.0, 1.0]])
-    with pytest.raises(InputError, match="65,504"):
-        Index.from_embeddings(large, ["a", "b"], vectors="float16")
     assert main(["index", str(tmp_path), "--vectors", "int4"]) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert "--vectors must be one of float32, float16" in error
