@@ -36,7 +36,6 @@ class TextCache:
     Args:
         encode_texts: function from a list of n texts to their embeddings, float32
             (n, d).
-        size: maximum number of texts.
         on_texts: function that is called with the number of cached texts and the number
             of embedded texts of each call.
 
@@ -50,11 +49,9 @@ class TextCache:
     def __init__(
         self,
         encode_texts: Callable[[list[str]], np.ndarray],
-        size: int = CACHED_TEXTS,
         on_texts: Callable[[int, int], object] | None = None,
     ) -> None:
         self._encode_texts = encode_texts
-        self._size = size
         self._on_texts = on_texts
         self._lock = threading.Lock()
         self._embeddings: collections.OrderedDict[str, np.ndarray]
@@ -85,7 +82,7 @@ class TextCache:
                 for text, row in new.items():
                     if len(text) <= _MAX_CACHED_LENGTH:
                         self._embeddings[text] = row
-                while len(self._embeddings) > self._size:
+                while len(self._embeddings) > CACHED_TEXTS:
                     self._embeddings.popitem(last=False)
         if self._on_texts is not None:
             self._on_texts(len(embeddings) - len(missing), len(missing))

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from align_keras.search.serve import text_batches
 from align_keras.search.serve.local_server import WorkerPool
 from align_keras.search.serve.text_batches import MAX_BATCH, Batcher, TextCache
 
@@ -31,9 +32,10 @@ def test_only_new_texts_are_embedded():
     assert counts == [(0, 2), (1, 1)]
 
 
-def test_the_texts_used_last_stay_in_the_cache():
+def test_the_texts_used_last_stay_in_the_cache(monkeypatch):
+    monkeypatch.setattr(text_batches, "CACHED_TEXTS", 2)
     encoder = Encoder()
-    cache = TextCache(encoder, size=2)
+    cache = TextCache(encoder)
     for texts in (["a"], ["b"], ["a"], ["c"], ["a"], ["b"]):
         cache.encode_texts(texts)
     assert encoder.calls == [["a"], ["b"], ["c"], ["b"]]
