@@ -351,8 +351,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
         )
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     monkeypatch.setattr(
-        "align_keras.datasets.benchmarks.stamps_captions_by_language.__defaults__",
-        (str(tmp_path / "data"),),
+        "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "data")
     )
     metrics = evaluate("multi30k", "--data=stamps")
     assert metrics["images"] == 3

@@ -314,13 +314,8 @@ def _check_counts(
         )
 
 
-def stamps_captions_by_language(
-    data_dir: str | os.PathLike | None = None,
-) -> MultilingualCaptions:
+def stamps_captions_by_language() -> MultilingualCaptions:
     """Reads the stamps that have captions in English, German, French and Czech.
-
-    Args:
-        data_dir: folder of the prepared corpora. Defaults to the folder of TFDS.
 
     Returns:
         `MultilingualCaptions` with the column `category`.
@@ -332,7 +327,7 @@ def stamps_captions_by_language(
 
     by_language = {}
     for language in LANGUAGES:
-        builder = open_corpus(f"stamps/{language}", data_dir=data_dir)
+        builder = open_corpus(f"stamps/{language}")
         by_language[language] = {
             image.id: image for image in read_stored_images(builder, "test")
         }

@@ -1,7 +1,6 @@
 """Images of prepared TFDS data sets: classification, stamps and stored corpora."""
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -100,14 +99,11 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
     ]
 
 
-def prepared_builder(
-    name: str, data_dir: str | os.PathLike | None = None
-) -> "tfds.core.DatasetBuilder":
+def prepared_builder(name: str) -> "tfds.core.DatasetBuilder":
     """Opens a data set that TFDS has prepared. Never downloads or prepares it.
 
     Args:
         name: for example `"imagenet_v2/matched-frequency"`.
-        data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
 
     Returns:
         `tfds.core.DatasetBuilder`.
@@ -126,7 +122,7 @@ def prepared_builder(
     if not _NAME.fullmatch(name):
         raise unknown
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        builder = tfds.builder(name)
     except tfds.core.registered.DatasetNotFoundError:
         raise unknown from None
     except ValueError as error:
@@ -159,9 +155,7 @@ def _remedy(builder: Any) -> str:
     )
 
 
-def read_tfds_classification(
-    name: str, split: str, data_dir: str | os.PathLike | None = None
-) -> LabeledImages:
+def read_tfds_classification(name: str, split: str) -> LabeledImages:
     """Reads a split of a classification data set that TFDS has prepared.
 
     Other features with named values become columns.
@@ -169,7 +163,6 @@ def read_tfds_classification(
     Args:
         name: for example `"imagenet_v2/matched-frequency"`.
         split: for example `"test[:10%]"`.
-        data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
 
     Returns:
         `LabeledImages`. The images are read from disk in each iteration. The ids are
@@ -181,7 +174,7 @@ def read_tfds_classification(
     """
     import tensorflow_datasets as tfds
 
-    builder = prepared_builder(name, data_dir)
+    builder = prepared_builder(name)
     image, label = _image_and_class(builder)
     features = dict(builder.info.features.items())
     class_features = {

@@ -54,8 +54,11 @@ def test_the_error_for_an_unknown_split_lists_the_splits(root):
         read_stored_images(builder, "train")
 
 
-def test_stamps_with_captions_in_four_languages_are_read(root):
-    data = stamps_captions_by_language(data_dir=root / "data")
+def test_stamps_with_captions_in_four_languages_are_read(root, monkeypatch):
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.constants.DATA_DIR", str(root / "data")
+    )
+    data = stamps_captions_by_language()
     order = {name: row for row, name in enumerate(data.image_ids)}
     # The rhea has no caption in Czech, and the milk has only one in English.
     assert set(order) == {"animals/cat", "food/bread"}

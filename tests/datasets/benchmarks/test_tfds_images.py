@@ -1,6 +1,7 @@
 """Tests of the reader of classification data sets of TFDS."""
 
 import io
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -40,8 +41,18 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+def read_from(name, split, folder):
+    with mock.patch("tensorflow_datasets.core.constants.DATA_DIR", str(folder)):
+        return read_tfds_classification(name, split)
+
+
+def open_from(name, folder):
+    with mock.patch("tensorflow_datasets.core.constants.DATA_DIR", str(folder)):
+        return prepared_builder(name)
+
+
 def test_imagenet_r_has_the_labels_of_imagenet_and_few_of_them_occur(data_dir):
-    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    data = read_from("imagenet_r", "test", data_dir)
     assert data.class_names == imagenet_ids() and len(data.class_names) == 1000
     class_names = sorted(data.class_names[label] for label in data.labels)
     assert class_names == sorted(R_IDS)
@@ -57,7 +68,7 @@ def test_imagenet_r_has_the_labels_of_imagenet_and_few_of_them_occur(data_dir):
 
 
 def test_images_are_encoded_in_the_order_of_the_labels_each_time(data_dir):
-    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    data = read_from("imagenet_r", "test", data_dir)
     assert len(data.images) == 4
     for _ in range(2):
         for image, label in zip(data.images, data.labels, strict=True):
@@ -68,7 +79,7 @@ def test_images_are_encoded_in_the_order_of_the_labels_each_time(data_dir):
 
 
 def test_ids_are_file_names_if_they_are_distinct(data_dir, tmp_path):
-    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    data = read_from("imagenet_r", "test", data_dir)
     for image_id, label in zip(data.image_ids, data.labels, strict=True):
         row = int(image_id.removesuffix(".jpg"))
         assert data.class_names[label] == R_IDS[row]
@@ -76,15 +87,15 @@ def test_ids_are_file_names_if_they_are_distinct(data_dir, tmp_path):
         example | {"file_name": "1.jpg"} for example in imagenet_examples(R_IDS)
     ]
     prepare("imagenet_r", tmp_path, {"test": same_name})
-    assert read_tfds_classification("imagenet_r", "test", tmp_path).image_ids is None
+    assert read_from("imagenet_r", "test", tmp_path).image_ids is None
 
 
 def test_other_named_values_are_columns_and_names_are_readable(data_dir):
-    data = read_tfds_classification("oxford_iiit_pet", "train", data_dir)
+    data = read_from("oxford_iiit_pet", "train", data_dir)
     breeds = [data.class_names[label] for label in data.labels]
     species = dict(zip(breeds, data.columns["species"], strict=True))
     assert species["yorkshire terrier"] == "Dog" and species["Abyssinian"] == "Cat"
-    part = read_tfds_classification("oxford_iiit_pet", "train[:2]", data_dir)
+    part = read_from("oxford_iiit_pet", "train[:2]", data_dir)
     assert len(part.images) == len(part.labels) == 2
 
 
@@ -112,7 +123,7 @@ def test_registered_data_sets_are_read(tmp_path, name):
     builder.data_path.mkdir(parents=True)
     builder.info.write_to_directory(builder.data_path)
     with tfds.testing.mock_data(num_examples=3, data_dir=str(tmp_path)):
-        data = read_tfds_classification(name, "test", tmp_path)
+        data = read_from(name, "test", tmp_path)
         images = list(data.images)
     assert len(data.labels) == len(images) == 3
     assert data.image_ids is None or len(data.image_ids) == 3
@@ -122,30 +133,30 @@ def test_registered_data_sets_are_read(tmp_path, name):
 
 def test_the_message_on_unprepared_data_has_the_command(tmp_path):
     with pytest.raises(InputError, match="food101 isn't prepared in .*tfds build food"):
-        prepared_builder("food101", tmp_path)
+        open_from("food101", tmp_path)
     with pytest.raises(InputError, match="by hand.*ILSVRC2012_img_val.tar.*tfds build"):
-        prepared_builder("imagenet2012", tmp_path)
+        open_from("imagenet2012", tmp_path)
     with pytest.raises(InputError, match="tfds build imagenet_v2/topimages"):
-        prepared_builder("imagenet_v2/topimages", tmp_path)
+        open_from("imagenet_v2/topimages", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["nothing", "../x", "huggingface:mnist", "a b", ""])
 def test_unknown_names_raise(tmp_path, name):
     with pytest.raises(InputError, match="must be a data set of TFDS or a folder"):
-        prepared_builder(name, tmp_path)
+        open_from(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet_v2/best", "imagenet_v2/best:1.0.0"])
 def test_unknown_configurations_raise(tmp_path, name):
     with pytest.raises(InputError, match="configurations are matched-frequency, "):
-        prepared_builder(name, tmp_path)
+        open_from(name, tmp_path)
 
 
 def test_unknown_splits_raise(data_dir):
     for split in ("train", "test[", "test[:x]"):
         message = "The split of imagenet_r must be one of test, or a part"
         with pytest.raises(InputError, match=message):
-            read_tfds_classification("imagenet_r", split, data_dir)
+            read_from("imagenet_r", split, data_dir)
 
 
 def test_data_sets_without_a_class_raise(tmp_path):
@@ -153,11 +164,11 @@ def test_data_sets_without_a_class_raise(tmp_path):
     builder.data_path.mkdir(parents=True)
     message = "one class each. Received: coco_captions with"
     with pytest.raises(InputError, match=message):
-        read_tfds_classification("coco_captions", "test", tmp_path)
+        read_from("coco_captions", "test", tmp_path)
 
 
 def test_unlabeled_splits_raise(tmp_path):
     examples = imagenet_examples([-1, -1])
     prepare("imagenet_r", tmp_path, {"test": examples})
     with pytest.raises(InputError, match="2 images, 2 of them without a class"):
-        read_tfds_classification("imagenet_r", "test", tmp_path)
+        read_from("imagenet_r", "test", tmp_path)

@@ -251,10 +251,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def prepared(data_dir, monkeypatch):
-    original = vtab.prepared_builder
-    monkeypatch.setattr(
-        vtab, "prepared_builder", lambda name: original(name, data_dir=data_dir)
-    )
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(data_dir))
 
 
 def numbers_of(data):
@@ -302,10 +299,7 @@ def test_unknown_or_unprepared_data_raises(tmp_path, monkeypatch):
         read_vtab("imagenet", "test")
     with pytest.raises(InputError, match="split must be one of train800"):
         read_vtab("dtd", "train")
-    original = vtab.prepared_builder
-    monkeypatch.setattr(
-        vtab, "prepared_builder", lambda name: original(name, data_dir=tmp_path)
-    )
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     examples = [{"image": np.zeros((32, 32, 3), "uint8"), "label": 0, "id": "0"}]
     prepare("svhn_cropped", tmp_path, {"train": examples, "test": examples})
     message = "svhn_cropped must be prepared with all its splits for vtab"
