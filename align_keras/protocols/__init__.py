@@ -1,0 +1,1 @@
+"""Benchmarks of the paper, from their data to their metrics."""
