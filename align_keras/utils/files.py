@@ -108,9 +108,7 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
 
 
 @contextlib.contextmanager
-def local_copy(
-    path: str | os.PathLike, limit: int = MAX_COPY_BYTES
-) -> Iterator[pathlib.Path]:
+def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields the path of a local copy of a file.
 
     A file at a URL is downloaded to a temporary folder. An `InputError` of the block
@@ -118,18 +116,17 @@ def local_copy(
 
     Args:
         path: local path or URL.
-        limit: maximum size of a download in bytes.
 
     Raises:
-        OSError: as `open_regular`. The errno is EFBIG if the file exceeds `limit`.
+        OSError: as `open_regular`. The errno is EFBIG if the file exceeds 2 GB.
     """
     if not is_url(path):
         yield pathlib.Path(path)
         return
     url = os.fspath(path)
     with tempfile.TemporaryDirectory() as folder, open_regular(url) as source:
-        if size_of(source) > limit:
-            raise OSError(errno.EFBIG, f"more than {limit:,} bytes", url)
+        if size_of(source) > MAX_COPY_BYTES:
+            raise OSError(errno.EFBIG, f"more than {MAX_COPY_BYTES:,} bytes", url)
         copy = pathlib.Path(folder, os.path.basename(url))
         with open(copy, "wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)

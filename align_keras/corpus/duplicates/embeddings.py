@@ -32,9 +32,14 @@ _AXES = 31
 # The projections are stored in float16, which changes a cosine by at most 2 ** -10. The
 # fast comparison lowers its threshold by this larger value.
 _ROUNDING = 2e-3
-# Batch sizes, which limit the memory: rows that are assigned to clusters, rows that are
-# compared with a cluster, and pairs that are compared exactly.
+# Seed of k-means.
+_SEED = 0
+# Batch sizes, which limit the memory: images that are embedded together, rows that are
+# assigned to clusters, rows that are compared with each other, rows that are compared
+# with a cluster, and pairs that are compared exactly.
+IMAGES_PER_BATCH = 64
 ASSIGNED_ROWS_PER_BLOCK = 1 << 14
+COMPARED_ROWS_PER_BLOCK = 2048
 QUERY_ROWS_PER_BLOCK = 1 << 20
 VERIFIED_PAIRS_PER_BLOCK = 4096
 
@@ -44,8 +49,6 @@ def write_embeddings(
     images: Iterable,
     encode: Callable,
     count: int,
-    *,
-    batch_size: int = 64,
 ) -> np.ndarray:
     """Embeds images and writes the embeddings as float16 to a `.npy` file.
 
@@ -54,7 +57,6 @@ def write_embeddings(
         images: iterable of the inputs of `encode`.
         encode: callable from a list of images to an array (images, dimensions).
         count: number of images.
-        batch_size: number of images that are passed to `encode` together.
 
     Returns:
         Memory-mapped array (count, dimensions).
@@ -64,7 +66,7 @@ def write_embeddings(
             float16.
     """
     with atomic_path(path) as temporary:
-        _fill(temporary, iter(images), encode, count, batch_size)
+        _fill(temporary, iter(images), encode, count)
     # An empty file can't be mapped.
     return np.load(path, mmap_mode="r" if count else None)
 
@@ -74,10 +76,9 @@ def _fill(
     images: Iterator[Any],
     encode: Callable[[list[Any]], Any],
     count: int,
-    batch_size: int,
 ) -> None:
     stored, done = None, 0
-    while batch := list(itertools.islice(images, batch_size)):
+    while batch := list(itertools.islice(images, IMAGES_PER_BATCH)):
         with np.errstate(over="ignore"):
             rows = np.asarray(encode(batch)).astype(np.float16)
         if rows.ndim != 2 or len(rows) != len(batch) or not np.isfinite(rows).all():
@@ -138,15 +139,13 @@ class EmbeddingSearch:
     the principal axes of a sample, and the length of the remainder. The product of two
     such rows is an upper bound of the cosine (Cauchy–Schwarz inequality). The pairs
     that remain are compared exactly. The search needs about a hundred bytes for each
-    image, 32 embeddings for each cluster, and `block_rows` × `block_rows` numbers.
+    image, 32 embeddings for each cluster, and 2,048 × 2,048 numbers.
 
     Args:
         clusters: number of clusters of a large corpus.
         nearest: number of clusters that are searched for each image.
         threshold: the cosine above which two images are near. A good value depends on
             the encoder.
-        seed: seed of k-means.
-        block_rows: number of rows that are compared together. Limits memory.
 
     References:
         Jia et al. 2021, appendix A.
@@ -157,14 +156,10 @@ class EmbeddingSearch:
         clusters: int = CLUSTERS,
         nearest: int = NEAREST,
         threshold: float = COSINE_THRESHOLD,
-        seed: int = 0,
-        block_rows: int = 2048,
     ) -> None:
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold
-        self.seed = seed
-        self.block_rows = block_rows
         self.centers: Any = None
 
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
@@ -194,7 +189,7 @@ class EmbeddingSearch:
             embeddings.shape[1],
             clusters,
             niter=10,
-            seed=self.seed,
+            seed=_SEED,
             spherical=True,
             max_points_per_centroid=_SAMPLE_PER_CLUSTER,
             min_points_per_centroid=1,
@@ -252,8 +247,8 @@ class EmbeddingSearch:
             for query_rows, reference_rows in zip(
                 queries_of_clusters, references_of_clusters, strict=True
             ):
-                for first in range(0, len(reference_rows), self.block_rows):
-                    part = reference_rows[first : first + self.block_rows]
+                for first in range(0, len(reference_rows), COMPARED_ROWS_PER_BLOCK):
+                    part = reference_rows[first : first + COMPARED_ROWS_PER_BLOCK]
                     self._compare(
                         queries, start + query_rows, references, part, ranks, best
                     )
@@ -277,8 +272,8 @@ class EmbeddingSearch:
         reference_projections = (
             references.projections[references.rows[part]].astype(np.float32).T
         )
-        for start in range(0, len(query_rows), self.block_rows):
-            block = query_rows[start : start + self.block_rows]
+        for start in range(0, len(query_rows), COMPARED_ROWS_PER_BLOCK):
+            block = query_rows[start : start + COMPARED_ROWS_PER_BLOCK]
             query_projections = queries.projections[queries.rows[block]]
             bounds = query_projections.astype(np.float32) @ reference_projections
             # `nonzero` on two dimensions would take twice as long as this whole loop.

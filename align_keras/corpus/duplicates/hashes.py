@@ -18,6 +18,8 @@ from align_keras.utils.errors import needs
 # Number of 64-bit words in the hash of one view.
 WORDS = 2
 HASH_BYTES = 8 * WORDS
+# Number of hashes that a thread compares together. Limits memory.
+HASHES_PER_BLOCK = 1 << 16
 # Windows of the 64 × 64 thumbnail as (top, left, bottom, right): the whole thumbnail,
 # its center and its four corners. A copy that was cropped by 5 to 10% is close to one
 # of these views.
@@ -183,14 +185,10 @@ class HammingSearch:
 
     Args:
         threshold: number of bits in which near hashes may differ.
-        block_rows: number of hashes that a thread compares together. Limits memory.
     """
 
-    def __init__(
-        self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
-    ) -> None:
+    def __init__(self, threshold: int = BIT_THRESHOLD) -> None:
         self.threshold = threshold
-        self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:
@@ -266,7 +264,7 @@ class HammingSearch:
         ]
 
         def compare(start: int) -> None:
-            block = order[start : start + self.block_rows]
+            block = order[start : start + HASHES_PER_BLOCK]
             first, second = hashes[block].T.copy()
             groups = np.flatnonzero(np.diff(keys[block], prepend=-1))
             sizes = np.diff(groups, append=len(block))
@@ -281,7 +279,7 @@ class HammingSearch:
                     np.minimum.at(best, rows[block[query[near]]], near_ranks)
 
         # NumPy releases the interpreter lock, and no two blocks share a query.
-        list(self._threads.map(compare, range(0, len(order), self.block_rows)))
+        list(self._threads.map(compare, range(0, len(order), HASHES_PER_BLOCK)))
 
 
 class _BandTable:

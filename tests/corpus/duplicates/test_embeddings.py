@@ -15,9 +15,12 @@ def moments(batch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_the_batch_size_does_not_change_the_embeddings(tmp_path, batch_size):
+def test_the_batch_size_does_not_change_the_embeddings(
+    tmp_path, monkeypatch, batch_size
+):
+    monkeypatch.setattr(module, "IMAGES_PER_BATCH", batch_size)
     path = tmp_path / "new" / "embeddings.npy"
-    stored = write_embeddings(path, iter(IMAGES), moments, 7, batch_size=batch_size)
+    stored = write_embeddings(path, iter(IMAGES), moments, 7)
     np.testing.assert_array_equal(stored, moments(IMAGES))
     assert isinstance(stored, np.memmap) and stored.dtype == np.float16
     np.testing.assert_array_equal(np.load(path), stored)
@@ -37,11 +40,14 @@ def test_no_images_give_an_empty_array(tmp_path):
         (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite"),
     ],
 )
-def test_invalid_embeddings_do_not_replace_the_file(tmp_path, encode, count, message):
+def test_invalid_embeddings_do_not_replace_the_file(
+    tmp_path, monkeypatch, encode, count, message
+):
+    monkeypatch.setattr(module, "IMAGES_PER_BATCH", 3)
     path = tmp_path / "e.npy"
     path.write_bytes(b"old")
     with pytest.raises(InputError, match=message):
-        write_embeddings(path, IMAGES, encode, count, batch_size=3)
+        write_embeddings(path, IMAGES, encode, count)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -135,10 +141,11 @@ def test_blocks_and_threads_do_not_change_the_ranks(monkeypatch):
         "VERIFIED_PAIRS_PER_BLOCK",
     ):
         monkeypatch.setattr(module, name, 700)
+    monkeypatch.setattr(module, "COMPARED_ROWS_PER_BLOCK", 130)
     threads = faiss.omp_get_max_threads()
     try:
         faiss.omp_set_num_threads(1)
-        search, prepared = fitted_search(embeddings, keys, block_rows=130)
+        search, prepared = fitted_search(embeddings, keys)
         lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
         assert lowest.tolist() == expected.tolist()
     finally:

@@ -122,13 +122,13 @@ def test_the_threshold_is_inclusive_for_any_bits(threshold):
 
 
 @pytest.mark.ci
-def test_the_block_size_does_not_change_the_result():
+def test_the_block_size_does_not_change_the_result(monkeypatch):
     hashes = hashes_near_each_other(7, 200, 2, 10)
     ranks = upper_bounds = np.arange(200)
     expected = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
     for rows in (1, 7, 64):
-        search = HammingSearch(block_rows=rows)
-        lowest_ranks = search.lowest_ranks(hashes, hashes, ranks, upper_bounds)
+        monkeypatch.setattr(module, "HASHES_PER_BLOCK", rows)
+        lowest_ranks = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
         assert lowest_ranks.tolist() == expected.tolist()
 
 

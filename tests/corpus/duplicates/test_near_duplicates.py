@@ -189,7 +189,6 @@ def test_duplicates_by_hash_equal_the_result_of_loops(seed):
     for order in range(2):
         images = shuffled(corpus, order)
         assert find_duplicates(images, threshold=4) == expected
-        assert find_duplicates(images, threshold=4, block_rows=17) == expected
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,6 @@ def test_duplicates_by_embedding_equal_the_result_of_loops(seed):
     for order in range(2):
         images = shuffled(corpus, order)
         assert find_duplicates(images, mode="embedding") == expected
-        assert find_duplicates(images, mode="embedding", block_rows=7) == expected
 
 
 @pytest.mark.ci
