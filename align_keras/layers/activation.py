@@ -27,10 +27,10 @@ def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.T
     runtimes support.
 
     Args:
-        name: str, name of an activation of Keras. `"silu"`, `"gelu_approximate"` and
+        name: name of an activation of Keras. `"silu"`, `"gelu_approximate"` and
             `"gelu"` have compiled gradients.
         inputs: float tensor.
-        training: bool, use the compiled gradient.
+        training: use the compiled gradient.
     """
     if name not in _ACTIVATIONS:
         return keras.activations.get(name)(inputs)
@@ -118,7 +118,7 @@ class Activation(keras.layers.Layer):
     """Layer like `keras.layers.Activation`, but faster in training.
 
     Args:
-        activation: str, name of an activation of Keras. `"silu"`, `"gelu_approximate"`
+        activation: name of an activation of Keras. `"silu"`, `"gelu_approximate"`
             and `"gelu"` have compiled gradients.
 
     Example:

@@ -23,11 +23,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     average the moving statistics over replicas.
 
     Args:
-        freeze_statistics: bool, normalize by the moving statistics in training too, and
+        freeze_statistics: normalize by the moving statistics in training too, and
             don't update them. Gamma and beta are still trained.
-        virtual_batch_size: int or None, number of consecutive rows in a "ghost batch".
+        virtual_batch_size: number of consecutive rows in a "ghost batch".
             In training, each ghost batch is normalized by its statistics.
-        replicas_per_group: int, `"auto"` or None, number of consecutive replicas that
+        replicas_per_group: `"auto"` or None, number of consecutive replicas that
             are normalized together. `"auto"` is the rule of the open-source
             EfficientNet, an eighth of the replicas, but at least 8. If there are at
             most 8 replicas, each replica is normalized separately.

@@ -24,7 +24,7 @@ def depthwise_conv(
         kernel: float tensor (size, size, channels, 1).
         strides: int.
         padding: `"same"` or `"valid"`.
-        training: bool, use the faster gradient. Other runtimes do not support the
+        training: use the faster gradient. Other runtimes do not support the
             operation that it adds to the graph.
 
     Returns:

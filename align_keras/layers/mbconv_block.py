@@ -49,21 +49,21 @@ class MBConvBlock(keras.layers.Layer):
     squeeze-and-excitation and a projection.
 
     Args:
-        filters_in: int, channels of the input.
-        filters_out: int, channels of the output.
-        kernel_size: int, 3 or 5, size of the depthwise kernel.
-        strides: int, 1 or 2, stride of the depthwise convolution.
+        filters_in: channels of the input.
+        filters_out: channels of the output.
+        kernel_size: 3 or 5, size of the depthwise kernel.
+        strides: 1 or 2, stride of the depthwise convolution.
         expand_ratio: int ≥ 1, channels after the expansion relative to `filters_in`.
             For 1, the block has no expansion.
-        squeeze_ratio: float, channels after the squeeze relative to `filters_in`. For
+        squeeze_ratio: channels after the squeeze relative to `filters_in`. For
             0, the block has no squeeze-and-excitation.
         drop_connect_rate: float in [0, 1), probability that the residual branch of an
             example is dropped in training.
-        normalization: dict, arguments of `FusedBatchNormalization`, or None.
-        activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
-        rematerialize: bool, save only the input for the backward pass, and compute the
+        normalization: arguments of `FusedBatchNormalization`, or None.
+        activation: `"silu"`, or `"relu6"` for EfficientNet-Lite.
+        rematerialize: save only the input for the backward pass, and compute the
             block again there.
-        padding: str, `"tf"` or `"hugging_face"`, as in `ImageEncoder`.
+        padding: `"tf"` or `"hugging_face"`, as in `ImageEncoder`.
 
     Call arguments:
         inputs: float tensor (n, height, width, filters_in).

@@ -20,7 +20,7 @@ class Temperature(keras.layers.Layer):
 
     Args:
         initial_temperature: float > 0, temperature before training.
-        trainable: bool, train the temperature. False is the ablation of the paper with
+        trainable: train the temperature. False is the ablation of the paper with
             a fixed temperature.
 
     Call arguments:

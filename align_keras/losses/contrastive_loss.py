@@ -29,15 +29,15 @@ class ContrastiveLoss(RowLoss):
             over all columns.
         reduction: `"sum"` (the paper) or `"mean"` (the port of Hugging Face) of the
             image-to-text and the text-to-image loss.
-        share_equal_captions: bool, treat all pairs of a batch whose captions have equal
+        share_equal_captions: treat all pairs of a batch whose captions have equal
             token ids as positives of each other.
-        share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
+        share_equal_images: treat all pairs of a batch with equal `image_ids` as
             positives of each other, so that the captions of an image aren't negatives.
         negatives_fraction: float 1/k in (0, 1] with an integer k that divides n. The
             rows are divided into k equal parts, and the negatives of a pair are the
             rows of its part. The paper doesn't describe how it selects 50% or 25% of
             the negatives.
-        tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
+        tile_size: `"auto"` or int ≥ 1, number of rows and columns of a tile. None
             computes all logits at once and stores them several times. With tiles, only
             one tile is in memory, and the tiles are computed again for the gradient.
             `"auto"` uses tiles of 2048. It stores all tiles, which is faster, if a

@@ -132,7 +132,7 @@ def truncate(embeddings: tf.Tensor, width: int) -> tf.Tensor:
 
     Args:
         embeddings: float tensor (n, d).
-        width: int, at most d.
+        width: at most d.
 
     Raises:
         InputError: if the embeddings are narrower.

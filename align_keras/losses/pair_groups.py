@@ -62,8 +62,8 @@ def matching_means(
     Args:
         all_rows: float tensor (m, d), rows of all replicas.
         all_groups: int tensor (m,) or (m, 2), groups of all replicas.
-        offset: int, index of the first pair of this replica.
-        count: int, number of pairs of this replica.
+        offset: index of the first pair of this replica.
+        count: number of pairs of this replica.
 
     Returns:
         Float tensor (count, d).

@@ -223,7 +223,7 @@ def check_rows(name: str, images: tf.Tensor, rows: tf.Tensor) -> None:
     Only static shapes are compared.
 
     Args:
-        name: str, name of the tensor for the message.
+        name: name of the tensor for the message.
         images: float tensor (n, d), the image embeddings.
         rows: tensor (n, …).
     """

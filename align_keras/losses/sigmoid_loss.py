@@ -35,11 +35,11 @@ class SigmoidLoss(RowLoss):
             is about the logit of a random guess. In the paper, the bias is learned,
             with an initial value of -10. A scalar tensor or variable is differentiated,
             but a loss with a tensor can't be saved.
-        share_equal_captions: bool, treat all pairs of a batch whose captions have equal
+        share_equal_captions: treat all pairs of a batch whose captions have equal
             token ids as positives of each other.
-        share_equal_images: bool, treat all pairs of a batch with equal `image_ids` as
+        share_equal_images: treat all pairs of a batch with equal `image_ids` as
             positives of each other.
-        tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
+        tile_size: `"auto"` or int ≥ 1, number of rows and columns of a tile. None
             computes all logits at once and stores them several times. Tiles are those
             of `ContrastiveLoss`.
 

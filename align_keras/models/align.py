@@ -62,7 +62,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         backbone: `ALIGNBackbone`.
         preprocessor: `ALIGNPreprocessor`, or None for a model that accepts only
             preprocessed inputs.
-        compile: bool, call `compile()` with its default arguments.
+        compile: call `compile()` with its default arguments.
         **kwargs: `name` and `trainable`, as for every Keras model.
 
     Call arguments:
@@ -140,15 +140,15 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         Args:
             image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
             text_encoder: `TextEncoder`, token ids and mask → (n, d).
-            vocabulary: list of str, WordPiece tokens in the order of their ids. A model
+            vocabulary: WordPiece tokens in the order of their ids. A model
                 without a vocabulary accepts token ids only, no captions.
-            normalization: str, `"bert_uncased"` or `"bert_cased"`, normalization of
+            normalization: `"bert_uncased"` or `"bert_cased"`, normalization of
                 captions before WordPiece.
             initial_temperature: as in `ALIGNBackbone`.
             learn_temperature: as in `ALIGNBackbone`.
             dtype: as in `ALIGNBackbone`.
             compile: as in `ALIGN`.
-            name: str, name of the model.
+            name: name of the model.
             **kwargs: `trainable`, as for every Keras model.
 
         Raises:
@@ -252,7 +252,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         """Quantizes the weights of both encoders, as `keras.Model.quantize`.
 
         Args:
-            mode: str, such as `"int8"`.
+            mode: quantization of Keras, such as `"int8"`.
             **kwargs: other arguments of `keras.Model.quantize`.
         """
         # `keras.Model.quantize` fails for the layers of the preprocessor.
@@ -271,7 +271,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         Args:
             rank: int ≥ 1, rank of the factors.
-            target_layer_names: list of str, names of the layers to adapt. None uses
+            target_layer_names: names of the layers to adapt. None uses
                 `ALIGNBackbone.default_lora_layer_names`.
 
         Raises:
@@ -368,8 +368,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
           downloads it.
 
         Args:
-            preset: str or path, as described above.
-            load_weights: bool, load the weights of a folder. A preset name has no
+            preset: name, path or address, as described above.
+            load_weights: load the weights of a folder. A preset name has no
                 weights to load, and a `.keras` file always loads them.
             revision: branch, tag or commit of a model on Hugging Face.
             token: token of Hugging Face, which replaces that of `HF_TOKEN` or of `hf
@@ -441,7 +441,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: float or None, gigabytes that the weights may have. They are
+            max_shard_size: gigabytes that the weights may have. They are
                 always in one file.
 
         Raises:
@@ -466,7 +466,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
         Args:
             filepath: str or path that ends in `.keras`.
-            overwrite: bool, replace an existing file without a question.
+            overwrite: replace an existing file without a question.
             zipped: as in `keras.Model.save`.
             **kwargs: other arguments of `keras.Model.save`.
 

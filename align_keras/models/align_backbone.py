@@ -41,7 +41,7 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
         initial_temperature: float > 0, temperature before training.
-        learn_temperature: bool, train the temperature. False keeps it constant.
+        learn_temperature: train the temperature. False keeps it constant.
         dtype: str or `keras.DTypePolicy`. With a float16 policy, `ALIGN.compile` scales
             the loss. None uses the policy of the image encoder.
         **kwargs: `name` and `trainable`, as for every Keras model.
@@ -166,7 +166,7 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
 
         Args:
             rank: int ≥ 1, rank of the factors.
-            target_layer_names: list of str, names of the layers to adapt. None uses
+            target_layer_names: names of the layers to adapt. None uses
                 `default_lora_layer_names`.
 
         Raises:
@@ -224,7 +224,7 @@ class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: float or None, gigabytes that the weights may have. They are
+            max_shard_size: gigabytes that the weights may have. They are
                 always in one file.
 
         Raises:

@@ -73,7 +73,7 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         model with LoRA is saved as a plain model with merged kernels.
 
         Args:
-            mode: str, one of
+            mode: one of
 
                 - `"frozen"`: no weights.
                 - `"projection"`: the projection, as with `locked=True`. An encoder
@@ -145,7 +145,7 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         quantized layers stay separate.
 
         Args:
-            dtype: str, dtype to which the model is converted before, such as
+            dtype: dtype to which the model is converted before, such as
                 `"float32"`. None keeps the dtype policy of the model.
         """
         # The name and the frozen layers don't change the embeddings.

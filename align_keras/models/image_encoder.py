@@ -31,37 +31,37 @@ class ImageEncoder(Encoder):
             EfficientNet. Values below 7 are for very small images and quick trials.
         image_size: int ≥ 32, side in pixels to which raw images are resized. The
             network itself accepts any height and width.
-        padding: str, padding of the convolutions of stride 2. `"tf"` is TensorFlow's
+        padding: padding of the convolutions of stride 2. `"tf"` is TensorFlow's
             SAME, as in the open-source EfficientNet (289 pixels become 145).
             `"hugging_face"` is that of ALIGN in transformers (144). Both are equal if
             `image_size` is a multiple of 32.
-        lite: bool, use EfficientNet-Lite, for phones and integer arithmetic. It has no
+        lite: use EfficientNet-Lite, for phones and integer arithmetic. It has no
             squeeze-and-excitation, uses ReLU6, and doesn't scale the stem and the outer
             stages.
-        projection_dim: int, width of a linear projection, or None for no projection.
+        projection_dim: width of a linear projection, or None for no projection.
             The embedding then has the width of the last block, such as 640 for B7 and
             1376 for L2 in the largest model of the paper.
-        num_classes: int or None, number of class probabilities that a 1×1 head adds to
+        num_classes: number of class probabilities that a 1×1 head adds to
             the pooled features, for warm starts. None builds the encoder of the paper,
             which has no such head.
         drop_connect_rate: float in [0, 1), rate of the last block. The rates of the
             blocks grow linearly from 0 at the first block.
-        batch_norm_momentum: float, momentum of the moving statistics.
-        batch_norm_epsilon: float, constant that batch normalization adds to variances.
-        synchronized: bool, compute batch statistics over all replicas.
-        virtual_batch_size: int or None, as in `FusedBatchNormalization`.
-        replicas_per_group: int, `"auto"` or None, as in `FusedBatchNormalization`.
-        freeze_batch_statistics: bool, normalize by the moving statistics in training
+        batch_norm_momentum: momentum of the moving statistics.
+        batch_norm_epsilon: constant that batch normalization adds to variances.
+        synchronized: compute batch statistics over all replicas.
+        virtual_batch_size: as in `FusedBatchNormalization`.
+        replicas_per_group: `"auto"` or None, as in `FusedBatchNormalization`.
+        freeze_batch_statistics: normalize by the moving statistics in training
             too, for fine-tuning.
-        rematerialize: bool, compute activations again in the backward pass instead of
+        rematerialize: compute activations again in the backward pass instead of
             storing them.
-        locked: bool, train the projection only, and run the other layers in inference
+        locked: train the projection only, and run the other layers in inference
             mode (no drop-connect, frozen statistics).
         pixel_mean: float or three floats, the gray level that is scaled to 0.
         pixel_deviation: float or three floats > 0, the difference of gray levels that
             is scaled to 1. The defaults scale pixels to [-1, 1].
         dtype: str or `keras.DTypePolicy` of all layers. None uses Keras's default.
-        trainable: bool. False freezes the whole encoder with its projection.
+        trainable: False freezes the whole encoder with its projection.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3), gray levels in [0, 255].
@@ -208,9 +208,9 @@ class ImageEncoder(Encoder):
         """Builds the encoder of a named size, with random weights.
 
         Args:
-            variant: str, a key of `align_keras.presets.variants.IMAGE_VARIANTS`, such
+            variant: a key of `align_keras.presets.variants.IMAGE_VARIANTS`, such
                 as `"efficientnet_b7"` (the encoder of the paper), or `"b7"` for short.
-            projection_dim: int or None, width of the embedding. The encoder has no
+            projection_dim: width of the embedding. The encoder has no
                 projection if the last block has this width, such as 640 for B7.
             **arguments: arguments of `ImageEncoder`. An argument that is None keeps the
                 value of the variant or the default.

@@ -27,7 +27,7 @@ class LabelThresholds:
     Args:
         default: float in [-1, 1], threshold of the labels without their own threshold.
         by_label: dict from label to its own threshold.
-        model: str, fingerprint of the model whose similarities are compared, or "" for
+        model: fingerprint of the model whose similarities are compared, or "" for
             any model.
 
     Raises:
@@ -116,7 +116,7 @@ def calibrate_thresholds(
         scores: float (images, labels), cosine similarities.
         labels: sequence of str.
         image_labels: sequence of collections of str, the correct labels of each image.
-        model: str, fingerprint of the model of the similarities.
+        model: fingerprint of the model of the similarities.
 
     Returns:
         `LabelThresholds`.

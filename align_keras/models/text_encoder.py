@@ -37,27 +37,27 @@ class TextEncoder(Encoder):
     """Text backbone of KerasHub with pooling and an optional linear projection.
 
     Args:
-        vocabulary_size: int, number of WordPiece tokens.
-        num_layers: int, number of transformer layers.
-        hidden_dim: int, width of the layers, a multiple of `num_heads`.
-        num_heads: int, number of attention heads.
-        intermediate_dim: int, width of the feed-forward layers.
-        projection_dim: int, width of a linear projection, or None for no projection.
+        vocabulary_size: number of WordPiece tokens.
+        num_layers: number of transformer layers.
+        hidden_dim: width of the layers, a multiple of `num_heads`.
+        num_heads: number of attention heads.
+        intermediate_dim: width of the feed-forward layers.
+        projection_dim: width of a linear projection, or None for no projection.
             The embedding then has the width `hidden_dim`.
         dropout: float in [0, 1), dropout rate of the backbone.
         sequence_length: int ≥ 3, tokens per caption, including [CLS] and [SEP].
         max_sequence_length: int ≥ `sequence_length`, number of position embeddings.
             None uses `sequence_length`.
-        architecture: str, `"bert"` (the paper), `"distil_bert"`, `"electra"` or
+        architecture: `"bert"` (the paper), `"distil_bert"`, `"electra"` or
             `"albert"`, whose layers share their weights.
-        activation: str, `"gelu_approximate"` (the tanh approximation, as in Google's
+        activation: `"gelu_approximate"` (the tanh approximation, as in Google's
             BERT) or `"gelu"` (exact, as in Hugging Face's BERT).
-        pooling: str, `"cls"` (the paper) or `"mean"` over the tokens, as in MiniLM.
-        rematerialize: bool, compute activations again in the backward pass instead of
+        pooling: `"cls"` (the paper) or `"mean"` over the tokens, as in MiniLM.
+        rematerialize: compute activations again in the backward pass instead of
             storing them.
-        locked: bool, train the projection only, without dropout.
+        locked: train the projection only, without dropout.
         dtype: str or `keras.DTypePolicy` of all layers. None uses Keras's default.
-        trainable: bool. False freezes the whole encoder with its projection.
+        trainable: False freezes the whole encoder with its projection.
 
     Call arguments:
         inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool or int
@@ -223,7 +223,7 @@ class TextEncoder(Encoder):
         """Builds the encoder of a named size, with random weights.
 
         Args:
-            variant: str, a key of `align_keras.presets.variants.TEXT_VARIANTS`, such as
+            variant: a key of `align_keras.presets.variants.TEXT_VARIANTS`, such as
                 `"bert_base"` or `"distil_bert_base"`.
             **arguments: arguments of `TextEncoder`. `vocabulary_size` is required. An
                 argument that is None keeps the value of the variant or the default.

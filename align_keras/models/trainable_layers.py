@@ -20,7 +20,7 @@ class TrainableFlags:
     """Flags `trainable` of a model and its layers.
 
     Attributes:
-        model: bool, `trainable` of the model.
+        model: `trainable` of the model.
         layers: tuple of (str, bool), path and `trainable` of each layer whose flag
             differs from that of its parent layer. A path joins the names of the layers
             from the model to the layer with "/". Layers without weights are left out.

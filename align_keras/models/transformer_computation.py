@@ -40,8 +40,8 @@ def set_transformer_computation(
 
     Args:
         layers: sequence of `TransformerEncoder`.
-        activation: str, activation of the feed-forward layers.
-        first_token_only: bool, compute only the [CLS] token in the last layer, if the
+        activation: activation of the feed-forward layers.
+        first_token_only: compute only the [CLS] token in the last layer, if the
             pooling uses no other token.
     """
     _check_parts(layers)

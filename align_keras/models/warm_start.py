@@ -98,7 +98,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
     Args:
         text_encoder: `TextEncoder` with the sizes of the weights.
-        weights: str, as described above.
+        weights: name or path, as described above.
 
     Raises:
         InputError: if the weights don't exist or don't fit the encoder.

@@ -41,14 +41,14 @@ class ResolvedRecipe:
     """Optimizer settings of the recipe "auto" for one run.
 
     Attributes:
-        steps: int, updates from the start of the schedule to its end, or None for a
+        steps: updates from the start of the schedule to its end, or None for a
             run of unknown length.
-        batch_size: int, pairs per step over all replicas, or None if unknown.
+        batch_size: pairs per step over all replicas, or None if unknown.
         warmup_steps: int ≥ 0, updates in which the learning rate rises linearly.
         learning_rate: float > 0, the rate after the warm-up.
-        is_fine_tuning: bool, True if the weights are already trained, for which the
+        is_fine_tuning: True if the weights are already trained, for which the
             rate is lower.
-        initial_temperature: float, the temperature that the recipe sets before the
+        initial_temperature: the temperature that the recipe sets before the
             first step, or None if the recipe doesn't change the temperature.
     """
 
@@ -73,7 +73,7 @@ class ResolvedRecipe:
         """Returns the learning-rate schedule of a run.
 
         Args:
-            first_step: int, value of the optimizer's `iterations` at which the schedule
+            first_step: value of the optimizer's `iterations` at which the schedule
                 starts. A negative value continues a schedule that started before
                 step 0.
         """
@@ -124,7 +124,7 @@ def resolve_recipe(
             rate is constant after 100 steps of warm-up.
         batch_size: int ≥ 1, pairs per step over all replicas. None is for an unknown
             batch size, and uses the rate for a batch size of 64.
-        is_fine_tuning: bool, use a tenth of the rate, for trained weights.
+        is_fine_tuning: use a tenth of the rate, for trained weights.
 
     Returns:
         `ResolvedRecipe`.
@@ -173,7 +173,7 @@ def warmup_warning(optimizer: object, steps: int) -> str | None:
 
     Args:
         optimizer: Keras optimizer.
-        steps: int, value of the optimizer's `iterations` at the end of the run.
+        steps: value of the optimizer's `iterations` at the end of the run.
     """
     schedule: Any = getattr(optimizer, "_learning_rate", None)
     warmup_steps = getattr(schedule, "warmup_steps", None) or 0

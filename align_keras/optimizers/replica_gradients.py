@@ -56,7 +56,7 @@ def take_summed_gradients(
     Args:
         optimizer: Keras optimizer.
         gradients: list of tensors, summed over replicas.
-        replicas: int, number of replicas.
+        replicas: number of replicas.
     """
     inner = inner_optimizer(optimizer)
     if isinstance(inner, ReplicaGradients):

@@ -15,8 +15,8 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         after_warmup: `LearningRateSchedule` or float, the rate after the warm-up.
         warmup_steps: int ≥ 0.
-        warmup_learning_rate: float, the rate at `first_step`.
-        first_step: int, the step at which the warm-up starts. A negative number
+        warmup_learning_rate: the rate at `first_step`.
+        first_step: the step at which the warm-up starts. A negative number
             continues a schedule that started before step 0.
 
     References:

@@ -53,12 +53,12 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     Args:
         image_size: int ≥ 32, height and width of the image encoder's input in pixels,
             or a pair (height, width) of two equal ints.
-        crop: str, window of an image in training: `"random"` or `"center"` (289/346
+        crop: window of an image in training: `"random"` or `"center"` (289/346
             of each side), `"paper"` (as `"random"`, but the whole image is resized
             before, as in evaluation, which is slower), `"inception"` (random area and
             aspect ratio, for classifiers), or `"whole"` (the whole image, for
             classifiers).
-        flip: bool, mirror half of the training images from left to right.
+        flip: mirror half of the training images from left to right.
         zoom: float ≥ 0. Each side of a training window is scaled by a random factor
             between exp(-zoom) and exp(zoom).
         shift: float ≥ 0. A training window is moved by up to this fraction of its side.
@@ -77,7 +77,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         inputs: pixels, or a string tensor (n,) or () of encoded images or paths. Pixels
             are uint8, or floats in `value_range`, with the shape (n, height, width, 3)
             or (height, width, 3), or a ragged tensor of images of different sizes.
-        training: bool, augment the images.
+        training: augment the images.
         seed: int64 tensor (2,), required in training.
 
     Returns:
@@ -259,8 +259,8 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         """Reads a path, an encoded image or an array for evaluation.
 
         Args:
-            image: str or path, bytes, or array (height, width, 3).
-            row: int, position of the image among all images, for error messages.
+            image: path, bytes, or array (height, width, 3).
+            row: position of the image among all images, for error messages.
 
         Returns:
             float32 tensor (image_size, image_size, 3), resized and cropped as in the
@@ -341,7 +341,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         Args:
             images: uint8 tensor (n, side, side, 3), as `resize` returns them.
             seed: int64 tensor (2,), the seed of the batch.
-            input_pipeline_id: int, number of this part if the images are a part of a
+            input_pipeline_id: number of this part if the images are a part of a
                 larger batch. The result is the same as for the larger batch.
             num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
 
@@ -401,7 +401,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         """Returns the image converter of a preset.
 
         Args:
-            preset: str or path, as for `ALIGN.from_preset`.
+            preset: as for `ALIGN.from_preset`.
             **kwargs: `image_size`, `revision` and `token`, as for
                 `ALIGN.from_preset`.
 

@@ -189,7 +189,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         """Returns the preprocessor of a preset.
 
         Args:
-            preset: str or path, as for `ALIGN.from_preset`.
+            preset: as for `ALIGN.from_preset`.
             **kwargs: `image_size`, `sequence_length`, `revision` and `token`, as for
                 `ALIGN.from_preset`, and for the name of a preset `vocabulary` and
                 `normalization`.

@@ -44,12 +44,12 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     becomes `[UNK]`.
 
     Args:
-        vocabulary: sequence of str, the tokens in the order of their ids, or the path
+        vocabulary: the tokens in the order of their ids, or the path
             of a file with one token per line. It must contain `[PAD]`, `[UNK]`,
             `[CLS]`, `[SEP]` and `[MASK]` at any position. None creates a tokenizer
             whose vocabulary `load_assets` or `load_preset_assets` loads.
         sequence_length: int ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
         **kwargs: `name` and `dtype`, as for every Keras layer.
 
     Call arguments:
@@ -105,7 +105,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         """Replaces the vocabulary.
 
         Args:
-            vocabulary: sequence of str, the tokens in the order of their ids.
+            vocabulary: the tokens in the order of their ids.
 
         Raises:
             InputError: if a special token is missing or a token is repeated.
@@ -239,7 +239,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         """Returns the tokenizer of a preset.
 
         Args:
-            preset: str or path, as for `ALIGN.from_preset`. The preset must have a
+            preset: as for `ALIGN.from_preset`. The preset must have a
                 vocabulary.
             **kwargs: `sequence_length`, `revision` and `token`, as for
                 `ALIGN.from_preset`, and for the name of a preset `vocabulary` and

@@ -41,9 +41,9 @@ class HubName:
     """Parts of the name `hf://user/model@revision/folder`.
 
     Attributes:
-        repository: str, `user/model`.
-        revision: str, branch, tag or commit, or None for the main branch.
-        folder: str, folder of the repository with the files of the model, or "".
+        repository: `user/model`.
+        revision: branch, tag or commit, or None for the main branch.
+        folder: folder of the repository with the files of the model, or "".
     """
 
     repository: str

@@ -78,7 +78,7 @@ class ImageProcessing:
     """Settings of image preprocessing.
 
     Attributes:
-        image_size: int, side of the center crop in pixels. Images are resized to
+        image_size: side of the center crop in pixels. Images are resized to
             346/289 of this size first.
         pixel_mean: float or list of three, the gray level that is scaled to 0.
         pixel_deviation: float or list of three > 0, the difference of gray levels that
@@ -139,9 +139,9 @@ def parse_image_processing(settings: dict, source: str) -> ImageProcessing:
     """Returns the image preprocessing of the JSON object of an image processor.
 
     Args:
-        settings: dict, the saved settings of an `EfficientNetImageProcessor`. Missing
+        settings: the saved settings of an `EfficientNetImageProcessor`. Missing
             settings have the defaults of that class.
-        source: str, the file, for messages.
+        source: the file, for messages.
 
     Raises:
         InputError: if a setting is unknown or isn't supported.

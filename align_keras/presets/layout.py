@@ -50,7 +50,7 @@ def check_digests(
     """Raises if a file has changed since config.json was written.
 
     Args:
-        expected: dict, the entry `DIGESTS_KEY` of config.json. A file without a digest
+        expected: the entry `DIGESTS_KEY` of config.json. A file without a digest
             passes, such as a preprocessor that was saved after its backbone.
         directory: folder of the files.
         names: names of the files to check.
@@ -87,7 +87,7 @@ def check_no_saved_model(name: str, directory: str | os.PathLike) -> None:
     """Raises if a folder has a SavedModel, which `load_model` prefers to a preset.
 
     Args:
-        name: str, name of the argument for the message.
+        name: name of the argument for the message.
         directory: str or path of the folder, which may not exist.
     """
     for saved_model in ("saved_model.pb", "align"):

@@ -112,16 +112,16 @@ class Preset:
     """A named size of ALIGN.
 
     Attributes:
-        image_size: int, height and width of the input in pixels.
-        sequence_length: int, tokens per caption.
-        projection_dim: int, width of the embeddings.
-        image_parameters: int, parameters of the image encoder, as in `count_params`.
-        text_parameters: int, parameters of the text encoder with the vocabulary of the
+        image_size: height and width of the input in pixels.
+        sequence_length: tokens per caption.
+        projection_dim: width of the embeddings.
+        image_parameters: parameters of the image encoder, as in `count_params`.
+        text_parameters: parameters of the text encoder with the vocabulary of the
             paper (100,000 tokens), or with the vocabulary of the trained weights.
-        image_flops: int, floating-point operations to embed one image.
-        text_flops: int, floating-point operations to embed one caption of
+        image_flops: floating-point operations to embed one image.
+        text_flops: floating-point operations to embed one caption of
             `sequence_length` tokens.
-        trained: bool, True if `ALIGN.from_preset` loads trained weights.
+        trained: True if `ALIGN.from_preset` loads trained weights.
     """
 
     name: str

@@ -26,16 +26,16 @@ class TowerCost:
     """Costs of an encoder. Operations and values are per example.
 
     Attributes:
-        parameters: int, number of parameters.
-        learned: int, number of parameters that the optimizer updates.
-        flops: int, operations of the forward pass.
-        learned_flops: int, operations of the forward pass in the layers that the
+        parameters: number of parameters.
+        learned: number of parameters that the optimizer updates.
+        flops: operations of the forward pass.
+        learned_flops: operations of the forward pass in the layers that the
             backward pass traverses.
-        recomputed_flops: int, operations that rematerialization repeats.
-        saved_values: int, number of values that are saved for the backward pass.
-        peak: int, largest number of values in memory at the same time. They are saved
+        recomputed_flops: operations that rematerialization repeats.
+        saved_values: number of values that are saved for the backward pass.
+        peak: largest number of values in memory at the same time. They are saved
             values, recomputed values and gradients.
-        copied_parameters: int or None, number of parameters whose 16-bit copies are in
+        copied_parameters: number of parameters whose 16-bit copies are in
             memory at the same time as the gradients, under a mixed policy. None means
             all parameters.
     """
@@ -62,11 +62,11 @@ class _Part:
     """Costs of a part of an encoder, such as a convolution or a block.
 
     Attributes:
-        parameters: int, number of parameters.
-        unlearned: int, number of parameters that no optimizer updates.
-        flops: int, operations of the forward pass.
-        saved_values: int, number of values that are saved for the backward pass.
-        largest: int, number of values of the largest tensor.
+        parameters: number of parameters.
+        unlearned: number of parameters that no optimizer updates.
+        flops: operations of the forward pass.
+        saved_values: number of values that are saved for the backward pass.
+        largest: number of values of the largest tensor.
     """
 
     parameters: int = 0
@@ -303,9 +303,9 @@ def check_parameters(
     describe a model that fills the memory.
 
     Args:
-        image: dict, configuration of the image encoder.
-        text: dict, configuration of the text encoder.
-        most: int, largest number of parameters that the file can contain.
+        image: configuration of the image encoder.
+        text: configuration of the text encoder.
+        most: largest number of parameters that the file can contain.
         source: path of the file, for the message.
     """
     image_names = (

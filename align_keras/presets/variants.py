@@ -132,8 +132,8 @@ def image_encoder_arguments(
     no class probabilities are appended.
 
     Args:
-        variant: str, a key of `IMAGE_VARIANTS`, with or without "efficientnet_".
-        projection_dim: int or None, width of the embedding.
+        variant: a key of `IMAGE_VARIANTS`, with or without "efficientnet_".
+        projection_dim: width of the embedding.
         **arguments: arguments of `ImageEncoder`, which override those of the variant.
             An argument that is None is ignored.
     """
@@ -161,14 +161,14 @@ class Architecture(NamedTuple):
     """Text backbone of KerasHub that consists of `TransformerEncoder` layers.
 
     Attributes:
-        keras_hub_class: str, name of the class in `keras_hub.models`.
-        segments: int, number of segment embeddings, or None.
-        embedding_dim: int, width of the token embeddings, or None if it is that of the
+        keras_hub_class: name of the class in `keras_hub.models`.
+        segments: number of segment embeddings, or None.
+        embedding_dim: width of the token embeddings, or None if it is that of the
             layers.
-        shares_layers: bool, True if all layers share the same weights.
-        pooler: str, name of a dense layer after the last layer, or None. Its output
+        shares_layers: True if all layers share the same weights.
+        pooler: name of a dense layer after the last layer, or None. Its output
             isn't used.
-        vocabulary_argument: str, name of the argument for the vocabulary size.
+        vocabulary_argument: name of the argument for the vocabulary size.
     """
 
     keras_hub_class: str

@@ -45,7 +45,7 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
 
     Args:
         captions: string tensor (n,), UTF-8.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Returns:
         Ragged string tensor (n, words).

@@ -9,7 +9,7 @@ def check_tensorflow_text(subject: str) -> None:
     """Raises if tensorflow-text is missing, or if its operations don't load.
 
     Args:
-        subject: str, subject of the message in the singular, such as "A SavedModel".
+        subject: subject of the message in the singular, such as "A SavedModel".
 
     Raises:
         InputError: with the reason, and with the command that installs the package.

@@ -109,7 +109,7 @@ def re2_class(ranges: str) -> str:
     r"""Returns an RE2 character class, such as `[\x{30}-\x{39}\x{5F}]` for `30-39 5F`.
 
     Args:
-        ranges: str, hexadecimal code points and ranges separated by white space.
+        ranges: hexadecimal code points and ranges separated by white space.
     """
     escaped = (
         "-".join(f"\\x{{{point}}}" for point in part.split("-"))

@@ -45,12 +45,12 @@ def learn_vocabulary(
     the process, in contrast to that of the Hugging Face trainer alone.
 
     Args:
-        captions: iterable of str, which is read once.
-        size: int, at least 6, maximum number of tokens. The result has fewer tokens if
+        captions: texts, which are read once.
+        size: maximum number of tokens. The result has fewer tokens if
             the captions don't have enough frequent pairs of tokens.
-        min_frequency: int, at least 1, minimum number of occurrences of a pair of
+        min_frequency: minimum number of occurrences of a pair of
             adjacent tokens that is merged to one token.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`. The tokenizer must use
+        normalization: `"bert_uncased"` or `"bert_cased"`. The tokenizer must use
             the same normalization, so store it with the vocabulary.
 
     Returns:
@@ -168,7 +168,7 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
 
     Args:
         vocabulary: sequence of str.
-        source: str, argument or file for messages.
+        source: argument or file for messages.
 
     Raises:
         InputError: if a token is blank, repeated or missing, or has a NUL character.
@@ -317,7 +317,7 @@ class Coverage:
 
     Args:
         vocabulary: list of str.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Example:
     >>> from align_keras.text.vocabulary import SPECIAL_TOKENS

@@ -36,11 +36,11 @@ class WordPieceTokenizer(tf.Module):
     the ids.
 
     Args:
-        vocabulary: sequence of str, the tokens in the order of their ids. It must
+        vocabulary: the tokens in the order of their ids. It must
             contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any position.
         sequence_length: int ≥ 3, number of tokens of a caption, including `[CLS]` and
             `[SEP]`.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Call arguments:
         captions: list of str, NumPy array of str or bytes, or string tensor (n,) in

@@ -26,9 +26,9 @@ class _LayerNames:
     """Names of a layer in three libraries.
 
     Attributes:
-        keras_hub: str, attribute of the backbone or of a transformer layer.
-        hugging_face: str, name of the module.
-        model_garden: str, attribute of the encoder, or path inside of a transformer
+        keras_hub: attribute of the backbone or of a transformer layer.
+        hugging_face: name of the module.
+        model_garden: attribute of the encoder, or path inside of a transformer
             layer.
     """
 
@@ -85,9 +85,9 @@ class _NamedLayer:
 
     Attributes:
         layer: Keras layer.
-        torch_name: str, name of the module in transformers.
-        garden_block: str, attribute of Model Garden's encoder that contains the layer.
-        garden_path: str, path of the layer in this block, or "".
+        torch_name: name of the module in transformers.
+        garden_block: attribute of Model Garden's encoder that contains the layer.
+        garden_path: path of the layer in this block, or "".
     """
 
     layer: keras.layers.Layer
@@ -207,8 +207,8 @@ def _garden_links(bert: keras.Model, prefix: str, by_order: bool) -> list[Link]:
 
     Args:
         bert: `BertBackbone`.
-        prefix: str, start of all tensor names.
-        by_order: bool, True for a checkpoint of `BertEncoder`, which numbers the
+        prefix: start of all tensor names.
+        by_order: True for a checkpoint of `BertEncoder`, which numbers the
             layers.
     """
     layers = list(_named_layers(bert))

@@ -30,7 +30,7 @@ class Naming:
     """Names and layouts of the tensors of an EfficientNet in a library.
 
     Attributes:
-        block: str, prefix of the parts of a block. `{number}` is the number of the
+        block: prefix of the parts of a block. `{number}` is the number of the
             block from 0, `{stage}` the number of its stage from 1, and `{letter}` the
             position in the stage, from a.
         parts: dict from the name of a part in `ImageEncoder` to that of the library.

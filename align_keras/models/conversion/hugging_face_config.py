@@ -40,7 +40,7 @@ class _NumberSetting:
     """Setting of config.json that is a number.
 
     Attributes:
-        name: str, name in config.json.
+        name: name in config.json.
         default: default in transformers, an int if the setting must be a whole number.
         least: smallest accepted value.
         most: largest accepted value. A larger value would cost much memory and hours

@@ -72,7 +72,7 @@ def load_links(
     Args:
         links: sequence of `Link`.
         tensors: mapping from name to tensor.
-        source: str, the file or folder, for messages.
+        source: the file or folder, for messages.
         ignored: names of tensors without a variable.
 
     Raises:
