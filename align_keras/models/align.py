@@ -15,7 +15,6 @@ from align_keras.models.align_backbone import ALIGNBackbone, check_widths
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.lora import adapted_layers, merged_while_saving
 from align_keras.models.open_preset import (
     argument_names,
@@ -51,7 +50,7 @@ _SEEDS = "seeds"
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
+class ALIGN(EmbeddingMethods, ContrastiveModel):
     """Dual encoder for images and captions, trained with a contrastive loss.
 
     `ALIGN` is a task of KerasHub. `fit`, `evaluate` and `predict` accept raw pairs,

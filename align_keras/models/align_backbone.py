@@ -12,7 +12,6 @@ from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.models import lora
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.open_preset import ENCODERS, open_backbone
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
@@ -32,7 +31,7 @@ from align_keras.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ALIGNBackbone(CheckedLiteRTExport, keras_hub.models.Backbone):
+class ALIGNBackbone(keras_hub.models.Backbone):
     """Image and text encoder with a common embedding space and a temperature.
 
     `ALIGN` adds preprocessing, training and methods that embed raw images and texts.

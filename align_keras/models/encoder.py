@@ -10,7 +10,6 @@ import numpy as np
 
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.models import lora
-from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.trainable_layers import (
     CONFIG_KEY,
     TrainableFlags,
@@ -23,7 +22,7 @@ from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK, TRAINING_
 from align_keras.utils.arguments import check_choice, check_number
 
 
-class Encoder(CheckedLiteRTExport, keras.Model):
+class Encoder(keras.Model):
     """Functional model whose configuration includes its dtype policy.
 
     Attributes:

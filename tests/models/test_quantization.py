@@ -249,16 +249,6 @@ def test_a_frozen_encoder_is_frozen_after_reloading():
 
 
 @pytest.mark.ci
-def test_the_litert_export_refuses_a_quantized_model(tmp_path):
-    model = small_align()
-    model.quantize("int8")
-    for exported in (model, model.image_encoder, model.text_encoder):
-        words = "must have float layers.* quantized to int8"
-        with pytest.raises(InputError, match=words):
-            exported.export(tmp_path / "model.tflite", format="litert")
-
-
-@pytest.mark.ci
 def test_a_text_encoder_with_cls_pooling_exports_to_plain_litert(tmp_path):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = tmp_path / "text.tflite"
