@@ -75,7 +75,7 @@ class KerasEmbedder(Embedder):
         Raises:
             InputError: if the model was trained after its tower was converted.
         """
-        from align_keras.models.image_function import image_function
+        from align_keras.models.inference import image_function
 
         if self._image_tower is None:
             return image_function(self.align)

@@ -34,7 +34,7 @@ def _compile_tower(align: ALIGN, runtime: str) -> Callable[[np.ndarray], np.ndar
     # The function has the current weights of the model.
     import openvino
 
-    from align_keras.models.image_function import image_graph
+    from align_keras.models.inference import image_graph
 
     function = image_graph(align).get_concrete_function()
     shape = (_IMAGES_PER_REQUEST, align.image_size, align.image_size, 3)

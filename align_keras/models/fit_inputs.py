@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.models.fit_arguments import is_raw_data
+from align_keras.models.inference import is_distributed
 from align_keras.models.input_checks import (
     INPUTS,
     REMEDY,
@@ -28,7 +29,6 @@ from align_keras.models.input_report import (
     select_inputs,
     with_first_batch_check,
 )
-from align_keras.models.on_replicas import is_distributed
 from align_keras.models.pair_batches import batches_of_dataset, image_text_batches
 from align_keras.models.python_batches import PythonBatches, is_from_python
 from align_keras.models.raw_pairs import plain_data, raw_pairs

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.models.image_classifier import ImageClassifier
-from align_keras.models.on_replicas import on_replicas
+from align_keras.models.inference import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.callbacks import progress_callback
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
-from align_keras.models.on_replicas import on_replicas
+from align_keras.models.inference import on_replicas
 from align_keras.training.checks import Finding
 from align_keras.training.strategies import worker_count
 from align_keras.utils.errors import InputError

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from align_keras.models.fit_arguments import as_x_and_y
-from align_keras.models.on_replicas import on_replicas
+from align_keras.models.inference import on_replicas
 from align_keras.models.raw_pairs import plain_data, raw_pairs
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training.checks import inputs, learning, training_pairs

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from align_keras.models.inference import is_distributed
 from align_keras.models.lora import adapted_layers
-from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
 # File in the folder of a run with LoRA.
