@@ -19,7 +19,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 if TYPE_CHECKING:
-    from align_keras.models.label_thresholds import LabelThresholds
+    from align_keras.embedders.label_thresholds import LabelThresholds
     from align_keras.search.image_index import Index
     from align_keras.search.tags import TaggedImage
 
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read_thresholds(text: str) -> "LabelThresholds":
     """Returns the thresholds of a number or of a file."""
-    from align_keras.models.label_thresholds import LabelThresholds
+    from align_keras.embedders.label_thresholds import LabelThresholds
 
     try:
         threshold = float(text)

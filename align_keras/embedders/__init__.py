@@ -10,7 +10,7 @@ from align_keras.utils.lazy_names import import_name
 
 _PUBLIC = {
     "Embedder": "align_keras.embedders.embedder",
-    "LabelThresholds": "align_keras.models.label_thresholds",
+    "LabelThresholds": "align_keras.embedders.label_thresholds",
     "load_model": "align_keras.embedders.loading",
     "MTEBEncoder": "align_keras.embedders.mteb_encoder",
     "mteb_model": "align_keras.embedders.mteb_encoder",
@@ -20,10 +20,12 @@ __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from align_keras.embedders.embedder import Embedder as Embedder
+    from align_keras.embedders.label_thresholds import (
+        LabelThresholds as LabelThresholds,
+    )
     from align_keras.embedders.loading import load_model as load_model
     from align_keras.embedders.mteb_encoder import MTEBEncoder as MTEBEncoder
     from align_keras.embedders.mteb_encoder import mteb_model as mteb_model
-    from align_keras.models.label_thresholds import LabelThresholds as LabelThresholds
 else:
 
     def __getattr__(name: str) -> Any:

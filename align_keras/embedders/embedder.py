@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.embedders.label_thresholds import LabelThresholds, check_labels
 from align_keras.models.composed_query import encode_query
-from align_keras.models.label_thresholds import LabelThresholds, check_labels
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:

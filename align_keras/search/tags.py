@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from align_keras.models.label_thresholds import (
+from align_keras.embedders.label_thresholds import (
     LabelThresholds,
     calibrate_thresholds,
     check_labels,
