@@ -400,7 +400,6 @@ def compare(kind, embeddings, vectors, codes):
 def bench_postgres(arguments):
     """Measures time and recall of approximate search in PostgreSQL."""
     from align_keras import load_model
-    from align_keras.search import Query
     from align_keras.search.index.postgres_store import PostgresStore
 
     folder = arguments.work / f"rows_{arguments.rows}"
@@ -411,7 +410,7 @@ def bench_postgres(arguments):
         PostgresStore.create(arguments.database, model)
     store = PostgresStore(arguments.database)
     if not len(store):
-        copy_rows(store._connection, vectors)
+        copy_rows(store.database._connection, vectors)
     start = time.perf_counter()
     store.compact()
     print(f"{len(store)} rows, compacted in {time.perf_counter() - start:.0f} s")
@@ -423,7 +422,7 @@ def bench_postgres(arguments):
         hits, seconds = 0, []
         for query in embeddings:
             start = time.perf_counter()
-            candidates = next(store.ranked(query, "", [], Query(k=10)))
+            candidates = next(store.ranked(query, "", [], 10))
             seconds.append(time.perf_counter() - start)
             exact = np.argpartition(-(vectors @ query), 10)[:10]
             hits += len({*candidates.rows[:10].tolist()} & {*exact.tolist()})
@@ -483,7 +482,7 @@ def write_index_of_rows(folder, model, files):
                     "year": 2000 + row % 25,
                 }
             )
-        store._update_meta("rows", rows)
+        store.database.update_meta("rows", rows)
     store.close()
 
 
