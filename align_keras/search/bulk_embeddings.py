@@ -58,7 +58,7 @@ class Embedded:
     Attributes:
         rows: number of rows.
         problems: problem → number of rows with this problem.
-        files: list of pathlib.Path, output files in the order of the rows.
+        files: output files in the order of the rows.
 
     Example:
 

@@ -57,7 +57,7 @@ class Index:
 
     Attributes:
         folder: pathlib.Path of the folder, or str, address of the database.
-        changes: `Changes`, the counts of the last `build`, or None.
+        changes: counts of the last `build`, or None.
 
     Example:
 
@@ -277,12 +277,12 @@ class Index:
         or moved file is recognized by its content and is not embedded again.
 
         Args:
-            sources: sequence of paths, as in `build`. Without sources, the sources of
+            sources: as in `build`. Without sources, the sources of
                 the index are scanned again.
             engine: where the tasks run, as in `build`.
 
         Returns:
-            `Changes`, the numbers of added, changed, renamed and removed images.
+            The numbers of added, changed, renamed and removed images.
 
         Raises:
             RebuiltIndexError: if the index was built again with another model after it
@@ -326,7 +326,7 @@ class Index:
 
         Args:
             folder: path of the old index.
-            sources: sequence of paths, as in `build`. The default is the sources of the
+            sources: as in `build`. The default is the sources of the
                 old index.
             model: model name, path or `Embedder`, as in `build`. The default is the
                 model of the old index.
@@ -334,7 +334,7 @@ class Index:
             vectors: encoding of the embeddings on disk, as in `build`.
 
         Returns:
-            `Index`, the new index.
+            The new index.
 
         Raises:
             InputError: as in `build`, and if the index is in a database, was made from
@@ -432,7 +432,7 @@ class Index:
                 `FILE.csv` has the columns and `FILE.json` the metadata.
 
         Returns:
-            list of pathlib.Path, the written files.
+            The written files.
 
         Raises:
             InputError: if `to` has another suffix, or an embedding is damaged.

@@ -42,7 +42,7 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
             `FILE.csv` has the columns and `FILE.json` the metadata.
 
     Returns:
-        list of pathlib.Path, the files.
+        The files.
 
     Raises:
         InputError: if the path has another suffix, pyarrow is not installed for

@@ -23,14 +23,14 @@ class Query:
     """Search request: texts, an image, a condition and options.
 
     Args:
-        text: str or sequence of str, texts to search for. Each text of `text`, `plus`
+        text: texts to search for. Each text of `text`, `plus`
             and `minus` may end in `^` and a weight, as in `"red car^2"`. The default
             weight is 1.
         image: path or address of an image, bytes of an image file, uint8 array
             (height, width, 3), or int, the id of an image in the index ("more like
             this"). A list of images searches for the mean of their embeddings.
-        plus: str or sequence of str, texts whose embeddings are added to the query.
-        minus: str or sequence of str, texts whose embeddings are subtracted.
+        plus: texts whose embeddings are added to the query.
+        minus: texts whose embeddings are subtracted.
         where: condition on the columns of the images, such as
             `"year >= 2020 and folder like '%Italy%'"`, or None.
         k: maximum number of hits.

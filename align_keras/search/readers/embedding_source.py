@@ -27,7 +27,7 @@ class SourceRows:
     """Rows of a source.
 
     Attributes:
-        kind: str, one of `EMBEDDING_INPUTS`.
+        kind: one of `EMBEDDING_INPUTS`.
         columns: dict from the name of a column to its values, a list or an Arrow
             column.
         inputs: path or the text to embed of each row. A row without a
