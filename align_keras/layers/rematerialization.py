@@ -51,12 +51,9 @@ def rematerialized_call(
 
 
 def _after(values: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """Returns the values with a data dependency on the upstream gradient.
-
-    XLA ignores control dependencies between operations without side effects. A number
-    that depends on the upstream gradient is therefore added to the values. It is always
-    0, but XLA can't infer this.
-    """
+    """Returns the values with a data dependency on the upstream gradient."""
+    # XLA ignores control dependencies between operations without side effects. A
+    # number that is always 0 is therefore added, which XLA can't infer.
     if tf.executing_eagerly():
         return tf.identity(values)
     element = tf.reshape(upstream, [-1])[0]

@@ -90,11 +90,8 @@ def _group_sums(
 
 
 def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
-    """Returns the number of each row's group, counted from 0.
-
-    The groups are sorted, because `tf.unique` has a result of unknown length, which
-    TPUs don't support.
-    """
+    """Returns the number of each row's group, counted from 0."""
+    # `tf.unique` has a result of unknown length, which TPUs don't support.
     order = tf.argsort(groups)
     ordered = tf.gather(groups, order)
     begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)

@@ -113,10 +113,7 @@ class SigmoidLoss(RowLoss):
 
 
 def _signed_logits(logits: tf.Tensor, matches: tf.Tensor) -> tf.Tensor:
-    """Returns -logit for matching pairs, and logit for the other pairs.
-
-    The softplus of a signed logit is the binary cross-entropy of the pair.
-    """
+    """Returns logits whose softplus is the binary cross-entropy of their pairs."""
     return tf.where(matches, -logits, logits)
 
 

@@ -85,12 +85,7 @@ def _pair_sums(
     save_tiles: bool,
     matmul_dtype: str | tf.DType,
 ) -> tuple[tf.Tensor, ...]:
-    """Returns sums over the pairs of this replica, with a custom gradient.
-
-    Returns:
-        Normalizers of the rows, normalizers of the columns, mean cosine of the pairs,
-        mean image embedding and mean text embedding.
-    """
+    """Returns sums over the pairs of this replica, with a custom gradient."""
     # The custom gradient needs one array for the images and one for the texts.
     # Automatic differentiation would need six.
 

@@ -127,11 +127,7 @@ def split_weight(text: str) -> tuple[str, float]:
 
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """Returns a list of texts from one or several texts.
-
-    Raises:
-        InputError: if a text is blank.
-    """
+    """Returns a list of texts from one or several texts."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         if not isinstance(text, str) or not text.strip():

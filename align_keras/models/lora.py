@@ -321,11 +321,9 @@ def _weighted_layers(backbone: keras.Model) -> list[keras.layers.Layer]:
 def _trained_variables(
     layers: list[keras.layers.Layer],
 ) -> dict[int, dict[str, keras.Variable]]:
-    """Returns the trained weights that aren't factors, by the index of their layer.
-
-    They include the moving statistics of trained layers, and the temperature. A run
-    may have another constant temperature than its starting model.
-    """
+    """Returns the trained weights that aren't factors, by the index of their layer."""
+    # The moving statistics of trained layers and the temperature are included,
+    # because a run may have another constant temperature than its starting model.
     trained = {}
     for number, layer in enumerate(layers):
         if not layer.trainable and not isinstance(layer, Temperature):

@@ -162,11 +162,9 @@ def open_keras_file(
 
 
 def _check_archive(path: pathlib.Path) -> None:
-    """Raises if a file in an archive differs from its checksum.
-
-    Python 3.13 doesn't verify the checksum of a file that is read with `seek`, and h5py
-    reads in this way.
-    """
+    """Raises if a file in an archive differs from its checksum."""
+    # Python 3.13 doesn't verify the checksum of a file that is read with `seek`, and
+    # h5py reads in this way.
     with zipfile.ZipFile(path) as archive:
         damaged_file = archive.testzip()
     if damaged_file is not None:
@@ -203,10 +201,7 @@ def argument_names(cls: type[keras.Model]) -> set[str]:
 
 
 def _divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]:
-    """Divides arguments into those of the encoders and of the backbone.
-
-    Arguments that both encoders accept are in the dicts of both.
-    """
+    """Returns the arguments of each part. Both encoders may have the same arguments."""
     return {
         part: {name: arguments[name] for name in arguments if name in part_names}
         for part, part_names in _parameters(cls).items()

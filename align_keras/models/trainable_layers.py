@@ -76,10 +76,7 @@ def take_trainable_flags(config: dict) -> TrainableFlags | None:
 def _weighted_layers(
     model: keras.Model,
 ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
-    """Yields the path, the layer and its parent for each layer with weights.
-
-    A parent comes before its layers.
-    """
+    """Yields path, layer and parent of each layer with weights, parents first."""
     visited_ids = set()
 
     def walk(

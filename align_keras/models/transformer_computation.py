@@ -121,10 +121,7 @@ def _first_token(
 def _product(
     dense: keras.layers.Layer, inputs: tf.Tensor, training: bool | None = None
 ) -> tf.Tensor:
-    """Computes an `EinsumDense` as a matrix product over all tokens.
-
-    The layer must contract all axes except batch and length.
-    """
+    """Computes an `EinsumDense` over the last axes as one matrix product."""
     contracted = inputs.shape[2:]
     outer = dense.kernel.shape[len(contracted) :]
     width = contracted.num_elements()

@@ -370,10 +370,7 @@ def check_weights_installed(*names: str | keras.Model | None) -> None:
 
 
 def _package(distribution: str) -> str | None:
-    """Returns the package folder of a distribution, or None if it isn't installed.
-
-    The package isn't imported.
-    """
+    """Returns the folder of an installed distribution without importing it, or None."""
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -429,10 +426,7 @@ def _different_sizes(source: keras.Model, target: keras.Model) -> str:
 
 
 def _copy(source: keras.Model, target: keras.Model, weights: str) -> None:
-    """Copies the weights of an encoder.
-
-    A projection with a different shape isn't copied.
-    """
+    """Copies the weights of an encoder, except a projection of another shape."""
     source_layers = {layer.name: layer for layer in source.layers}
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
     for layer in target.layers:

@@ -55,10 +55,8 @@ class _DecayedAdam(keras.optimizers.Adam):
         variable: keras.Variable | tf.Variable,
         learning_rate: tf.Tensor,
     ) -> None:
-        """Applies the Adam update of Keras without weight decay.
-
-        For float32, one fused kernel replaces a dozen operations.
-        """
+        """Applies the Adam update of Keras without weight decay."""
+        # For float32, one fused kernel replaces a dozen operations.
         if self.amsgrad or variable.dtype != "float32":
             super().update_step(gradient, variable, learning_rate)
             return
@@ -260,11 +258,9 @@ def _newton_schulz(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _newton_schulz_of_gram_matrix(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns the result of `_newton_schulz` with fewer operations for wide matrices.
-
-    The steps multiply X by the polynomials P of G = X Xᵀ. These commute, so G changes
-    to P² G, and only the product of all P is multiplied by X.
-    """
+    """Returns `_newton_schulz` of a wide matrix with fewer operations."""
+    # The steps multiply X by the polynomials P of G = X Xᵀ. These commute, so G
+    # changes to P² G, and only the product of all P is multiplied by X.
     a, b, c = _COEFFICIENTS
     gram = tf.matmul(matrix, matrix, transpose_b=True)
     identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)

@@ -81,9 +81,6 @@ def _rounding(beta: float, dtype: str) -> float:
 
 
 def _tensorflow_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    """Returns the TensorFlow variable of a Keras variable.
-
-    Distribution strategies pass TensorFlow variables to updates. These are returned
-    unchanged.
-    """
+    """Returns the TensorFlow variable of a Keras variable."""
+    # Distribution strategies pass TensorFlow variables to updates.
     return variable.value if isinstance(variable, keras.Variable) else variable

@@ -266,12 +266,7 @@ def _string_tensor(captions: Any) -> Any:
 
 
 def _captions_at(captions: tf.RaggedTensor, positions: tf.Tensor) -> tf.Tensor:
-    """Returns one caption of each image, (n,).
-
-    Args:
-        captions: ragged string tensor (n, None).
-        positions: float tensor (n,) in [0, 1), relative position of each caption.
-    """
+    """Returns the caption at a relative position of each image, (n,)."""
     counts = captions.row_lengths()
     indexes = tf.cast(positions * tf.cast(counts, tf.float32), tf.int64)
     indexes = tf.minimum(indexes, counts - 1)

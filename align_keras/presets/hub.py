@@ -238,10 +238,8 @@ def _describe(error: Exception, name: str, parts: HubName, verb: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the class and the message of the first error of a chain in one line.
-
-    The first error contains the reason, such as an unknown host.
-    """
+    """Returns the class and the message of the first error of a chain in one line."""
+    # The first error contains the reason, such as an unknown host.
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -214,11 +214,7 @@ def _write_json(content: dict, path: pathlib.Path) -> None:
 
 
 def _serialize(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the configuration of a layer or a model without its vocabulary.
-
-    The vocabulary is an asset. As in the presets of KerasHub, the configuration has no
-    options of `compile`.
-    """
+    """Returns the configuration of a layer or a model without its vocabulary."""
     config = keras.saving.serialize_keras_object(layer)
     _clean(config)
     return config
@@ -236,10 +232,7 @@ def _clean(config: dict[str, Any]) -> None:
 
 
 def _save_weights(backbone: keras.Model, directory: pathlib.Path) -> None:
-    """Writes the weights atomically, after reserving the disk space for them.
-
-    Other forms of the weights of an earlier model are removed afterwards.
-    """
+    """Writes the weights atomically, and removes other forms of earlier weights."""
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
     size = _size_of_weights(backbone)
     try:

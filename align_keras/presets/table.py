@@ -250,11 +250,9 @@ def with_preset(model_config: Any) -> Any:
 
 
 def _trained_preset(name: str) -> Preset:
-    """Returns the table row of a trained model.
-
-    The model has a MiniLM text encoder, and an image encoder with the 1,000 class
-    probabilities of ImageNet.
-    """
+    """Returns the table row of a trained model."""
+    # The model has a MiniLM text encoder, and an image encoder with the 1,000 class
+    # probabilities of ImageNet.
     sizes = _TRAINED[name]
     image = image_tower_cost(
         **image_encoder_arguments(sizes.image_encoder, sizes.projection_dim),

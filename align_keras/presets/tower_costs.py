@@ -179,10 +179,7 @@ def image_tower_cost(
 
 
 def _peak(saved_values: int, parts: list[_Part]) -> int:
-    """Returns the largest number of values in memory while parts are backpropagated.
-
-    `saved_values` is the number of values that earlier parts have saved.
-    """
+    """Returns the largest number of values in memory while parts are backpropagated."""
     peak = saved_values
     for part in parts:
         saved_values += part.saved_values
@@ -412,10 +409,7 @@ def _block(
     lite: bool,
     same_padding: bool,
 ) -> list[_Part]:
-    """Returns the parts of an `MBConvBlock`.
-
-    The input isn't counted, since it is the output of the block before.
-    """
+    """Returns the parts of an `MBConvBlock` without its input."""
     inner = channels * stage.expand_ratio
     kernel = stage.kernel_size
     block = []

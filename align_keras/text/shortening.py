@@ -74,11 +74,9 @@ def _shorten_word(word: str, is_uncased: bool) -> str:
 
 @functools.cache
 def _patterns(is_uncased: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Returns the pattern of the next word, and that of a word with too many letters.
-
-    A special token, a punctuation character and an ideograph are words. The group
-    `word` is empty at the end of a text.
-    """
+    """Returns the patterns of the next word and of a word with too many letters."""
+    # A special token, a punctuation character and an ideograph are words. The group
+    # `word` is empty at the end of a text.
     isolated, ignored = PUNCTUATION + IDEOGRAPHS, REMOVED
     if is_uncased:
         isolated += _DECOMPOSED_PUNCTUATION

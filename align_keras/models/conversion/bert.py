@@ -203,16 +203,10 @@ def load_bert_of_model_garden(
 
 
 def _garden_links(bert: keras.Model, prefix: str, by_order: bool) -> list[Link]:
-    """Returns the links of a `BertBackbone` to the tensors of a checkpoint.
-
-    Args:
-        bert: `BertBackbone`.
-        prefix: start of all tensor names.
-        by_order: True for a checkpoint of `BertEncoder`, which numbers the
-            layers.
-    """
+    """Returns the links of a `BertBackbone` to the tensors of a checkpoint."""
     layers = list(_named_layers(bert))
     blocks = list(dict.fromkeys(named.garden_block for named in layers))
+    # `BertEncoder` numbers the layers in order.
     if by_order:
         names = {name: f"layer_with_weights-{row}" for row, name in enumerate(blocks)}
     else:

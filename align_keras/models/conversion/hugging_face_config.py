@@ -182,15 +182,7 @@ def write_config(model: keras.Model) -> dict:
 
 
 def _numbers(encoder: keras.Model, names: dict) -> dict[str, Any]:
-    """Returns the settings of an encoder that are numbers.
-
-    Args:
-        encoder: `ImageEncoder` or `TextEncoder`.
-        names: dict from an argument of the encoder to its `_NumberSetting`.
-
-    Returns:
-        dict from the name of a setting in config.json to its value.
-    """
+    """Returns the numbers of an encoder by their name in config.json."""
     return {
         setting.name: getattr(encoder, argument) for argument, setting in names.items()
     }

@@ -120,11 +120,7 @@ def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
 
 
 def _value(link: Link, tensors: Mapping, source: str) -> np.ndarray:
-    """Returns the value of a variable in the layout of Keras.
-
-    Raises:
-        InputError: if a number isn't finite.
-    """
+    """Returns the value of a variable in the layout of Keras."""
     value = np.asarray(tensors[link.name], dtype="float32")
     with np.errstate(divide="ignore", invalid="ignore"):
         value = link.layout.to_keras(value).reshape(link.variable.shape)
