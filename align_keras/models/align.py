@@ -30,7 +30,6 @@ from align_keras.preprocessing.tokenizer import ALIGNTokenizer
 from align_keras.presets.locate import is_keras_file, locate_preset
 from align_keras.presets.saving import (
     atomic_keras_path,
-    check_shard_size,
     save_task,
 )
 from align_keras.presets.stored_config import (
@@ -427,9 +426,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
             config = {"backbone": backbone, "preprocessor": preprocessor}
             return cls.from_config({**config, **saved_task, **task})
 
-    def save_to_preset(
-        self, preset_dir: str | os.PathLike, max_shard_size: float | None = None
-    ) -> None:
+    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
         """Writes the files of a KerasHub preset to a folder.
 
         The files are `config.json`, `task.json`, `preprocessor.json`, `tokenizer.json`,
@@ -440,14 +437,10 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: gigabytes that the weights may have. They are
-                always in one file.
 
         Raises:
-            InputError: if the weights are larger than `max_shard_size`, or the folder
-                contains a SavedModel.
+            InputError: if the folder contains a SavedModel.
         """
-        check_shard_size(self.backbone, max_shard_size)
         with merged_while_saving(self.backbone):
             save_task(self, preset_dir)
 

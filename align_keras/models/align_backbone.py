@@ -24,7 +24,7 @@ from align_keras.preprocessing.image_converter import ALIGNImageConverter
 from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.preprocessing.tokenizer import ALIGNTokenizer
 from align_keras.presets.locate import locate_preset
-from align_keras.presets.saving import check_shard_size, save_backbone
+from align_keras.presets.saving import save_backbone
 from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -216,21 +216,15 @@ class ALIGNBackbone(keras_hub.models.Backbone):
         path = locate_preset(preset, revision, token, load_weights)
         return open_backbone(cls, preset, path, load_weights, options)
 
-    def save_to_preset(
-        self, preset_dir: str | os.PathLike, max_shard_size: float | None = None
-    ) -> None:
+    def save_to_preset(self, preset_dir: str | os.PathLike) -> None:
         """Writes `config.json`, `metadata.json` and `model.weights.h5` to a folder.
 
         Args:
             preset_dir: str or path of the folder, which is created if it doesn't exist.
-            max_shard_size: gigabytes that the weights may have. They are
-                always in one file.
 
         Raises:
-            InputError: if the weights are larger than `max_shard_size`, or the folder
-                contains a SavedModel.
+            InputError: if the folder contains a SavedModel.
         """
-        check_shard_size(self, max_shard_size)
         with lora.merged_while_saving(self):
             save_backbone(self, preset_dir)
 

@@ -33,8 +33,6 @@ from align_keras.presets.layout import (
     check_no_saved_model,
     file_digests,
 )
-from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
 
 # Bytes. Upper bound of the metadata that HDF5 stores for a tensor.
@@ -126,27 +124,6 @@ def save_image_converter(
 ) -> None:
     """Writes image_converter.json."""
     _write_config(image_converter, _make_directory(directory) / IMAGE_CONVERTER_FILE)
-
-
-def check_shard_size(backbone: keras.Model, max_shard_size: float | None) -> None:
-    """Raises if the weights don't fit in one file of at most this size.
-
-    KerasHub divides larger weights into several files, and passes 10 by default.
-
-    Args:
-        backbone: `ALIGNBackbone`.
-        max_shard_size: float > 0, gigabytes, or None.
-    """
-    if max_shard_size is None:
-        return
-    size = _size_of_weights(backbone) / 1e9
-    check_number("max_shard_size", max_shard_size, 0, math.inf)
-    if size > max_shard_size:
-        raise InputError(
-            "max_shard_size must be None or at least the size of the weights, because "
-            f"they are in one file. Received: max_shard_size={max_shard_size} for "
-            f"weights of {size:.3g} GB. Leave it out."
-        )
 
 
 def _size_of_weights(backbone: keras.Model) -> int:

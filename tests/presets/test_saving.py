@@ -1,7 +1,5 @@
 """Presets that are saved into the folder of an earlier model."""
 
-import shutil
-
 import pytest
 
 from align_keras.embedders.locations import locate_model
@@ -47,14 +45,3 @@ def test_a_preset_without_a_tokenizer_does_not_adopt_an_earlier_one(tmp_path):
     ).save_to_preset(tmp_path)
     assert ALIGN.from_preset(tmp_path).vocabulary is None
     assert not (tmp_path / "tokenizer.json").exists()
-
-
-def test_a_smaller_file_size_than_that_of_the_weights_is_refused(tmp_path):
-    model = small_align()
-    for saved in (model, model.backbone):
-        with pytest.raises(InputError, match="max_shard_size must be None or at least"):
-            saved.save_to_preset(tmp_path / "preset", max_shard_size=1e-6)
-        assert not (tmp_path / "preset").exists()
-        # The default value of KerasHub.
-        saved.save_to_preset(tmp_path / "preset", max_shard_size=10)
-        shutil.rmtree(tmp_path / "preset")
