@@ -348,31 +348,16 @@ def _tower(
     recomputed_flops: int,
     block_weights: list[int] | None,
 ) -> TowerCost:
-    """Returns the cost of an encoder from its parts.
-
-    A body without trained weights has no backward pass, so it saves no values. LoRA is
-    estimated with the backward pass of full training, which is an upper bound.
-
-    Args:
-        mode: mode of `set_training`.
-        body: sum of all parts except the projection.
-        trained: sum of the parts that the backward pass traverses, without the
-            projection.
-        projection: cost of the projection.
-        factors: number of parameters of the factors of LoRA.
-        saved_values: number of saved values.
-        peak: largest number of values in memory.
-        recomputed_flops: operations that rematerialization repeats.
-        block_weights: number of parameters of each rematerialized block, or None. The
-            16-bit copies of the weights of a block are released after the block and
-            created again for its gradients, so 16-bit gradients also exist for one
-            block at a time.
-    """
+    """Returns the cost of an encoder from its parts."""
     parameters = body.parameters + projection.parameters
     copied_parameters = None
     if block_weights is not None:
+        # The 16-bit copies of the weights of a block are released after the block and
+        # created again for its gradients, one block at a time.
         outside_blocks = parameters - sum(block_weights)
         copied_parameters = outside_blocks + 2 * max(block_weights)
+    # A body without trained weights has no backward pass, so it saves no values. LoRA
+    # is estimated with the backward pass of full training, which is an upper bound.
     has_backward = mode in _BACKWARD_MODES
     learned = trained.parameters - trained.unlearned if has_backward else 0
     learned += projection.parameters
