@@ -136,9 +136,12 @@ def open_part(
         allowed = () if is_keras_file(path) else _FOR_FOLDERS
         refused = [name for name in arguments if name not in allowed]
         if refused:
+            rule = "can only be set with the name of a preset"
+            if is_keras_file(path):
+                rule = "can't be set with a .keras file"
             raise InputError(
-                f"{', '.join(refused)} can only be set with the name of a preset. "
-                f"Received: {path}. Leave the arguments out."
+                f"{', '.join(refused)} {rule}. Received: {path}. Leave the arguments "
+                "out."
             )
     errors = (OSError, zipfile.BadZipFile)
     with damage_reported(f"{path} can't be opened", "Save the model again", errors):

@@ -63,7 +63,7 @@ def test_sizes_replace_those_of_the_preset(presets, kind):
 
 def test_arguments_that_do_not_fit_are_refused(presets):
     for preset, options, message in (
-        (presets["file"][0], {"image_size": 96}, "can only be set with the name"),
+        (presets["file"][0], {"image_size": 96}, "can't be set with a .keras file"),
         (presets["folder"][0], {"vocabulary": VOCABULARY}, "can only be set with"),
         ("align_nano", {}, "must have a vocabulary"),
         ("align_nano", {"sequence_lenght": 5}, "Did you mean 'sequence_length'"),
