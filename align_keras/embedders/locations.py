@@ -182,7 +182,7 @@ def check_installed(runtime: str, subject: str | None = None) -> None:
 
     Args:
         runtime: name of a runtime, or path of a `.tflite` file.
-        subject: what needs the package. Defaults to the option `runtime`.
+        subject: option that needs the package, for the message. Defaults to `runtime`.
     """
     otherwise = "" if subject else ", or omit `runtime`"
     subject = subject or f"runtime={runtime!r}"

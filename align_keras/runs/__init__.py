@@ -1,0 +1,1 @@
+"""Training runs, fine-tuning, corpus builds, and exports that are measured."""

@@ -3,7 +3,7 @@
 Each part imports only the parts before it:
 
 - `readers`: image files, corpora, tables of `embed`, and photos.
-- `index`: what is stored, in a folder or in PostgreSQL, with the tables in
+- `index`: stored rows and vectors, in a folder or in PostgreSQL. The tables are in
   `index/schema.py`.
 - `update`: files into the index. `update/update.py` has the sequence.
 - `query`: from a query to hits. `query/searcher.py` has the sequence.

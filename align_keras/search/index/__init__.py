@@ -1,1 +1,1 @@
-"""What an index stores, in a folder or in PostgreSQL."""
+"""Rows and vectors that an index stores, in a folder or in PostgreSQL."""
