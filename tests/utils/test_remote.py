@@ -227,6 +227,7 @@ def test_addresses_of_an_unreachable_server_are_requested_once(web):
     assert count_requests("c.bin") == remote_requests.TRIES
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "url",
     [
