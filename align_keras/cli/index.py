@@ -242,7 +242,7 @@ class _WatchUpdates:
         Raises:
             RebuiltIndexError: if the index was built again with another model.
         """
-        from align_keras.search.index.sqlite_database import RebuiltIndexError
+        from align_keras.search.index.database import RebuiltIndexError
 
         try:
             changes = self._index.add((), self._engine)

@@ -18,9 +18,9 @@ from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
 from align_keras.search.index import folder_store, vectors_file
+from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.index_location import default_index
-from align_keras.search.index.sqlite_database import RebuiltIndexError
 from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.search.query.relevance import relevance
 from align_keras.utils.errors import InputError

@@ -10,7 +10,7 @@ from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.embedders.label_thresholds import LabelThresholds, calibrate_thresholds
 from align_keras.search.image_index import Index
-from align_keras.search.index.sqlite_database import RebuiltIndexError
+from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.query.query import Query
 from align_keras.search.tags import (
     tag_images,

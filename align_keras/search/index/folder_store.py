@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.search.index.database import SqliteDatabase
 from align_keras.search.index.folder_files import (
     DATABASE,
     HEADER,
@@ -29,7 +30,6 @@ from align_keras.search.index.image_store import (
 )
 from align_keras.search.index.ranking import ranked_blocks, scan_many
 from align_keras.search.index.schema import ModelIdentity
-from align_keras.search.index.sqlite_database import SqliteDatabase
 from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url

@@ -11,10 +11,10 @@ from typing import Any
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
+from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_files import run_index_command
 from align_keras.search.index.image_store import ImageStore
 from align_keras.search.index.schema import NO_MODEL, ModelIdentity
-from align_keras.search.index.sqlite_database import RebuiltIndexError
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.search.index import approximate, vector_rows
+from align_keras.search.index.database import SqliteDatabase
 from align_keras.search.index.folder_files import (
     DATABASE,
     WAL,
@@ -35,7 +36,6 @@ from align_keras.search.index.folder_files import (
 )
 from align_keras.search.index.image_store import VALUES_PER_LIST, sample_step
 from align_keras.search.index.schema import ITEMS_ROOT
-from align_keras.search.index.sqlite_database import SqliteDatabase
 from align_keras.utils.errors import InputError
 
 # Bytes. All norms of a vectors file of at most this size are checked when the file is
