@@ -52,9 +52,7 @@ def test_a_database_returns_the_same_hits_as_a_folder(
 ):
     # With this threshold, no pair of images is so close to it that the rounding of
     # halfvec changes the result.
-    monkeypatch.setattr(
-        "align_keras.search.query.merged_rows.NEAR_DUPLICATE_COSINE", 0.97
-    )
+    monkeypatch.setattr("align_keras.search.query.searcher.NEAR_DUPLICATE_COSINE", 0.97)
     table = tmp_path / "table.csv"
     rows = [f"photos/{n:02}.png,color {n},{n},{'x' * (n % 3)}" for n in range(20)]
     table.write_text("\n".join(["image,caption,stars,mark", *rows]))

@@ -5,12 +5,12 @@ import pytest
 
 from align_keras.search.image_index import Index
 from align_keras.search.index.image_store import RankedRows
-from align_keras.search.query import merged_rows
-from align_keras.search.query.merged_rows import (
+from align_keras.search.query import searcher
+from align_keras.search.query.query import Query
+from align_keras.search.query.searcher import (
     NEAR_DUPLICATE_COSINE,
     merge_near_duplicates,
 )
-from align_keras.search.query.query import Query
 
 
 def clustered_vectors(count, seed=0):
@@ -43,7 +43,7 @@ def merge_one_by_one(blocks, k):
 @pytest.mark.parametrize("k", [1, 10, 64, 100, 500])
 @pytest.mark.parametrize("scores_per_part", [1_000_000, 1_000])
 def test_near_duplicates_are_merged_as_one_by_one(monkeypatch, k, scores_per_part):
-    monkeypatch.setattr(merged_rows, "SCORES_PER_PART", scores_per_part)
+    monkeypatch.setattr(searcher, "SCORES_PER_PART", scores_per_part)
     vectors = clustered_vectors(400)
     rows = np.random.default_rng(1).permutation(400)
     blocks = [
