@@ -383,7 +383,7 @@ class Index:
 
     def _remove_other_sources(self, sources: Sequence[str | os.PathLike]) -> None:
         """Removes the sources of an earlier rebuild that this rebuild does not have."""
-        from align_keras.search.update.index_sources import resolve_source
+        from align_keras.search.update.source_scan import resolve_source
 
         roots = {resolve_source(source) for source in sources}
         others = [

@@ -1,4 +1,4 @@
-"""Scan of the sources of an index."""
+"""Sources of an index: folders and tables, and the scan of their files."""
 
 import collections
 import errno
@@ -11,6 +11,7 @@ from typing import NamedTuple
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.pair_files import PairRecord, read_pairs
 from align_keras.corpus.sources.source_files import is_folder
+from align_keras.corpus.text_tables import TABLE_SUFFIXES
 from align_keras.search.index.image_store import ImageStore
 from align_keras.search.index.schema import UnreadableFile
 from align_keras.search.readers.corpus_images import is_record, shard_of
@@ -24,15 +25,83 @@ from align_keras.search.readers.image_files import (
 )
 from align_keras.search.update.changes import PERMANENT_REASONS, Changes, FileToEmbed
 from align_keras.search.update.file_embedding import map_in_order
-from align_keras.search.update.index_sources import is_table, source_exists
+from align_keras.utils.addresses import without_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
-from align_keras.utils.remote import absolute_path, is_url
+from align_keras.utils.remote import absolute_path, is_url, stat_url
 
 # Number of concurrent requests to a server for the files of a table.
 _REQUESTS = 16
 # Errors for a path if a part of it is missing, or is a file instead of a folder.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+def resolve_source(source: str | os.PathLike) -> bytes:
+    """Converts the path or address of a source to the form that the index stores.
+
+    Raises:
+        InputError: if it is not an existing folder or table.
+    """
+    if is_url(source):
+        url = without_query(os.fsdecode(source)).rstrip("/")
+        if not is_table(url) and (url.startswith("http") or stat_url(url) is not None):
+            raise InputError(
+                "`sources` at an address must be tables that end in "
+                f"{', '.join(TABLE_SUFFIXES)}, or folders of images in an object "
+                f"store. Received: {url}. Use the address of a table or folder."
+            )
+        return os.fsencode(url)
+    file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
+    if not os.path.exists(file):
+        raise InputError(
+            f"`sources` must be folders or tables. Received: {os.fsdecode(file)}, "
+            "which doesn't exist. Check the path."
+        )
+    if not (is_table(os.fsdecode(file)) or os.path.isdir(file)):
+        raise InputError(
+            "`sources` must be folders of images or tables that end in "
+            f"{', '.join(TABLE_SUFFIXES)}. Received: {os.fsdecode(file)}. Name its "
+            "folder."
+        )
+    return os.path.realpath(file)
+
+
+def is_table(source: str) -> bool:
+    """Returns True for the path or address of a table, and False for a folder."""
+    return source.lower().endswith(TABLE_SUFFIXES)
+
+
+def path_columns(file: bytes, root: bytes) -> dict[str, str]:
+    """Returns the columns `path`, `folder` and `name` of an image.
+
+    For an image in a folder source, `folder` begins with the name of the source.
+    """
+    path = shard_of(file) if is_record(file) else file
+    is_folder_at_url = is_url(root) and not is_table(os.fsdecode(root))
+    if os.path.isdir(root) or is_folder_at_url:
+        folder = os.path.dirname(os.path.relpath(path, os.path.dirname(root)))
+    else:
+        folder = os.path.dirname(path)
+    texts = {"path": file, "folder": folder, "name": os.path.basename(file)}
+    # Bytes that are not UTF-8 are written as \xff.
+    return {
+        name: text.decode("utf-8", "backslashreplace") for name, text in texts.items()
+    }
+
+
+def source_exists(file: bytes) -> bool:
+    """Returns True if a folder or table exists and can be accessed."""
+    if not is_url(file):
+        try:
+            os.stat(file)
+        except OSError:
+            return False
+        return True
+    try:
+        stat_url(os.fsdecode(file))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class SourceScan:

@@ -28,8 +28,11 @@ from align_keras.search.update.file_embedding import (
     blocks_from_cluster,
     embedded_chunks,
 )
-from align_keras.search.update.index_sources import path_columns, resolve_source
-from align_keras.search.update.source_scan import SourceScan
+from align_keras.search.update.source_scan import (
+    SourceScan,
+    path_columns,
+    resolve_source,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.tasks import LOCAL, is_cluster
