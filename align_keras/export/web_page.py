@@ -82,7 +82,7 @@ def write_web_page(
         text_tower: content of the LiteRT file of the text encoder.
         images: `PageImage` of each image.
         embeddings: float array (images, d) with rows of unit length.
-        relevance_weights: `RELEVANCE_WEIGHTS` of `align_keras.search.query.relevance`.
+        relevance_weights: `RELEVANCE_WEIGHTS` of `align_keras.search.query.hits`.
         title: heading of the page.
         runtime: `node_modules` folder that `check_litert_js` accepts and that is copied
             to the page. None requires the user to run `npm install`.

@@ -57,7 +57,7 @@ def write_web(
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_litert_js, write_web_page
-    from align_keras.search.query.relevance import RELEVANCE_WEIGHTS
+    from align_keras.search.query.hits import RELEVANCE_WEIGHTS
 
     # Options are checked first, since embedding may take minutes.
     if quantize == "int8":

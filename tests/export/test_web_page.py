@@ -24,7 +24,7 @@ from align_keras.runs.export_web import (
     write_web,
 )
 from align_keras.search import Index
-from align_keras.search.query.relevance import relevance
+from align_keras.search.query.hits import relevance
 from align_keras.utils.files import MAX_PIXELS
 from align_keras.utils.pillow_images import decode_rgb
 from tests.helpers.browser import chromium, node_modules, served

@@ -22,7 +22,7 @@ from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.index_location import default_index
 from align_keras.search.index.vectors_file import VectorsFile
-from align_keras.search.query.relevance import relevance
+from align_keras.search.query.hits import relevance
 from align_keras.utils.errors import InputError
 
 

@@ -3,7 +3,7 @@
     python tools/benchmarks/bench_marks.py --captioned /usr/share/tuxpaint/stamps
 
 The probabilities are a logistic regression of the height of a score and the crowd of
-its query (see `align_keras.search.query.relevance.heights_and_crowd`). The regression
+its query (see `align_keras.search.query.hits.heights_and_crowd`). The regression
 is fitted on the sources of `bench_held_out.py`, which are not training images of
 align_small_en. Each source has the same weight. A hit is one of the 5 best images of a
 caption. It is right if it has the caption.
@@ -165,7 +165,7 @@ def run_scores(folder):
 
 def measure(scores, has_caption):
     """Returns the `Evidence` of all captions."""
-    from align_keras.search.query.relevance import heights_and_crowd
+    from align_keras.search.query.hits import heights_and_crowd
 
     def values_of(best_scores, row):
         heights, crowd = heights_and_crowd(best_scores, row, len(row))
@@ -237,7 +237,7 @@ def print_source(name, source, weights):
 
 def print_steepness(scores):
     """Prints the mean explained deviance of the sources for factors of the crowd."""
-    from align_keras.search.query.relevance import RELEVANCE_WEIGHTS
+    from align_keras.search.query.hits import RELEVANCE_WEIGHTS
 
     default = RELEVANCE_WEIGHTS["steepness"]
     for steepness in STEEPNESS:

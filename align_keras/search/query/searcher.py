@@ -12,9 +12,14 @@ import numpy as np
 from align_keras.embedders import Embedder
 from align_keras.search.index.image_store import ImageStore, RankedRows, ScannedRows
 from align_keras.search.index.schema import path_of_image
-from align_keras.search.query.hits import DetailsCache, Hit, ImageDetails, make_hit
+from align_keras.search.query.hits import (
+    DetailsCache,
+    Hit,
+    ImageDetails,
+    make_hit,
+    relevance,
+)
 from align_keras.search.query.query import Query
-from align_keras.search.query.relevance import relevance
 from align_keras.utils.errors import InputError
 
 # Minimum cosine similarity of near-duplicates. With align_small_en and 80 JPEGs, the
