@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index
     from align_keras.search.index.folder_store import FolderStore
-    from align_keras.search.index.index_location import default_index, is_database
+    from align_keras.search.index.opening import default_index, is_database
 
     refuse_empty(arguments, ("index", "export", "left_out"))
     folder = arguments.index or default_index()

@@ -151,7 +151,7 @@ def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresh
     """Chooses thresholds, writes their file and prints them."""
     from align_keras.embedders import load_model
     from align_keras.search.image_index import Index
-    from align_keras.search.index.index_location import index_exists
+    from align_keras.search.index.opening import index_exists
     from align_keras.search.tags import calibrate
 
     model = read_model_options(arguments)

@@ -21,7 +21,8 @@ import numpy as np
 
 from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.embedder import Embedder
+from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.readers.embedding_source import (
     EMBEDDING_INPUTS,

@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.embedder import Embedder
+from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import ImageStore, ScannedRows
-from align_keras.search.index.index_location import (
+from align_keras.search.index.opening import (
     check_encoding,
-    default_index,
-    is_database,
-    store_class,
-)
-from align_keras.search.index.index_model import (
     check_model_of_writer,
+    default_index,
     identity_of,
+    is_database,
     load_named_model,
     open_index_model,
+    store_class,
 )
 from align_keras.search.index.schema import (
     NO_MODEL,
@@ -498,7 +497,9 @@ class Index:
         request = dataclasses.replace(request, **changes)
         if embedding is not None:
             return self.searcher.search(embedding, request)
-        return self.searcher.query(request, lambda: self.model)
+        if not request.has_content:
+            return self.searcher.latest(request.where, request.k)
+        return self.searcher.query(request, self.model)
 
     def search(
         self, embedding: np.ndarray, query: Query, scanned: ScannedRows | None = None

@@ -22,7 +22,7 @@ from align_keras.utils.files import atomic_path, atomic_write, read_regular, ref
 from align_keras.utils.progress import progress_bar
 
 if TYPE_CHECKING:
-    from align_keras.embedders import Embedder
+    from align_keras.embedders.embedder import Embedder
     from align_keras.search.image_index import Index
     from align_keras.search.index.image_store import ImageStore
 

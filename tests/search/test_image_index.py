@@ -20,7 +20,7 @@ from align_keras.search import Hit, Index, Query
 from align_keras.search.index import folder_store, vectors_file
 from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.index_location import default_index
+from align_keras.search.index.opening import default_index
 from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.search.query.hits import relevance
 from align_keras.utils.errors import InputError
@@ -621,7 +621,7 @@ def test_an_index_does_not_open_a_model_that_may_run_code(
     def run(*arguments):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("align_keras.search.index.index_model.load_model", run)
+    monkeypatch.setattr("align_keras.search.index.opening.load_model", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
         with pytest.raises(InputError, match="must be opened with --model"):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.search.index.image_store import ImageStore, RankedRows, ScannedRows
 from align_keras.search.index.schema import path_of_image
 from align_keras.search.query.hits import (
@@ -50,16 +50,10 @@ class Searcher:
         self._sample: tuple | None = None
         self._column_values: tuple | None = None
 
-    def query(self, query: Query, model: Any) -> list[Hit]:
-        """Returns the hits of a query. `model` returns the model of the index."""
-        if not query.has_content:
-            return self.latest(query.where, query.k)
-        return self.search(self._embed(query, model()), query)
-
-    def _embed(self, query: Query, model: Embedder) -> np.ndarray:
-        """Returns the embedding of a query, float32 (d,)."""
+    def query(self, query: Query, model: Embedder) -> list[Hit]:
+        """Returns the hits of a query with a text or an image."""
         stored = [self._embed_image(image, model) for image in query.images]
-        return query.encode(model, stored)
+        return self.search(query.encode(model, stored), query)
 
     def _embed_image(self, image: Any, model: Embedder) -> np.ndarray:
         if isinstance(image, int | np.integer):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.search.query.query import check_request_texts
 from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.local_server import RequestError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.label_thresholds import check_labels
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query, check_request_texts, check_words

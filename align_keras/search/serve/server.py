@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.search.image_index import Index
 from align_keras.search.index.image_store import ScannedRows
 from align_keras.search.index.schema import LeftOutFile

@@ -6,9 +6,9 @@ import os
 import threading
 from collections.abc import Callable
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.search.image_index import Index
-from align_keras.search.index.index_location import default_index
+from align_keras.search.index.opening import default_index
 from align_keras.search.serve.text_batches import TextCache
 
 # Inode and modification time of `index.json`, which change when the index is built

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import worker_model
 from align_keras.search.index.folder_files import TASKS
 from align_keras.search.index.image_store import ImageStore

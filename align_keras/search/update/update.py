@@ -13,7 +13,7 @@ import numpy as np
 
 from align_keras.corpus.drop_counter import printable
 from align_keras.corpus.pair_files import PairRecord
-from align_keras.embedders import Embedder
+from align_keras.embedders.embedder import Embedder
 from align_keras.search.index.columns import names_in_conditions, plain_name
 from align_keras.search.index.image_store import ImageStore
 from align_keras.search.index.schema import TableRow, UnreadableFile
