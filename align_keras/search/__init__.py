@@ -14,7 +14,7 @@ Each part imports only the parts before it:
 """
 
 from align_keras.search.image_index import Index
-from align_keras.search.index.schema import ModelIdentity
+from align_keras.search.index.image_store import ModelIdentity
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query
 

@@ -18,7 +18,12 @@ from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.image_store import ImageStore, ScannedRows
+from align_keras.search.index.image_store import (
+    NO_MODEL,
+    ImageStore,
+    ModelIdentity,
+    ScannedRows,
+)
 from align_keras.search.index.opening import (
     check_encoding,
     check_model_of_writer,
@@ -29,11 +34,7 @@ from align_keras.search.index.opening import (
     open_index_model,
     store_class,
 )
-from align_keras.search.index.schema import (
-    NO_MODEL,
-    LeftOutFile,
-    ModelIdentity,
-)
+from align_keras.search.index.schema import LeftOutFile
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query
 from align_keras.search.query.searcher import Searcher

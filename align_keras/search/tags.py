@@ -15,8 +15,8 @@ from align_keras.embedders.label_thresholds import (
     calibrate_thresholds,
     check_labels,
 )
-from align_keras.search.index.folder_files import stored_image_of
-from align_keras.search.index.schema import TableRow, path_of_image
+from align_keras.search.index.folder_files import path_of_image, stored_image_of
+from align_keras.search.index.schema import TableRow
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, read_regular, refuse_url
 from align_keras.utils.progress import progress_bar

@@ -3,6 +3,11 @@
 An index folder may come from an untrusted source, and its database contains file names.
 This module checks that each stored name has a fixed form, which keeps the path inside
 the folder, and that the file is not a symbolic link.
+
+An image that was indexed with its embedding has an id and no source file. Its file is
+stored as `item:NAME:ID`. NAME is the file name of the copy of the image in the folder
+of the index, or empty if the index has no copy. Paths of source files are absolute, so
+no path looks like `item:NAME:ID`.
 """
 
 import os
@@ -11,7 +16,6 @@ import re
 import shlex
 from typing import IO, Any
 
-from align_keras.search.index.schema import is_item, split_item
 from align_keras.utils.errors import InputError
 
 HEADER = "index.json"
@@ -30,6 +34,7 @@ ENCODINGS = tuple(_SUFFIXES)
 _VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.(f32|f16)")
 _APPROXIMATE = re.compile(r"vectors\.[0-9]{1,15}\.pq")
 _STORED_IMAGE = re.compile(r"[0-9]{6,15}\.(png|jpg|gif|bmp|webp)")
+_ITEM_PREFIX = b"item:"
 _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
 
 
@@ -162,6 +167,40 @@ def stored_image_of(image: dict[str, Any], folder: Any) -> pathlib.Path | None:
         return None
     _, name = split_item(image["file"])
     return stored_image_path(folder, name) if name else None
+
+
+def path_of_image(image: dict[str, Any]) -> str:
+    """Returns the path of an image's file, or its id."""
+    file = image["file"]
+    return split_item(file)[0] if is_item(file) else os.fsdecode(file)
+
+
+def item_file(id: str, image_name: str = "") -> bytes:
+    """Returns the stored name of an image that has an id and no source file.
+
+    >>> item_file("star", "000001.png")
+    b'item:000001.png:star'
+    """
+    return b"%b%b:%b" % (
+        _ITEM_PREFIX,
+        image_name.encode(),
+        id.encode("utf-8", "surrogatepass"),
+    )
+
+
+def is_item(file: bytes) -> bool:
+    """Returns True for a name that `item_file` made, and False for a path."""
+    return file.startswith(_ITEM_PREFIX)
+
+
+def split_item(file: bytes) -> tuple[str, str]:
+    """Returns the id of an image and the file name of its copy in the index, or "".
+
+    >>> split_item(b"item::a:b")
+    ('a:b', '')
+    """
+    image_name, _, id = file.removeprefix(_ITEM_PREFIX).partition(b":")
+    return id.decode("utf-8", "replace"), image_name.decode("utf-8", "replace")
 
 
 def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:

@@ -25,11 +25,11 @@ from align_keras.search.index.folder_files import (
 from align_keras.search.index.image_store import (
     VALUES_PER_LIST,
     ImageStore,
+    ModelIdentity,
     RankedRows,
     ScannedRows,
 )
 from align_keras.search.index.ranking import ranked_blocks, scan_many
-from align_keras.search.index.schema import ModelIdentity
 from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url

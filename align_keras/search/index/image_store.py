@@ -6,6 +6,7 @@ PostgreSQL database.
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,6 +26,44 @@ T = TypeVar("T")
 VALUES_PER_LIST = 500
 # Number of sampled rows. Their scores show which scores are high for a query.
 _SAMPLE = 4096
+# Name and fingerprint of the model in an index that was made without a model.
+NO_MODEL = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelIdentity:
+    """Identity of the model that computed the embeddings of an index.
+
+    Attributes:
+        name: name or absolute path that `align_keras.load_model` accepts.
+        fingerprint: digest of the weights and the preprocessing.
+        dimension: width of the embeddings.
+        runtime: `runtime` argument of `align_keras.load_model`.
+        truncated_to: `dimensions` argument of `align_keras.load_model`.
+
+    Example:
+
+    >>> ModelIdentity("align_small_en", "786def33e90f574d", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': '786def33e90f574d'}
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    runtime: str = "auto"
+    truncated_to: int | None = None
+
+    def reference(self) -> dict[str, Any]:
+        """Returns name, fingerprint and options in the form of `Embedder.reference`."""
+        reference: dict[str, Any] = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+        }
+        if self.runtime != "auto":
+            reference["runtime"] = self.runtime
+        if self.truncated_to is not None:
+            reference["dimensions"] = self.truncated_to
+        return reference
 
 
 class RankedRows(NamedTuple):

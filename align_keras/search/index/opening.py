@@ -17,8 +17,7 @@ from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
 from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_files import ENCODINGS, run_index_command
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.image_store import ImageStore
-from align_keras.search.index.schema import NO_MODEL, ModelIdentity
+from align_keras.search.index.image_store import NO_MODEL, ImageStore, ModelIdentity
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS

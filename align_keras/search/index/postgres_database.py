@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from align_keras.search.index.database import Database
-from align_keras.search.index.schema import POSTGRES_SCHEMA, ModelIdentity
+from align_keras.search.index.image_store import ModelIdentity
+from align_keras.search.index.schema import POSTGRES_SCHEMA
 from align_keras.utils.addresses import password_error
 from align_keras.utils.errors import InputError, needs
 

@@ -20,9 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.index.image_store import ImageStore, RankedRows, ScannedRows
+from align_keras.search.index.image_store import (
+    ImageStore,
+    ModelIdentity,
+    RankedRows,
+    ScannedRows,
+)
 from align_keras.search.index.postgres_database import PostgresDatabase
-from align_keras.search.index.schema import ModelIdentity
 
 if TYPE_CHECKING:
     from align_keras.search.readers.image_files import ImageFile

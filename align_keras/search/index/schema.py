@@ -1,4 +1,4 @@
-"""Tables of an index: their SQL in both databases, their rows, and names of images.
+"""Tables of an index: their SQL in both databases, and their rows.
 
 An index has these tables, in SQLite and in PostgreSQL:
 
@@ -10,15 +10,9 @@ An index has these tables, in SQLite and in PostgreSQL:
 
 SQLite also has the checksums of the embeddings, which are in the vectors file.
 PostgreSQL has the embeddings in the table `vectors`.
-
-An image that was indexed with its embedding has an id and no source file. Its file is
-stored as `item:NAME:ID`. NAME is the file name of the copy of the image in the folder
-of the index, or empty if the index has no copy. Paths of source files are absolute, so
-no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 # Built-in columns of every image → their types in SQLite.
@@ -95,45 +89,6 @@ CREATE TABLE align_keras.table_rows (
 """
 # Entry of the table `roots` to which all images without a source file belong.
 ITEMS_ROOT = b"items:"
-_ITEM_PREFIX = b"item:"
-# Name and fingerprint of the model in an index that was made without a model.
-NO_MODEL = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelIdentity:
-    """Identity of the model that computed the embeddings of an index.
-
-    Attributes:
-        name: name or absolute path that `align_keras.load_model` accepts.
-        fingerprint: digest of the weights and the preprocessing.
-        dimension: width of the embeddings.
-        runtime: `runtime` argument of `align_keras.load_model`.
-        truncated_to: `dimensions` argument of `align_keras.load_model`.
-
-    Example:
-
-    >>> ModelIdentity("align_small_en", "786def33e90f574d", 384).reference()
-    {'name': 'align_small_en', 'fingerprint': '786def33e90f574d'}
-    """
-
-    name: str
-    fingerprint: str
-    dimension: int
-    runtime: str = "auto"
-    truncated_to: int | None = None
-
-    def reference(self) -> dict[str, Any]:
-        """Returns name, fingerprint and options in the form of `Embedder.reference`."""
-        reference: dict[str, Any] = {
-            "name": self.name,
-            "fingerprint": self.fingerprint,
-        }
-        if self.runtime != "auto":
-            reference["runtime"] = self.runtime
-        if self.truncated_to is not None:
-            reference["dimensions"] = self.truncated_to
-        return reference
 
 
 @dataclasses.dataclass(slots=True)
@@ -191,37 +146,3 @@ class TableRow(NamedTuple):
 
     captions: list[str]
     values: dict[str, Any]
-
-
-def path_of_image(image: dict[str, Any]) -> str:
-    """Returns the path of an image's file, or its id."""
-    file = image["file"]
-    return split_item(file)[0] if is_item(file) else os.fsdecode(file)
-
-
-def item_file(id: str, image_name: str = "") -> bytes:
-    """Returns the stored name of an image that has an id and no source file.
-
-    >>> item_file("star", "000001.png")
-    b'item:000001.png:star'
-    """
-    return b"%b%b:%b" % (
-        _ITEM_PREFIX,
-        image_name.encode(),
-        id.encode("utf-8", "surrogatepass"),
-    )
-
-
-def is_item(file: bytes) -> bool:
-    """Returns True for a name that `item_file` made, and False for a path."""
-    return file.startswith(_ITEM_PREFIX)
-
-
-def split_item(file: bytes) -> tuple[str, str]:
-    """Returns the id of an image and the file name of its copy in the index, or "".
-
-    >>> split_item(b"item::a:b")
-    ('a:b', '')
-    """
-    image_name, _, id = file.removeprefix(_ITEM_PREFIX).partition(b":")
-    return id.decode("utf-8", "replace"), image_name.decode("utf-8", "replace")

@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search.index.folder_files import damage_error, stored_image_of
+from align_keras.search.index.folder_files import (
+    damage_error,
+    path_of_image,
+    stored_image_of,
+)
 from align_keras.search.index.image_store import ImageStore
-from align_keras.search.index.schema import INDEX_COLUMNS, path_of_image
+from align_keras.search.index.schema import INDEX_COLUMNS
 
 # Number of images whose details are cached. Those of an image without captions take
 # about 1 kB.

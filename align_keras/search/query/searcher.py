@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.embedders.embedder import Embedder
+from align_keras.search.index.folder_files import path_of_image
 from align_keras.search.index.image_store import ImageStore, RankedRows, ScannedRows
-from align_keras.search.index.schema import path_of_image
 from align_keras.search.query.hits import (
     DetailsCache,
     Hit,

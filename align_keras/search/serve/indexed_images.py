@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 
 from align_keras.search.image_index import Index
-from align_keras.search.index.folder_files import stored_image_of
-from align_keras.search.index.schema import is_item, split_item
+from align_keras.search.index.folder_files import is_item, split_item, stored_image_of
 from align_keras.search.readers.image_files import content_hash, read_file
 from align_keras.search.readers.photos import read_upright
 from align_keras.search.serve.local_server import RequestError

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from align_keras.search.index.columns import as_text
-from align_keras.search.index.folder_files import STORED_IMAGES
+from align_keras.search.index.folder_files import STORED_IMAGES, item_file
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.schema import ITEMS_ROOT, ModelIdentity, item_file
+from align_keras.search.index.image_store import ModelIdentity
+from align_keras.search.index.schema import ITEMS_ROOT
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, refuse_url
 

@@ -6,14 +6,10 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.search import Index
 from align_keras.search.index import ranking, vector_rows, vectors_file
-from align_keras.search.index.folder_files import ENCODINGS, vectors_path
+from align_keras.search.index.folder_files import ENCODINGS, item_file, vectors_path
 from align_keras.search.index.folder_store import FolderStore
-from align_keras.search.index.schema import (
-    ITEMS_ROOT,
-    NO_MODEL,
-    ModelIdentity,
-    item_file,
-)
+from align_keras.search.index.image_store import NO_MODEL, ModelIdentity
+from align_keras.search.index.schema import ITEMS_ROOT
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
