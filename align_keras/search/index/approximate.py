@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search.index.folder_files import approximate_files, approximate_path
+from align_keras.search.index.folder_files import approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
@@ -55,15 +55,11 @@ def build_or_update(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bo
     Returns:
         True if the file was written.
     """
-    path = approximate_path(folder, vectors_file)
-    for old in approximate_files(folder):
-        if old != path:
-            old.unlink(missing_ok=True)
-    total, width = vectors.shape
-    if total < LEAST_ROWS:
-        return False
+    # The import takes as long as a small search.
     import faiss
 
+    path = approximate_path(folder, vectors_file)
+    total, width = vectors.shape
     index = _read(path, width, total)
     if index is None:
         parts = width if width % 2 else width // 2

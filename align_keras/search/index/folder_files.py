@@ -133,11 +133,6 @@ def approximate_path(folder: pathlib.Path, vectors_file: object) -> pathlib.Path
     return path
 
 
-def approximate_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths of all approximate indexes in the folder."""
-    return [path for path in folder.iterdir() if _APPROXIMATE.fullmatch(path.name)]
-
-
 def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Returns the path of an image copy inside the folder of the index.
 

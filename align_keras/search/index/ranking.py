@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.search.index import approximate
-from align_keras.search.index.vector_rows import HalfRows
+from align_keras.search.index.half_rows import HalfRows
 from align_keras.search.index.vectors_file import VectorsFile
 
 # Number of rows per float32 product, 100 MB for embeddings of width 384.

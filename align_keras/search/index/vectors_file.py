@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search.index import approximate, vector_rows
+from align_keras.search.index import approximate
 from align_keras.search.index.database import SqliteDatabase
 from align_keras.search.index.folder_files import (
     DATABASE,
@@ -34,10 +34,13 @@ from align_keras.search.index.folder_files import (
     run_index_command,
     vectors_path,
 )
+from align_keras.search.index.half_rows import HalfRows
 from align_keras.search.index.image_store import VALUES_PER_LIST, sample_step
 from align_keras.search.index.schema import ITEMS_ROOT
 from align_keras.utils.errors import InputError
 
+# Encoding → type of the numbers in the file.
+_TYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 # Bytes. All norms of a vectors file of at most this size are checked when the file is
 # opened, which takes 2 ms.
 SMALL_VECTORS_BYTES = 32 * 2**20
@@ -145,9 +148,11 @@ class VectorsFile:
         self._database.refuse_rebuilt()
         encoding = encoding_of(self._folder, name)
         try:
-            return vector_rows.map_rows(path, encoding, rows, self._dimension)
+            shape = (rows, self._dimension)
+            stored = np.memmap(path, _TYPES[encoding], "r", shape=shape)
         except (OSError, ValueError) as error:
             raise damage_error(self._folder, f"{name}: {error}") from None
+        return stored if encoding == "float32" else HalfRows(stored)
 
     def _check_length(self, rows: Any) -> int:
         if not isinstance(rows, int) or rows < 0:
@@ -158,14 +163,14 @@ class VectorsFile:
         name = self.name
         path = vectors_path(self._folder, name)
         encoding = encoding_of(self._folder, name)
-        return path, vector_rows.row_bytes(encoding, self._dimension)
+        return path, _TYPES[encoding].itemsize * self._dimension
 
     # === Writing, within a transaction ===
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
         """Appends vectors, float32 (n, d), and flushes them. Returns their rows."""
         first = len(self)
-        encoded = vector_rows.encode(vectors, self.encoding)
+        encoded = encode(vectors, self.encoding)
         path, row_bytes = self._path_and_row_bytes()
         with open_to_write(path) as file:
             file.seek(first * row_bytes)
@@ -210,7 +215,7 @@ class VectorsFile:
         with open_to_write(vectors_path(self._folder, new), new=True) as file:
             for block in blocks:
                 self.check_rows(block.tolist())
-                file.write(vector_rows.encode(vectors[block], encoding).tobytes())
+                file.write(encode(vectors[block], encoding).tobytes())
             file.flush()
             os.fsync(file.fileno())
         with self._database.transaction():
@@ -224,16 +229,19 @@ class VectorsFile:
             self._database.run("DELETE FROM checksums")
             start = 0
             for block in blocks:
-                encoded = vector_rows.encode(vectors[block], encoding)
+                encoded = encode(vectors[block], encoding)
                 self._write_checksums(start, encoded)
                 start += len(block)
             self._database.update_meta("vectors", new)
             self._database.update_meta("rows", len(used_rows))
         vectors_path(self._folder, old).unlink(missing_ok=True)
+        approximate_path(self._folder, old).unlink(missing_ok=True)
 
     def update_approximate_index(self) -> None:
         """Builds the approximate index, or adds the rows that it lacks."""
-        approximate.build_or_update(self._folder, self.name, self.rows())
+        name, vectors = self.named_rows()
+        if len(vectors) >= approximate.LEAST_ROWS:
+            approximate.build_or_update(self._folder, name, vectors)
 
     def _write_checksums(self, first: int, vectors: np.ndarray) -> None:
         """Stores checksums of new rows and the largest deviation of a norm from 1."""
@@ -388,6 +396,11 @@ class VectorsFile:
         return InputError(
             f"The file {path} is damaged (row {int(row)}{image}, {reason}). {remedy}."
         )
+
+
+def encode(vectors: np.ndarray, encoding: str) -> np.ndarray:
+    """Converts embeddings, float32 (n, d), to the numbers of the file."""
+    return np.ascontiguousarray(vectors, _TYPES[encoding])
 
 
 def row_checksums(vectors: np.ndarray) -> list[int]:

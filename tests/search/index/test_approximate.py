@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query
-from align_keras.search.index import approximate, ranking
+from align_keras.search.index import approximate, ranking, vectors_file
 from align_keras.search.index.approximate import Approximate, build_or_update
 from align_keras.search.index.folder_files import approximate_path
 
@@ -72,8 +72,7 @@ def test_a_missing_or_damaged_file_is_built_again(tmp_path, small_limits):
     approximate_path(tmp_path, "vectors.0.f32").write_bytes(b"junk")
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
     assert build_or_update(tmp_path, "vectors.0.f32", vectors)
-    assert build_or_update(tmp_path, "vectors.1.f32", vectors)
-    assert [path.name for path in tmp_path.iterdir()] == ["vectors.1.pq"]
+    assert Approximate.open(tmp_path, "vectors.0.f32", 16) is not None
 
 
 def test_a_large_index_uses_the_approximate_index(
@@ -95,6 +94,22 @@ def test_a_large_index_uses_the_approximate_index(
     (tmp_path / "index" / "vectors.0.pq").unlink()
     index = Index.open(tmp_path / "index", colors.GOLDEN)
     assert [index.query(words, k=7) for words in all_words] == approximate_hits
+
+
+def test_the_file_is_removed_with_the_vectors(tmp_path, monkeypatch, small_limits):
+    from align_keras.search import Index
+
+    monkeypatch.setattr(vectors_file, "VECTOR_ROWS_PER_BLOCK", 10)
+    names = [str(number) for number in range(120)]
+    index = Index.from_embeddings(vectors_of(120), names, folder=tmp_path / "index")
+    assert (tmp_path / "index" / "vectors.0.pq").is_file()
+    with index.store.writing() as store:
+        with store.database.transaction():
+            store.remove_images(range(1, 61))
+        store.compact()
+    assert [path.name for path in (tmp_path / "index").glob("vectors.*")] == [
+        "vectors.1.f32"
+    ]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,12 +1,10 @@
-"""Embeddings in the vectors file of an index folder, in float32 or float16.
+"""Embeddings in float16 in the vectors file of an index folder.
 
 float16 takes half the space. The approximate index of faiss compresses large indexes.
 """
 
 import math
-import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +21,6 @@ _HALF_SHIFT = 13
 _SMALLEST_HALF = 2.0**-14
 # Sign, exponent and fraction of such a number. The other bits are copies of the sign.
 _HALF_MASK = np.uint32(0x8FFFFFFF).view(np.int32)
-# Encoding → type of the numbers in the vectors file.
-_TYPES: dict[str, np.dtype] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 Rows = int | slice | Sequence[int] | np.ndarray
 
@@ -94,27 +90,3 @@ class HalfRows:
                 np.matmul(target.view(np.float32), scaled_query, out=scores[start:stop])
         scores *= _SCORE_SCALE
         return scores
-
-
-def encode(vectors: np.ndarray, encoding: str) -> np.ndarray:
-    """Converts embeddings, float32 (n, d), to the numbers of the vectors file."""
-    return np.ascontiguousarray(vectors, _TYPES[encoding])
-
-
-def map_rows(path: pathlib.Path, encoding: str, count: int, dimension: int) -> Any:
-    """Maps a vectors file into memory.
-
-    Returns:
-        float32 (count, dimension), or `HalfRows`.
-
-    Raises:
-        OSError: if the file cannot be opened.
-        ValueError: if the file has fewer rows.
-    """
-    stored = np.memmap(path, _TYPES[encoding], "r", shape=(count, dimension))
-    return stored if encoding == "float32" else HalfRows(stored)
-
-
-def row_bytes(encoding: str, dimension: int) -> int:
-    """Returns the size of a row in the vectors file."""
-    return _TYPES[encoding].itemsize * dimension

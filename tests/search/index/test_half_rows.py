@@ -5,9 +5,10 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.search import Index
-from align_keras.search.index import ranking, vector_rows, vectors_file
+from align_keras.search.index import ranking, vectors_file
 from align_keras.search.index.folder_files import ENCODINGS, item_file, vectors_path
 from align_keras.search.index.folder_store import FolderStore
+from align_keras.search.index.half_rows import HalfRows
 from align_keras.search.index.image_store import NO_MODEL, ModelIdentity
 from align_keras.search.index.schema import ITEMS_ROOT
 from align_keras.utils.errors import InputError
@@ -69,8 +70,8 @@ def test_the_ranking_is_that_of_the_stored_rows(tmp_path, encoding, spread):
 def half_rows(tmp_path):
     def write(vectors):
         path = tmp_path / "vectors"
-        path.write_bytes(vector_rows.encode(vectors, "float16").tobytes())
-        return vector_rows.map_rows(path, "float16", *vectors.shape)
+        vectors.astype("<f2").tofile(path)
+        return HalfRows(np.memmap(path, "<f2", "r", shape=vectors.shape))
 
     return write
 
