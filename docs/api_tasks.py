@@ -307,18 +307,9 @@ TASKS = (
         {"": ("export_model", "export_saved_model")},
     ),
     (
-        "Estimate time, memory and disk space",
-        "You estimate a run, a corpus or an index before you start it.",
-        {
-            "planning": (
-                "plan",
-                "plan_recipe",
-                "find_device_kind",
-                "plan_step",
-                "RunSizes",
-                "StepPlan",
-            )
-        },
+        "Estimate time and memory",
+        "You estimate a run before you start it.",
+        {"planning": ("plan", "plan_recipe")},
     ),
     (
         "Handle errors and storage",

@@ -1,7 +1,6 @@
 import pytest
 
-from align_keras.planning import find_device_kind
-from align_keras.planning.device_kinds import DEVICE_KINDS
+from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
 from align_keras.utils.errors import InputError
 
 

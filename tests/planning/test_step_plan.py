@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from align_keras.config import load_config
-from align_keras.planning import RunSizes, plan_step
 from align_keras.planning.run_plan import run_sizes
+from align_keras.planning.step_plan import RunSizes, plan_step
 from align_keras.presets.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 

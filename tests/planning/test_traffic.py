@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from align_keras.planning import plan_step
+from align_keras.planning.step_plan import plan_step
 from tests.helpers.workers import ROOT, start_workers, wait
 
 SCRIPT = ROOT / "tests" / "planning" / "traffic_script.py"
