@@ -197,21 +197,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
                 f"`{name}` must be left out for the stage {stage}. Received: "
                 f"{name}={value!r}. Use it for the stage {owner}."
             )
-    defaults: dict[str, Any] = {
-        "source": None,
-        "config": None,
-        "params_override": [],
-        "against": None,
-        "workers": None,
-        "engine": LOCAL,
-    }
-    for name, default in defaults.items():
-        value = getattr(arguments, name)
-        if stage == "select" and value != default:
-            raise InputError(
-                f"`{name}` must be left out for the stage select, which only reads "
-                f"scores. Received: {name}={value!r}. Use it for the stage score."
-            )
 
 
 def _print_scores(table: "ScoreTable") -> None:

@@ -53,14 +53,6 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["select"], "--where must be a condition for the stage select"),
         (["score", "--where=draw < 1"], "--where must be a condition for the stage"),
         (["select", "--where=draw < 1"], "Run `align-keras corpus score`."),
-        (
-            ["select", "--where=draw < 1", "--engine=dask"],
-            "--engine must be left out for the stage select",
-        ),
-        (
-            ["select", "--where=draw < 1", "--source=html:."],
-            "--source must be left out for the stage select",
-        ),
         (["score", "--examples=2"], "--examples must be left out for the stage score"),
         (["build", "--model=m"], "--model must be left out for the stage build"),
         (["score", "--source=html:.", "--model=no_such_model"], "no_such_model"),
