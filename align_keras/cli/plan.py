@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from align_keras.cli.common import print_json, print_table
@@ -53,19 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"the model (default: {PROTOCOL_MODEL}).",
     )
     parser.add_argument(
-        "--num-images",
-        type=int,
-        metavar="N",
-        help="with --protocol: number of training images (default: that of ImageNet)",
-    )
-    parser.add_argument(
-        "--num-classes",
-        type=int,
-        metavar="N",
-        help="with --protocol: number of classes of the training images (default: "
-        "that of ImageNet)",
-    )
-    parser.add_argument(
         "--devices",
         type=int,
         metavar="N",
@@ -107,14 +94,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _given_options(
-    arguments: argparse.Namespace, names: Iterable[str]
-) -> dict[str, Any]:
-    """Returns the options that the user has set, by name."""
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value not in (None, [])}
-
-
 def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
     """Plans the training of an experiment, or the training in a protocol.
 
@@ -129,24 +108,18 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
             f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
             "device_kind=None."
         )
-    recipe_sizes = _given_options(arguments, ("num_images", "num_classes"))
-    if recipe_sizes and not arguments.protocol:
-        name, value = next(iter(recipe_sizes.items()))
-        raise InputError(
-            f"`{name}` must be used with `protocol`. Received: {name}={value} without "
-            f"protocol. Leave `{name}` out."
-        )
     config_files = arguments.config_file
     overrides = arguments.params_override
     names = ("device_kind", "devices", "utilization", "text_utilization")
-    options = _given_options(arguments, names)
+    values = {name: getattr(arguments, name) for name in names}
+    options = {name: value for name, value in values.items() if value is not None}
     if not arguments.protocol:
         config = load_config(arguments.experiment, config_files, overrides)
         estimates = planning.plan(config, **options)
         return estimates, [_run_table(estimates, arguments.device_kind)]
     recipe = load_recipe(arguments.protocol, config_files, overrides)
     model = load_config(arguments.experiment or PROTOCOL_MODEL).task.model
-    estimates = planning.plan_recipe(recipe, model, **options, **recipe_sizes)
+    estimates = planning.plan_recipe(recipe, model, **options)
     tables = [
         _run_table(summary, arguments.device_kind, f"{arguments.protocol}, {stage}")
         for stage, summary in estimates["stages"].items()

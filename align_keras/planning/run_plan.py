@@ -28,9 +28,9 @@ from align_keras.presets.variants import (
 from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 
-# Numbers of training images and classes of ImageNet.
-NUM_IMAGES = 1_281_167
-NUM_CLASSES = 1000
+# Numbers of training images and classes of ImageNet, for which a recipe is planned.
+_NUM_IMAGES = 1_281_167
+_NUM_CLASSES = 1000
 
 
 def plan(
@@ -97,22 +97,19 @@ def plan_recipe(
     device_kind: str,
     devices: int | None = None,
     *,
-    num_images: int = NUM_IMAGES,
-    num_classes: int = NUM_CLASSES,
     utilization: float = UTILIZATION,
     text_utilization: float = TEXT_UTILIZATION,
 ) -> dict:
     """Estimates fine-tuning of an image encoder as a classifier.
 
-    If the recipe has a sweep, the estimate is for its largest trial.
+    The numbers of training images and of classes are those of ImageNet. If the recipe
+    has a sweep, the estimate is for its largest trial.
 
     Args:
         recipe: `FineTuningConfig`.
         model_config: `ModelConfig` with the image encoder.
         device_kind: str, a key of `DEVICE_KINDS`.
         devices: int or None, as in `plan`.
-        num_images: int ≥ 1, number of training images.
-        num_classes: int ≥ 2, number of classes.
         utilization: float, as in `plan`.
         text_utilization: float, as in `plan`.
 
@@ -135,20 +132,11 @@ def plan_recipe(
     ['full', 'head']
     """
     _check_utilizations(utilization, text_utilization)
-    check_number("num_images", num_images, 1, 1e12, whole=True)
-    check_number("num_classes", num_classes, 2, 1e12, whole=True)
     recipe = largest_trial(recipe)
 
     def sizes_of_stages(devices: int) -> dict[str, RunSizes]:
         return {
-            name: stage_sizes(
-                model_config,
-                recipe,
-                name,
-                devices,
-                num_images=num_images,
-                num_classes=num_classes,
-            )
+            name: stage_sizes(model_config, recipe, name, devices)
             for name in ("head", "full")
             if not getattr(recipe, name).is_skipped
         }
@@ -255,9 +243,7 @@ def stage_sizes(
     recipe: FineTuningConfig,
     name: str,
     devices: int,
-    *,
-    num_images: int,
-    num_classes: int,
+    num_classes: int = _NUM_CLASSES,
 ) -> RunSizes:
     """Returns the `RunSizes` of the stage `"head"` or `"full"` of a recipe.
 
@@ -288,7 +274,7 @@ def stage_sizes(
         projection_dim=num_classes,
         global_batch_size=recipe.batch_size,
         devices=devices,
-        train_steps=stage.length(recipe.batch_size, num_images),
+        train_steps=stage.length(recipe.batch_size, _NUM_IMAGES),
         micro_batch_size=recipe.micro_batch_size,
         slots=int(recipe.momentum > 0),
         half_precision=recipe.runtime.mixed_precision_dtype != "float32",

@@ -349,7 +349,6 @@ def test_a_classifier_takes_the_planned_memory(rematerialize):
             load_recipe("fine_grained", params_override=recipe),
             "full",
             1,
-            num_images=100,
             num_classes=10,
         )
         measurements.append(measure("classifier", model, recipe)["step"])
