@@ -6,8 +6,6 @@ from typing import NamedTuple
 from align_keras.utils.errors import InputError
 
 _GIB = 2**30
-_GIGA = 10**9
-_TERA = 10**12
 
 # Fraction of the peak performance that an image encoder reaches. Depthwise convolutions
 # and normalizations of EfficientNet leave most of a matrix unit idle. Two published
@@ -32,48 +30,31 @@ class DeviceKind(NamedTuple):
         half_flops: float, peak operations per second with mixed precision.
         bandwidth: float, bandwidth of the memory in bytes per second.
         memory: int, size of the memory in bytes, or None if other programs share it.
-        source: str, document that states the numbers.
     """
 
     float32_flops: float
     half_flops: float
     bandwidth: float
     memory: int | None
-    source: str
-
-
-def _kind(
-    float32_tera: float,
-    half_tera: float,
-    bandwidth_giga: float,
-    memory_gib: int | None,
-    source: str,
-) -> DeviceKind:
-    memory = memory_gib and memory_gib * _GIB
-    bandwidth = bandwidth_giga * _GIGA
-    return DeviceKind(
-        float32_tera * _TERA, half_tera * _TERA, bandwidth, memory, source
-    )
 
 
 # Each of the two cores of a TPU v2 or v3 chip is a device. A TPU v4 chip is a single
 # device. The peaks of NVIDIA GPUs are those for dense matrices.
 DEVICE_KINDS = {
-    "tpu_v2": _kind(23, 23, 350, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
-    "tpu_v3": _kind(61.5, 61.5, 450, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
-    "tpu_v4": _kind(275, 275, 1200, 32, "a chip: cloud.google.com/tpu/docs/v4"),
-    "v100": _kind(15.7, 125, 900, 16, "NVIDIA's data sheet of V100 SXM2, 16 GB"),
-    "a100_40": _kind(156, 312, 1555, 40, "NVIDIA's data sheet of A100, 40 GB"),
-    "a100_80": _kind(156, 312, 2039, 80, "NVIDIA's data sheet of A100, 80 GB"),
-    "h100": _kind(494.7, 989.4, 3350, 80, "NVIDIA's data sheet of H100 SXM5"),
-    "cpu": _kind(
-        0.23,
-        0.46,
-        1.8,
-        None,
-        "a core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of "
-        "tools/benchmarks/bench_plan.py of commit a3635080",
-    ),
+    # Half a chip: Jouppi et al. 2020, CACM 63(7).
+    "tpu_v2": DeviceKind(23e12, 23e12, 350e9, 8 * _GIB),
+    # Half a chip: cloud.google.com/tpu/docs/v3.
+    "tpu_v3": DeviceKind(61.5e12, 61.5e12, 450e9, 16 * _GIB),
+    # A chip: cloud.google.com/tpu/docs/v4.
+    "tpu_v4": DeviceKind(275e12, 275e12, 1200e9, 32 * _GIB),
+    # NVIDIA's data sheets of V100 SXM2 with 16 GB, A100 with 40 and 80 GB, H100 SXM5.
+    "v100": DeviceKind(15.7e12, 125e12, 900e9, 16 * _GIB),
+    "a100_40": DeviceKind(156e12, 312e12, 1555e9, 40 * _GIB),
+    "a100_80": DeviceKind(156e12, 312e12, 2039e9, 80 * _GIB),
+    "h100": DeviceKind(494.7e12, 989.4e12, 3350e9, 80 * _GIB),
+    # A core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of
+    # tools/benchmarks/bench_plan.py of commit a3635080.
+    "cpu": DeviceKind(0.23e12, 0.46e12, 1.8e9, None),
 }
 
 

@@ -10,7 +10,6 @@ def test_all_device_kinds_have_plausible_numbers(name):
     assert 0 < kind.float32_flops <= kind.half_flops < 1e16
     assert 1e9 <= kind.bandwidth < 1e13
     assert kind.memory is None or 2**30 <= kind.memory <= 2**38
-    assert len(kind.source) > 10
 
 
 def test_device_kinds_match_published_numbers():
