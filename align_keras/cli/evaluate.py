@@ -1,7 +1,7 @@
 """`align-keras evaluate`: evaluates a model with one protocol of the paper, or all."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from align_keras.cli.common import (
@@ -141,16 +141,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Runs the suite, prints the results, and writes them to the page `html`.
-
-    Returns:
-        int, exit code.
-    """
+    """Runs the suite, and returns 1 if a protocol with available data failed."""
     html = options.pop("html", None)
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
-    rows = _Recorded(run_suite(arguments.model, **options))
-    code = print_suite(rows, arguments.json)
+    rows = print_suite(run_suite(arguments.model, **options), arguments.json)
     if html is not None:
         from align_keras.protocols.paper_results import paper_figures
         from align_keras.reports.result_page import write_suite_page
@@ -158,27 +153,11 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
 
         page_rows = [
             row.as_dict() | {"figures": paper_figures(row.protocol, row.data)}
-            for row in rows.items
+            for row in rows
         ]
         write_suite_page(html, arguments.model, page_rows)
         say(f"wrote {name_addresses(html, arguments)}")
-    return code
-
-
-class _Recorded:
-    """Iterable that stores each item of another iterable when the item is read.
-
-    The rows of the suite are printed as they arrive and are written to a page later.
-    """
-
-    def __init__(self, iterable: Iterable[Any]) -> None:
-        self._iterable = iterable
-        self.items: list[Any] = []
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self._iterable:
-            self.items.append(item)
-            yield item
+    return int(any(row.failed for row in rows))
 
 
 def print_result(result: dict[str, Any], as_json: bool = False) -> None:
@@ -207,15 +186,10 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     print(f"runtime: {result['runtime']}")
 
 
-def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
-    """Prints the rows of the suite next to the results of the paper.
+def print_suite(rows: Iterable[Any], as_json: bool = False) -> list[Any]:
+    """Prints each `SuiteRow` as soon as it is read, and returns all rows.
 
-    Args:
-        rows: iterable of `SuiteRow`. Each row is printed as soon as it is read.
-        as_json: bool. If True, all rows are printed as JSON after the last one.
-
-    Returns:
-        int, exit code. 1 if a protocol failed although its data is available, else 0.
+    JSON is printed after the last row.
     """
     from align_keras.protocols.paper_results import paper_figures
     from align_keras.reports.result_tables import paper_tables
@@ -230,7 +204,7 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
                 print_table(*table)
     if as_json:
         print_json([row.as_dict() for row in finished_rows])
-        return int(any(row.failed for row in finished_rows))
+        return finished_rows
     for runtime in {row.runtime for row in finished_rows if row.runtime}:
         print(f"runtime: {runtime}")
     for title, reason in (("Skipped", "skipped"), ("Failed", "failed")):
@@ -243,4 +217,4 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
             plural = "s" if len(row.tables) > 1 else ""
             print(f"- table{plural} {numbers}: {row.protocol} on {row.data}")
             print(f"  {getattr(row, reason)}")
-    return int(any(row.failed for row in finished_rows))
+    return finished_rows

@@ -1,8 +1,6 @@
 """`align-keras plan`: estimates the cost of training."""
 
 import argparse
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from align_keras.cli.common import print_json, print_table
@@ -23,23 +21,6 @@ _SECTIONS = {
 }
 # Model that the paper uses in the protocols that train (tables 5 to 7).
 PROTOCOL_MODEL = "align_l2_large"
-
-
-@dataclasses.dataclass
-class _Table:
-    """Table of a plan.
-
-    Attributes:
-        title: str, printed above the table.
-        columns: names of the columns.
-        rows: cells of each row, or None for a horizontal line.
-        notes: lines that are printed below the table.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: list[tuple | None]
-    notes: Sequence[str] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,23 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    estimates, tables = _plan_run(arguments)
-    if arguments.json:
-        print_json(estimates)
-        return 0
-    for table in tables:
-        print_table(table.title, table.columns, table.rows)
-        for note in table.notes:
-            print(note)
-    return 0
-
-
-def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Plans the training of an experiment, or the training in a protocol.
-
-    Returns:
-        tuple of the estimates, a dict for JSON, and the tables to print.
-    """
     from align_keras import planning
     from align_keras.config import load_config, load_recipe
 
@@ -116,30 +80,26 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
     if not arguments.protocol:
         config = load_config(arguments.experiment, config_files, overrides)
         estimates = planning.plan(config, **options)
-        return estimates, [_run_table(estimates, arguments.device_kind)]
+        if arguments.json:
+            print_json(estimates)
+        else:
+            _print_plan(estimates, arguments.device_kind)
+        return 0
     recipe = load_recipe(arguments.protocol, config_files, overrides)
     model = load_config(arguments.experiment or PROTOCOL_MODEL).task.model
     estimates = planning.plan_recipe(recipe, model, **options)
-    tables = [
-        _run_table(summary, arguments.device_kind, f"{arguments.protocol}, {stage}")
-        for stage, summary in estimates["stages"].items()
-    ]
-    return {"protocol": arguments.protocol, **estimates}, tables
+    if arguments.json:
+        print_json({"protocol": arguments.protocol, **estimates})
+        return 0
+    for stage, summary in estimates["stages"].items():
+        _print_plan(summary, arguments.device_kind, f"{arguments.protocol}, {stage}")
+    return 0
 
 
-def _run_table(
+def _print_plan(
     summary: dict[str, Any], device_kind: str, stage: str | None = None
-) -> _Table:
-    """Returns the table of a training run.
-
-    If the run exceeds the memory of a device, the notes of the table name options that
-    reduce the memory.
-
-    Args:
-        summary: dict, result of `planning.plan`.
-        device_kind: str, name of a device kind.
-        stage: str, protocol and stage of a recipe, or None for an experiment.
-    """
+) -> None:
+    """Prints a plan of an experiment, or of the stage of a protocol."""
     rows: list[tuple | None] = []
     for key, (name, unit, size) in _SECTIONS.items():
         rows.append((name, _format_number(sum(summary[key].values()) / size), unit))
@@ -160,21 +120,20 @@ def _run_table(
     title = f"{devices:,} × {device_kind}, {examples} per device"
     if stage:
         title = f"{stage}: {title}"
-    table = _Table(title, ("part", "amount", "unit"), rows)
+    print_table(title, ("part", "amount", "unit"), rows)
     if summary["fits"] is not False:
-        return table
+        return
     options = "rematerialize=true, micro_batch_size"
     if not stage:
         options = (
             "rematerialize=true in task.model.image_encoder and in "
             "task.model.text_encoder, task.train_data.micro_batch_size"
         )
-    remedy = (
+    print(
         f"The run exceeds the {summary['device_memory'] / 2**30:g} GiB of a device. To "
         f"reduce its memory, set {options} or "
         "runtime.mixed_precision_dtype=mixed_bfloat16, or use more devices."
     )
-    return dataclasses.replace(table, notes=[remedy])
 
 
 def _format_number(value: float) -> str:
