@@ -210,6 +210,9 @@ def options_table(marker):
         description = (
             f"{cell(option['description'])} *Values:* {allowed_values(option)}"
         )
+        # A recipe of an evaluation is not resumed with other options.
+        if option.get("changeable") and marker["file"] == "experiment":
+            description += ". *Changeable.*"
         rows.append(f"| `{name}` | `{default}` | {description} |")
     return "\n".join(rows)
 
@@ -222,11 +225,14 @@ def read_schema(name):
 def section_options(schema, section):
     """Returns the options of a section by name, without its subsections."""
     definition = schema
+    changeable = {}
     for name in section.split(".") if section != "." else ():
-        reference = definition["properties"][name]["$ref"]
-        definition = schema["$defs"][reference.removeprefix("#/$defs/")]
+        subsection = definition["properties"][name]
+        if "changeable" in subsection:
+            changeable = {"changeable": subsection["changeable"]}
+        definition = schema["$defs"][subsection["$ref"].removeprefix("#/$defs/")]
     return {
-        name: option
+        name: option | changeable
         for name, option in definition["properties"].items()
         if "$ref" not in option
     }

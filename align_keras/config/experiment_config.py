@@ -16,7 +16,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from align_keras.config.fields import Fraction, Section, Seed, named_items
+from align_keras.config.fields import CHANGEABLE, Fraction, Section, Seed, named_items
 
 # fmt: off
 ImageVariantName = Literal[
@@ -169,6 +169,7 @@ class ImageEncoderConfig(_EncoderConfig):
         description=(
             "True to save memory by computing activations again for the gradient."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     weights: str | None = Field(
         default=None,
@@ -247,6 +248,7 @@ class TextEncoderConfig(_EncoderConfig):
         description=(
             "True to save memory by computing activations again for the gradient."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     projection: bool = Field(
         default=True,
@@ -327,6 +329,7 @@ class _InBatchLossOptions(Section):
             "Number of rows and columns of the logits that are in memory at once, or "
             "0 for the fastest method."
         ),
+        json_schema_extra=CHANGEABLE,
     )
 
 
@@ -361,6 +364,7 @@ class ContrastiveLossConfig(_InBatchLossOptions):
     matmul_dtype: Literal["bfloat16"] | None = Field(
         default=None,
         description="`bfloat16` for matrix products in half precision, or null.",
+        json_schema_extra=CHANGEABLE,
     )
 
 
@@ -560,6 +564,7 @@ class DataConfig(Section):
     tfds_data_dir: str | None = Field(
         default=None,
         description="Folder of the prepared data, or null for the default of TFDS.",
+        json_schema_extra=CHANGEABLE,
     )
     pairs: str | None = Field(
         default=None, description="Table or folder of the corpus `pairs`."
@@ -601,7 +606,11 @@ class DataConfig(Section):
         default="utf-8", description="Text encoding of the table and of caption files."
     )
     max_bad_fraction: float = Field(
-        default=0.1, ge=0, le=1, description="Maximum fraction of unusable pairs."
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Maximum fraction of unusable pairs.",
+        json_schema_extra=CHANGEABLE,
     )
     global_batch_size: BatchSize = 16_384
     micro_batch_size: PositiveInt | None = Field(
@@ -631,6 +640,7 @@ class DataConfig(Section):
             "`grpc://host:5000`, or null. The order of its batches is not "
             "deterministic."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     seed: NonNegativeInt | None = Field(
         default=None,
@@ -696,8 +706,12 @@ class TaskConfig(Section):
     loss: LossConfig = LossConfig()
     distillation: DistillationConfig = DistillationConfig()
     train_data: DataConfig = DataConfig()
-    validation_data: ValidationDataConfig = ValidationDataConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    validation_data: ValidationDataConfig = Field(
+        default=ValidationDataConfig(), json_schema_extra=CHANGEABLE
+    )
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), json_schema_extra=CHANGEABLE
+    )
 
 
 # LAMB usually excludes biases and normalization parameters. The temperature is excluded
@@ -710,7 +724,8 @@ WeightDecay = Annotated[
         description=(
             "Weight decay. It is decoupled from the gradient, except in SGD, where it "
             "is the weight of an L2 penalty."
-        )
+        ),
+        json_schema_extra=CHANGEABLE,
     ),
 ]
 Epsilon = Annotated[
@@ -731,7 +746,9 @@ class _OptimizerOptions(Section):
         ),
     )
     global_clipnorm: PositiveFloat | None = Field(
-        default=None, description="Maximum global norm of the gradients, or null."
+        default=None,
+        description="Maximum global norm of the gradients, or null.",
+        json_schema_extra=CHANGEABLE,
     )
 
 
@@ -908,8 +925,10 @@ class OptimizationConfig(Section):
     """Optimizer, learning rate, warm-up and moving average of the weights."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
-    learning_rate: LearningRateConfig = LearningRateConfig()
-    warmup: WarmupConfig = WarmupConfig()
+    learning_rate: LearningRateConfig = Field(
+        default=LearningRateConfig(), json_schema_extra=CHANGEABLE
+    )
+    warmup: WarmupConfig = Field(default=WarmupConfig(), json_schema_extra=CHANGEABLE)
     ema: EMAConfig = EMAConfig()
 
 
@@ -925,7 +944,9 @@ class TrainerConfig(Section):
     """
 
     train_steps: PositiveInt = Field(
-        default=1_200_000, description="Number of steps of the run."
+        default=1_200_000,
+        description="Number of steps of the run.",
+        json_schema_extra=CHANGEABLE,
     )
     steps_per_loop: PositiveInt = Field(
         default=1_000,
@@ -935,13 +956,19 @@ class TrainerConfig(Section):
         ),
     )
     checkpoint_interval: PositiveInt = Field(
-        default=10_000, description="Number of steps between two checkpoints."
+        default=10_000,
+        description="Number of steps between two checkpoints.",
+        json_schema_extra=CHANGEABLE,
     )
     validation_interval: PositiveInt = Field(
-        default=10_000, description="Number of steps between two evaluations."
+        default=10_000,
+        description="Number of steps between two evaluations.",
+        json_schema_extra=CHANGEABLE,
     )
     max_to_keep: PositiveInt = Field(
-        default=3, description="Number of recent checkpoints to keep."
+        default=3,
+        description="Number of recent checkpoints to keep.",
+        json_schema_extra=CHANGEABLE,
     )
     best_checkpoint_eval_metric: str | None = Field(
         default=None,
@@ -949,10 +976,12 @@ class TrainerConfig(Section):
             "Metric such as `t2i/recall_at_1` whose best checkpoint is also kept, or "
             "null."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     best_checkpoint_metric_comp: Literal["higher", "lower"] = Field(
         default="higher",
         description="`higher` or `lower`, the better values of the metric.",
+        json_schema_extra=CHANGEABLE,
     )
     best_checkpoint_by_test: bool = Field(
         default=False,
@@ -960,9 +989,12 @@ class TrainerConfig(Section):
             "True to allow the selection of the best checkpoint on a split named "
             "`test`."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     loss_upper_bound: PositiveFloat | None = Field(
-        default=1_000.0, description="Loss above which the run stops, or null."
+        default=1_000.0,
+        description="Loss above which the run stops, or null.",
+        json_schema_extra=CHANGEABLE,
     )
     seed: Seed = Field(
         default=0,
@@ -973,6 +1005,7 @@ class TrainerConfig(Section):
         description=(
             "Trackers that record the metrics of the run. An empty list turns them off."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     optimizer_config: OptimizationConfig = OptimizationConfig()
 
@@ -985,6 +1018,7 @@ class RuntimeConfig(Section):
     ] = Field(
         default="default",
         description="Distribution strategy of TensorFlow. `default` uses one device.",
+        json_schema_extra=CHANGEABLE,
     )
     num_replicas: PositiveInt | None = Field(
         default=None,
@@ -992,6 +1026,7 @@ class RuntimeConfig(Section):
             "Number of logical CPU devices to create, to test a strategy on one "
             "machine. null uses the existing devices."
         ),
+        json_schema_extra=CHANGEABLE,
     )
     mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
         Field(default="float32", description="Dtype policy of Keras.")
@@ -1002,6 +1037,7 @@ class RuntimeConfig(Section):
             "Name of a TPU, its address such as `grpc://10.0.0.2:8470`, or `local`. "
             "null is `local` on a TPU VM, and else the environment variable TPU_NAME."
         ),
+        json_schema_extra=CHANGEABLE,
     )
 
 

@@ -12,6 +12,11 @@ _Section = TypeVar("_Section", bound="Section")
 
 # Characters of a value in a message.
 _MAX_DESCRIPTION = 60
+# `json_schema_extra` of an option, or of a section with all of its options, that may
+# change when a run resumes: length, rates, intervals, trackers, paths and devices. All
+# other options determine the meaning of the weights, of the batches or of the
+# optimizer's variables.
+CHANGEABLE: dict[str, pydantic.JsonValue] = {"changeable": True}
 # Number in [0, 1).
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 # NumPy has seeds of 32 bits.
@@ -71,6 +76,25 @@ def leaves(config: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def changeable_keys(
+    section: type[Section], prefix: str = "", is_changeable: bool = False
+) -> Iterator[str]:
+    """Yields the dotted keys of the options that may change when a run resumes.
+
+    Example:
+    >>> from align_keras.config import TrainerConfig
+    >>> next(changeable_keys(TrainerConfig))
+    'train_steps'
+    """
+    for name, field in section.model_fields.items():
+        is_marked = is_changeable or field.json_schema_extra == CHANGEABLE
+        subsection = subsection_of(section, name)
+        if subsection:
+            yield from changeable_keys(subsection, f"{prefix}{name}.", is_marked)
+        elif is_marked:
+            yield f"{prefix}{name}"
 
 
 def changed_keys(old: Section, new: Section) -> dict[str, tuple[Any, Any]]:

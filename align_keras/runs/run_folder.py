@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -15,28 +14,13 @@ from align_keras.config import (
     load_config,
     write_config_file,
 )
-from align_keras.config.fields import without_queries
+from align_keras.config.fields import changeable_keys, without_queries
 from align_keras.presets.layout import VOCABULARY_ASSET, check_no_saved_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, locked, refuse_url
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
-# Patterns of the options that may change when a run resumes: length, rates, intervals,
-# trackers, paths and devices. All other options determine the meaning of the weights,
-# of the batches or of the optimizer's variables.
-CHANGEABLE_OPTIONS = (
-    r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
-    r"trainer\.(best_checkpoint_\w+|loss_upper_bound|callbacks)",
-    r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
-    r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
-    r"task\.(validation_data|evaluation)\..*",
-    r"task\.train_data\.(tfds_data_dir|data_service|max_bad_fraction)",
-    r"task\.loss\.contrastive\.(tile_size|matmul_dtype)",
-    r"task\.loss\.sigmoid\.tile_size",
-    r"task\.model\.\w+_encoder\.rematerialize",
-    r"runtime\.(distribution_strategy|num_replicas|tpu)",
-)
 
 
 def lock_folder(
@@ -148,11 +132,11 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
 
 def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> None:
     """Raises if an option has changed that is fixed after the first checkpoint."""
-    changeable = re.compile("|".join(CHANGEABLE_OPTIONS))
+    changeable = set(changeable_keys(ExperimentConfig))
     fixed = {}
     allowed = []
     for key, values in sorted(changes.items()):
-        if changeable.fullmatch(key):
+        if key in changeable:
             allowed.append(key)
         else:
             fixed[key] = values

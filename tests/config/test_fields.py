@@ -1,7 +1,7 @@
 """Conversion and comparison of configurations."""
 
-from align_keras.config import changed_keys, load_config
-from align_keras.config.fields import without_queries
+from align_keras.config import ExperimentConfig, changed_keys, load_config
+from align_keras.config.fields import changeable_keys, without_queries
 from align_keras.utils.addresses import with_query
 
 
@@ -14,6 +14,17 @@ def test_changed_keys_returns_the_old_and_the_new_value():
         "trainer.seed": (0, 2),
     }
     assert changed_keys(new, old)["trainer.seed"] == (2, 0)
+
+
+def test_marked_options_and_all_options_of_marked_sections_are_changeable():
+    keys = set(changeable_keys(ExperimentConfig))
+    assert keys >= {
+        "trainer.train_steps",
+        "trainer.optimizer_config.optimizer.sgd.weight_decay",
+        "trainer.optimizer_config.warmup.linear.warmup_steps",
+        "task.validation_data.pairs",
+    }
+    assert not keys & {"trainer.seed", "task.train_data.pairs", "finetune.model"}
 
 
 def test_query_strings_are_removed_from_all_addresses_of_a_configuration():
