@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from safetensors.numpy import save
 
-from align_keras.config.experiment_config import ModelConfig
+from align_keras.config.model_config import ModelConfig
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import open_corpus
 from align_keras.evaluation import (

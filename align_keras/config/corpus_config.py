@@ -5,8 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from align_keras.config.fields import Fraction, Section
-from align_keras.config.rules import Report
+from align_keras.config.section import Fraction, Report, Section
 from align_keras.utils.files import MAX_PIXELS
 
 
@@ -74,6 +73,9 @@ class FilterConfig(Section):
             "for all."
         ),
     )
+
+    def check_rules(self, report: Report) -> None:
+        report.at_most("min_unigrams", "max_unigrams")
 
 
 class ImagesConfig(Section):
@@ -189,6 +191,27 @@ class DuplicatesConfig(Section):
         ),
     )
 
+    def check_rules(self, report: Report) -> None:
+        report.at_most("nearest_clusters", "clusters")
+        if self.mode == "embedding" and self.encoder is None:
+            report.refuse(
+                "encoder",
+                f"a model if {report.name('mode')} is embedding",
+                "Choose a run, an export or a Hugging Face folder.",
+                "mode",
+            )
+        inside_corpus = report.name("inside_corpus")
+        for name in ("max_distance", "min_cosine"):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and not self.inside_corpus:
+                report.refuse(
+                    name,
+                    f"{default}, the default, unless {inside_corpus} is true",
+                    f"Add {inside_corpus}=true, set {report.name(name)}_against for "
+                    "copies of evaluation images, or leave it out.",
+                    "inside_corpus",
+                )
+
 
 class VocabularyConfig(Section):
     """WordPiece vocabulary of the captions."""
@@ -229,6 +252,19 @@ class ShardsConfig(Section):
     )
 
 
+# Columns of the scores that this package computes. A hook can't have such a name.
+SCORE_COLUMNS = (
+    "shard",
+    "id",
+    "caption_number",
+    "caption",
+    "language",
+    "detected_language",
+    "similarity",
+    "draw",
+)
+
+
 class ScoreConfig(Section):
     """Scores of the pairs in the shards, for `align-keras corpus score`."""
 
@@ -249,18 +285,16 @@ class ScoreConfig(Section):
         ),
     )
 
-
-# Columns of the scores that this package computes. A hook can't have such a name.
-SCORE_COLUMNS = (
-    "shard",
-    "id",
-    "caption_number",
-    "caption",
-    "language",
-    "detected_language",
-    "similarity",
-    "draw",
-)
+    def check_rules(self, report: Report) -> None:
+        for name in self.hooks or ():
+            if name in SCORE_COLUMNS or not re.fullmatch("[a-z][a-z0-9_]*", name):
+                report.refuse(
+                    "hooks",
+                    "names of new columns with lower-case letters, digits and "
+                    "underscores, such as {safety: package.module:function}",
+                    f"The columns {', '.join(SCORE_COLUMNS)} exist already.",
+                    value=name,
+                )
 
 
 class CorpusConfig(Section):
@@ -297,42 +331,3 @@ class CorpusConfig(Section):
     vocabulary: VocabularyConfig = VocabularyConfig()
     shards: ShardsConfig = ShardsConfig()
     score: ScoreConfig = ScoreConfig()
-
-
-def _check_corpus(config: CorpusConfig, report: Report) -> None:
-    report.at_most("filter.min_unigrams", "filter.max_unigrams")
-    report.at_most("duplicates.nearest_clusters", "duplicates.clusters")
-    duplicates = config.duplicates
-    if duplicates.mode == "embedding" and duplicates.encoder is None:
-        report.refuse(
-            "duplicates.encoder",
-            "a model if duplicates.mode is embedding",
-            "Choose a run, an export or a Hugging Face folder.",
-            "duplicates.mode",
-        )
-    for name in ("max_distance", "min_cosine"):
-        default = getattr(DuplicatesConfig(), name)
-        if getattr(duplicates, name) != default and not duplicates.inside_corpus:
-            report.refuse(
-                f"duplicates.{name}",
-                f"{default}, the default, unless duplicates.inside_corpus is true",
-                "Add duplicates.inside_corpus=true, set "
-                f"duplicates.{name}_against for copies of evaluation images, or leave "
-                "it out.",
-                "duplicates.inside_corpus",
-            )
-
-
-def _check_score(config: CorpusConfig, report: Report) -> None:
-    for name in config.score.hooks or ():
-        if name in SCORE_COLUMNS or not re.fullmatch("[a-z][a-z0-9_]*", name):
-            report.refuse(
-                "score.hooks",
-                "names of new columns with lower-case letters, digits and underscores, "
-                "such as {safety: package.module:function}",
-                f"The columns {', '.join(SCORE_COLUMNS)} exist already.",
-                value=name,
-            )
-
-
-CORPUS_RULES = (_check_corpus, _check_score)

@@ -1,53 +1,12 @@
-"""Base class and types of the sections of a configuration."""
+"""Functions on the fields of a configuration."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import pydantic
-from pydantic import Field
-
+from align_keras.config.section import CHANGEABLE, Section
 from align_keras.utils.addresses import without_query
 
-_Section = TypeVar("_Section", bound="Section")
-
-# Characters of a value in a message.
-_MAX_DESCRIPTION = 60
-# `json_schema_extra` of an option, or of a section with all of its options, that may
-# change when a run resumes: length, rates, intervals, trackers, paths and devices. All
-# other options determine the meaning of the weights, of the batches or of the
-# optimizer's variables.
-CHANGEABLE: dict[str, pydantic.JsonValue] = {"changeable": True}
-# Number in [0, 1).
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-# NumPy has seeds of 32 bits.
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-
-
-class Section(pydantic.BaseModel):
-    """Section of a configuration, whose fields are options or sections."""
-
-    model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, str_min_length=1
-    )
-
-
-def named_items(item: type[Section]) -> pydantic.BeforeValidator:
-    """Accepts strings for the items of a list, and one string for the list.
-
-    A string is the value of the first field of `item`.
-    """
-    name = next(iter(item.model_fields))
-
-    def convert(value: Any) -> Any:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            return items
-        return tuple({name: item} if isinstance(item, str) else item for item in items)
-
-    return pydantic.BeforeValidator(
-        convert,
-        json_schema_input_type=str | list[str | item],  # type: ignore[valid-type]
-    )
+_Section = TypeVar("_Section", bound=Section)
 
 
 def subsection_of(section: type[Section], name: str) -> type[Section] | None:
@@ -57,16 +16,6 @@ def subsection_of(section: type[Section], name: str) -> type[Section] | None:
     if isinstance(hint, type) and issubclass(hint, Section):
         return hint
     return None
-
-
-def describe_value(value: Any) -> str:
-    """Describes a value in a message in the words of YAML."""
-    text = "null" if value is None else str(value)
-    if isinstance(value, bool):
-        text = text.lower()
-    if isinstance(value, str):
-        text = repr(value)
-    return text if len(text) <= _MAX_DESCRIPTION else f"{text[:_MAX_DESCRIPTION]}..."
 
 
 def leaves(config: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -122,7 +71,7 @@ def without_queries(config: _Section) -> _Section:
     `align_keras.utils.addresses.with_query` adds them to requests.
 
     Example:
-    >>> from align_keras.config.experiment_config import DataConfig
+    >>> from align_keras.config.data_config import DataConfig
     >>> without_queries(DataConfig(pairs="https://host/table.csv?sig=a1")).pairs
     'https://host/table.csv'
     """

@@ -12,20 +12,13 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from align_keras.config.corpus_config import CORPUS_RULES, CorpusConfig
-from align_keras.config.experiment_config import (
-    DataConfig,
-    ExperimentConfig,
-    ValidationDataConfig,
-)
-from align_keras.config.fields import (
-    Section,
-    changed_keys,
-    describe_value,
-    subsection_of,
-)
-from align_keras.config.fine_tuning_config import FINE_TUNING_RULES, FineTuningConfig
-from align_keras.config.rules import EXPERIMENT_RULES, PRESET_KEYS, Report
+from align_keras.config.corpus_config import CorpusConfig
+from align_keras.config.data_config import DataConfig, ValidationDataConfig
+from align_keras.config.experiment_config import ExperimentConfig
+from align_keras.config.fields import changed_keys, subsection_of
+from align_keras.config.model_config import PRESET_KEYS
+from align_keras.config.recipe_config import FineTuningConfig
+from align_keras.config.section import Section, check_rules, describe_value
 from align_keras.config.yaml_source import dump_yaml, read_overrides, read_yaml
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -36,11 +29,6 @@ Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Values = dict[str, Any]
 
-_RULES: dict[type[Section], tuple] = {
-    ExperimentConfig: EXPERIMENT_RULES,
-    FineTuningConfig: FINE_TUNING_RULES,
-    CorpusConfig: CORPUS_RULES,
-}
 # Rules in the words of YAML, by the type of the error of Pydantic.
 _YAML_RULES = {
     "model_type": "must contain keys and values",
@@ -317,9 +305,7 @@ def _checked(cls: type[Config], values: Values, locations: dict[str, str]) -> Co
     except pydantic.ValidationError as error:
         message = _describe(error.errors()[0], cls, locations)
         raise InputError(message) from None
-    report = Report(config, locations)
-    for check in _RULES[cls]:
-        check(config, report)
+    check_rules(config, locations)
     return config
 
 

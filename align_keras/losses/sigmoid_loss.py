@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from align_keras.config.loss_tiles import AUTO_TILE_SIZE
+from align_keras.config.loss_config import AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas
 from align_keras.losses.pair_groups import matching_pairs
 from align_keras.losses.pair_loss import RowLoss

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from align_keras.config.loss_tiles import AUTO_TILE_SIZE
+from align_keras.config.loss_config import AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.losses.pair_groups import matching_means
 from align_keras.losses.tiles import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS
+from align_keras.config.loss_config import AUTO_SAVED_LOGITS
 from align_keras.utils.arguments import check_number
 
 

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from align_keras.config import ExperimentConfig, FineTuningConfig
-from align_keras.config.experiment_config import (
-    LossConfig,
-    ModelConfig,
-    OptimizationConfig,
-)
+from align_keras.config.loss_config import LossConfig
+from align_keras.config.model_config import ModelConfig
+from align_keras.config.optimizer_config import OptimizationConfig
 from align_keras.planning.device_kinds import (
     TEXT_UTILIZATION,
     UTILIZATION,

@@ -19,7 +19,7 @@ so its micro-batches need only one forward pass.
 
 import dataclasses
 
-from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
+from align_keras.config.loss_config import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.presets.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 

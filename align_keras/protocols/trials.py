@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.config import FineTuningConfig
-from align_keras.config.fine_tuning_config import HeadStageConfig
+from align_keras.config.recipe_config import HeadStageConfig
 from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.embedders.loading import worker_model
 from align_keras.models.image_classifier import (

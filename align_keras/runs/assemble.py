@@ -7,14 +7,13 @@ import keras
 
 from align_keras import losses
 from align_keras.config import ExperimentConfig
-from align_keras.config.experiment_config import (
-    DistillationConfig,
+from align_keras.config.loss_config import DistillationConfig, LossConfig
+from align_keras.config.model_config import (
     ImageEncoderConfig,
-    LossConfig,
     ModelConfig,
-    OptimizationConfig,
     TextEncoderConfig,
 )
+from align_keras.config.optimizer_config import OptimizationConfig
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.warm_start import (
     image_weights,

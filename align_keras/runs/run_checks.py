@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from align_keras.config import ExperimentConfig
-from align_keras.config.experiment_config import DataConfig
+from align_keras.config.data_config import DataConfig
 from align_keras.corpus.pair_files import count_images
 from align_keras.corpus.scores.score_table import ScoreTable, scores_path
 from align_keras.corpus.shard_folder import INDEX

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from align_keras.config.experiment_config import DataConfig
+from align_keras.config.data_config import DataConfig
 from align_keras.datasets import open_corpus, open_sources
 from align_keras.datasets.mixture import Mixture
 from align_keras.images import crop_size_to_resize_size

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_keras.config.experiment_config import DataConfig
+from align_keras.config.data_config import DataConfig
 from align_keras.data import check_batch_size
 from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint

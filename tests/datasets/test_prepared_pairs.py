@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.config.experiment_config import DataConfig
+from align_keras.config.data_config import DataConfig
 from align_keras.datasets import PreparedPairs, open_corpus
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from align_keras.config import load_config
-from align_keras.config.experiment_config import DataConfig, SourceConfig
+from align_keras.config.data_config import DataConfig, SourceConfig
 from align_keras.data.order import shuffled_records
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import (

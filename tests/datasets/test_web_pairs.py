@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.config.corpus_config import ShardsConfig
-from align_keras.config.experiment_config import DataConfig
+from align_keras.config.data_config import DataConfig
 from align_keras.corpus.shard_folder import SHARDS
 from align_keras.datasets.named_corpora import damaged_shards, open_corpus
 from align_keras.datasets.pair_builder import quiet

@@ -13,12 +13,12 @@ from align_keras.config import (
     load_config,
     validate,
 )
-from align_keras.config.experiment_config import (
+from align_keras.config.fields import leaves
+from align_keras.config.model_config import (
     ImageVariantName,
     TextVariantName,
     TrainingMode,
 )
-from align_keras.config.fields import leaves
 from tests.helpers.headers import ABLATIONS, flatten, read_checked_header
 from tests.helpers.small_run import COLORS, SHAPES, draw
 

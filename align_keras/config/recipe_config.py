@@ -5,8 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from align_keras.config.experiment_config import RuntimeConfig
-from align_keras.config.fields import Fraction, Section, Seed
-from align_keras.config.rules import Report, check_num_replicas
+from align_keras.config.section import Fraction, Report, Section, Seed
 
 
 class HeadStageConfig(Section):
@@ -50,6 +49,9 @@ class HeadStageConfig(Section):
             "Side of the evaluation images in pixels, if this is the last stage."
         ),
     )
+
+    def check_rules(self, report: Report) -> None:
+        report.refuse_both("epochs", "steps")
 
     @property
     def is_skipped(self) -> bool:
@@ -122,6 +124,14 @@ class SweepConfig(Section):
     flip: tuple[bool, ...] = Field(
         default=(), description="Values of `flip` to draw from."
     )
+
+    def check_rules(self, report: Report) -> None:
+        for name in ("learning_rate", "weight_decay"):
+            bounds = getattr(self, name)
+            is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
+            if self.trials and not is_range:
+                rule = "a list of the smallest and the largest value, or empty"
+                report.refuse(name, rule, "Write, for example, [1e-4, 1e-1].")
 
 
 class FineTuningConfig(Section):
@@ -213,52 +223,33 @@ class FineTuningConfig(Section):
         """Name of the stage whose model is evaluated."""
         return "head" if self.full.is_skipped else "full"
 
+    def check_rules(self, report: Report) -> None:
+        if self.head.is_skipped and self.full.is_skipped:
+            remedy = "Set head.steps or full.steps."
+            report.refuse("head.steps", "set in at least one stage", remedy)
+        if self.runtime.distribution_strategy == "multi_worker_mirrored":
+            report.refuse(
+                "runtime.distribution_strategy",
+                "default, one_device, mirrored or tpu, because an evaluation runs in a "
+                "single process",
+                "Choose mirrored, or run different trials with the same --results on "
+                "each machine.",
+            )
+        self._check_batch_parts(report)
 
-def _check_stages(config: FineTuningConfig, report: Report) -> None:
-    if config.head.is_skipped and config.full.is_skipped:
-        remedy = "Set head.steps or full.steps."
-        report.refuse("head.steps", "set in at least one stage", remedy)
-    for name in ("head", "full"):
-        report.refuse_both(f"{name}.epochs", f"{name}.steps")
-
-
-def _check_sweep(config: FineTuningConfig, report: Report) -> None:
-    for key in ("sweep.learning_rate", "sweep.weight_decay"):
-        bounds = report.get(key)
-        is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
-        if config.sweep.trials and not is_range:
-            rule = "a list of the smallest and the largest value, or empty"
-            report.refuse(key, rule, "Write, for example, [1e-4, 1e-1].")
-
-
-def _check_runtime(config: FineTuningConfig, report: Report) -> None:
-    if config.runtime.distribution_strategy == "multi_worker_mirrored":
-        report.refuse(
-            "runtime.distribution_strategy",
-            "default, one_device, mirrored or tpu, because an evaluation runs in a "
-            "single process",
-            "Choose mirrored, or run different trials with the same --results on each "
-            "machine.",
-        )
-    check_num_replicas(config, report)
-
-
-def _check_batch_parts(config: FineTuningConfig, report: Report) -> None:
-    replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
-    sweep_sizes = config.sweep.batch_size if config.sweep.trials else ()
-    sizes = {"batch_size": [config.batch_size], "sweep.batch_size": sweep_sizes}
-    remedy = "Change one of them."
-    for key, values in sizes.items():
-        for size in values:
-            if size % replicas:
-                rule = f"a multiple of runtime.num_replicas ({replicas})"
-                report.refuse(key, rule, remedy, "runtime.num_replicas", value=size)
-            elif micro is not None and size // replicas % micro:
-                rule = (
-                    "a divisor of the batch size per replica "
-                    f"({size // replicas}, from {key})"
-                )
-                report.refuse("micro_batch_size", rule, remedy, key)
-
-
-FINE_TUNING_RULES = (_check_stages, _check_sweep, _check_runtime, _check_batch_parts)
+    def _check_batch_parts(self, report: Report) -> None:
+        replicas = self.runtime.num_replicas or 1
+        sweep_sizes = self.sweep.batch_size if self.sweep.trials else ()
+        sizes = {"batch_size": (self.batch_size,), "sweep.batch_size": sweep_sizes}
+        remedy = "Change one of them."
+        for key, values in sizes.items():
+            for size in values:
+                if size % replicas:
+                    rule = f"a multiple of runtime.num_replicas ({replicas})"
+                    report.refuse(key, rule, remedy, "runtime.num_replicas", value=size)
+                rows = size // replicas
+                if self.micro_batch_size and rows % self.micro_batch_size:
+                    rule = (
+                        f"a divisor of the batch size per replica ({rows}, from {key})"
+                    )
+                    report.refuse("micro_batch_size", rule, remedy, key)
