@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from align_keras.cli.common import AT_LEAST_ONE, RawHelpFormatter, name_addresses
 from align_keras.embedders.locations import MODEL_HELP
 from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
         _print_scores(table)
         return 0
     from align_keras.reports.corpus_report import corpus_funnel
-    from align_keras.runs.corpus_build import build_corpus
+    from align_keras.runs.corpus_build import build_corpus, write_corpus_subset
 
     # The results are read first, because a build can take days.
     results = _read_results(arguments)
@@ -155,8 +156,6 @@ def run(arguments: argparse.Namespace) -> int:
         _write_addresses(corpus, arguments, results)
         return 0
     if stage == "subset":
-        from align_keras.runs.corpus_build import write_corpus_subset
-
         count = write_corpus_subset(corpus, arguments.to)
         file = name_addresses(arguments.to, arguments)
         print(f"wrote the uids of {count:,} records to {file}")
@@ -201,8 +200,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _print_scores(table: "ScoreTable") -> None:
     """Prints the quantiles of each column of scores."""
-    from align_keras.utils.progress import say
-
     print("".join(f"{title:>12}" for title in ("10%", "50%", "90%")))
     for name, values in table.quantiles((0.1, 0.5, 0.9)).items():
         print("".join(f"{value:>12.4g}" for value in values) + f"  {name}")
@@ -250,7 +247,6 @@ def _read_results(arguments: argparse.Namespace) -> "DownloadResults | None":
     if not arguments.downloaded:
         return None
     from align_keras.corpus.sources import read_download_results
-    from align_keras.utils.progress import say
 
     results = read_download_results(arguments.downloaded)
     for shard in results.incomplete:
@@ -285,17 +281,14 @@ def _write_addresses(
 
 def _print_train_command(corpus: "Corpus") -> None:
     """Prints the command that trains a model on the shards of a corpus."""
-    from align_keras.config.corpus_config import VocabularyConfig
-    from align_keras.utils.progress import say
-
     text_encoder = "task.model.text_encoder"
     overrides = [
         f"task.train_data.corpus={corpus.shards}",
         f"{text_encoder}.vocabulary={corpus.vocabulary}",
     ]
-    normalization = corpus.config.vocabulary.normalization
-    if normalization != VocabularyConfig().normalization:
-        overrides.append(f"{text_encoder}.normalization={normalization}")
+    vocabulary = corpus.config.vocabulary
+    if vocabulary.normalization != type(vocabulary)().normalization:
+        overrides.append(f"{text_encoder}.normalization={vocabulary.normalization}")
     say(f"Open {corpus.out / 'report.html'}. Train on the corpus with:")
     say(f"  align-keras train --experiment E --params_override {','.join(overrides)}")
 

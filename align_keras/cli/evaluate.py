@@ -11,11 +11,14 @@ from align_keras.cli.common import (
     print_table,
 )
 from align_keras.embedders.locations import MODEL_HELP
+from align_keras.protocols.paper_results import paper_figures
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.protocols.run_protocol import PROTOCOLS, check_writable, evaluate
 from align_keras.protocols.suite import run_suite
+from align_keras.reports import result_tables
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
+from align_keras.utils.progress import say
 
 # Options that are valid with `--suite`. All other options need a single protocol.
 _SUITE_OPTIONS = (
@@ -147,9 +150,7 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     rows = print_suite(run_suite(arguments.model, **options), arguments.json)
     if html is not None:
-        from align_keras.protocols.paper_results import paper_figures
         from align_keras.reports.result_page import write_suite_page
-        from align_keras.utils.progress import say
 
         page_rows = [
             row.as_dict() | {"figures": paper_figures(row.protocol, row.data)}
@@ -165,9 +166,6 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     if as_json:
         print_json(result)
         return
-    from align_keras.protocols.paper_results import paper_figures
-    from align_keras.reports import result_tables
-
     protocol = result["protocol"]
     data = result["data"]
     metrics = result["metrics"]
@@ -191,15 +189,14 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> list[Any]:
 
     JSON is printed after the last row.
     """
-    from align_keras.protocols.paper_results import paper_figures
-    from align_keras.reports.result_tables import paper_tables
-
     finished_rows = []
     for row in rows:
         finished_rows.append(row)
         if row.metrics and not as_json:
             figures = paper_figures(row.protocol, row.data)
-            tables = paper_tables(row.protocol, row.data, row.metrics, figures)
+            tables = result_tables.paper_tables(
+                row.protocol, row.data, row.metrics, figures
+            )
             for table in tables.values():
                 print_table(*table)
     if as_json:

@@ -7,6 +7,8 @@ import time
 
 from align_keras.cli.common import add_table_options, print_json, print_table
 from align_keras.embedders.locations import DEFAULT_MODEL
+from align_keras.utils.files import read_json
+from align_keras.utils.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     from align_keras.runs.finetune_run import finetune
-    from align_keras.utils.files import read_json
-    from align_keras.utils.progress import say
 
     tuned = finetune(
         arguments.model,

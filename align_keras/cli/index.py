@@ -351,13 +351,9 @@ def _remedies() -> dict[str, str]:
 
 def _example(file: "LeftOutFile") -> str:
     """Returns the path of a file, and the size that exceeds a limit."""
-    from align_keras.search.readers.image_files import TOO_MANY_BYTES
-    from align_keras.search.readers.photos import TOO_MANY_PIXELS
-
-    if file.reason in (TOO_MANY_BYTES, TOO_MANY_PIXELS):
-        size, _, _ = file.detail.partition(" are more")
-        return f"{_one_line(file.path)}: {size}"
-    return _one_line(file.path)
+    size, exceeds, _ = file.detail.partition(" are more")
+    path = _one_line(file.path)
+    return f"{path}: {size}" if exceeds else path
 
 
 def _one_line(path: str) -> str:
@@ -373,11 +369,9 @@ def _one_line(path: str) -> str:
 
 def _write_left_out(path: str, changes: "Changes") -> int:
     """Writes a table of the files that cannot be read, and returns their number."""
-    from align_keras.search.index.schema import LeftOutFile
-
     delimiter = "," if path.lower().endswith(".csv") else "\t"
     with atomic_write(path) as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        table.writerow(LeftOutFile._fields)
+        table.writerow(("path", "reason", "detail"))
         table.writerows(sorted(changes.left_out))
     return len(changes.left_out)

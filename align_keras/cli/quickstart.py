@@ -15,6 +15,7 @@ from align_keras.cli.train import (
     weights_overrides,
 )
 from align_keras.utils.errors import InputError, MissingExtraError, has_tensorflow
+from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps")
@@ -80,7 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not has_tensorflow():
         raise MissingExtraError("The quickstart needs TensorFlow", "quickstart")
     from align_keras.runs.experiment import train_experiment
-    from align_keras.utils.progress import say
 
     name = arguments.corpus
     command = f"align-keras quickstart --corpus {arguments.corpus}"
