@@ -48,11 +48,11 @@ def number_type(
     """Returns the argparse `type` of an option that takes a number in a range.
 
     Args:
-        rule: str, the range in words, such as "an integer >= 1". The error message
+        rule: the range in words, such as "an integer >= 1". The error message
             quotes it after "must be".
         kind: `int` or `float`.
-        minimum: float, smallest valid value.
-        maximum: float, largest valid value.
+        minimum: smallest valid value.
+        maximum: largest valid value.
     """
 
     def read(text: str) -> Any:
@@ -108,9 +108,8 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     """Raises `InputError` if the path is a remote address.
 
     Args:
-        name: str, argument that holds the path.
-        path: str or None.
-        condition: str, text that follows "a local path" in the message, such as a
+        name: argument that holds the path.
+        condition: text that follows "a local path" in the message, such as a
             condition.
     """
     if path is not None and is_url(path):
@@ -157,8 +156,8 @@ def add_nested_commands(
 
     Args:
         parser: parser of the command.
-        metavar: str, placeholder of the nested command in the usage line.
-        title: str, heading of the nested commands in the help.
+        metavar: placeholder of the nested command in the usage line.
+        title: heading of the nested commands in the help.
 
     Returns:
         Function that takes the name and the help of a nested command, adds the command,
@@ -195,7 +194,7 @@ def print_table(
     """Prints a table to stdout.
 
     Args:
-        title: str, printed above the table.
+        title: printed above the table.
         columns: names of the columns.
         rows: one sequence of cells per row, or None for a horizontal line.
         text_columns: columns of text, which are aligned to the left. All other columns

@@ -26,7 +26,7 @@ def use_option_names(text: str, options: dict[str, str]) -> str:
     """Replaces Python arguments in a message with command-line options.
 
     Args:
-        text: str, message with arguments at its beginning, in backquotes or after
+        text: message with arguments at its beginning, in backquotes or after
             "Received: ".
         options: dict from an argument to its option.
 

@@ -71,7 +71,7 @@ def _add_options(
     Args:
         parser: parser of the command or of one protocol.
         visible: names of the options that the help lists.
-        data_help: str, help of --data.
+        data_help: help of --data.
     """
     parser.add_argument(
         "--model",

@@ -194,7 +194,7 @@ def _watch(index: "Index", engine: str, watch: Callable, summary: list[str]) -> 
 
     Args:
         index: `Index`.
-        engine: str, engine of `Index.add`.
+        engine: engine of `Index.add`.
         watch: `watchfiles.watch`.
         summary: printed result of `_summary`.
     """
@@ -216,7 +216,7 @@ class _WatchUpdates:
 
     Args:
         index: `Index`.
-        engine: str, engine of `Index.add`.
+        engine: engine of `Index.add`.
         summary: printed result of `_summary`, whose left-out files are not repeated.
     """
 

@@ -197,7 +197,7 @@ def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
 
     Args:
         results: queries with their hits.
-        end: str, printed after each path.
+        end: printed after each path.
     """
     sys.stdout.flush()
     binary_stdout = getattr(sys.stdout, "buffer", None)

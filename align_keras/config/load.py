@@ -112,7 +112,7 @@ def load_recipe(
     """Loads a recipe of `align-keras evaluate`.
 
     Args:
-        name: str, name in experiments/evaluation/, such as `"fine_grained"`.
+        name: name in experiments/evaluation/, such as `"fine_grained"`.
         config_files: paths of YAML files.
         params_override: as in `load_config`.
 

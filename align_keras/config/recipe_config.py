@@ -63,8 +63,8 @@ class HeadStageConfig(Section):
         A length in epochs is rounded down to a whole number of steps, but not below 1.
 
         Args:
-            batch_size: int, images per step.
-            num_images: int, images per epoch.
+            batch_size: images per step.
+            num_images: images per epoch.
         """
         if self.steps is not None:
             return self.steps

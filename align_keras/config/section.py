@@ -34,7 +34,7 @@ class Report:
 
     Args:
         section: `Section`.
-        prefix: str, dotted key of the section that ends in a dot, or "".
+        prefix: dotted key of the section that ends in a dot, or "".
         locations: dict from dotted key to the location where the option was set.
             Options with default values are missing.
     """

@@ -96,7 +96,7 @@ def read_overrides(overrides: str | os.PathLike | Mapping[str, Any]) -> Layer:
     """Reads overrides. A later override of the same key has priority.
 
     Args:
-        overrides: str, path or dict, as one item of `params_override` in `load_config`.
+        overrides: as one item of `params_override` in `load_config`.
             A comma in brackets or quotes is part of the value.
 
     Example:

@@ -25,11 +25,11 @@ class DeviceKind(NamedTuple):
     """Kind of device that TensorFlow uses as one replica.
 
     Attributes:
-        float32_flops: float, peak operations per second with the dtype policy float32.
+        float32_flops: peak operations per second with the dtype policy float32.
             By default, TPUs compute its products in bfloat16 passes and GPUs in TF32.
-        half_flops: float, peak operations per second with mixed precision.
-        bandwidth: float, bandwidth of the memory in bytes per second.
-        memory: int, size of the memory in bytes, or None if other programs share it.
+        half_flops: peak operations per second with mixed precision.
+        bandwidth: bandwidth of the memory in bytes per second.
+        memory: size of the memory in bytes, or None if other programs share it.
     """
 
     float32_flops: float

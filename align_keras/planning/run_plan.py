@@ -43,12 +43,12 @@ def plan(
 
     Args:
         config: `ExperimentConfig`.
-        device_kind: str, a key of `DEVICE_KINDS`.
-        devices: int, number of replicas, or None for the smallest number whose memory
+        device_kind: a key of `DEVICE_KINDS`.
+        devices: number of replicas, or None for the smallest number whose memory
             is sufficient.
-        utilization: float in (0, 1], fraction of the peak performance that the image
+        utilization: in (0, 1], fraction of the peak performance that the image
             encoder reaches.
-        text_utilization: float in (0, 1], fraction of the peak performance that the
+        text_utilization: in (0, 1], fraction of the peak performance that the
             text encoder and the loss reach.
 
     Returns:
@@ -106,10 +106,10 @@ def plan_recipe(
     Args:
         recipe: `FineTuningConfig`.
         model_config: `ModelConfig` with the image encoder.
-        device_kind: str, a key of `DEVICE_KINDS`.
-        devices: int or None, as in `plan`.
-        utilization: float, as in `plan`.
-        text_utilization: float, as in `plan`.
+        device_kind: a key of `DEVICE_KINDS`.
+        devices: as in `plan`.
+        utilization: as in `plan`.
+        text_utilization: as in `plan`.
 
     Returns:
         dict with the keys `stages`, a dict from `"head"` and `"full"` to dicts as
@@ -165,16 +165,7 @@ def _plan_stages(
     utilization: float,
     text_utilization: float,
 ) -> dict[str, dict]:
-    """Returns the plan of each stage as a dict for JSON.
-
-    Args:
-        sizes_of_stages: function from the number of devices to `RunSizes` by stage.
-        batch_size: int, global batch size.
-        device_kind: str, a key of `DEVICE_KINDS`.
-        devices: int, number of replicas, or None for the smallest sufficient number.
-        utilization: float, as in `plan`.
-        text_utilization: float, as in `plan`.
-    """
+    """Returns the plan of each stage as a dict for JSON."""
     kind = find_device_kind(device_kind)
     if devices is None:
         devices = fewest_devices(sizes_of_stages, batch_size, kind, device_kind)
@@ -194,9 +185,9 @@ def fewest_devices(
 
     Args:
         sizes_of_stages: function from the number of devices to `RunSizes` by stage.
-        batch_size: int, global batch size. The result divides it.
+        batch_size: global batch size. The result divides it.
         kind: `DeviceKind`.
-        name: str, name of the kind for messages.
+        name: name of the kind for messages.
     """
     if kind.memory is None:
         raise InputError(

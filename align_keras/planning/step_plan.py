@@ -47,21 +47,21 @@ class RunSizes:
     Attributes:
         image: `TowerCost` of the image encoder.
         text: `TowerCost` of the text encoder, or None for a classifier.
-        projection_dim: int, length of the embeddings.
-        global_batch_size: int, number of pairs in a step of all devices.
-        devices: int, number of replicas.
-        train_steps: int, number of steps.
-        micro_batch_size: int or None, number of pairs that a device embeds at a time.
-        virtual_batch_size: int or None, number of pairs per batch normalization.
-        slots: int, number of optimizer variables per trainable weight.
-        half_precision: bool, True if the encoders compute in 16 bits.
-        tile_size: int, `"auto"` or None, the argument of `contrastive_loss`.
-        negatives_fraction: float, the argument of `contrastive_loss`.
-        shares_positives: bool, True for a contrastive loss with
+        projection_dim: length of the embeddings.
+        global_batch_size: number of pairs in a step of all devices.
+        devices: number of replicas.
+        train_steps: number of steps.
+        micro_batch_size: number of pairs that a device embeds at a time.
+        virtual_batch_size: number of pairs per batch normalization.
+        slots: number of optimizer variables per trainable weight.
+        half_precision: True if the encoders compute in 16 bits.
+        tile_size: the argument of `contrastive_loss`.
+        negatives_fraction: the argument of `contrastive_loss`.
+        shares_positives: True for a contrastive loss with
             `share_equal_captions` or `share_equal_images`, which gathers the image
             embeddings too.
-        loss: str, `"contrastive"` or `"sigmoid"`.
-        distills_similarity: bool, True if the similarities are also compared with those
+        loss: `"contrastive"` or `"sigmoid"`.
+        distills_similarity: True if the similarities are also compared with those
             of a teacher (`DistillationLoss`).
 
     Example:
@@ -135,11 +135,11 @@ class StepPlan:
         flops: dict from parts of a step to numbers of operations on all devices.
         encoder_flops: dict from encoders to the numbers of their operations, which are
             included in `flops`.
-        updated_bytes: int, bytes that a device reads and writes to update the weights.
+        updated_bytes: bytes that a device reads and writes to update the weights.
         memory: dict from kinds of data to bytes on a device.
         traffic: dict from kinds of data to bytes that a device receives in a step.
-        train_steps: int, number of steps.
-        devices: int, number of replicas.
+        train_steps: number of steps.
+        devices: number of replicas.
 
     Example:
 
