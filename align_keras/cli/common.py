@@ -107,10 +107,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     """Raises `InputError` if the path is a remote address.
 
-    Args:
-        name: argument that holds the path.
-        condition: text that follows "a local path" in the message, such as a
-            condition.
+    The condition follows "a local path" in the message.
     """
     if path is not None and is_url(path):
         raise InputError(

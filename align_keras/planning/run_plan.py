@@ -46,9 +46,9 @@ def plan(
         device_kind: a key of `DEVICE_KINDS`.
         devices: number of replicas, or None for the smallest number whose memory
             is sufficient.
-        utilization: in (0, 1], fraction of the peak performance that the image
+        utilization: fraction in (0, 1] of the peak performance that the image
             encoder reaches.
-        text_utilization: in (0, 1], fraction of the peak performance that the
+        text_utilization: fraction in (0, 1] of the peak performance that the
             text encoder and the loss reach.
 
     Returns:
