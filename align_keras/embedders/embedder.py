@@ -153,7 +153,7 @@ class Embedder(abc.ABC):
 
         Args:
             images: as in `encode_images`.
-            class_names: sequence of str, the labels.
+            class_names: the labels.
             thresholds: `LabelThresholds`, or float, the minimum cosine similarity of an
                 image and a label. The default is `label_threshold`.
 

@@ -25,7 +25,7 @@ class LabelThresholds:
     """Minimum cosine similarities at which an image gets a label.
 
     Args:
-        default: float in [-1, 1], threshold of the labels without their own threshold.
+        default: in [-1, 1], threshold of the labels without their own threshold.
         by_label: dict from label to its own threshold.
         model: fingerprint of the model whose similarities are compared, or "" for
             any model.
@@ -191,7 +191,7 @@ def _best_label_threshold(
     Args:
         scores: float (images,).
         is_correct: bool (images,).
-        cost: float in [0, 1], cost of each image that gets the label.
+        cost: in [0, 1], cost of each image that gets the label.
     """
     ranked, hits = _rank(scores, is_correct)
     gains = hits - cost * np.arange(1, len(ranked) + 1)

@@ -60,7 +60,7 @@ def load_model(
             - the path of an `image.tflite` that `align-keras export litert` wrote for
               this Keras model. It embeds the images, and Keras embeds the texts. A file
               that was exported with `--quantize int8` is the fastest runtime.
-        dimensions: int or None, number of first components of the embeddings. They are
+        dimensions: number of first components of the embeddings. They are
             scaled to unit length. None returns all components. An index of fewer
             components is smaller and faster. A model that was trained with
             `MatryoshkaLoss` loses little of its recall.

@@ -19,7 +19,7 @@ class TruncatedEmbedder(Embedder):
 
     Args:
         embedder: `Embedder`, whose embeddings are truncated.
-        dimensions: int in [1, `embedder.dimension`], number of components.
+        dimensions: in [1, `embedder.dimension`], number of components.
 
     Raises:
         InputError: if `dimensions` is out of range.

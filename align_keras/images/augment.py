@@ -95,12 +95,12 @@ def augment_images(
         flip: True to mirror half of the images horizontally.
         zoom: float ≥ 0. Each side of the crop is scaled by a random factor between
             exp(-zoom) and exp(zoom). Pixels outside of the image are white.
-        shift: float ≥ 0, maximum shift of the crop as a fraction of its side.
-        recolor: float in [0, 1], fraction of the images with random colors of ink and
+        shift: ≥ 0, maximum shift of the crop as a fraction of its side.
+        recolor: in [0, 1], fraction of the images with random colors of ink and
             paper, for dark drawings on white. The paper may be darker than the ink.
         input_pipeline_id: number of the part if the images are part of a larger batch.
             A part is augmented in the same way as in the whole batch.
-        num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
+        num_input_pipelines: ≥ 1, number of equal parts of the larger batch.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255].

@@ -212,7 +212,7 @@ def inception_crop(
         image: uint8 tensor (height, width, 3).
         image_size: side of the result in pixels.
         seed: integer tensor (2,). The same seed gives the same window.
-        min_area: float in (0, 1], smallest area of the window relative to the image.
+        min_area: in (0, 1], smallest area of the window relative to the image.
         flip: True to mirror half of the images horizontally.
 
     Returns:
@@ -251,7 +251,7 @@ def central_crop(
     Args:
         image: uint8 tensor (height, width, 3).
         image_size: side of the result in pixels.
-        fraction: float in (0, 1], side of the crop relative to the side of the image.
+        fraction: in (0, 1], side of the crop relative to the side of the image.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).

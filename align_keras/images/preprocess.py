@@ -18,7 +18,7 @@ def crop_size_to_resize_size(image_size: int) -> int:
     """Returns the side to which an image is resized before a crop, rounded.
 
     Args:
-        image_size: int ≥ 32, side of the crop and of the encoder's input in pixels.
+        image_size: ≥ 32, side of the crop and of the encoder's input in pixels.
 
     References:
         Jia et al. 2021, section 5 (346 for 289).

@@ -119,7 +119,7 @@ def read_image(
     """Reads an image, resizes it and crops its center.
 
     Args:
-        image: path, bytes of a file, or array (height, width, 3) of uint8 or of floats
+        image: bytes of a file, or array (height, width, 3) of uint8 or of floats
             in `value_range`.
         row: number of the image for messages.
         image_size: side of the encoder's input in pixels.

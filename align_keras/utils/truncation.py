@@ -8,7 +8,7 @@ def truncate_embeddings(embeddings: np.ndarray, dimensions: int) -> np.ndarray:
 
     Args:
         embeddings: float array (n, d).
-        dimensions: int in [1, d], number of components.
+        dimensions: in [1, d], number of components.
 
     Returns:
         Float array (n, dimensions) of the same dtype. Rows of zeros stay zeros.

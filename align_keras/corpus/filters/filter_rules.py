@@ -45,19 +45,19 @@ class Thresholds:
     The defaults are the values of the paper, if the paper has a value.
 
     Args:
-        min_shorter_side: int ≥ 0, in pixels. The shorter side of an image must be
+        min_shorter_side: ≥ 0, in pixels. The shorter side of an image must be
             larger (200 is dropped, 201 is kept).
         max_aspect: float > 1. The ratio of the longer to the shorter side must be
             smaller (exactly 3.0 is dropped).
-        max_pixels: int ≥ 1, the largest number of pixels of an image. This limit
+        max_pixels: ≥ 1, the largest number of pixels of an image. This limit
             protects against decompression bombs. The paper has no such limit.
-        max_texts_per_image: int ≥ 1, the largest number of distinct captions of an
+        max_texts_per_image: ≥ 1, the largest number of distinct captions of an
             image.
-        max_images_per_text: int ≥ 1, the largest number of distinct images that share a
+        max_images_per_text: ≥ 1, the largest number of distinct images that share a
             caption.
-        min_unigrams: int ≥ 1, the smallest number of unigrams in a caption.
-        max_unigrams: int ≥ `min_unigrams`, the largest number of unigrams in a caption.
-        frequent_ngrams: int ≥ 0, the number of unigrams and bigrams that count as
+        min_unigrams: ≥ 1, the smallest number of unigrams in a caption.
+        max_unigrams: ≥ `min_unigrams`, the largest number of unigrams in a caption.
+        frequent_ngrams: ≥ 0, the number of unigrams and bigrams that count as
             frequent in the unfiltered input. Captions with a rarer n-gram are dropped.
         languages: the languages to keep, such as `("en", "de")`. Only the primary
             subtag is compared ("en-GB" equals "en"). `""` and `"und"` (the code of ISO

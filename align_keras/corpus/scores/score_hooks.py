@@ -20,7 +20,7 @@ def call_score_hook(
         function: callable that takes a list of encoded images and a list of their
             captions, and returns a list of float.
         images: sequence of bytes, the encoded image of each pair.
-        captions: sequence of str, the caption of each pair.
+        captions: the caption of each pair.
 
     Returns:
         list of float, the score of each pair.

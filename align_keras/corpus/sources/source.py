@@ -136,7 +136,7 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     """Opens a source of image-caption pairs.
 
     Args:
-        spec: str, `KIND:PATH`, where KIND is
+        spec: `KIND:PATH`, where KIND is
 
             - `html`: a folder of web pages, or a single page,
             - `warc`: a web archive,
@@ -157,7 +157,7 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
             `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
             ignored, because img2dataset writes such a file as a log. Images are ignored
             unless an image NAME.jpg has a file NAME.txt.
-        honor_opt_out: bool, True to drop pairs of web pages and images that opt out by
+        honor_opt_out: True to drop pairs of web pages and images that opt out by
             `noai`, `noimageai`, `noindex` or `noimageindex`, in the HTTP header
             `X-Robots-Tag` or in `<meta name="robots">`. The kinds `html`, `warc` and
             `wat` use it.

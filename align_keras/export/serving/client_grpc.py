@@ -24,8 +24,8 @@ class Client:
     """Connection to the server.
 
     Args:
-        server: str, host and port.
-        timeout: float, seconds until a request fails if there is no response.
+        server: host and port.
+        timeout: seconds until a request fails if there is no response.
     """
 
     def __init__(self, server: str = "localhost:8500", timeout: float = 30) -> None:
@@ -39,8 +39,8 @@ class Client:
         """Calls a signature of a model and returns the output arrays by their names.
 
         Args:
-            model: str, `"image"`, `"text"` or `"align"`.
-            signature: str, one of the signatures in signatures.json.
+            model: `"image"`, `"text"` or `"align"`.
+            signature: one of the signatures in signatures.json.
             **inputs: arrays or tensors by the names of the inputs.
         """
         request = predict_pb2.PredictRequest()
