@@ -74,7 +74,7 @@ def open_sources(
             it is detected by its name.
         caption_column: column of the captions in Parquet and Arrow files. By
             default it is detected by its name.
-        caption_sources: list of str, the names of several sources of captions. They are
+        caption_sources: the names of several sources of captions. They are
             columns of Parquet and Arrow files, keys of the `.json` members of a tar, or
             features of TFRecord files. The key `caption` of a tar is its `.txt` member.
             A record has the captions of all its sources, and the source of each caption
@@ -82,7 +82,7 @@ def open_sources(
         where: condition on the scores of `align-keras corpus score`, which selects
             pairs as in `open_corpus`, or None for all pairs. It requires that all
             sources are built corpora.
-        max_bad_fraction: float in [0, 1], the largest fraction of records without a
+        max_bad_fraction: in [0, 1], the largest fraction of records without a
             caption or an image.
         shorter_side: the shorter side in pixels that training needs from the
             images of a built corpus, or None.
@@ -187,7 +187,7 @@ class SourcePairs:
         image_column: argument of `open_sources`.
         caption_column: argument of `open_sources`.
         caption_sources: argument of `open_sources`.
-        max_bad_fraction: float in [0, 1], the largest fraction of records without a
+        max_bad_fraction: in [0, 1], the largest fraction of records without a
             caption or an image.
 
     Attributes:

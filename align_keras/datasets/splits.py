@@ -10,7 +10,7 @@ def hashed_test_keys(
 
     Args:
         image_keys: pixel keys of the images.
-        fraction: float in [0, 1], approximate fraction of test images.
+        fraction: in [0, 1], approximate fraction of test images.
         at_most: largest number of test images, or None.
 
     Returns:

@@ -33,7 +33,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
         images: callable that returns an iterator over the examples, as dicts.
         description: description of the data set.
         notes: metadata of the data set.
-        test_fraction: float in [0, 1], fraction of the images in the `test` split.
+        test_fraction: in [0, 1], fraction of the images in the `test` split.
         **kwargs: arguments of `tfds.core.GeneratorBasedBuilder`.
     """
 

@@ -59,7 +59,7 @@ def fit_logistic_regression(
         features: real array (items, dimension), can be memory-mapped.
         labels: int array (items,) in [0, classes).
         classes: int >= 2.
-        penalty: float > 0, weight of the L2 penalty.
+        penalty: weight of the L2 penalty, > 0.
         start: float array (dimension + 1, classes), initial weights, zeros by default.
         max_iterations: int >= 1.
         tolerance: largest absolute entry of the gradient at which the fit stops.

@@ -37,7 +37,7 @@ class RatedPair(NamedTuple):
     Attributes:
         first: id of a caption or an image. In the task `sits` it is a caption.
         second: id of a caption or an image. In the task `sits` it is an image.
-        score: float in [0, 5], mean rating.
+        score: in [0, 5], mean rating.
     """
 
     first: str

@@ -70,7 +70,7 @@ class StoredImage:
     """Encoded image of a corpus.
 
     Attributes:
-        image: bytes, the encoded image.
+        image: the encoded image.
         image_key: equal for images with equal pixels.
     """
 
