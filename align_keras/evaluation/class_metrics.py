@@ -254,9 +254,6 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
         their standard deviations `top_1_std` and `top_5_std` if there are several runs,
         and `mean_per_class` over the classes with images.
 
-    Raises:
-        InputError: if the shapes of the ranks and the labels don't match.
-
     Example:
 
     >>> ranks = [[0, 0, 1, 2], [0, 0, 0, 2]]
@@ -268,12 +265,6 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
     """
     ranks = np.asarray(ranks)
     labels = np.asarray(labels)
-    if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
-        raise InputError(
-            "`labels` must contain one class for each image of `ranks`. Received: "
-            f"shape {labels.shape} for ranks of shape {ranks.shape}. Pass the labels "
-            "and ranks of the same images."
-        )
     for k in _accuracy_ks(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
     yield "mean_per_class", float(mean_per_class(np.mean(ranks < 1, axis=0), labels))

@@ -10,7 +10,6 @@ from align_keras.evaluation.recall_at_k import (
     PAPER_KS,
     as_positive_lists,
     chance_recall_at_k,
-    count_without_positives,
     rank_of_best_positive,
 )
 from align_keras.evaluation.slices import Metrics, Statistics, recall_statistics
@@ -51,7 +50,7 @@ def rank_composed_queries(
         `"image_alone/"` and `"text_alone/"` are for their parts.
 
     Raises:
-        InputError: if there are no queries or targets, a row is out of range, or the
+        InputError: if there are no queries, a row is out of range, or the
             embeddings have different dimensions or are not finite.
 
     References:
@@ -79,12 +78,6 @@ def rank_composed_queries(
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
-    without_targets = count_without_positives(targets)
-    if without_targets:
-        raise InputError(
-            f"`queries` must have at least one target each. Received: "
-            f"{without_targets} queries without a target. Remove them."
-        )
     images = image_weight * gallery[rows]
     signs = np.array([[query.sign] for query in queries])
     cosines = (images * texts).sum(axis=1, keepdims=True)

@@ -387,12 +387,6 @@ def multilingual_ranks(
     """
     ranks = {}
     for language, image_captions in captions.items():
-        if len(image_captions) != len(image_embeddings):
-            raise InputError(
-                f"`captions[{language!r}]` must have one entry per image. Received: "
-                f"{len(image_captions)} entries for {len(image_embeddings)} images. "
-                "Pass an empty list for an image without captions."
-            )
         texts, index = flatten_captions(image_captions)
         if image_keys is None:
             positives = unshared_positives(len(image_captions), index)

@@ -10,7 +10,6 @@ from align_keras.evaluation import (
     whole_metrics,
 )
 from align_keras.protocols.paper_results import paper_results
-from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
@@ -85,10 +84,3 @@ def test_slices_equal_the_accuracies_of_the_groups():
         assert slices[f"mean_per_class[{group}]"] == pytest.approx(
             np.mean(class_accuracies)
         )
-
-
-def test_labels_of_a_wrong_shape_are_refused():
-    with pytest.raises(
-        InputError, match=r"`labels` must .* Received: shape \(2,\) .* \(1, 3\)"
-    ):
-        list(fine_tuned_metrics([[0, 1, 2]], [0, 1], 3))
