@@ -15,7 +15,6 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url, stat_url
 
 # Pixels of the shorter side. Training crops 289 pixels from it, as in the paper.
@@ -117,15 +116,6 @@ class UserPairs(PairBuilder, skip_registration=True):
     DESCRIPTION = "Image-text pairs from a table or folder of the user."
     TEST_FRACTION = 0.1
     MOST_TEST_IMAGES = 1000
-
-    def __init__(self, *, config: UserPairsConfig | None = None, **kwargs: Any) -> None:
-        if not isinstance(config, UserPairsConfig):
-            raise InputError(
-                "config must be a UserPairsConfig, which contains the path of the "
-                f"pairs. Received: config={config!r}. Create it with "
-                "`user_pairs_config`."
-            )
-        super().__init__(config=config, **kwargs)
 
     @property
     def LAYOUT(self) -> ImageLayout:

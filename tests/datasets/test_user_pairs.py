@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.datasets.named_corpora import open_corpus
-from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
+from align_keras.datasets.user_pairs import user_pairs_config
 from align_keras.utils.errors import InputError
 
 
@@ -193,9 +193,3 @@ def test_a_folder_of_images_and_text_files_is_read(album):
     builder = open_corpus("pairs", pairs=album, data_dir=album.parent / "data")
     assert builder.info.metadata["kept"] == 24
     assert builder.info.metadata["notes"]["images"] == 12
-
-
-def test_a_builder_without_a_configuration_is_refused(tmp_path):
-    message = "config must be a UserPairsConfig, .* Received: config=None"
-    with pytest.raises(InputError, match=message):
-        UserPairs(data_dir=tmp_path)

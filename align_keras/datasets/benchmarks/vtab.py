@@ -15,7 +15,6 @@ from align_keras.datasets.benchmarks.tfds_images import (
     read_examples,
 )
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
 
 # Number of vehicle types in KITTI, which are the first object types: car, van and
 # truck.
@@ -308,16 +307,8 @@ def read_vtab(name: str, split: str) -> LabeledImages:
     check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)
     builder = prepared_builder(task.builder)
-    try:
-        train_size = builder.info.splits["train"].num_examples
-        split = vtab_tfds_split(task, split, train_size)
-        builder.info.splits[split]
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{task.builder} must be prepared with all its splits for vtab. Received: "
-            f"a data set without {split} ({' '.join(str(error).split())}). Prepare it "
-            "again with TFDS."
-        ) from error
+    train_size = builder.info.splits["train"].num_examples
+    split = vtab_tfds_split(task, split, train_size)
     annotation = tfds.decode.PartialDecoding({task.annotation: True})
     examples = read_examples(builder, split, annotation)
     classes = [task.class_of(example[task.annotation]) for example in examples]
