@@ -30,7 +30,7 @@ def as_queries_and_gallery(
     NumPy arrays are not copied.
 
     Raises:
-        InputError: if an argument is not a matrix of real numbers, or if the dimensions
+        InputError: if an argument is not a matrix, or if the dimensions
             differ.
     """
     queries = _as_matrix("query_embeddings", query_embeddings)
@@ -51,11 +51,6 @@ def _as_matrix(name: str, embeddings: Any) -> Any:
         raise InputError(
             f"`{name}` must be a matrix (rows, dimension) with at least one row. "
             f"Received: shape {embeddings.shape}. Pass one embedding per row."
-        )
-    if embeddings.dtype.kind in "OUScMmb":
-        raise InputError(
-            f"`{name}` must contain real numbers. Received: dtype {embeddings.dtype}. "
-            "Pass float32 embeddings."
         )
     return embeddings
 

@@ -269,11 +269,6 @@ def with_value(value, rows):
         ((GOOD, GOOD[:0], [[0]] * 3), "`gallery_embeddings` .* at least one row"),
         ((GOOD, GOOD[:, :2], [0, 1, 2]), "the same dimension. Received: 3 and 2"),
         (
-            (GOOD.astype(complex), GOOD, [0, 1, 2]),
-            "real numbers. Received: dtype complex",
-        ),
-        ((GOOD.astype(str), GOOD, [0, 1, 2]), "real numbers"),
-        (
             (with_value(np.nan, [4, 7]), GOOD, [0] * 12),
             r"`query_embeddings` must be finite\. .* in 2 rows: 4, 7\.",
         ),
