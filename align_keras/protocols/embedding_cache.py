@@ -334,13 +334,7 @@ def _check_of(number: bytes) -> bytes:
 def content_digest(item: Item) -> bytes:
     """Returns a digest of 20 bytes of a file, a caption, an encoded image or pixels."""
     if isinstance(item, pathlib.Path):
-        path = item
-        try:
-            item = read_regular(path)
-        except OSError as error:
-            raise InputError(
-                f"The image {path} can't be read ({error.strerror}). Check the path."
-            ) from error
+        item = read_regular(item)
     if isinstance(item, str):
         kind = "text"
         content = item.encode("utf-8", "surrogatepass")

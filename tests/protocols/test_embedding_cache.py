@@ -238,9 +238,9 @@ def test_the_digest_depends_on_the_content_and_not_on_the_path(tmp_path):
     assert digest != content_digest("image")
     pixels = np.zeros((2, 3, 3), np.uint8)
     assert content_digest(pixels) != content_digest(pixels.reshape(3, 2, 3))
-    with pytest.raises(InputError, match="/dev/zero can't be read .not a regular file"):
+    with pytest.raises(OSError, match="not a regular file: '/dev/zero'"):
         content_digest(pathlib.Path("/dev/zero"))
-    with pytest.raises(InputError, match="image .*missing can't be read.*Check"):
+    with pytest.raises(OSError, match="missing"):
         content_digest(tmp_path / "missing")
 
 

@@ -102,12 +102,12 @@ def read_shard_classes(folder: str | os.PathLike, split: str = "test") -> Labele
         the samples.
 
     Raises:
-        InputError: if the folder has another type, `classnames.txt` is missing or too
-            short, or a shard is missing or damaged.
+        InputError: if the folder has another type, `classnames.txt` is too short,
+            or a shard is missing or damaged.
     """
     folder = pathlib.Path(folder)
     _check_type(folder, "classification")
-    content = _read_text(folder / "classnames.txt", "Write one class in each line")
+    content = (folder / "classnames.txt").read_text(encoding="utf-8-sig")
     class_names = [line.strip() for line in content.splitlines()]
     samples = list(_samples(folder, split, "cls"))
     labels = [_label(folder, sample, len(class_names)) for sample in samples]
@@ -129,7 +129,7 @@ def _check_type(folder: pathlib.Path, expected: str) -> None:
     path = folder / "dataset_type.txt"
     data_type = "classification"
     if path.exists():
-        data_type = _read_text(path, "Write the type of the data").strip().lower()
+        data_type = path.read_text(encoding="utf-8-sig").strip().lower()
     if data_type == expected:
         return
     remedies = {
@@ -141,14 +141,6 @@ def _check_type(folder: pathlib.Path, expected: str) -> None:
         f"data must be of the type {expected} for this protocol. Received: "
         f"{data_type} in {folder}. {remedy}"
     )
-
-
-def _read_text(path: pathlib.Path, remedy: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-    raise InputError(f"{path} must be readable. Received: {problem}. {remedy}.")
 
 
 def _label(folder: pathlib.Path, sample: _Sample, classes: int) -> int:
@@ -167,7 +159,7 @@ def _samples(folder: pathlib.Path, split: str, suffix: str) -> Iterator[_Sample]
     """Yields the samples of all shards of a split in their order."""
     check_choice("split", split, _splits(folder), f"Use a split of {folder}.")
     count_path = folder / split / _SHARD_COUNT
-    count = int(_read_text(count_path, "Download the folder again"))
+    count = int(count_path.read_text(encoding="utf-8-sig"))
     for number in range(count):
         yield from _samples_of_shard(folder / split / f"{number}.tar", suffix)
 
