@@ -8,7 +8,9 @@ from align_keras.datasets.benchmarks.captioned_images import (
     MultilingualCaptions,
     present_images,
 )
+from align_keras.utils.errors import InputError
 
+IMAGES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
 # Files of each language. Each line is a caption of one image. Task 2 has five
 # independent captions per image, and task 1 has one translated caption.
@@ -59,7 +61,14 @@ def read_multi30k(
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    """Returns the stripped lines of a file or its `.gz`."""
+    """Returns the stripped lines of a file or its `.gz`, one for each image."""
     text = read_text(path, "Clone github.com/multi30k/dataset into that folder")
     # `splitlines` would also split at Unicode line separators within captions.
-    return [line.strip() for line in text.rstrip("\n").split("\n")]
+    lines = [line.strip() for line in text.rstrip("\n").split("\n")]
+    # The recall on a subset isn't comparable.
+    if len(lines) != IMAGES:
+        raise InputError(
+            f"{path} must have {IMAGES:,} lines, one per image. Received: "
+            f"{len(lines):,} lines. Clone the repository again."
+        )
+    return lines

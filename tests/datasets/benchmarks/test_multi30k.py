@@ -2,9 +2,15 @@
 
 import pytest
 
-from align_keras.datasets.benchmarks import read_multi30k
+from align_keras.datasets.benchmarks import multi30k, read_multi30k
 from align_keras.utils.errors import InputError
 from tests.helpers.small_benchmarks import write_multi30k
+
+
+@pytest.fixture(autouse=True)
+def small_test_set(monkeypatch):
+    """Lets a test set of eight images count as complete."""
+    monkeypatch.setattr(multi30k, "IMAGES", 8)
 
 
 def read(tmp_path, **options):
@@ -56,6 +62,17 @@ def test_missing_images_raise_or_are_left_out(tmp_path, capsys):
     assert "left out" in capsys.readouterr().err
 
 
+def test_the_test_set_must_have_a_thousand_images(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    message = r"must have 1,000 lines, one per image. Received: 8 lines"
+    with pytest.raises(InputError, match=message):
+        read_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    write_multi30k(tmp_path / "complete", tmp_path / "all_images", num_images=1000)
+    data = read_multi30k(tmp_path / "complete", tmp_path / "all_images")
+    assert len(data.images) == 1000
+
+
 def edit_file(path, edit):
     path.write_bytes(edit(path.read_bytes()))
 
@@ -63,6 +80,11 @@ def edit_file(path, edit):
 @pytest.mark.parametrize(
     ("file", "edit", "message"),
     [
+        (
+            "task2/raw/test_2016.4.de",
+            lambda content: content[: content.index(b"7 4")].rpartition(b"\n")[0],
+            r"test_2016.4.de must have 8 lines, one per image. Received: 7 lines",
+        ),
         (
             "task1/raw/test_2016_flickr.fr",
             lambda content: b"\xff" + content,
