@@ -10,13 +10,13 @@ from align_keras.data.caption_sources import (
     check_caption_sources,
 )
 from align_keras.data.order import ordered_pairs
+from align_keras.data.preparation import PairPreparation
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
-from align_keras.images.image_hash import image_hash
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from align_keras.models.teacher_embeddings import TeacherEmbeddings
+    from align_keras.data.teacher_embeddings import TeacherEmbeddings
     from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 
 
@@ -59,24 +59,24 @@ def training_batches(
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them, whose examples
             have `image` and `captions`.
-        split: str, such as `"train"` or `"train[:10%]"`.
+        split: such as `"train"` or `"train[:10%]"`.
         preprocessor: `ALIGNPreprocessor` with a tokenizer. Its image converter
             determines crop, flip, zoom, shift and recolor.
-        batch_size: int ≥ 1, pairs of a batch over all replicas.
-        seed: int, seed of shuffling, caption choice and augmentation.
-        start_step: int ≥ 0, number of batches to skip.
-        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer in pairs. The buffer
+        batch_size: ≥ 1, pairs of a batch over all replicas.
+        seed: seed of shuffling, caption choice and augmentation.
+        start_step: ≥ 0, number of batches to skip.
+        shuffle_buffer_size: ≥ 1, size of the shuffle buffer in pairs. The buffer
             contains encoded images, or decoded images with `cache`.
-        cache: bool, cache all decoded, resized images in memory.
-        input_pipeline_id: int ≥ 0, part of each batch to return. This argument and
+        cache: cache all decoded, resized images in memory.
+        input_pipeline_id: ≥ 0, part of each batch to return. This argument and
             the next one are those of `tf.distribute.InputContext`.
-        num_input_pipelines: int ≥ 1, a divisor of `batch_size`.
-        data_service: str or None, address of the dispatcher of a tf.data service, such
+        num_input_pipelines: ≥ 1, a divisor of `batch_size`.
+        data_service: address of the dispatcher of a tf.data service, such
             as `"grpc://host:5000"`. Its workers read, decode and augment, so the order
             of the batches isn't deterministic.
-        pair_weighted: bool, see above. Without `cache`, the captions of each image are
+        pair_weighted: see above. Without `cache`, the captions of each image are
             counted once before training.
-        with_image_ids: bool, add `image_ids`, which are equal for equal stored images.
+        with_image_ids: add `image_ids`, which are equal for equal stored images.
             A loss with `share_equal_images` needs them.
         caption_sources: dict from the source of captions to its probability, such as
             `{"alt": 0.7, "synthetic": 0.3}`. The probabilities are divided by the sum
@@ -112,7 +112,9 @@ def training_batches(
     batch["images"].shape  # TensorShape([4, 160, 160, 3])
     ```
     """
-    preprocessor.require_tokenizer()
+    prepare = PairPreparation(
+        preprocessor, training=True, with_image_ids=with_image_ids, teacher=teacher
+    )
     check_batch_size(batch_size, builder, split)
     check_caption_sources(builder, caption_sources, pair_weighted)
     if data_service is not None:
@@ -125,12 +127,11 @@ def training_batches(
             )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
-    needs_hashes = with_image_ids or teacher is not None
     seed_tensor = tf.cast(seed, tf.int64)
 
     def read_image(example: dict) -> tuple[tf.Tensor, dict, tuple]:
         image = example["image"]
-        inputs = {"image_ids": image_hash(image)} if needs_hashes else {}
+        inputs = prepare.hash_inputs(image)
         if augments_batches:
             image = converter.resize(image)
         if caption_sources is None:
@@ -160,13 +161,6 @@ def training_batches(
         )
         return images, captions, inputs
 
-    def tokenize(
-        images: tf.Tensor, captions: tf.Tensor, inputs: dict[str, tf.Tensor]
-    ) -> dict[str, tf.Tensor]:
-        if teacher is not None:
-            inputs = teacher.add_to(inputs, captions, with_image_ids)
-        return {"images": images, **preprocessor.tokenize(captions), **inputs}
-
     pairs = ordered_pairs(
         builder,
         split,
@@ -192,7 +186,9 @@ def training_batches(
     # With a warm start, the buffers fill while `fit` traces its step.
     options = tf.data.Options()
     options.experimental_warm_start = True
-    return batches.map(tokenize, tf.data.AUTOTUNE).prefetch(2).with_options(options)
+    return (
+        batches.map(prepare.batch, tf.data.AUTOTUNE).prefetch(2).with_options(options)
+    )
 
 
 def batch_ids(
@@ -212,7 +208,7 @@ def batch_ids(
         builder: as in `training_batches`.
         split: as in `training_batches`.
         batch_size: as in `training_batches`.
-        step: int ≥ 0, number of the batch.
+        step: ≥ 0, number of the batch.
         **order: other arguments of `training_batches` that determine the order.
 
     Returns:

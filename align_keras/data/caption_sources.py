@@ -19,7 +19,7 @@ def check_caption_sources(
     Args:
         builder: TFDS builder, source or mixture.
         caption_sources: dict from source to probability, or None.
-        pair_weighted: bool, argument of `training_batches`.
+        pair_weighted: argument of `training_batches`.
     """
     if caption_sources is None:
         return

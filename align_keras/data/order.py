@@ -46,18 +46,18 @@ def ordered_pairs(
 
     Args:
         builder: TFDS builder, source or mixture.
-        split: str, name of the split.
+        split: name of the split.
         read: function of an example with `image` (encoded), `captions`, `id`, and
             `caption_sources` if the corpus has them.
-        batch_size: int, rows of a batch over all input pipelines.
-        start_step: int, number of batches to skip.
-        seed: int, seed of the order.
-        shuffle_buffer_size: int, size of the shuffle buffer in records or pairs.
-        cache: bool, call `read` before shuffling and cache its results in memory.
+        batch_size: rows of a batch over all input pipelines.
+        start_step: number of batches to skip.
+        seed: seed of the order.
+        shuffle_buffer_size: size of the shuffle buffer in records or pairs.
+        cache: call `read` before shuffling and cache its results in memory.
             Otherwise `read` is called after shuffling.
-        input_pipeline_id: int, number of this input pipeline.
-        num_input_pipelines: int, a divisor of `batch_size`.
-        pair_weighted: bool, use an image once for each of its captions in an epoch.
+        input_pipeline_id: number of this input pipeline.
+        num_input_pipelines: a divisor of `batch_size`.
+        pair_weighted: use an image once for each of its captions in an epoch.
 
     Returns:
         `tf.data.Dataset` of (row number, (`read(example)`, captions)). The row number,
@@ -198,14 +198,14 @@ def shuffled_records(
 
     Args:
         builder: TFDS builder, source or mixture.
-        split: str, name of the split.
-        seed: int, seed of the order.
-        start: int, number of entries to skip.
-        shuffle_buffer_size: int, size of the shuffle buffer in records.
-        cycle_length: int, number of files in a window.
-        input_pipeline_id: int, number of this input pipeline.
-        num_input_pipelines: int, number of input pipelines that share the files.
-        pair_weighted: bool, see above.
+        split: name of the split.
+        seed: seed of the order.
+        start: number of entries to skip.
+        shuffle_buffer_size: size of the shuffle buffer in records.
+        cycle_length: number of files in a window.
+        input_pipeline_id: number of this input pipeline.
+        num_input_pipelines: number of input pipelines that share the files.
+        pair_weighted: see above.
 
     Returns:
         `tf.data.Dataset` of (prefix of the id, serialized example), or of (prefix of
@@ -309,10 +309,10 @@ def _turns(
     In each epoch, the streams have their exact numbers of entries.
 
     Args:
-        passed: int, number of entries of the first stream in an epoch.
-        held: int, number of entries of the second stream in an epoch.
-        seed: int, seed of the order.
-        start: int, number of entries to skip.
+        passed: number of entries of the first stream in an epoch.
+        held: number of entries of the second stream in an epoch.
+        seed: seed of the order.
+        start: number of entries to skip.
 
     Returns:
         A `tf.data.Dataset` of int64, the stream of each entry (0 or 1), and the number

@@ -44,7 +44,7 @@ class _HeldImages:
     Attributes:
         records: string tensor (images,), the serialized examples.
         counts: int64 (images,), number of captions of each image.
-        most_captions: int, number of captions above which an image is held in memory.
+        most_captions: number of captions above which an image is held in memory.
     """
 
     records: tf.Tensor
@@ -74,10 +74,10 @@ class Shards:
 
     Args:
         builder: TFDS builder or source.
-        split: str, name of the split.
-        input_pipeline_id: int, number of the input pipeline.
-        num_input_pipelines: int, number of input pipelines that share the records.
-        pair_weighted: bool, see above.
+        split: name of the split.
+        input_pipeline_id: number of the input pipeline.
+        num_input_pipelines: number of input pipelines that share the records.
+        pair_weighted: see above.
 
     Attributes:
         paths: list of str, paths of the files.
@@ -152,7 +152,7 @@ class Shards:
 
         Args:
             numbers: int (files,), numbers of the files to read.
-            number_of_pass: int, number of the pass in the epoch.
+            number_of_pass: number of the pass in the epoch.
 
         Returns:
             `tf.data.Dataset` of serialized examples, or of (serialized example, number
@@ -249,7 +249,7 @@ def _pass_sizes(counts: list[np.ndarray], num_images: int) -> np.ndarray:
     Args:
         counts: list of int64 (images,), for each file the number of captions of its
             images. It is 0 for images that are held in memory.
-        num_images: int, number of all images, including those in memory.
+        num_images: number of all images, including those in memory.
     """
     total = int(sum(part.sum() for part in counts))
     passes = max(1, -(-total // max(1, num_images)))

@@ -98,9 +98,9 @@ class RetrievalSet:
     """Images of a split with all their captions, in stored order.
 
     Attributes:
-        ids: list of str, id of each image.
+        ids: id of each image.
         images: list of bytes, the encoded images.
-        captions: list of lists of str, the captions of each image.
+        captions: the captions of each image.
         image_keys: list of str. Images with the same pixels have equal keys.
 
     Example:
@@ -125,7 +125,7 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them, as `open_corpus`
             returns.
-        split: str, such as `"test"`.
+        split: such as `"test"`.
 
     Returns:
         `RetrievalSet`.

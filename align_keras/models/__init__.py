@@ -15,9 +15,9 @@ _PUBLIC = {
     "ALIGNTokenizer": "align_keras.preprocessing.tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
-    "TeacherEmbeddings": "align_keras.models.teacher_embeddings",
+    "TeacherEmbeddings": "align_keras.data.teacher_embeddings",
     "TextEncoder": "align_keras.models.text_encoder",
-    "image_text_batches": "align_keras.models.pair_batches",
+    "image_text_batches": "align_keras.data.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
     "preset_names": "align_keras.presets.table",
@@ -27,14 +27,14 @@ __all__ = sorted(_PUBLIC)
 
 
 if TYPE_CHECKING:
+    from align_keras.data.pair_batches import image_text_batches as image_text_batches
+    from align_keras.data.teacher_embeddings import (
+        TeacherEmbeddings as TeacherEmbeddings,
+    )
     from align_keras.models.align import ALIGN as ALIGN
     from align_keras.models.align_backbone import ALIGNBackbone as ALIGNBackbone
     from align_keras.models.image_classifier import ImageClassifier as ImageClassifier
     from align_keras.models.image_encoder import ImageEncoder as ImageEncoder
-    from align_keras.models.pair_batches import image_text_batches as image_text_batches
-    from align_keras.models.teacher_embeddings import (
-        TeacherEmbeddings as TeacherEmbeddings,
-    )
     from align_keras.models.text_encoder import TextEncoder as TextEncoder
     from align_keras.models.warm_start import load_image_weights as load_image_weights
     from align_keras.models.warm_start import load_text_weights as load_text_weights

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models.align_backbone import ALIGNBackbone, check_widths
-from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
+from align_keras.models.contrastive_model import ContrastiveModel
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.lora import adapted_layers, merged_while_saving
+from align_keras.models.loss_metrics import LossMetrics
 from align_keras.models.open_preset import (
     argument_names,
     check_arguments,

@@ -1,8 +1,5 @@
-"""Training logic of the dual encoder."""
+"""Training of the dual encoder: `compile`, `fit`, `evaluate` and their steps."""
 
-import dataclasses
-import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +8,20 @@ import keras_hub
 import tensorflow as tf
 from keras import ops
 
-from align_keras.layers.batch_normalization import FusedBatchNormalization
+from align_keras.data.fit_input import (
+    as_x_and_y,
+    check_weights,
+    explained_read_errors,
+    fit_input,
+    split_pairs,
+)
+from align_keras.data.model_inputs import (
+    check_compared_pairs,
+    check_data,
+    check_loss_inputs,
+    empty_data_error,
+)
+from align_keras.data.raw_pairs import raw_pairs
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import (
     gather_replicas,
@@ -19,33 +29,31 @@ from align_keras.losses.cross_replica import (
     replica_count,
 )
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
-from align_keras.models import fit_arguments, fit_inputs, input_checks
-from align_keras.models.common_length import common_length_function, cut_captions
-from align_keras.models.compilation import (
-    graph_function,
-    is_compiled_by_xla,
-    resolve_jit_compile,
+from align_keras.models.compilation import model_inputs, resolve_jit_compile
+from align_keras.models.fit_callbacks import (
+    FitCallback,
+    StopAtNonFinite,
+    ValidationPairs,
+    all_callbacks,
+    with_progress,
 )
-from align_keras.models.fit_progress import with_progress
 from align_keras.models.gradients import (
     ForwardState,
-    cached_loss_gradients,
+    batch_gradients,
     check_micro_batches,
     check_weight_dtypes,
     gradient_norms,
     is_finite_step,
-    loss_gradients,
 )
 from align_keras.models.lora import has_factors
-from align_keras.models.raw_pairs import raw_pairs
-from align_keras.models.validation_recall import ValidationPairs
+from align_keras.models.loss_metrics import GRADIENT_NORMS, LossMetrics
+from align_keras.models.recipe import choose_optimizer, limit_batch_norm_momentum
+from align_keras.models.step_function import step_function
 from align_keras.optimizers import apply_if
 from align_keras.optimizers.recipes import (
-    INITIAL_TEMPERATURE,
     ResolvedRecipe,
     check_recipe,
     paper_optimizer,
-    resolve_recipe,
     warmup_warning,
 )
 from align_keras.optimizers.replica_gradients import (
@@ -57,8 +65,6 @@ from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
-GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
-_ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 # Arguments of `keras.Model.compile` that this model doesn't support.
 _UNSUPPORTED = ("loss_weights", "metrics", "weighted_metrics")
 # Key of the other arguments of `compile` in the configuration of the loss.
@@ -73,10 +79,424 @@ class ContrastiveModel(keras_hub.models.Task):
     labels and would not shuffle.
     """
 
-    loss_metrics: "list[LossMetrics]"
+    loss_metrics: list[LossMetrics]
+    fit_callbacks: list[FitCallback]
+    # Pairs of the validation of `fit` that is in progress.
+    validation_pairs: ValidationPairs | None
+    # Number of steps of the next epoch that an interrupted run has completed.
+    steps_to_skip: int
     # `keras.Model` defines these attributes.
     train_function: Callable | None
     test_function: Callable | None
+
+    # === Steps ===
+
+    def train_step(self, data: dict) -> dict:
+        """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
+        inputs = self._inputs_of(data)
+        before = self.forward_state.start_step()
+        losses, gradients = batch_gradients(self, inputs)
+        norms = gradient_norms(self, gradients)
+        finite = is_finite_step(self, losses, norms)
+        gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
+        apply_if(finite, self.optimizer, gradients, self.trainable_variables)
+        self.forward_state.end_step(before, finite)
+        return self.update_loss_metrics(losses, norms, finite)
+
+    def test_step(self, data: dict) -> dict:
+        return self._evaluate_batch(data)[0]
+
+    def _evaluate_batch(self, data: dict) -> tuple[dict, tuple]:
+        """Returns the metrics of a batch, and the arguments of `ValidationPairs.add`.
+
+        These arguments have the rows of all replicas.
+        """
+        inputs = self._inputs_of(data)
+        outputs = self(model_inputs(self, inputs), training=False)
+        losses = self.loss.batch_losses(
+            outputs["image_embedding"],
+            outputs["text_embedding"],
+            self.temperature,
+            inputs,
+        )
+        losses = tuple(reduce_over_replicas("MEAN", list(losses)))
+        # As in Keras, a smaller last batch has less weight.
+        rows = ops.shape(inputs["images"])[0]
+        means = self.update_loss_metrics(losses, rows=rows)
+        for name in GRADIENT_NORMS:
+            del means[name]
+        is_token = tf.cast(inputs["padding_mask"], tf.bool)
+        tokens = tf.where(is_token, tf.cast(inputs["token_ids"], tf.int32), -1)
+        pairs = (outputs["image_embedding"], outputs["text_embedding"], tokens)
+        return means, tuple(gather_replicas(rows)[0] for rows in pairs)
+
+    def predict_step(self, data: dict) -> dict:
+        check_data(self, data)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        return self(model_inputs(self, inputs), training=False)
+
+    def _inputs_of(self, data: dict) -> dict:
+        """Returns the inputs of a batch, which has all that the model and loss need."""
+        check_data(self, data)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        check_loss_inputs(self.loss, inputs)
+        return inputs
+
+    @property
+    def metrics(self) -> list:
+        return self.loss_metrics
+
+    def update_loss_metrics(
+        self,
+        losses: Sequence[tf.Tensor],
+        norms: Sequence = (0, 0, 0),
+        finite: tf.Tensor | bool = True,
+        rows: tf.Tensor | int = 1,
+    ) -> dict:
+        """Updates the running means of the metrics and returns them by name.
+
+        A step that isn't finite doesn't change the means. In this case the method
+        returns the values of the step instead of the means, with NaN as `loss`. With
+        `steps_per_execution` above 1, Keras returns only the values of the last step,
+        so the mean of `loss` becomes NaN. `rows` is the weight of the step.
+        """
+        details = [*losses, self.temperature, *norms]
+        (metric,) = self.loss_metrics
+        loss = self.loss.total(*losses)
+        if self.steps_per_execution > 1:
+            loss = tf.where(finite, loss, float("nan"))
+            metric.update_state([loss, *details], weight=rows)
+            return metric.result()
+        metric.update_state([loss, *details], finite, rows)
+        means = metric.result()
+        values_of_bad_step = [float("nan"), *details]
+        return {
+            name: tf.where(finite, mean, value)
+            for (name, mean), value in zip(
+                means.items(), values_of_bad_step, strict=True
+            )
+        }
+
+    # === Functions of Keras that call the steps ===
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Creates the training function, which also measures the wait for input."""
+        # Variables that are created in the first step would cause a second trace.
+        self.build_optimizer()
+        check_weight_dtypes(self.optimizer, self.trainable_variables)
+        # Layers may have been frozen since `compile`.
+        self.forward_state = ForwardState(self)
+        if self.steps_per_execution > 1 or self.run_eagerly:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            run_step = step_function(self, self.train_step, self._show_batch)
+
+            def train_function(iterator: Any) -> dict:
+                if self.steps_to_skip:
+                    self.steps_to_skip -= 1
+                    return self.get_metrics_result()
+                return run_step(iterator)
+
+            self.train_function = train_function
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Creates the test function, which also collects the validation pairs."""
+        if self.steps_per_execution > 1 or self.run_eagerly:
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            evaluate_batch = step_function(self, self._evaluate_batch)
+
+            def test_function(iterator: Any) -> dict:
+                metrics, pairs = evaluate_batch(iterator)
+                if self.validation_pairs is not None:
+                    self.validation_pairs.add(*[rows.numpy() for rows in pairs])
+                return metrics
+
+            self.test_function = test_function
+
+    def _show_batch(self, batch: Any) -> None:
+        for callback in self.fit_callbacks:
+            callback.on_fit_batch(batch)
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing. The method of Keras fails for strings under a strategy."""
+
+    # === Training and evaluation ===
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: object = None,
+        sample_weight: object = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        *,
+        augment: bool = True,
+        value_range: tuple[float, float] | None = None,
+    ) -> keras.callbacks.History:
+        """Trains the model on images and captions.
+
+        With the recipe "auto" (see `compile`), each call has a complete schedule, with
+        a warm-up at its start and a decay to zero at its end. A later call keeps the
+        moments of the optimizer. `initial_epoch` continues the schedule of a run of
+        `epochs`. If the length of the data is unknown and `steps_per_epoch` is None,
+        the learning rate stays constant after the warm-up. Unless `verbose` is 0, one
+        line reports these settings. `align_keras.training.TrainingDoctor`, a callback,
+        prints problems of the training.
+
+        The progress bar has the loss and the temperature. `History` and the callbacks
+        receive all metrics. With `validation_data` they include `val_recall_at_10`, the
+        recall from captions to images over the first 5,000 validation pairs, and
+        `val_chance_recall_at_10`, that of a random ranking. Both are left out with
+        `steps_per_execution` above 1 or `run_eagerly`.
+
+        Args:
+            x: one of the following. (1) Images, with their captions in `y`. (2) Pairs
+                that `align_keras.models.image_text_batches` accepts. (3) A batched
+                `tf.data.Dataset` of pairs, tuples or dicts. (4) Inputs of the model,
+                a dict or a dataset of dicts with `images`, `token_ids` and
+                `padding_mask`, and `image_ids` int (n,) for a loss with
+                `share_equal_images`. Other entries are ignored. (5) A
+                `keras.utils.PyDataset`, a generator or a loader, such as torch's, of
+                batches `(images, captions)` or of dicts.
+            y: captions, one for each image of `x`.
+            batch_size: int or None, pairs per batch if `x` isn't batched. None means
+                32. The last batch is dropped if it isn't full, unless it is the only
+                one. The loss of the paper needs at least 2 pairs.
+            epochs: int, number of epochs.
+            verbose: as in `keras.Model.fit`. 0 prints nothing.
+            callbacks: callback, list of callbacks, or None.
+            validation_split: float in [0, 1), fraction of the pairs to validate on,
+                taken from the end. It must be 0 for datasets.
+            validation_data: data like `x`, or a tuple of `x` and `y`.
+            shuffle: bool, shuffle the pairs if `x` isn't batched.
+            class_weight: None. All pairs of a batch have the same weight.
+            sample_weight: None, for the same reason.
+            initial_epoch: int, epoch at which to start, for resuming.
+            steps_per_epoch: int or None. With an int, pairs that aren't batched are
+                repeated without end.
+            validation_steps: as in `keras.Model.fit`.
+            validation_batch_size: int or None. None uses `batch_size`.
+            validation_freq: as in `keras.Model.fit`.
+            augment: bool, crop raw images at a random position and mirror half of them.
+            value_range: two floats, black and white of raw float images, such as
+                (0, 1). None refuses float images.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            InputError: if an argument has the wrong type or value, an image can't be
+                read, or inputs have wrong names, dtypes or shapes.
+            NonFiniteStepError: if a loss or a gradient isn't finite, or a loss is above
+                `loss_upper_bound`. The model is in the state before that step.
+
+        References:
+            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+        """
+        check_weights(class_weight=class_weight, sample_weight=sample_weight)
+        if validation_split and validation_data is None:
+            x, y, validation_data = split_pairs(x, y, validation_split)
+        callback_list = all_callbacks(callbacks)
+        self.fit_callbacks = [
+            callback for callback in callback_list if isinstance(callback, FitCallback)
+        ]
+        for callback in self.fit_callbacks:
+            callback.on_fit_data(x, y, validation_data)
+        stop = StopAtNonFinite()
+        with explained_read_errors(self, x, y, value_range):
+            training = fit_input(
+                self,
+                x,
+                y,
+                training=True,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                repeat=steps_per_epoch is not None,
+                augment=augment,
+                value_range=value_range,
+            )
+            if validation_data is not None:
+                validation_data = fit_input(
+                    self,
+                    *as_x_and_y(validation_data),
+                    batch_size=validation_batch_size or batch_size,
+                    value_range=value_range,
+                ).batches
+            check_compared_pairs(self.loss, training.pairs_per_step)
+            self._prepare_run(
+                steps_per_epoch or training.steps_per_epoch,
+                training.pairs_per_step,
+                epochs,
+                initial_epoch,
+                verbose,
+            )
+            history = keras.Model.fit(
+                self,
+                training.batches,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[stop, *with_progress(callback_list, verbose)],
+                validation_data=validation_data,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+                # Keras warns if `shuffle` is True for a dataset.
+                shuffle=shuffle and not isinstance(training.batches, tf.data.Dataset),
+            )
+        if not stop.has_steps and initial_epoch < epochs:
+            raise empty_data_error(x)
+        return history
+
+    def _prepare_run(
+        self,
+        steps_per_epoch: int | None,
+        batch_size: int | None,
+        epochs: int,
+        initial_epoch: int,
+        verbose: int | str,
+    ) -> None:
+        """Chooses the optimizer, and warns if the warm-up is longer than the run."""
+        if not self.compiled:
+            # `keras.Model.fit` raises an error for this case.
+            return
+        steps = None
+        initial_step = 0
+        if steps_per_epoch is not None:
+            steps = epochs * steps_per_epoch
+            initial_step = initial_epoch * steps_per_epoch
+        resolved = choose_optimizer(self, steps, batch_size, initial_step)
+        message = None if resolved is None else str(resolved)
+        if resolved is None and steps is not None:
+            optimizer = inner_optimizer(self.optimizer)
+            end = int(optimizer.iterations.numpy()) + steps - initial_step
+            message = warmup_warning(optimizer, end)
+        if message is not None and (resolved is None or verbose != 0):
+            say(message)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: object = None,
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        return_dict: bool = False,
+        value_range: tuple[float, float] | None = None,
+        **kwargs: Any,
+    ) -> list[float] | dict[str, float]:
+        """Returns the losses and metrics, as `keras.Model.evaluate`.
+
+        The data may be raw pairs or model inputs, as in `fit`. The losses are means
+        over the rows of all batches. Under a strategy, all replicas must have the same
+        number of rows in each batch.
+        """
+        argument_names = parameters_of(ContrastiveModel.evaluate)
+        refuse_unknown(
+            "evaluate", kwargs, [*argument_names, "_use_cached_eval_dataset"]
+        )
+        check_weights(sample_weight=sample_weight)
+        is_validation = kwargs.get("_use_cached_eval_dataset", False)
+        self.validation_pairs = ValidationPairs() if is_validation else None
+        if not is_validation:
+            callbacks = with_progress(all_callbacks(callbacks), verbose)
+        with explained_read_errors(self, x, y, value_range):
+            data = fit_input(self, x, y, batch_size=batch_size, value_range=value_range)
+            logs = keras.Model.evaluate(
+                self,
+                data.batches,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
+        if not self.loss_metrics[0].count():
+            raise empty_data_error(x)
+        if self.validation_pairs is not None:
+            logs.update(self.validation_pairs.recall())
+            self.validation_pairs = None
+        return logs
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> dict:
+        """Returns the outputs of the model, as `keras.Model.predict`.
+
+        The data may be raw pairs or model inputs, as in `fit`.
+        """
+        with explained_read_errors(self, x, None, value_range):
+            data = fit_input(
+                self,
+                x,
+                batch_size=batch_size,
+                value_range=value_range,
+                with_loss_inputs=False,
+            )
+            try:
+                return keras.Model.predict(
+                    self, data.batches, batch_size, verbose, steps, callbacks
+                )
+            except UnboundLocalError as error:
+                # `keras.Model.predict` raises this error if it read no batch.
+                raise empty_data_error(x) from error
+
+    def preprocess_samples(
+        self, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Converts raw pairs without augmentation, and returns other data unchanged.
+
+        The methods `train_on_batch`, `test_on_batch` and `predict_on_batch` of KerasHub
+        call this method.
+        """
+        check_weights(sample_weight=sample_weight)
+        pairs = raw_pairs(x, y)
+        if pairs is None or self.preprocessor is None:
+            inputs = keras.utils.pack_x_y_sample_weight(x, y)
+            check_data(self, inputs)
+            return inputs
+        images, captions = pairs
+        return self.preprocessor(images, y=captions)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: object = None,
+        class_weight: object = None,
+        **kwargs: Any,
+    ) -> list[float] | dict[str, float]:
+        """Makes one update on a batch of raw pairs or of model inputs."""
+        check_weights(class_weight=class_weight)
+        data = self.preprocess_samples(x, y, sample_weight)
+        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
+        check_compared_pairs(self.loss, len(inputs["images"]))
+        return super().train_on_batch(inputs, **kwargs)
+
+    # === Optimizer and loss ===
 
     def compile(
         self,
@@ -145,13 +565,15 @@ class ContrastiveModel(keras_hub.models.Task):
             optimizer = paper_optimizer() if recipe == "paper" else None
         self.recipe = recipe
         self.resolved_recipe: ResolvedRecipe | None = None
-        # `resolve_recipe` sets this to True if the first run starts from trained
+        # `choose_optimizer` sets this to True if the first run starts from trained
         # weights.
         self.is_fine_tuning = False
-        self._compile_options = kwargs
-        self._set_optimizer(optimizer)
+        self._auto_scale_loss = kwargs.get("auto_scale_loss", True)
+        super().compile(optimizer=optimizer, **kwargs)
+        if optimizer is not None:
+            self._check_clipping()
         # A recipe of an earlier `compile` may have lowered the momentum.
-        self._limit_batch_norm_momentum(1.0)
+        limit_batch_norm_momentum(self, 1.0)
         self.loss = loss
         if self.loss_metrics[0].parts != loss.parts:
             self.loss_metrics = [LossMetrics(loss.parts)]
@@ -159,96 +581,23 @@ class ContrastiveModel(keras_hub.models.Task):
         self.loss_upper_bound = loss_upper_bound
         self.forward_state = ForwardState(self)
         self.seconds_waited = 0.0
-        # Function that receives each batch of `fit` before its step, or None.
-        self.batch_observer: Callable | None = None
-        # Pairs of the validation of `fit` that is in progress, or None.
-        self.validation_pairs: ValidationPairs | None = None
-        # Number of steps of the next epoch that an interrupted run has completed.
+        self.fit_callbacks = []
+        self.validation_pairs = None
         self.steps_to_skip = 0
 
-    def _set_optimizer(
-        self, optimizer: keras.optimizers.Optimizer | str | None
-    ) -> None:
-        """Compiles with an optimizer. Keras wraps it if the loss must be scaled."""
-        super().compile(optimizer=optimizer, **self._compile_options)
-        if optimizer is not None:
-            replicas = self.distribute_strategy.num_replicas_in_sync
-            check_clipping(self.optimizer, replicas)
+    def set_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """Replaces the optimizer. Keras wraps it if the loss must be scaled."""
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=self.run_eagerly,
+            jit_compile=self.jit_compile,
+            steps_per_execution=self.steps_per_execution,
+            auto_scale_loss=self._auto_scale_loss,
+        )
+        self._check_clipping()
 
-    def _keep_changed_options(self) -> None:
-        """Records options that were set on the model after `compile`."""
-        for name in ("run_eagerly", "jit_compile", "steps_per_execution"):
-            self._compile_options[name] = getattr(self, name)
-
-    def resolve_recipe(
-        self, steps: int | None, batch_size: int | None, initial_step: int = 0
-    ) -> ResolvedRecipe | None:
-        """Chooses the optimizer and the schedule of a run with the recipe "auto".
-
-        `fit` calls this method. An optimizer that the recipe chose for an earlier run
-        keeps its moments, and its schedule starts again. If the first run after
-        `compile` starts from trained weights, this run and all later runs use a tenth
-        of the learning rate.
-
-        Args:
-            steps: int, updates from step 0 of the run to its end, or None if the
-                length of the run is unknown.
-            batch_size: int, pairs per step over all replicas, or None if unknown.
-            initial_step: int ≥ 0, updates of this run that were made before.
-
-        Returns:
-            `ResolvedRecipe`, or None if `compile` received an optimizer or another
-            recipe.
-        """
-        if self.recipe != "auto":
-            return None
-        is_new = self.optimizer is None
-        if is_new:
-            self.is_fine_tuning = self._is_trained()
-        resolved = resolve_recipe(steps, batch_size, self.is_fine_tuning)
-        if is_new:
-            if not self.is_fine_tuning and self._has_initial_temperature_of_paper():
-                self.temperature_layer.log_temperature.assign(
-                    math.log(INITIAL_TEMPERATURE)
-                )
-                resolved = dataclasses.replace(
-                    resolved, initial_temperature=INITIAL_TEMPERATURE
-                )
-            with self.distribute_strategy.scope():
-                self._keep_changed_options()
-                self._set_optimizer(resolved.build_optimizer(-initial_step))
-        else:
-            optimizer = inner_optimizer(self.optimizer)
-            first_step = int(optimizer.iterations.numpy()) - initial_step
-            # The compiled step contains the old schedule, so it is traced again.
-            optimizer.learning_rate = resolved.schedule(first_step)
-            self.train_function = None
-        self.resolved_recipe = resolved
-        self._limit_batch_norm_momentum(resolved.max_batch_norm_momentum)
-        return resolved
-
-    def _batch_normalizations(self) -> list[FusedBatchNormalization]:
-        """Returns the batch normalizations of the image encoder."""
-        return [
-            layer
-            for layer in self._flatten_layers()
-            if isinstance(layer, FusedBatchNormalization)
-        ]
-
-    def _is_trained(self) -> bool:
-        """Returns True if training has updated a moving mean of the image encoder."""
-        layers = self._batch_normalizations()
-        return any(bool(layer.moving_mean.numpy().any()) for layer in layers)
-
-    def _has_initial_temperature_of_paper(self) -> bool:
-        """Returns True if the temperature is learned and starts from 1.0."""
-        layer = self.temperature_layer
-        return layer.trainable and float(layer.temperature) == 1.0
-
-    def _limit_batch_norm_momentum(self, limit: float) -> None:
-        """Sets the momentum of the moving statistics, at most `limit`."""
-        for layer in self._batch_normalizations():
-            layer.momentum = min(self.image_encoder.batch_norm_momentum, limit)
+    def _check_clipping(self) -> None:
+        check_clipping(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
 
     def build_optimizer(self) -> None:
         """Creates the variables of the optimizer if they don't exist yet.
@@ -262,7 +611,7 @@ class ContrastiveModel(keras_hub.models.Task):
         if not self.compiled:
             raise InputError("The model must be compiled. Call `compile()` first.")
         if self.optimizer is None:
-            self.resolve_recipe(None, None)
+            choose_optimizer(self, None, None)
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
@@ -312,469 +661,6 @@ class ContrastiveModel(keras_hub.models.Task):
             self.build_optimizer()
         self.is_fine_tuning = is_fine_tuning
 
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: int | str = "auto",
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: object = None,
-        sample_weight: object = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        validation_steps: int | None = None,
-        validation_batch_size: int | None = None,
-        validation_freq: int = 1,
-        *,
-        augment: bool = True,
-        value_range: tuple[float, float] | None = None,
-    ) -> keras.callbacks.History:
-        """Trains the model on images and captions.
-
-        With the recipe "auto" (see `compile`), each call has a complete schedule, with
-        a warm-up at its start and a decay to zero at its end. A later call keeps the
-        moments of the optimizer. `initial_epoch` continues the schedule of a run of
-        `epochs`. If the length of the data is unknown and `steps_per_epoch` is None,
-        the learning rate stays constant after the warm-up. Unless `verbose` is 0, one
-        line reports these settings, and `align_keras.training.TrainingDoctor` prints
-        problems of the training.
-
-        The progress bar has the loss and the temperature. `History` and the callbacks
-        receive all metrics. With `validation_data` they include `val_recall_at_10`, the
-        recall from captions to images over the first 5,000 validation pairs, and
-        `val_chance_recall_at_10`, that of a random ranking. Both are left out with
-        `steps_per_execution` above 1 or `run_eagerly`.
-
-        Args:
-            x: one of the following. (1) Images, with their captions in `y`. (2) Pairs
-                that `align_keras.models.image_text_batches` accepts. (3) A batched
-                `tf.data.Dataset` of pairs, tuples or dicts. (4) Inputs of the model,
-                a dict or a dataset of dicts with `images`, `token_ids` and
-                `padding_mask`, and `image_ids` int (n,) for a loss with
-                `share_equal_images`. Other entries are ignored. (5) A
-                `keras.utils.PyDataset`, a generator or a loader, such as torch's, of
-                batches `(images, captions)` or of dicts.
-            y: captions, one for each image of `x`.
-            batch_size: int or None, pairs per batch if `x` isn't batched. None means
-                32. The last batch is dropped if it isn't full, unless it is the only
-                one. The loss of the paper needs at least 2 pairs.
-            epochs: int, number of epochs.
-            verbose: as in `keras.Model.fit`. 0 prints nothing.
-            callbacks: callback, list of callbacks, or None.
-            validation_split: float in [0, 1), fraction of the pairs to validate on,
-                taken from the end. It must be 0 for datasets.
-            validation_data: data like `x`, or a tuple of `x` and `y`.
-            shuffle: bool, shuffle the pairs if `x` isn't batched.
-            class_weight: None. All pairs of a batch have the same weight.
-            sample_weight: None, for the same reason.
-            initial_epoch: int, epoch at which to start, for resuming.
-            steps_per_epoch: int or None. With an int, pairs that aren't batched are
-                repeated without end.
-            validation_steps: as in `keras.Model.fit`.
-            validation_batch_size: int or None. None uses `batch_size`.
-            validation_freq: as in `keras.Model.fit`.
-            augment: bool, crop raw images at a random position and mirror half of them.
-            value_range: two floats, black and white of raw float images, such as
-                (0, 1). None refuses float images.
-
-        Returns:
-            `keras.callbacks.History`.
-
-        Raises:
-            InputError: if an argument has the wrong type or value, an image can't be
-                read, or inputs have wrong names, dtypes or shapes.
-            NonFiniteStepError: if a loss or a gradient isn't finite, or a loss is above
-                `loss_upper_bound`. The model is in the state before that step.
-
-        References:
-            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
-        """
-        fit_arguments.check_weights(
-            class_weight=class_weight, sample_weight=sample_weight
-        )
-        if validation_split and validation_data is None:
-            x, y, validation_data = fit_arguments.split_pairs(x, y, validation_split)
-        options = {
-            "training": True,
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "repeat": steps_per_epoch is not None,
-            "augment": augment,
-        }
-        callback_list = with_doctor(_as_list(callbacks), verbose, x, y, validation_data)
-        with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
-            if validation_data is not None:
-                pairs = fit_arguments.as_x_and_y(validation_data)
-                validation_data = fit_inputs.keras_input(
-                    self,
-                    *pairs,
-                    batch_size=validation_batch_size or batch_size,
-                    value_range=value_range
-                    if fit_arguments.is_raw_data(*pairs)
-                    else None,
-                )
-            self._prepare_run(
-                fit_arguments.steps_of_epoch(batches, batch_size, steps_per_epoch),
-                fit_arguments.pairs_of_step(x, y, batches, batch_size),
-                epochs,
-                initial_epoch,
-                verbose,
-            )
-            # An earlier `fit` that raised an error may have left its observer.
-            self.batch_observer = None
-            return keras.Model.fit(
-                self,
-                batches,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=[
-                    StopAtNonFinite(),
-                    *with_progress(callback_list, verbose),
-                ],
-                validation_data=validation_data,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-                # Keras warns if `shuffle` is True for a dataset.
-                shuffle=shuffle and not isinstance(batches, tf.data.Dataset),
-            )
-
-    def _prepare_run(
-        self,
-        steps_per_epoch: int | None,
-        batch_size: int | None,
-        epochs: int,
-        initial_epoch: int,
-        verbose: int | str,
-    ) -> None:
-        """Resolves the recipe, and warns if the warm-up is longer than the run."""
-        if not self.compiled:
-            # `keras.Model.fit` raises an error for this case.
-            return
-        steps = None
-        initial_step = 0
-        if steps_per_epoch is not None:
-            steps = epochs * steps_per_epoch
-            initial_step = initial_epoch * steps_per_epoch
-        input_checks.check_compared_pairs(self.loss, batch_size)
-        resolved = self.resolve_recipe(steps, batch_size, initial_step)
-        if resolved is not None and verbose != 0:
-            say(str(resolved))
-        if resolved is None and steps is not None:
-            optimizer = inner_optimizer(self.optimizer)
-            end = int(optimizer.iterations.numpy()) + steps - initial_step
-            warning = warmup_warning(optimizer, end)
-            if warning is not None:
-                say(warning)
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: int | str = "auto",
-        sample_weight: object = None,
-        steps: int | None = None,
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        return_dict: bool = False,
-        value_range: tuple[float, float] | None = None,
-        **kwargs: Any,
-    ) -> list[float] | dict[str, float]:
-        """Returns the losses and metrics, as `keras.Model.evaluate`.
-
-        The data may be raw pairs or model inputs, as in `fit`. The losses are means
-        over the rows of all batches. Under a strategy, all replicas must have the same
-        number of rows in each batch.
-        """
-        argument_names = parameters_of(ContrastiveModel.evaluate)
-        refuse_unknown(
-            "evaluate", kwargs, [*argument_names, "_use_cached_eval_dataset"]
-        )
-        fit_arguments.check_weights(sample_weight=sample_weight)
-        is_validation = kwargs.get("_use_cached_eval_dataset", False)
-        self.validation_pairs = ValidationPairs() if is_validation else None
-        if not is_validation:
-            callbacks = with_progress(_as_list(callbacks), verbose)
-        with fit_inputs.readable_input(
-            self, x, y, value_range, batch_size=batch_size
-        ) as batches:
-            logs = keras.Model.evaluate(
-                self,
-                batches,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-                return_dict=return_dict,
-                **kwargs,
-            )
-        if self.validation_pairs is not None:
-            logs.update(self.validation_pairs.recall())
-            self.validation_pairs = None
-        return logs
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: int | str = "auto",
-        steps: int | None = None,
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        value_range: tuple[float, float] | None = None,
-    ) -> dict:
-        """Returns the outputs of the model, as `keras.Model.predict`.
-
-        The data may be raw pairs or model inputs, as in `fit`.
-        """
-        with fit_inputs.readable_input(
-            self,
-            x,
-            value_range=value_range,
-            batch_size=batch_size,
-            with_loss_inputs=False,
-        ) as batches:
-            return keras.Model.predict(
-                self, batches, batch_size, verbose, steps, callbacks
-            )
-
-    def preprocess_samples(
-        self, x: Any, y: Any = None, sample_weight: Any = None
-    ) -> Any:
-        """Converts raw pairs without augmentation, and returns other data unchanged.
-
-        The methods `train_on_batch`, `test_on_batch` and `predict_on_batch` of KerasHub
-        call this method.
-        """
-        fit_arguments.check_weights(sample_weight=sample_weight)
-        pairs = raw_pairs(x, y)
-        if pairs is None or self.preprocessor is None:
-            inputs = keras.utils.pack_x_y_sample_weight(x, y)
-            input_checks.check_data(self, inputs)
-            return inputs
-        images, captions = pairs
-        return self.preprocessor(images, y=captions)
-
-    def train_on_batch(
-        self,
-        x: Any,
-        y: Any = None,
-        sample_weight: object = None,
-        class_weight: object = None,
-        **kwargs: Any,
-    ) -> list[float] | dict[str, float]:
-        """Makes one update on a batch of raw pairs or of model inputs."""
-        fit_arguments.check_weights(class_weight=class_weight)
-        data = self.preprocess_samples(x, y, sample_weight)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        input_checks.check_compared_pairs(self.loss, len(inputs["images"]))
-        return super().train_on_batch(inputs, **kwargs)
-
-    @property
-    def metrics(self) -> list:
-        return self.loss_metrics
-
-    def train_step(self, data: dict) -> dict:
-        """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
-        input_checks.check_data(self, data)
-        check_weight_dtypes(self.optimizer, self.trainable_variables)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        input_checks.check_loss_inputs(self.loss, inputs)
-        before = self.forward_state.read()
-        self.forward_state.separate_seeds()
-        if self.micro_batch_size is None:
-            losses, gradients = loss_gradients(self, inputs)
-        else:
-            losses, gradients = cached_loss_gradients(
-                self, inputs, self.micro_batch_size
-            )
-        sums = reduce_over_replicas("SUM", [*gradients, *losses])
-        gradients, losses = sums[: len(gradients)], tuple(sums[len(gradients) :])
-        losses = tuple(loss / replica_count() for loss in losses)
-        variables = self.trainable_variables
-        norms = gradient_norms(self, gradients)
-        loss = self.loss.total(*losses)
-        finite = is_finite_step(self.optimizer, loss, norms[0], self.loss_upper_bound)
-        if self.steps_per_execution > 1:
-            # The steps after a bad step run before `StopAtNonFinite` can stop them.
-            finite &= self.loss_metrics[0].has_finite_loss()
-        gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
-        apply_if(finite, self.optimizer, gradients, variables)
-        self.forward_state.merge(before, finite)
-        return self.update_loss_metrics(losses, norms, finite)
-
-    def update_loss_metrics(
-        self,
-        losses: Sequence[tf.Tensor],
-        norms: Sequence = (0, 0, 0),
-        finite: tf.Tensor | bool = True,
-        rows: tf.Tensor | int = 1,
-    ) -> dict:
-        """Updates the running means of the metrics and returns them by name.
-
-        A step that isn't finite doesn't change the means. In this case the method
-        returns the values of the step instead of the means, with NaN as `loss`. With
-        `steps_per_execution` above 1, Keras returns only the values of the last step,
-        so the mean of `loss` becomes NaN. `rows` is the weight of the step.
-        """
-        details = [*losses, self.temperature, *norms]
-        (metric,) = self.loss_metrics
-        loss = self.loss.total(*losses)
-        if self.steps_per_execution > 1:
-            loss = tf.where(finite, loss, float("nan"))
-            metric.update_state([loss, *details], weight=rows)
-            return metric.result()
-        metric.update_state([loss, *details], finite, rows)
-        means = metric.result()
-        values_of_bad_step = [float("nan"), *details]
-        return {
-            name: tf.where(finite, mean, value)
-            for (name, mean), value in zip(
-                means.items(), values_of_bad_step, strict=True
-            )
-        }
-
-    def test_step(self, data: dict) -> dict:
-        return self._evaluate_batch(data)[0]
-
-    def _evaluate_batch(self, data: dict) -> tuple[dict, tuple]:
-        """Returns the metrics of a batch, and the arguments of `ValidationPairs.add`.
-
-        These arguments have the rows of all replicas.
-        """
-        input_checks.check_data(self, data)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        input_checks.check_loss_inputs(self.loss, inputs)
-        outputs = self(input_checks.model_inputs(self, inputs), training=False)
-        losses = self.loss.batch_losses(
-            outputs["image_embedding"],
-            outputs["text_embedding"],
-            self.temperature,
-            inputs,
-        )
-        losses = tuple(reduce_over_replicas("MEAN", list(losses)))
-        # As in Keras, a smaller last batch has less weight.
-        rows = ops.shape(inputs["images"])[0]
-        means = self.update_loss_metrics(losses, rows=rows)
-        for name in GRADIENT_NORMS:
-            del means[name]
-        is_token = tf.cast(inputs["padding_mask"], tf.bool)
-        tokens = tf.where(is_token, tf.cast(inputs["token_ids"], tf.int32), -1)
-        pairs = (outputs["image_embedding"], outputs["text_embedding"], tokens)
-        return means, tuple(gather_replicas(rows)[0] for rows in pairs)
-
-    def predict_step(self, data: dict) -> dict:
-        input_checks.check_data(self, data)
-        inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        return self(input_checks.model_inputs(self, inputs), training=False)
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Creates the training function, which also measures the wait for input."""
-        # Variables that are created in the first step would cause a second trace.
-        self.build_optimizer()
-        # Layers may have been frozen since `compile`.
-        self.forward_state = ForwardState(self)
-        if self.steps_per_execution > 1 or self.run_eagerly:
-            super().make_train_function(force)
-        elif self.train_function is None or force:
-            self.train_function = self._make_timed_function(self.train_step)
-
-    def make_test_function(self, force: bool = False) -> None:
-        """Creates the test function, which also collects the validation pairs."""
-        if self.steps_per_execution > 1 or self.run_eagerly:
-            super().make_test_function(force)
-        elif self.test_function is None or force:
-            evaluate_batch = self._make_timed_function(self._evaluate_batch)
-
-            def test_function(iterator: Any) -> dict:
-                metrics, pairs = evaluate_batch(iterator)
-                if self.validation_pairs is not None:
-                    self.validation_pairs.add(*[rows.numpy() for rows in pairs])
-                return metrics
-
-            self.test_function = test_function
-
-    def _make_timed_function(self, step_function: Callable) -> Callable:
-        """Returns a function of an iterator that reads a batch and runs the step.
-
-        The function adds the time to read the batch to `seconds_waited`.
-        """
-        strategy = self.distribute_strategy
-        is_compiled = is_compiled_by_xla(self)
-        common_length = common_length_function(strategy)
-
-        def compute(data: dict, length: int | None = None) -> Any:
-            def replica_step(batch: dict) -> Any:
-                # Shorter captions could hide an input with a wrong name or shape.
-                input_checks.check_data(self, batch)
-                return step_function(cut_captions(batch, length))
-
-            outputs = strategy.run(replica_step, args=(data,))
-            # The outputs are equal on all replicas.
-            return tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], outputs
-            )
-
-        # A compiled step needs known shapes, so it is traced again for each length.
-        step = graph_function(
-            compute, reduce_retracing=not is_compiled, jit_compile=self.jit_compile
-        )
-        get_next = graph_function(
-            lambda iterator: iterator.get_next(), reduce_retracing=True
-        )
-
-        def function(iterator: Any) -> Any:
-            if self.steps_to_skip:
-                self.steps_to_skip -= 1
-                return self.get_metrics_result()
-            is_python = not isinstance(iterator, _ITERATORS)
-            is_traced = step.experimental_get_tracing_count() > 0
-            if not is_python and not is_traced and not is_compiled:
-                _trace(step, iterator.element_spec)
-            # The batch is read outside of the graph of the step, so that the wait for
-            # input can be measured.
-            start = time.perf_counter()
-            data = next(iterator) if is_python else get_next(iterator)
-            self.seconds_waited += time.perf_counter() - start
-            if self.batch_observer is not None:
-                self.batch_observer(data)
-            return step(data, common_length(data) if is_compiled else None)
-
-        return function
-
-    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing. The method of Keras fails for strings under a strategy."""
-
-
-def _as_list(callbacks: Any) -> list:
-    """Returns a callback, nested lists of them or a `CallbackList` as a list."""
-    return keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
-
-
-def with_doctor(
-    callbacks: list, verbose: int | str, x: Any, y: Any, validation_data: Any
-) -> list:
-    """Returns the callbacks of `fit` with a `TrainingDoctor` unless `verbose` is 0.
-
-    The doctor, which may be one of the callbacks, checks the data of `fit`.
-    """
-    from align_keras.training.doctor import TrainingDoctor
-
-    doctors = [one for one in callbacks if isinstance(one, TrainingDoctor)]
-    if not doctors and verbose != 0:
-        doctors = [TrainingDoctor()]
-        callbacks = [*callbacks, *doctors]
-    for doctor in doctors:
-        doctor.check_data(x, y, validation_data)
-    return callbacks
-
 
 def check_compile_arguments(arguments: dict) -> None:
     """Raises if `compile` gets metrics, options of the loss, or unknown arguments."""
@@ -799,111 +685,3 @@ def check_compile_arguments(arguments: dict) -> None:
         name for function in functions for name in parameters_of(function)
     ]
     refuse_unknown("compile", arguments, [*argument_names, *ContrastiveLoss.options()])
-
-
-def _trace(step: Any, spec: Any) -> None:
-    """Traces the step before the first batch is read.
-
-    The input pipeline fills its buffers at the same time.
-    """
-    if all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec, True)):
-        step.get_concrete_function(spec)
-
-
-# === Metrics and the stop at a non-finite step ===
-
-
-class LossMetrics(keras.metrics.Metric):
-    """Means of losses, temperature and norms of gradients, in one variable."""
-
-    def __init__(self, parts: tuple[str, ...]) -> None:
-        super().__init__(name="loss")
-        self.parts = parts
-        self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
-        # The first two entries are the number of steps and the number of steps with
-        # finite gradient norms. Each step of `evaluate` counts as its number of rows.
-        self.sums = self.add_variable(
-            (len(self.names) + 2,),
-            "zeros",
-            # All replicas add the same values.
-            aggregation="only_first_replica",
-            name="sums",
-        )
-
-    def has_finite_loss(self) -> tf.Tensor:
-        """Returns True unless the loss of a step of this epoch was NaN or infinite."""
-        return ops.isfinite(self.sums[2])
-
-    def update_state(
-        self,
-        values: list,
-        finite: tf.Tensor | bool = True,
-        weight: tf.Tensor | int = 1,
-    ) -> None:
-        """Adds the values of a step if `finite` is True.
-
-        Args:
-            values: list of scalars in the order of `names`.
-            finite: bool, True if the losses and the gradients of the step are finite.
-            weight: int ≥ 1, weight of the step in the means.
-        """
-        values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
-        losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
-        # A step counts even if its scaled gradient overflowed, but its gradient norms
-        # are left out of the means. A step without a loss keeps them for the error.
-        has_norms = ops.all(ops.isfinite(norms)) | ~ops.isfinite(losses[0])
-        norms = ops.where(has_norms, norms, ops.zeros_like(norms))
-        counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
-        step = ops.concatenate([ops.stack(counts), losses, norms])
-        step *= ops.cast(weight, step.dtype)
-        self.sums.assign_add(ops.where(finite, step, ops.zeros_like(step)))
-
-    def result(self) -> dict:
-        steps, with_norms, *sums = ops.unstack(self.sums, len(self.names) + 2)
-        return {
-            name: total
-            / ops.maximum(with_norms if name in GRADIENT_NORMS else steps, 1)
-            for name, total in zip(self.names, sums, strict=True)
-        }
-
-
-class NonFiniteStepError(InputError):
-    """Error for a loss or gradient that isn't finite, or a loss above its bound.
-
-    Args:
-        step: int, number of the update that was skipped, counted from 1.
-        values: dict, the metrics of that step, with NaN as `loss`.
-        bound: float, `loss_upper_bound`, or None.
-    """
-
-    def __init__(
-        self, step: int, values: dict[str, float], bound: float | None
-    ) -> None:
-        self.step = step
-        self.values = values
-        ignored = ("loss", *GRADIENT_NORMS)
-        losses = [value for name, value in values.items() if name not in ignored]
-        self.loss_is_finite = all(map(math.isfinite, losses))
-        if not self.loss_is_finite:
-            rule = "the loss isn't finite"
-        elif not math.isfinite(values["gradient_norm"]):
-            rule = "a gradient isn't finite"
-        else:
-            rule = f"the loss is above loss_upper_bound ({bound})"
-        self.problem = f"step {step}: {rule}, so its update was skipped."
-        self.remedy = (
-            "Lower the learning rate, lengthen the warm-up, clip the gradients "
-            "(global_clipnorm), or look for broken pairs in that batch."
-        )
-        super().__init__(f"{self.problem} {self.remedy}")
-
-
-class StopAtNonFinite(keras.callbacks.Callback):
-    """Callback that raises `NonFiniteStepError` at the first skipped update."""
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        values = {name: float(value) for name, value in (logs or {}).items()}
-        if math.isfinite(values["loss"]):
-            return
-        step = int(self.model.optimizer.iterations.numpy()) + 1
-        raise NonFiniteStepError(step, values, self.model.loss_upper_bound)

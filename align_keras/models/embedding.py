@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.data.raw_pairs import plain_data
 from align_keras.evaluation.class_metrics import class_embeddings
 from align_keras.models.composed_query import encode_query
 from align_keras.models.inference import image_function, on_replicas
-from align_keras.models.raw_pairs import plain_data
 from align_keras.preprocessing.image_converter import ALIGNImageConverter
 from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.text.padding import trim_padding

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from align_keras.layers import FusedBatchNormalization
 from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
-from align_keras.models.input_checks import model_inputs
+from align_keras.models.compilation import model_inputs
 from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -15,6 +15,23 @@ from align_keras.utils.errors import InputError
 # Distance between the seeds of two replicas. It is larger than the number of steps of
 # a run, so that no two replicas draw the same dropout masks.
 _SEED_STRIDE = 1_000_003
+
+
+def batch_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
+    """Returns the losses and the gradients of the batch of all replicas.
+
+    Args:
+        model: `ALIGN`. `micro_batch_size` is the number of pairs that a replica embeds
+            at a time, or None for all of them.
+        inputs: dict of tensors, the part of the batch of this replica.
+    """
+    if model.micro_batch_size is None:
+        losses, gradients = loss_gradients(model, inputs)
+    else:
+        losses, gradients = cached_loss_gradients(model, inputs, model.micro_batch_size)
+    sums = reduce_over_replicas("SUM", [*gradients, *losses])
+    losses = tuple(loss / replica_count() for loss in sums[len(gradients) :])
+    return losses, sums[: len(gradients)]
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
@@ -325,24 +342,26 @@ def gradient_norms(model: keras.Model, gradients: list) -> list[tf.Tensor]:
 
 
 def is_finite_step(
-    optimizer: keras.optimizers.Optimizer,
-    loss: tf.Tensor,
-    gradient_norm: tf.Tensor,
-    loss_upper_bound: float | None,
+    model: keras.Model, losses: tuple, norms: list[tf.Tensor]
 ) -> tf.Tensor:
     """Returns a bool tensor, True if the model may be updated.
 
     The loss and the gradients must be finite, and the loss at most `loss_upper_bound`.
     """
-    finite = tf.math.is_finite(gradient_norm)
+    optimizer = model.optimizer
+    loss = model.loss.total(*losses)
+    finite = tf.math.is_finite(norms[0])
     if inner_optimizer(optimizer) is not optimizer:
         # The gradients of a scaled loss may overflow. The loss-scaling optimizer skips
         # such a step and halves the scale, so the run continues. At a scale of 1 the
         # gradients themselves aren't finite.
         finite |= optimizer.scale_loss(1.0) > 1.0
     finite &= tf.math.is_finite(loss)
-    if loss_upper_bound is not None:
-        finite &= loss <= loss_upper_bound
+    if model.loss_upper_bound is not None:
+        finite &= loss <= model.loss_upper_bound
+    if model.steps_per_execution > 1:
+        # The steps after a bad step run before `StopAtNonFinite` can stop them.
+        finite &= model.loss_metrics[0].has_finite_loss()
     return finite
 
 
@@ -380,20 +399,21 @@ class ForwardState:
         """Returns the current values of the statistics and of the seeds."""
         return read_values(self.statistics), read_values(self.seeds)
 
-    def separate_seeds(self) -> None:
-        """Sets different seeds on each replica. `merge` makes the seeds equal again."""
-        if replica_count() == 1:
-            return
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        for seed in self.seeds:
-            shift = tf.cast(replica * _SEED_STRIDE, seed.dtype)
-            seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
+    def start_step(self) -> tuple[list, list]:
+        """Returns the state, and sets different seeds on each replica."""
+        before = self.read()
+        if replica_count() > 1:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for seed in self.seeds:
+                shift = tf.cast(replica * _SEED_STRIDE, seed.dtype)
+                seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
+        return before
 
-    def merge(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
+    def end_step(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
         """Makes the state equal on all replicas at the end of a step.
 
         Args:
-            before: state at the start of the step, as `read` returns it.
+            before: result of `start_step`.
             finite: bool or bool tensor. False restores the state `before`.
         """
         statistics, seeds = before

@@ -105,8 +105,7 @@ class ImageClassifier(keras.Model):
         check_clipping(self.optimizer, replica_count())
         check_weight_dtypes(self.optimizer, self.trainable_variables)
         state = ForwardState(self)
-        before = state.read()
-        state.separate_seeds()
+        before = state.start_step()
         if self.micro_batch_size is None:
             loss, logits, gradients = self._gradients(inputs)
         else:
@@ -117,7 +116,7 @@ class ImageClassifier(keras.Model):
             self.optimizer, reduce_over_replicas("SUM", gradients), replica_count()
         )
         apply_if(True, self.optimizer, gradients, self.trainable_variables)
-        state.merge(before, True)
+        state.end_step(before, True)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss * replica_count())

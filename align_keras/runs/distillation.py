@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.config.experiment_config import TaskConfig
+from align_keras.data.raw_pairs import PairSource, source_of_pairs
 from align_keras.data.stored_pairs import read_captions, stored_images
+from align_keras.data.teacher_embeddings import TeacherEmbeddings
 from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
-from align_keras.models.pair_sources import PairSource, source_of_pairs
-from align_keras.models.teacher_embeddings import TeacherEmbeddings
 from align_keras.presets.table import with_preset
 from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.arguments import check_number

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align_keras.config.data_config import DataConfig
-from align_keras.data import check_batch_size
-from align_keras.data.stored_pairs import split_size
+from align_keras.data.stored_pairs import check_batch_size, split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.presets.stored_config import check_vocabulary_file

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.models import ALIGN
-from align_keras.models.contrastive_model import NonFiniteStepError
+from align_keras.models.fit_callbacks import NonFiniteStepError
 from align_keras.models.inference import on_replicas
 from align_keras.training.checks import Finding
 from align_keras.training.strategies import worker_count

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from align_keras.models.fit_arguments import as_x_and_y
+from align_keras.data.fit_input import as_x_and_y
+from align_keras.data.raw_pairs import plain_data, raw_pairs
+from align_keras.models.fit_callbacks import FitCallback
 from align_keras.models.inference import on_replicas
-from align_keras.models.raw_pairs import plain_data, raw_pairs
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training.checks import inputs, learning, training_pairs
 from align_keras.training.checks.finding import Finding
@@ -63,11 +64,11 @@ class Sample:
     pairs: int
 
 
-class TrainingDoctor(keras.callbacks.Callback):
+class TrainingDoctor(FitCallback):
     """Callback that checks a training for common problems.
 
-    `ALIGN.fit` adds it unless `verbose` is 0, and experiments add it too. Each finding
-    is printed once, as a sentence with the problem and a sentence with the remedy.
+    Pass it to `ALIGN.fit`. Experiments add it by themselves. Each finding is printed
+    once, as a sentence with the problem and a sentence with the remedy.
 
     The inputs are checked at the first step and every 100 steps. The gradients, the
     wait for input and a learning rate that is too high are checked every 100 steps and
@@ -94,7 +95,7 @@ class TrainingDoctor(keras.callbacks.Callback):
     model = align_keras.ALIGN.from_preset("align_nano", vocabulary=vocabulary)
     model.compile()
     doctor = align_keras.training.TrainingDoctor()
-    model.fit(images, captions, callbacks=[doctor], verbose=0)
+    model.fit(images, captions, callbacks=[doctor])
     [finding.name for finding in doctor.findings]
     ```
     """
@@ -143,7 +144,7 @@ class TrainingDoctor(keras.callbacks.Callback):
         """Returns True if there is a finding with one of the names."""
         return any(finding.name in names for finding in self.findings)
 
-    def check_data(self, x: Any, y: Any, validation_data: Any) -> None:
+    def on_fit_data(self, x: Any, y: Any, validation_data: Any) -> None:
         """Counts the pairs of `fit` and compares them with the validation images.
 
         Data that can only be read once, such as datasets, are neither counted nor
@@ -170,7 +171,6 @@ class TrainingDoctor(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._reset()
         self._initial_temperature = float(self.model.temperature)
-        self.model.batch_observer = self._keep_sample
         if self.path is not None:
             earlier = read_findings(self.path) or []
             self.findings += [
@@ -219,8 +219,12 @@ class TrainingDoctor(keras.callbacks.Callback):
             self._check_inputs()
             self._check_learning(PATIENT_STEPS)
 
+    def on_fit_batch(self, batch: Any) -> None:
+        next_step = self._steps + 1
+        if next_step == 1 or next_step - self._checked_steps >= CHECK_INTERVAL:
+            self._sample = self._sample_of(batch)
+
     def on_train_end(self, logs: dict | None = None) -> None:
-        self.model.batch_observer = None
         if self._steps:
             self._check_learning(MIN_STEPS)
             self._check_too_few_steps()
@@ -251,18 +255,15 @@ class TrainingDoctor(keras.callbacks.Callback):
             self._warmup_end = self._steps
         self._rate = rate
 
-    def _keep_sample(self, data: Any) -> None:
-        """Keeps some inputs of a batch that is about to be checked."""
-        next_step = self._steps + 1
-        if next_step > 1 and next_step - self._checked_steps < CHECK_INTERVAL:
-            return
+    def _sample_of(self, data: Any) -> Sample:
+        """Returns some inputs of a batch that is about to be checked."""
         batch = keras.utils.unpack_x_y_sample_weight(data)[0]
         strategy = self.model.distribute_strategy
         images = strategy.experimental_local_results(batch["images"])
         token_ids = _all_rows(strategy, batch["token_ids"])
         padding_mask = _all_rows(strategy, batch["padding_mask"])
         workers = strategy.num_replicas_in_sync // len(images)
-        self._sample = Sample(
+        return Sample(
             images=np.asarray(images[0][:SAMPLE_ROWS]),
             token_ids=token_ids,
             padding_mask=padding_mask,

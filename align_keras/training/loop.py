@@ -9,7 +9,8 @@ import keras
 
 from align_keras.config.experiment_config import TrainerConfig
 from align_keras.models import ALIGN
-from align_keras.models.contrastive_model import NonFiniteStepError
+from align_keras.models.fit_callbacks import NonFiniteStepError
+from align_keras.models.recipe import choose_optimizer
 from align_keras.training import strategies
 from align_keras.training.averaging import use_averaged_weights
 from align_keras.training.callbacks import (
@@ -98,7 +99,7 @@ def train_model(
     initial_step = 0
     if model.optimizer is not None:
         initial_step = int(model.optimizer.iterations.numpy())
-    model.resolve_recipe(trainer.train_steps, batch_size, initial_step)
+    choose_optimizer(model, trainer.train_steps, batch_size, initial_step)
     checkpoints = RunCheckpoints(
         model, directory / "checkpoints", trainer.max_to_keep, is_chief
     )

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.data import check_batch_size, read_retrieval_set
-from align_keras.data.stored_pairs import read_captions
+from align_keras.data import read_retrieval_set
+from align_keras.data.stored_pairs import check_batch_size, read_captions
 from align_keras.datasets import open_corpus
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.mixture import Mixture

@@ -185,10 +185,9 @@ def compare_masks(strategy):
     @tf.function
     def embeddings():
         def replica_step():
-            before = model.forward_state.read()
-            model.forward_state.separate_seeds()
+            before = model.forward_state.start_step()
             outputs = model(rows, training=True)
-            model.forward_state.merge(before, tf.constant(True))
+            model.forward_state.end_step(before, tf.constant(True))
             return outputs["text_embedding"]
 
         return strategy.run(replica_step)

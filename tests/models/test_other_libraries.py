@@ -31,7 +31,7 @@ import numpy as np
 import pandas
 import tensorflow as tf
 import torch
-from align_keras.models.fit_inputs import keras_input
+from align_keras.data.fit_input import fit_input
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align, small_batch
 
@@ -51,7 +51,7 @@ class Stream(torch.utils.data.IterableDataset):
 def loader():
     return torch.utils.data.DataLoader(pairs, batch_size=2)
 
-expected = keras_input(model, (pixels, CAPTIONS)).get_single_element()
+expected = fit_input(model, (pixels, CAPTIONS)).batches.get_single_element()
 for x in (
     loader(),
     torch.utils.data.DataLoader(Stream(), batch_size=2),
@@ -61,7 +61,7 @@ for x in (
         pandas.Series(CAPTIONS, index=[3.5, 2, 1, 0]),
     ),
 ):
-    batches = keras_input(model, x)
+    batches = fit_input(model, x).batches
     rows = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
     for name, values in expected.items():
         actual = np.concatenate([batch[name] for batch in rows])
@@ -70,7 +70,7 @@ for x in (
 
 batch = small_batch()
 tensors = {name: torch.from_numpy(np.array(value)) for name, value in batch.items()}
-inputs = keras_input(model, {**tensors, "id": np.arange(4)})
+inputs = fit_input(model, {**tensors, "id": np.arange(4)}).batches
 assert set(inputs) == set(batch)
 np.testing.assert_allclose(
     model.evaluate(inputs, verbose=0), model.evaluate(batch, verbose=0), rtol=1e-4

@@ -9,18 +9,21 @@ from align_keras.models import (
     ALIGN,
     ALIGNTokenizer,
     TextEncoder,
-    contrastive_model,
+    compilation,
     gradients,
-    input_checks,
+    step_function,
 )
-from align_keras.models.common_length import common_length_function, cut_captions
-from align_keras.models.compilation import is_compiled_by_xla
+from align_keras.models.compilation import (
+    common_length_function,
+    cut_captions,
+    is_compiled_by_xla,
+    model_inputs,
+)
 from align_keras.models.gradients import (
     cached_loss_gradients,
     loss_gradients,
     scaled_loss,
 )
-from align_keras.models.input_checks import model_inputs
 from align_keras.optimizers import SGD
 from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
@@ -201,12 +204,12 @@ def test_replicas_train_at_a_common_length(two_replicas, monkeypatch):
     updated_weights = []
     for is_compiled in (False, True):
         monkeypatch.setattr(
-            contrastive_model,
+            step_function,
             "is_compiled_by_xla",
             lambda model, is_compiled=is_compiled: is_compiled,
         )
         monkeypatch.setattr(
-            input_checks, "is_compiled_by_xla", contrastive_model.is_compiled_by_xla
+            compilation, "is_compiled_by_xla", step_function.is_compiled_by_xla
         )
         traced_lengths.clear()
         with two_replicas.scope():

@@ -7,6 +7,8 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 import align_keras
+from align_keras.models import contrastive_model
+from align_keras.models.recipe import choose_optimizer
 from align_keras.optimizers import SGD, LinearWarmup, Muon
 from align_keras.training.strategies import strategy_scope
 from tests.helpers.small import VOCABULARY, small_batch, small_encoders
@@ -127,10 +129,16 @@ def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
         ),
     ],
 )
-def test_all_inputs_determine_steps_and_batch_size(model, data, batch_size, expected):
+def test_all_inputs_determine_steps_and_batch_size(
+    model, data, batch_size, expected, monkeypatch
+):
     calls = []
     compile_eagerly(model, SGD(0.0))
-    model.resolve_recipe = lambda steps, size, initial_step: calls.append((steps, size))
+    monkeypatch.setattr(
+        contrastive_model,
+        "choose_optimizer",
+        lambda model, steps, size, initial_step: calls.append((steps, size)),
+    )
     x = data(small_batch(8))
     x, y = x if isinstance(x, tuple) else (x, None)
     model.fit(x, y, batch_size=batch_size, epochs=1, verbose=0)
@@ -193,7 +201,7 @@ def test_trained_weights_use_a_tenth_of_the_learning_rate(model):
 
 def test_initial_step_shifts_the_schedule_of_a_new_optimizer(model):
     model.compile()
-    model.resolve_recipe(20, 4, initial_step=10)
+    choose_optimizer(model, 20, 4, initial_step=10)
     assert rate(model, 0) == pytest.approx(
         float(model.resolved_recipe.schedule()(10)), rel=1e-6
     )
@@ -203,7 +211,7 @@ def test_initial_step_shifts_the_schedule_of_a_new_optimizer(model):
 def test_options_set_after_compile_are_preserved(model):
     model.compile()
     model.run_eagerly = True
-    model.resolve_recipe(20, 4)
+    choose_optimizer(model, 20, 4)
     assert model.run_eagerly
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from align_keras.losses import PairLoss
-from align_keras.models.contrastive_model import LossMetrics, NonFiniteStepError
+from align_keras.models.fit_callbacks import NonFiniteStepError
+from align_keras.models.loss_metrics import LossMetrics
 from align_keras.optimizers import SGD
 from tests.helpers.small import small_align, small_batch
 

@@ -14,22 +14,22 @@ ALIGN_KERAS = "align_keras"
 
 # Package → packages that it may import in addition to `utils` and itself. `models`
 # imports `losses` and `optimizers` (LAMB and the learning-rate schedules), because the
-# public API is `model.compile()` and `model.fit()`. It imports `evaluation`, which is
-# pure NumPy, for `model.classify()`.
+# public API is `model.compile()` and `model.fit()`. It imports `data`, because `fit`
+# accepts pairs, and `evaluation`, which is pure NumPy, for `model.classify()`.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "utils": (),
     "corpus": (),
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    # The `ALIGNPreprocessor` of `models` converts stored pairs to batches.
-    "data": ("images", "datasets", "models", "preprocessing", "text"),
     "layers": (),
     "losses": ("config",),
     "optimizers": (),
     # Names, sizes and folders of models, and their files.
     "presets": ("text", "images"),
     "preprocessing": ("presets", "text", "images"),
+    # Pairs → batches, for `fit` and for runs.
+    "data": ("images", "datasets", "losses", "preprocessing", "text"),
     "models": (
         "layers",
         "text",
@@ -38,6 +38,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "optimizers",
         "presets",
         "preprocessing",
+        "data",
         "evaluation",
     ),
     "training": ("losses", "models", "data", "optimizers", "config", "text"),
@@ -100,13 +101,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     # Estimates of the operations, memory and days of a run.
     "planning": ("search", "presets", "config"),
     "config": (),
-}
-# Imports within functions that the table forbids: file and module → reason. They are
-# ignored in the search for cycles.
-LAZY_IMPORTS = {
-    ("models/contrastive_model.py", "align_keras.training.doctor"): (
-        "`model.fit()` checks the training"
-    ),
 }
 # The command line imports every package, and no package imports it.
 COMMAND_LINE = "cli"
@@ -246,9 +240,6 @@ def find_errors(root: pathlib.Path) -> list[str]:
         for line, target in imports_of(name, path, modules):
             if target.split(".")[0] != ALIGN_KERAS:
                 continue
-            file = path.relative_to(root / ALIGN_KERAS).as_posix()
-            if (file, target) in LAZY_IMPORTS:
-                continue
             graph[name].append(target)
             if not may_import(package, package_of(target)):
                 location = f"{path.relative_to(root)}:{line}"
@@ -287,20 +278,6 @@ def find_cycles(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
 def test_every_import_is_allowed():
     errors = find_errors(ROOT)
     assert not errors, "\n".join(errors)
-
-
-def test_lazy_imports_exist_and_are_within_functions():
-    modules = modules_of(ROOT)
-    for file, target in LAZY_IMPORTS:
-        path = ROOT / ALIGN_KERAS / file
-        name = ".".join([ALIGN_KERAS, *pathlib.PurePath(file).with_suffix("").parts])
-        lines = [
-            line for line, module in imports_of(name, path, modules) if module == target
-        ]
-        assert lines, f"{file} does not import {target}"
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        at_top = {node.lineno for node in tree.body}
-        assert not at_top.intersection(lines)
 
 
 def test_the_table_has_no_cycle():

@@ -301,16 +301,21 @@ def test_an_input_that_is_slower_than_the_step(contrastive):
 
 
 @pytest.mark.release
-def test_fit_prints_findings_such_as_too_few_pairs(contrastive, capsys, monkeypatch):
+def test_the_doctor_prints_findings_such_as_too_few_pairs(
+    contrastive, capsys, monkeypatch
+):
     # The small model would need less than one pair for this finding.
     monkeypatch.setattr(training_pairs, "MAX_WEIGHTS_PER_PAIR", 100)
     model = contrastive.model
-    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=BATCH_SIZE, verbose=2)
+    pairs = (IMAGES[:20], CAPTIONS[:20])
+    model.fit(*pairs, batch_size=BATCH_SIZE, callbacks=TrainingDoctor(), verbose=0)
     err = capsys.readouterr().err
     weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     assert err.count("training problem: The training changes") == 1
     assert f"{weights:,} weights, but has only 20 pairs" in err
-    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=BATCH_SIZE, verbose=0)
+    doctor = TrainingDoctor(verbose=0)
+    model.fit(*pairs, batch_size=BATCH_SIZE, callbacks=doctor, verbose=0)
+    assert [finding.name for finding in doctor.findings] == ["few_pairs"]
     assert "training problem" not in capsys.readouterr().err
 
 
@@ -318,12 +323,12 @@ def test_fit_prints_findings_such_as_too_few_pairs(contrastive, capsys, monkeypa
 def test_few_pairs_for_the_weights_of_a_preset(capsys):
     model = ALIGN.from_preset("align_nano", vocabulary=WORDS, image_size=32)
     model.compile(AdamW(1e-3))
-    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, verbose=2)
+    model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, callbacks=TrainingDoctor())
     assert "but has only 8 pairs" in capsys.readouterr().err
     # LoRA trains few weights.
     model.enable_lora(1)
     model.compile(AdamW(1e-3))
-    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=20, verbose=2)
+    model.fit(IMAGES[:20], CAPTIONS[:20], batch_size=20, callbacks=TrainingDoctor())
     assert "training problem" not in capsys.readouterr().err
 
 

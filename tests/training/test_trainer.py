@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.config.experiment_config import TrainerConfig
-from align_keras.models.contrastive_model import NonFiniteStepError
+from align_keras.models.fit_callbacks import NonFiniteStepError
 from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW
 from align_keras.training import diagnosis as diagnosis_module
@@ -163,9 +163,11 @@ def test_steps_with_an_overflowing_scaled_gradient_count_as_steps(tmp_path):
 def test_non_finite_gradients_stop_the_run_only_at_a_loss_scale_of_1(scale, finite):
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(), initial_scale=scale)
     optimizer.build([])
-    may_update = is_finite_step(optimizer, tf.constant(1.0), tf.constant(np.inf), None)
-    assert bool(may_update) == finite
-    assert is_finite_step(optimizer, tf.constant(1.0), tf.constant(1.0), None)
+    model = small_align()
+    model.compile(optimizer)
+    losses = (tf.constant(1.0), tf.constant(1.0))
+    assert bool(is_finite_step(model, losses, [tf.constant(np.inf)])) == finite
+    assert is_finite_step(model, losses, [tf.constant(1.0)])
 
 
 def test_the_diagnosis_contains_the_pairs_of_all_workers(tmp_path, monkeypatch):

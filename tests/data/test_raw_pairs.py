@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from align_keras.data.raw_pairs import raw_pairs
 from align_keras.images import crop_image, crop_image_bytes, preprocess_image
 from align_keras.models import image_text_batches
-from align_keras.models.raw_pairs import raw_pairs
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 

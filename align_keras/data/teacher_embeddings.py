@@ -100,7 +100,7 @@ class TeacherEmbeddings:
         Args:
             inputs: dict with `image_ids`, the `image_hash` of each image.
             captions: string tensor (n,).
-            with_image_ids: bool, False to remove `image_ids`.
+            with_image_ids: False to remove `image_ids`.
         """
         embeddings = self.lookup(inputs["image_ids"], captions)
         if with_image_ids:

@@ -5,10 +5,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from align_keras.data.preparation import PairPreparation
+from align_keras.data.raw_pairs import (
+    image_and_caption,
+    source_of_pairs,
+    source_of_sequences,
+)
+from align_keras.data.teacher_embeddings import TeacherEmbeddings
 from align_keras.images.image_hash import image_hash
-from align_keras.models.pair_sources import source_of_pairs, source_of_sequences
-from align_keras.models.raw_pairs import image_and_caption
-from align_keras.models.teacher_embeddings import TeacherEmbeddings
 from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -43,16 +47,16 @@ def image_text_batches(
         preprocessor: `ALIGNPreprocessor` with a tokenizer, such as
             `model.preprocessor`. Its options determine crop, flip, zoom, shift, recolor
             and the range of float pixels.
-        training: bool, augment and shuffle the pairs.
+        training: augment and shuffle the pairs.
         batch_size: int ≥ 1.
         shuffle: bool or None. None shuffles in training only.
-        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer for a
+        shuffle_buffer_size: ≥ 1, size of the shuffle buffer for a
             `tf.data.Dataset`, in pairs. Sequences are shuffled as a whole.
-        seed: int or None, seed of shuffling and augmentation. None uses the seed of
+        seed: seed of shuffling and augmentation. None uses the seed of
             `keras.utils.set_random_seed`.
-        drop_remainder: bool or None, drop the last batch if it is not full. None drops
+        drop_remainder: drop the last batch if it is not full. None drops
             it in training, unless it is the only batch.
-        with_image_ids: bool, add `image_ids`, which are equal for equal images. A loss
+        with_image_ids: add `image_ids`, which are equal for equal images. A loss
             with `share_equal_images` needs them, and `fit` adds them for it.
         teacher: `TeacherEmbeddings` of the images and captions, or None. They are added
             to each batch for `DistillationLoss`.
@@ -93,43 +97,32 @@ def image_text_batches(
             "argument or as preprocessor=…."
         )
     preprocessor.require_tokenizer()
-    converter = preprocessor.image_converter
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
-    source = source_of_pairs(images, captions, converter.value_range)
+    prepare = PairPreparation(
+        preprocessor, training=training, with_image_ids=with_image_ids, teacher=teacher
+    )
+    value_range = preprocessor.image_converter.value_range
+    source = source_of_pairs(images, captions, value_range)
     rows = source.rows
     if training if shuffle is None else shuffle:
         buffer_size = source.pair_count if source.is_sequence else shuffle_buffer_size
         rows = rows.shuffle(buffer_size, seed, reshuffle_each_iteration=True)
     if drop_remainder is None:
         drop_remainder = training and not 0 <= source.pair_count < batch_size
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare_pair(element: Any, number: tf.Tensor) -> tuple:
+        return prepare.pair(source.read_pair(element), tf.stack([number, 0]))
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare_batch(pairs: tuple, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, captions, inputs = pairs
+        images = prepare.augmented(images, tf.stack([number, 1]))
+        return prepare.batch(images, captions, inputs)
+
     rows = tf.data.Dataset.zip((rows, _random_numbers(seed)))
-    needs_hashes = with_image_ids or teacher is not None
-
-    @tf.autograph.experimental.do_not_convert
-    def prepare_row(element: Any, number: tf.Tensor) -> tuple:
-        image, caption = source.read_pair(element)
-        inputs = {"image_ids": image_hash(image)} if needs_hashes else {}
-        row_seed = tf.stack([number, 0])
-        if not training:
-            caption = preprocessor.caption_at(caption, 0.0)
-            return converter.convert(image), caption, inputs
-        # `augment` draws three numbers from the same seed. The fourth number is
-        # independent of them.
-        position = tf.random.stateless_uniform((4,), row_seed)[3]
-        caption = preprocessor.caption_at(caption, position)
-        return converter.augment(image, row_seed), caption, inputs
-
-    @tf.autograph.experimental.do_not_convert
-    def prepare_batch(batch: tuple, number: tf.Tensor) -> dict[str, tf.Tensor]:
-        images, captions, inputs = batch
-        if training and converter.augments_batches:
-            images = converter.augment_batch(images, tf.stack([number, 1]))
-        if teacher is not None:
-            inputs = teacher.add_to(inputs, captions, with_image_ids)
-        return {"images": images, **preprocessor.tokenize(captions), **inputs}
-
-    rows = rows.map(prepare_row, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
-    batches = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+    pairs = rows.map(prepare_pair, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
+    batches = tf.data.Dataset.zip((pairs, _random_numbers(seed)))
     return batches.map(prepare_batch, tf.data.AUTOTUNE).prefetch(2)
 
 
@@ -146,8 +139,8 @@ def batches_of_dataset(
         dataset: `tf.data.Dataset` of batches that `ALIGN.fit` accepts, tuples or dicts
             of `image` and `caption`.
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
-        training: bool, augment the images.
-        with_image_ids: bool, add `image_ids` int64 (n,), equal for equal images.
+        training: augment the images.
+        with_image_ids: add `image_ids` int64 (n,), equal for equal images.
     """
     preprocessor.require_tokenizer()
     image, caption = image_and_caption(dataset.element_spec)
@@ -186,46 +179,31 @@ def batch_function(
 
     Args:
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
-        training: bool, augment the images.
-        with_image_ids: bool, add `image_ids` int64 (n,), equal for equal images.
+        training: augment the images.
+        with_image_ids: add `image_ids` int64 (n,), equal for equal images.
     """
+    prepare = PairPreparation(
+        preprocessor, training=training, with_image_ids=with_image_ids
+    )
     converter = preprocessor.image_converter
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def prepare_image(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-        if not training:
-            return converter.convert(image)
-        if converter.augments_batches:
-            return converter.resize(image)
-        return converter.crop_window(image, numbers)
+    prepare_pair = tf.function(prepare.pair, reduce_retracing=True, autograph=False)
 
     def prepare_batch(images: Any, captions: Any) -> dict[str, tf.Tensor]:
-        preprocessor.require_tokenizer()
         source = source_of_sequences(images, captions, converter.value_range)
-        numbers = tf.random.uniform((source.pair_count, 4))
-        prepared: list[tf.Tensor] = []
-        texts: list[tf.Tensor] = []
-        image_ids: list[tf.Tensor] = []
+        shape = (source.pair_count + 1, 2)
+        seeds = tf.random.uniform(shape, maxval=2**63 - 1, dtype=tf.int64)
+        pairs = []
         for row in range(source.pair_count):
             try:
-                image, caption = source.read_pair(row)
-                prepared.append(prepare_image(image, numbers[row, :3]))
+                pairs.append(prepare_pair(source.read_pair(row), seeds[row]))
             except tf.errors.OpError:
                 # `read` fails for the same image, with an error that names it.
                 converter.read(images[row], row)
                 raise
-            position = numbers[row, 3] if training else 0.0
-            texts.append(preprocessor.caption_at(caption, position))
-            if with_image_ids:
-                image_ids.append(image_hash(image))
-        stacked = tf.stack(prepared)
-        if training and converter.augments_batches:
-            seed = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int64)
-            stacked = converter.augment_batch(stacked, seed)
-        inputs = {"images": stacked, **preprocessor.tokenize(tf.stack(texts))}
-        if with_image_ids:
-            inputs["image_ids"] = tf.stack(image_ids)
-        return inputs
+        prepared, texts, inputs = tf.nest.map_structure(
+            lambda *rows: tf.stack(rows), *pairs
+        )
+        return prepare.batch(prepare.augmented(prepared, seeds[-1]), texts, inputs)
 
     return prepare_batch
 

@@ -1,6 +1,5 @@
-"""Checks of the inputs of the model."""
+"""Names, shapes and values of the inputs of `ALIGN`."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,18 +8,18 @@ import tensorflow as tf
 
 from align_keras.losses.matryoshka_loss import MatryoshkaLoss
 from align_keras.losses.pair_loss import PairLoss, RowLoss
-from align_keras.models.compilation import is_compiled_by_xla
-from align_keras.text.padding import trim_padding
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
-REMEDY = (
-    "Pass batches of align_keras.models.image_text_batches, pairs (images, captions), "
-    "or a dict or tf.data.Dataset of image and caption."
+# Remedy of the messages about data that `fit` doesn't accept.
+ACCEPTED = (
+    "Pass images and their captions, a tf.data.Dataset or an iterable of batches of "
+    "them, or model inputs as align_keras.models.image_text_batches returns them."
 )
-
-# Inputs of a loss that are one integer for each pair.
-_NUMBERS = {"image_ids"}
+GRAY_LEVELS = (
+    "images must be gray levels in [0, 255]. Multiply floats in [0, 1] by 255, or pass "
+    "uint8 for dark images."
+)
 
 
 def check_data(model: keras.Model, data: Any) -> None:
@@ -34,35 +33,10 @@ def check_data(model: keras.Model, data: Any) -> None:
     check_model_inputs(model, inputs)
 
 
-def model_inputs(model: keras.Model, inputs: dict) -> dict:
-    """Returns the entries of a batch that the model reads, without common padding.
-
-    The captions of a batch are shortened to the longest one, which does not change
-    embeddings. A step that XLA compiles needs a known length, so `fit` and `evaluate`
-    shorten its captions before (see `common_length_function`).
-    """
-    chosen = {name: inputs[name] for name in INPUTS}
-    if is_compiled_by_xla(model):
-        return chosen
-    tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
-    return {**chosen, **trim_padding(tokens)}
-
-
 def loss_input_names(model: keras.Model) -> tuple[str, ...]:
     """Returns the names of the inputs that only the loss of the model reads."""
     loss = getattr(model, "loss", None)
     return loss.required_inputs if isinstance(loss, PairLoss) else ()
-
-
-def check_computed_inputs(names: Iterable[str]) -> None:
-    """Raises for inputs of the loss that can't be computed from raw pairs."""
-    missing = [name for name in names if name != "image_ids"]
-    if missing:
-        raise InputError(
-            f"The loss needs batches with {' and '.join(missing)}. Received: images "
-            "and captions. For DistillationLoss, pass align_keras.models."
-            "image_text_batches(…, teacher=align_keras.teacher_embeddings(…))."
-        )
 
 
 def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
@@ -71,18 +45,19 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
     if missing:
         raise InputError(
             f"A batch must contain {', '.join(missing)} for this loss. Received: "
-            f"{', '.join(sorted(inputs))}. Add the entry to each batch, or change the "
-            "options of the loss."
+            f"{', '.join(sorted(inputs))}. Pass batches of align_keras.models."
+            "image_text_batches, with teacher=… for DistillationLoss."
         )
+    if "image_ids" not in loss.required_inputs:
+        return
     rows = tf.TensorShape(inputs["token_ids"].shape)[:1]
-    for name in _NUMBERS & set(loss.required_inputs):
-        numbers = inputs[name]
-        is_integer = tf.as_dtype(numbers.dtype).is_integer
-        if not is_integer or not rows.is_compatible_with(numbers.shape):
-            raise InputError(
-                f"{name} must be integers (n,), one for each image. Received: "
-                f"{type_and_shape(numbers)}. Number the images of your data."
-            )
+    numbers = inputs["image_ids"]
+    is_integer = tf.as_dtype(numbers.dtype).is_integer
+    if not is_integer or not rows.is_compatible_with(numbers.shape):
+        raise InputError(
+            "image_ids must be integers (n,), one for each image. Received: "
+            f"{type_and_shape(numbers)}. Number the images of your data."
+        )
 
 
 def check_compared_pairs(loss: PairLoss | None, pairs: int | None) -> None:
@@ -101,7 +76,7 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
     if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
         raise InputError(
             f"inputs must be a dict of {', '.join(INPUTS)}. Received: "
-            f"{type_and_shape(inputs)}. {REMEDY}"
+            f"{type_and_shape(inputs)}. {ACCEPTED}"
         )
     for name in INPUTS:
         if not hasattr(inputs[name], "shape"):
@@ -133,7 +108,7 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
         if not fits[name]:
             raise InputError(
                 f"{name} must be {rules[name]}. Received: {dtypes[name].name} "
-                f"{shapes[name]} with images {shapes['images']}. {REMEDY}"
+                f"{shapes[name]} with images {shapes['images']}. {ACCEPTED}"
             )
     token_ids = inputs["token_ids"]
     if isinstance(token_ids, np.ndarray) or hasattr(token_ids, "numpy"):
@@ -163,27 +138,20 @@ def check_gray_levels(images: Any) -> None:
 
     Integer images always pass, since an integer image may be dark.
     """
-    if not tf.as_dtype(images.dtype).is_floating or 0 in images.shape:
-        return
-    least, largest = float(np.min(images)), float(np.max(images))
-    if 0 < largest <= 1 and least >= -1:
-        raise InputError(
-            "images must be gray levels in [0, 255]. Received: floats of at most "
-            f"{largest:g}. Multiply them by 255, or pass uint8 for dark images."
-        )
+    if tf.as_dtype(images.dtype).is_floating and bool(is_scaled_to_one(images)):
+        largest = float(np.max(images))
+        raise InputError(f"{GRAY_LEVELS} Received: floats of at most {largest:g}.")
 
 
-def check_not_empty(x: Any) -> None:
-    """Raises `InputError` if the data are empty. Data of unknown length always pass."""
-    count: int | None
-    if isinstance(x, tf.data.Dataset):
-        count = int(x.cardinality())
-    elif isinstance(x, dict) and "images" in x:
-        count = row_count(x["images"])
-    else:
-        count = row_count(x)
-    if count == 0:
-        raise empty_data_error(x)
+def is_scaled_to_one(images: Any) -> tf.Tensor:
+    """Returns True if all values are at most 1, unless all of them are 0."""
+    largest = tf.reduce_max(images)
+    return (largest > 0) & (largest <= 1) & (tf.reduce_min(images) >= -1)
+
+
+def select_inputs(batch: dict, names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the entries of a batch with these names, without missing entries."""
+    return {name: batch[name] for name in names if name in batch}
 
 
 def row_count(values: Any) -> int | None:
@@ -202,15 +170,6 @@ def empty_data_error(x: Any) -> InputError:
         f"The data must contain at least one batch. Received: {kind} without a batch. "
         "Check the files and filters of the data. With drop_remainder, use a batch "
         "size that is at most the number of pairs."
-    )
-
-
-def value_range_rule(value_range: Any, x: Any) -> str:
-    """Returns the error message for a `value_range` with inputs of the model."""
-    return (
-        "value_range must be None unless the images are raw. Received: "
-        f"value_range={value_range} with {type_and_shape(x)}, which are inputs of the "
-        "model. Pass gray levels in [0, 255], and leave value_range out."
     )
 
 

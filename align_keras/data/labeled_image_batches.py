@@ -42,10 +42,10 @@ def labeled_batches(
         image_converter: `ALIGNImageConverter`. Its options determine crop, flip and
             size. `crop="inception"` is the recipe of the paper.
         batch_size: int ≥ 1.
-        seed: int, seed of shuffling and augmentation.
-        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer in encoded images.
+        seed: seed of shuffling and augmentation.
+        shuffle_buffer_size: ≥ 1, size of the shuffle buffer in encoded images.
             Paths are shuffled as a whole.
-        start_step: int ≥ 0, number of batches to skip.
+        start_step: ≥ 0, number of batches to skip.
 
     Returns:
         `tf.data.Dataset` of images, uint8 (batch_size, image_size, image_size, 3), and
