@@ -14,7 +14,7 @@ from align_keras.text.unicode_classes import (
     SPACES,
     re2_class,
 )
-from align_keras.text.vocabulary import SPECIAL_TOKENS, check_normalization, is_uncased
+from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased
 
 # A private-use character. All of them are removed from captions, so that a normalized
 # caption contains it only as a mark of a special token.
@@ -57,7 +57,6 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     >>> split_words(tf.constant(["T-shirt"]), "bert_cased").to_list()
     [[b'T', b'-', b'shirt']]
     """
-    check_normalization(normalization)
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")
     # Special tokens are detected before characters are removed. Otherwise "[MA\0SK]"
     # would become a special token. A sentinel in the captions is replaced first, so

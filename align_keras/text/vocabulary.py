@@ -171,7 +171,7 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
         source: argument or file for messages.
 
     Raises:
-        InputError: if a token is blank, repeated or missing, or has a NUL character.
+        InputError: if a token is blank, repeated or missing.
     """
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
@@ -180,12 +180,6 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
                 f"{source} must contain one token per line and no blank lines. "
                 f"Received: {token!r:.80} at line {index + 1}. Write a token there, "
                 "such as [unused1]."
-            )
-        # TensorFlow Text can't build a tokenizer with these tokens.
-        if "\0" in token:
-            raise InputError(
-                f"{source} must not contain NUL characters. Received: {token!r:.80} "
-                f"at line {index + 1}. The file is damaged. Copy or create it again."
             )
         if token in ids:
             raise InputError(

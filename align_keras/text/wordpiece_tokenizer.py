@@ -15,14 +15,12 @@ except ImportError:  # It is missing, or built for another version of TensorFlow
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import (
     MAX_CHARACTERS_PER_WORD,
-    MAX_TOKEN_BYTES,
     SPECIAL_TOKENS,
     check_normalization,
     check_vocabulary,
     is_uncased,
 )
 from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 
 # Part of the key of embeddings on disk. Raise it if the same caption and vocabulary
 # give other token ids.
@@ -73,7 +71,6 @@ class WordPieceTokenizer(tf.Module):
         super().__init__()
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")
-        check_token_lengths(vocabulary)
         remedy = "The shortest caption is [CLS], a token and [SEP]. The paper uses 64."
         check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
         check_normalization(normalization)
@@ -182,15 +179,3 @@ def _hugging_face_tokenizer(
         length=sequence_length, pad_id=vocabulary.index("[PAD]"), pad_token="[PAD]"
     )
     return tokenizer
-
-
-def check_token_lengths(vocabulary: Sequence[str]) -> None:
-    """Raises `InputError` if a token exceeds the limit of tensorflow_text."""
-    for token in vocabulary:
-        size = len(token.removeprefix("##").encode())
-        if size > MAX_TOKEN_BYTES:
-            raise InputError(
-                f"vocabulary must have tokens of at most {MAX_TOKEN_BYTES} bytes. "
-                f"Received: {token[:20]!r}… of {size} bytes. Remove or replace this "
-                "token."
-            )

@@ -10,7 +10,6 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
-from align_keras.utils.errors import InputError
 from tests.helpers.hard_captions import NEW_LETTERS
 from tests.helpers.tensorflow_text_marks import needs_tensorflow_text
 
@@ -140,8 +139,3 @@ def test_words_do_not_depend_on_the_locale():
     assert result.returncode == 0, result.stderr[-500:]
     # If TensorFlow ignored the locale, the test would have no effect.
     assert result.stdout.strip() == "ı"
-
-
-def test_an_unknown_normalization_is_refused():
-    with pytest.raises(InputError, match="Received: normalization='nfkc'"):
-        split_words(tf.constant(["a"]), "nfkc")
