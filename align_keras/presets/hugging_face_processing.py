@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -123,11 +122,6 @@ def _saved_settings(directory: pathlib.Path) -> dict[str, dict]:
     saved = {}
     nested: Any = read_json(directory / PROCESSOR_FILE).get(_NESTED)
     if nested is not None:
-        if not isinstance(nested, dict):
-            raise InputError(
-                f"{directory / PROCESSOR_FILE}: {_NESTED} must be a JSON object. "
-                f"Received: {nested!r:.80}. Download the file again."
-            )
         saved[PROCESSOR_FILE] = nested
     settings = read_json(directory / PREPROCESSOR_FILE)
     if settings:
@@ -169,11 +163,6 @@ def _refuse_other_settings(settings: dict, source: str) -> None:
             f"Received: {', '.join(unknown)}. If such a setting doesn't change any "
             "pixel, remove it from the file."
         )
-    if settings.get("do_pad"):
-        raise InputError(
-            f"do_pad of {source} must be false. Received: {settings['do_pad']!r:.80}. "
-            "ALIGN crops images and doesn't pad them. Use a model without padding."
-        )
 
 
 def _read_image_size(settings: dict, source: str) -> int:
@@ -184,18 +173,27 @@ def _read_image_size(settings: dict, source: str) -> int:
         check_number(f"{source}'s crop_size", crop, 1, 8192, whole=True)
     is_supported = (
         settings.get("resample") == _BILINEAR
-        and read_flag(settings, "do_resize", True, source)
-        and read_flag(settings, "do_center_crop", False, source)
+        and settings.get("do_resize", True)
+        and settings.get("do_center_crop", False)
+        and not settings.get("do_pad")
         and crop is not None
         and size == crop_size_to_resize_size(crop)
     )
     if not is_supported:
-        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
+        names = (
+            "do_resize",
+            "size",
+            "resample",
+            "do_center_crop",
+            "crop_size",
+            "do_pad",
+        )
         received = ", ".join(f"{name} {settings.get(name)!r:.60}" for name in names)
         raise InputError(
             f"{source} must resize bilinearly (do_resize true, resample 2) and crop "
-            "289/346 of each side from the center (do_center_crop true). Received: "
-            f"{received}. Correct the file if it doesn't belong to the model."
+            "289/346 of each side from the center (do_center_crop true) without "
+            f"padding. Received: {received}. Correct the file if it doesn't belong to "
+            "the model."
         )
     return crop
 
@@ -207,20 +205,17 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
     """
     factor = 1.0
     offset = 0.0
-    rescale_factor = settings.get("rescale_factor", 1 / 255)
-    check_number(f"{source}'s rescale_factor", rescale_factor, 1e-6, 1e6)
-    has_offset = read_flag(settings, "rescale_offset", False, source)
-    if read_flag(settings, "do_rescale", True, source):
-        factor = rescale_factor
+    if settings.get("do_rescale", True):
+        factor = settings.get("rescale_factor", 1 / 255)
         # Transformers subtracts 1 after multiplying by the factor.
-        offset = -1.0 if has_offset else 0.0
+        offset = -1.0 if settings.get("rescale_offset", False) else 0.0
     mean: Any = [0.0]
     deviation: Any = [1.0]
-    standard = _channels(settings, "image_std", 1e-6, source)
-    if read_flag(settings, "do_normalize", True, source):
-        mean = _channels(settings, "image_mean", -1e6, source)
+    standard = np.atleast_1d(settings.get("image_std", 0.5))
+    if settings.get("do_normalize", True):
+        mean = np.atleast_1d(settings.get("image_mean", 0.5))
         deviation = standard
-    if read_flag(settings, "include_top", True, source):
+    if settings.get("include_top", True):
         deviation = np.multiply(deviation, standard)
     # The numbers are rounded, since 1 / (1 / 127.5) may differ from 127.5 by a bit.
     means, deviations = (
@@ -263,9 +258,9 @@ def read_normalization(directory: pathlib.Path) -> str:
     """Returns the normalization of captions according to tokenizer_config.json."""
     path = directory / TOKENIZER_CONFIG_FILE
     config = read_json(path)
-    lower = read_flag(config, "do_lower_case", True, path)
+    lower = config.get("do_lower_case", True)
     strip = config.get("strip_accents")
-    split = read_flag(config, "tokenize_chinese_chars", True, path)
+    split = config.get("tokenize_chinese_chars", True)
     if not split or strip not in (None, lower):
         raise InputError(
             f"{path} must have tokenize_chinese_chars true, and strip_accents null or "
@@ -281,33 +276,6 @@ def read_sequence_length(directory: pathlib.Path) -> int:
     text_config = read_json(directory / CONFIG_FILE).get("text_config") or {}
     positions = text_config.get("max_position_embeddings", _MAX_POSITIONS)
     return min(SEQUENCE_LENGTH, positions)
-
-
-def read_flag(
-    config: dict, name: str, default: bool, source: str | os.PathLike
-) -> bool:
-    """Returns a boolean of a configuration. `source` is for messages."""
-    value = config.get(name, default)
-    if not isinstance(value, bool):
-        raise InputError(
-            f"{name} of {source} must be true or false. Received: {value!r:.80}. "
-            "Correct the file."
-        )
-    return value
-
-
-def _channels(settings: dict, name: str, least: float, source: str) -> Sequence[float]:
-    """Returns one number for all channels, or three numbers, as a list."""
-    value = settings.get(name, [0.5] * 3)
-    levels = value if isinstance(value, list | tuple) else [value]
-    if len(levels) not in (1, 3):
-        raise InputError(
-            f"{name} of {source} must be one or three numbers. Received: "
-            f"{value!r:.80}. Correct the file."
-        )
-    for level in levels:
-        check_number(f"{source}'s {name}", level, least, 1e6)
-    return levels
 
 
 def _side(sides: Any) -> Any:

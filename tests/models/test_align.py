@@ -1,7 +1,6 @@
 """Tests of the training, the predictions, the files and the errors of ALIGN."""
 
 import inspect
-import json
 import resource
 import shutil
 
@@ -298,12 +297,6 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
         ),
         (
             lambda m: ALIGN.from_encoders(
-                *small_encoders(), vocabulary=[*VOCABULARY[:-1], "##d\0"]
-            ),
-            "vocabulary must not contain NUL characters. Received: '##d",
-        ),
-        (
-            lambda m: ALIGN.from_encoders(
                 *small_encoders(), vocabulary=VOCABULARY + ["more"]
             ),
             "at most 57 tokens",
@@ -390,18 +383,6 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match="doesn't fit.*projection") as caught:
         ALIGN.from_preset(tmp_path)
     assert "\n" not in str(caught.value)
-    saved = config.read_text()
-    for encoder, name in (
-        ("image_encoder", "num_classes"),
-        ("image_encoder", "projection_dim"),
-        ("text_encoder", "projection_dim"),
-        ("text_encoder", "max_sequence_length"),
-    ):
-        damaged = json.loads(saved)
-        damaged["config"][encoder]["config"][name] = 10**10
-        config.write_text(json.dumps(damaged))
-        with pytest.raises(InputError, match="at most .* parameters"):
-            ALIGN.from_preset(tmp_path)
     config.write_text('{"class_name": "Dense"}')
     with pytest.raises(InputError, match="must describe an ALIGNB.* Received: 'Dense'"):
         ALIGN.from_preset(tmp_path)
@@ -425,7 +406,7 @@ def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
         ALIGN.from_preset(tmp_path)
     tokenizer.write_text(config)
     path.unlink()
-    with pytest.raises(InputError, match=r"vocabulary\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"vocabulary\.txt"):
         ALIGN.from_preset(tmp_path)
 
 

@@ -376,10 +376,6 @@ def edited_config(folder, directory, edit):
         (lambda c: c["text_config"].update(vocab_size=9), "word_embeddings.weight"),
         (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
         (
-            lambda c: c.update(text_config=[1]),
-            "text_config of config.json must be a JSON object",
-        ),
-        (
             lambda c: c["vision_config"].update(batch_norm_eps=-0.001),
             "vision_config.batch_norm_eps must be a number .* Received: -0.001",
         ),
@@ -400,10 +396,6 @@ def edited_config(folder, directory, edit):
             "layers vision_model.encoder.blocks.… of the weights. Received: 8",
         ),
         (
-            lambda c: c["text_config"].update(vocab_size=10**7),
-            "at most .* parameters. Received: .* parameters in config.json",
-        ),
-        (
             lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),
             "hidden_dropout_prob must be a number from 0 to 0.999. Received: nan",
         ),
@@ -418,15 +410,7 @@ def test_configurations_that_do_not_fit_are_refused(folder, tmp_path, edit, word
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        ({"do_normalize": True, "image_std": [0.5, 0, 0.5]}, "image_std must be"),
-        (
-            {"do_normalize": True, "image_std": [0.5, 0.5]},
-            "image_std of .* must be one or three numbers",
-        ),
-        ({"do_normalize": True, "image_mean": ["0.5"]}, "image_mean must be a number"),
-        ({"rescale_factor": float("nan")}, "rescale_factor must be .* Received: nan"),
-        ({"rescale_factor": 0}, "rescale_factor must be .* Received: 0"),
-        ({"do_rescale": "no"}, "do_rescale of .* must be true or false.*: 'no'"),
+        ({"do_normalize": True, "image_std": [0.5, 0, 0.5]}, "deviation in gray"),
         ({"crop_size": 289_000, "size": 346_000}, "crop_size must be .* to 8192"),
         ({"crop_size": "289"}, "crop_size must be a whole number"),
     ],
@@ -462,11 +446,7 @@ def test_token_ids_must_count_from_0_without_gaps(tmp_path, ids):
     assert read_vocabulary(tmp_path) == VOCABULARY
 
 
-def test_do_lower_case_must_be_a_boolean(tmp_path):
-    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
-    words = "do_lower_case of .* must be true or false. Received: 'no'"
-    with pytest.raises(InputError, match=words):
-        read_normalization(tmp_path)
+def test_do_lower_case_selects_the_normalization(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read_normalization(tmp_path) == "bert_cased"
 
@@ -512,11 +492,10 @@ UNSUPPORTED = [
     ({"do_resize": False}, "must resize bilinearly.*do_resize False"),
     ({"size": {"shortest_edge": 346}}, "Received: .*size {'shortest_edge': 346}"),
     ({"crop_size": {"height": 289, "width": 300}}, "Received: .*'width': 300"),
-    ({"do_pad": True}, "do_pad of .* must be false. Received: True"),
+    ({"do_pad": True}, "without padding.*do_pad True"),
     ({"do_sharpen": True}, "Received: 'do_sharpen' True"),
     ({"interpolation": "lanczos"}, "Received: 'interpolation' 'lanczos'"),
     ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type must be"),
-    ({"do_rescale": None}, "do_rescale of .* must be true or false.*: None"),
 ]
 
 

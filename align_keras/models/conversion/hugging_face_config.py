@@ -125,11 +125,6 @@ def _read_section(
 ) -> tuple[dict, str]:
     """Returns the numbers and the activation of a section of config.json."""
     section = config.get(name) or {}
-    if not isinstance(section, dict):
-        raise InputError(
-            f"{source}: {name} of config.json must be a JSON object. Received: "
-            f"{section!r:.80}. Download the file again."
-        )
     activation = section.get("hidden_act", activations[0])
     check_choice(f"{source}: hidden_act", activation, activations)
     different = [key for key in fixed if section.get(key, fixed[key]) != fixed[key]]
