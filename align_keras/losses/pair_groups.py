@@ -5,6 +5,8 @@ import operator
 
 import tensorflow as tf
 
+from align_keras.utils.errors import InputError
+
 
 def row_hashes(rows: tf.Tensor) -> tf.Tensor:
     """Returns an int64 hash of the integers of each row, (n,)."""
@@ -16,9 +18,18 @@ def row_hashes(rows: tf.Tensor) -> tf.Tensor:
 
 
 def group_columns(pair_groups: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the one or two columns of the groups, (n,) each."""
+    """Returns the one or two columns of the groups, (n,) each.
+
+    Raises:
+        InputError: if the groups have another number of columns.
+    """
     if pair_groups.shape.rank == 1:
         return [pair_groups]
+    if pair_groups.shape.rank != 2 or pair_groups.shape[1] not in (1, 2):
+        raise InputError(
+            "pair_groups must have the shape (n,), (n, 1) or (n, 2). Received: shape "
+            f"{pair_groups.shape}. Pass one or two numbers for each pair."
+        )
     return tf.unstack(pair_groups, axis=1)
 
 

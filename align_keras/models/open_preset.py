@@ -28,6 +28,7 @@ from align_keras.presets.layout import (
 from align_keras.presets.locate import is_hugging_face_folder, is_keras_file
 from align_keras.presets.stored_config import damage_reported, read_backbone
 from align_keras.presets.table import PAPER_VOCABULARY_SIZE, preset_config
+from align_keras.presets.tower_costs import check_parameters
 from align_keras.presets.variants import TRAINING_MODES
 from align_keras.utils.arguments import check_choice, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -259,6 +260,14 @@ def _from_folder(
     with damage_reported(f"{config_file} doesn't describe an ALIGN", remedy):
         config = read_backbone(directory)["config"]
         _replace_arguments(config, parts, directory)
+        if load_weights:
+            image = config["image_encoder"]["config"]
+            text = config["text_encoder"]["config"]
+            names = TOWER_FILES if in_towers else (WEIGHTS_FILE,)
+            files = [directory / name for name in names]
+            # A quantized weight takes at least 4 bits, half a byte.
+            most = 2 * sum(file.stat().st_size for file in files if file.exists())
+            check_parameters(image, text, most, files[0])
         backbone = cls.from_config(config)
     if load_weights and in_towers:
         load_litert_weights(backbone, directory)

@@ -7,9 +7,11 @@ single vectors, which are less than 5% in total, are not counted.
 """
 
 import dataclasses
+import os
 
 from align_keras.presets import variants
 from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK
+from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
 # Modes of `set_training` with a backward pass through blocks.
@@ -287,6 +289,52 @@ def text_tower_cost(
         recomputed_flops,
         layer_weights,
     )
+
+
+def check_parameters(
+    image: dict, text: dict, most: int, source: str | os.PathLike
+) -> None:
+    """Raises if two encoders have more parameters than a file can contain.
+
+    This check comes before the model is built, since a damaged configuration could
+    describe a model that fills the memory.
+
+    Args:
+        image: configuration of the image encoder.
+        text: configuration of the text encoder.
+        most: largest number of parameters that the file can contain.
+        source: path of the file, for the message.
+    """
+    image_names = (
+        "width_coefficient",
+        "depth_coefficient",
+        "num_stages",
+        "lite",
+        "projection_dim",
+        "num_classes",
+    )
+    text_names = (
+        "architecture",
+        "num_layers",
+        "hidden_dim",
+        "intermediate_dim",
+        "vocabulary_size",
+        "max_sequence_length",
+        "projection_dim",
+    )
+    image_sizes = {name: image[name] for name in image_names if name in image}
+    text_sizes = {name: text[name] for name in text_names if name in text}
+    text_sizes.setdefault("projection_dim", None)
+    text_sizes["num_heads"] = 1
+    text_sizes["sequence_length"] = 3
+    count = image_tower_cost(**image_sizes, image_size=32).parameters
+    count += text_tower_cost(**text_sizes).parameters
+    if count > most:
+        raise InputError(
+            f"{source} is damaged or doesn't fit the config.json next to it. The file "
+            f"can contain at most {most:,} parameters. Received: {count:,} parameters "
+            "in config.json. Download both files again."
+        )
 
 
 def _tower(

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.losses import ContrastiveLoss, SigmoidLoss
-from align_keras.losses.pair_groups import row_hashes
+from align_keras.losses.pair_groups import group_columns, row_hashes
 from align_keras.models import image_text_batches
 from align_keras.optimizers import SGD
 from align_keras.utils.errors import InputError
@@ -175,7 +175,9 @@ def test_equal_images_of_raw_pairs_have_equal_ids(model):
     assert losses["loss"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_missing_ids_are_refused():
+def test_wrong_groups_and_missing_ids_are_refused():
+    with pytest.raises(InputError, match=r"shape \(n,\), \(n, 1\) or \(n, 2\)"):
+        group_columns(tf.zeros((4, 3), tf.int64))
     with pytest.raises(InputError, match="image_ids must not be None"):
         SigmoidLoss(share_equal_images=True)(tf.eye(2), tf.eye(2), 1.0)
 

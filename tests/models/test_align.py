@@ -1,6 +1,7 @@
 """Tests of the training, the predictions, the files and the errors of ALIGN."""
 
 import inspect
+import json
 import resource
 import shutil
 
@@ -383,6 +384,18 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match="doesn't fit.*projection") as caught:
         ALIGN.from_preset(tmp_path)
     assert "\n" not in str(caught.value)
+    saved = config.read_text()
+    for encoder, name in (
+        ("image_encoder", "num_classes"),
+        ("image_encoder", "projection_dim"),
+        ("text_encoder", "projection_dim"),
+        ("text_encoder", "max_sequence_length"),
+    ):
+        damaged = json.loads(saved)
+        damaged["config"][encoder]["config"][name] = 10**10
+        config.write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="at most .* parameters"):
+            ALIGN.from_preset(tmp_path)
     config.write_text('{"class_name": "Dense"}')
     with pytest.raises(InputError, match="must describe an ALIGNB.* Received: 'Dense'"):
         ALIGN.from_preset(tmp_path)

@@ -396,6 +396,10 @@ def edited_config(folder, directory, edit):
             "layers vision_model.encoder.blocks.… of the weights. Received: 8",
         ),
         (
+            lambda c: c["text_config"].update(vocab_size=10**7),
+            "at most .* parameters. Received: .* parameters in config.json",
+        ),
+        (
             lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),
             "hidden_dropout_prob must be a number from 0 to 0.999. Received: nan",
         ),

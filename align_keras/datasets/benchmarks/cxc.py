@@ -91,8 +91,14 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
 
 
 def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
-    _, rows = read_benchmark_table(path, ".csv", _REMEDY)
-    first, second, score = _COLUMNS[task]
+    header, rows = read_benchmark_table(path, ".csv", _REMEDY)
+    columns = _COLUMNS[task]
+    if tuple(header[: len(columns)]) != columns:
+        raise InputError(
+            f"{path} must begin with the columns {', '.join(columns)}. Received: "
+            f"{', '.join(header) or 'no columns'}. Download it again."
+        )
+    first, second, score = columns
     return [
         RatedPair(_coco_id(row[first]), _coco_id(row[second]), float(row[score]))
         for row, _ in rows

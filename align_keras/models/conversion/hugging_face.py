@@ -1,6 +1,7 @@
 """Conversion of ALIGN from and to a folder of transformers (Hugging Face)."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ from align_keras.presets.hugging_face_processing import (
     read_image_processing,
 )
 from align_keras.presets.layout import CONFIG_FILE
+from align_keras.presets.tower_costs import check_parameters
 from align_keras.presets.variants import scaled_stages
 from align_keras.text import save_vocabulary
 from align_keras.utils.errors import InputError
@@ -65,6 +67,8 @@ def from_hugging_face(
     tensors = SafetensorsFolder(directory) if load_weights else {}
     if load_weights:
         _check_depths(image, text, tensors, directory)
+        numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        check_parameters(image, text, 2 * numbers, directory / SAFETENSORS_FILE)
     backbone = cls(
         ImageEncoder(**{**image, **parts["image_encoder"]}),
         TextEncoder(**{**text, **parts["text_encoder"]}),

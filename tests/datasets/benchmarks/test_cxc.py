@@ -226,6 +226,20 @@ def test_a_damaged_compressed_file_raises(tmp_path):
         read_cxc(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "Received: no columns"),
+        ("caption1,caption2,score\n", "begin with the columns caption1, caption2, agg"),
+    ],
+)
+def test_a_file_with_other_columns_raises(tmp_path, content, message):
+    write_cxc(tmp_path, cxc_rows(), packed=False)
+    (tmp_path / "sts_test.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_cxc(tmp_path)
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_published_ratings_match_the_csv_module(split):
     ratings = read_cxc(EXCERPT, split)
