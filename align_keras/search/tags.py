@@ -239,15 +239,11 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     Blank lines are ignored.
 
     Raises:
-        InputError: if the file cannot be read or has no labels.
+        OSError: if the file cannot be read.
+        InputError: if it has no labels.
     """
     try:
         text = read_regular(path, _MAX_LABEL_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            "`labels` must be a text file that can be read. Received: "
-            f"{path} ({error.strerror}). Check the path."
-        ) from None
     except UnicodeDecodeError:
         raise InputError(
             f"`labels` must be a text file in UTF-8. Received: {path} with other "

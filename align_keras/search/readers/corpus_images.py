@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
 from align_keras.utils.errors import TENSORFLOW_EXTRA, ImageError, needs
-from align_keras.utils.files import MAX_FILE_BYTES, open_regular
+from align_keras.utils.files import open_regular
 
 _DESCRIPTION = b"features.json"
 _CONFIG = b"corpus.yaml"
@@ -179,8 +179,6 @@ def _read_length(file: IO[bytes]) -> int:
 
 def _read_message(file: IO[bytes]) -> bytes:
     length = _read_length(file)
-    if length > MAX_FILE_BYTES:
-        raise ValueError(f"it has {length:,} bytes")
     message = file.read(length)
     checksum = file.read(4)
     if masked_crc(message) != int.from_bytes(checksum, "little"):

@@ -6,7 +6,7 @@ References:
 """
 
 import base64
-import binascii
+import contextlib
 import dataclasses
 import json
 import re
@@ -140,15 +140,13 @@ def _read_input(value: str) -> str | bytes:
     if not value.startswith("data:image/"):
         return value
     match = _IMAGE_URL.fullmatch(value)
-    try:
-        if match is None:
-            raise ValueError
-        return base64.b64decode(match[1], validate=True)
-    except (binascii.Error, ValueError):
-        raise InputError(
-            "A data URL must be data:image/TYPE;base64, and the image in base64. "
-            f"Received: {value[:40]}…. Encode the image file in base64."
-        ) from None
+    if match is not None:
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(match[1], validate=True)
+    raise InputError(
+        "A data URL must be data:image/TYPE;base64, and the image in base64. "
+        f"Received: {value[:40]}…. Encode the image file in base64."
+    )
 
 
 def _embed(request: EmbeddingRequest, model: Embedder) -> np.ndarray:

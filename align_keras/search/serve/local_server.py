@@ -77,22 +77,16 @@ def read_token(file: str | os.PathLike | None = None) -> str | None:
         file: path of a file with the token in its first line, or None.
 
     Raises:
-        InputError: if the file is not readable, or the token is not 16 to 1,000
+        OSError: if the file cannot be read.
+        InputError: if the token is not 16 to 1,000
             printable ASCII characters without spaces.
     """
     token = os.environ.get(TOKEN_VARIABLE)
     source = f"${TOKEN_VARIABLE}"
     if file is not None:
         source = f"`token_file` {os.fspath(file)}"
-        try:
-            with open(file, encoding="ascii", errors="replace") as lines:
-                token = lines.readline(2_000).strip()
-        except OSError as error:
-            raise InputError(
-                f"`token_file` must be a readable file. Received: {os.fspath(file)} "
-                f"({error.strerror}). Write a token to it, for example with `openssl "
-                "rand -hex 32`."
-            ) from None
+        with open(file, encoding="ascii", errors="replace") as lines:
+            token = lines.readline(2_000).strip()
     elif not token:
         return None
     # The message does not contain the token.
