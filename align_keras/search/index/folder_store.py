@@ -36,12 +36,6 @@ from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 2
-# Largest accepted embedding width. No model has wider embeddings, so a larger number
-# means that the header is damaged.
-_MAX_DIMENSION = 2**16
-# Columns whose values are checked after reading, because SQLite does not enforce the
-# type of a column.
-_KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
 # Number of images that one statement tests for a condition. It limits the length of the
 # result.
 CONDITION_IMAGES_PER_BLOCK = 1_000_000
@@ -59,9 +53,13 @@ class FolderStore(ImageStore):
         refuse_links(folder)
         header = _read_header(folder)
         super().__init__(SqliteDatabase(folder, writable), header)
+        if self.database.get_meta("header") != _header_text(header):
+            raise damage_error(
+                folder, f"{HEADER} and {DATABASE} belong to different indexes"
+            )
         self.vectors = VectorsFile(self.database, self.dimension)
         self._filtered: dict[tuple, np.ndarray] = {}
-        self._check_consistency()
+        self._check_row_numbers()
 
     # === Folder ===
 
@@ -198,12 +196,8 @@ class FolderStore(ImageStore):
 
     # === Checks ===
 
-    def _check_consistency(self) -> None:
-        """Raises InputError if database, vectors and header do not match."""
-        if self.database.get_meta("header") != _header_text(self.header):
-            raise damage_error(
-                self.folder, f"{HEADER} and {DATABASE} belong to different indexes"
-            )
+    def _check_row_numbers(self) -> None:
+        """Raises InputError if the database and the vectors do not match."""
         self.vectors.rows()
         lowest = self.database.fetch_value("SELECT min(row) FROM images")
         highest = self.database.fetch_value("SELECT max(row) FROM images")
@@ -331,17 +325,6 @@ class FolderStore(ImageStore):
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.isin(rows, np.concatenate(parts))
 
-    def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        images = super()._images(where, parameters)
-        for image in images:
-            for name, kind in _KINDS.items():
-                if not isinstance(image.get(name), kind):
-                    raise damage_error(
-                        self.folder,
-                        f"the column {name} of image {image['id']} is invalid",
-                    )
-        return images
-
     # === Writing ===
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
@@ -370,16 +353,6 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
             f"The index {folder} must have version {_VERSION}. Received: version "
             f"{header.get('version')!r:.80}. {rebuild_remedy(folder)}"
         )
-    model = header.get("model")
-    if not isinstance(model, dict):
-        raise damage_error(folder, f"{HEADER} names no model")
-    for key in ("name", "fingerprint"):
-        if not isinstance(model.get(key), str) or not model[key]:
-            raise damage_error(folder, f"{HEADER} has no {key} of the model")
-    dimension = header.get("dimension")
-    is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
-    if not (is_number and 1 <= header["dimension"] <= _MAX_DIMENSION):
-        raise damage_error(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
 
@@ -387,5 +360,6 @@ def _header_text(header: dict[str, Any]) -> str:
     """Returns the part of the header that the database also stores."""
     # A difference shows that the files belong to different indexes.
     return json.dumps(
-        {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
+        {"model": header.get("model"), "dimension": header.get("dimension")},
+        sort_keys=True,
     )

@@ -214,11 +214,6 @@ def _open_without_confirmation(reference: dict[str, Any]) -> Embedder | None:
     name = reference["name"]
     runtime = reference.get("runtime", "auto")
     dimensions = reference.get("dimensions")
-    if not isinstance(runtime, str) or not isinstance(dimensions, int | None):
-        raise InputError(
-            "The runtime of the model must be a str and its dimensions an int. "
-            f"Received: runtime={runtime!r:.80} and dimensions={dimensions!r:.80}"
-        )
     folder = name
     if name.startswith(HUB_PREFIX):
         try:

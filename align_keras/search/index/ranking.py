@@ -108,19 +108,14 @@ def by_rank(
         vectors: float32 (n, d), all vectors.
         embedding: float32 (d,), embedding of the query.
         rows: int64 (m,), sorted rows to rank, or None for all rows.
-        scores: float32, their scores from `scan`.
+        scores: float32, their finite scores from `scan`.
         size: minimum number of rows in the first block. Each further block is four
             times as large.
         error: upper bound for the error of `scores`.
 
     Yields:
         int64 rows and float64 scores.
-
-    Raises:
-        ValueError: if a score is NaN or infinite.
     """
-    if not np.isfinite(scores).all():
-        raise ValueError("`scores` must be finite. Received: NaN or infinity.")
     done = 0
     while done < len(scores):
         stop = min(done + size, len(scores))

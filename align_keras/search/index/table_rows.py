@@ -21,7 +21,6 @@ from align_keras.search.index.columns import (
     value_of_cell,
 )
 from align_keras.search.index.database import Database
-from align_keras.search.index.folder_files import damage_error
 from align_keras.search.index.schema import INDEX_COLUMNS, TableRow
 from align_keras.utils.condition_columns import NUMBER, TEXT, Column
 
@@ -89,11 +88,8 @@ class TableRows:
 
     def user_columns(self) -> dict[str, dict[str, str | None]]:
         """Returns the kinds of the columns of each user table, by its id."""
-        columns = self._read_object(self._database.get_meta(_KEY) or "{}")
-        if not all(isinstance(kinds, dict) for kinds in columns.values()):
-            raise damage_error(
-                self._database.location, "the columns of tables are invalid"
-            )
+        columns: dict[str, dict[str, str | None]]
+        columns = json.loads(self._database.get_meta(_KEY) or "{}")
         return columns
 
     # === Reading ===
@@ -114,21 +110,9 @@ class TableRows:
                     "ORDER BY image, root, number"
                 )
                 for image, text in self._database.fetch_rows(sql, block):
-                    cells = self._read_object(text)
+                    cells = json.loads(text)
                     rows.setdefault(image, []).append(_values_of(cells, kinds))
             return rows
-
-    def _read_object(self, text: str) -> dict[str, Any]:
-        """Parses a JSON object of the database."""
-        try:
-            parsed = json.loads(text)
-        except (TypeError, ValueError):
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise damage_error(
-                self._database.location, f"its database has the JSON {text!r:.60}"
-            )
-        return parsed
 
     def tables_of_images(self) -> dict[int, set[int]]:
         """Returns a dict from image id to the ids of the sources with rows of it."""

@@ -80,7 +80,8 @@ class VectorsFile:
 
     def __len__(self) -> int:
         """Number of rows that the database has recorded."""
-        return self._check_length(self._database.get_meta("rows"))
+        rows: int = self._database.get_meta("rows")
+        return rows
 
     def close(self) -> None:
         """Unmaps the file. Arrays that `rows` returned stay valid."""
@@ -100,7 +101,7 @@ class VectorsFile:
             sql = "SELECT key, value FROM meta WHERE key IN ('vectors', 'rows')"
             meta = dict(self._database.fetch_rows(sql))
             name: Any = meta.get("vectors")
-            rows = self._check_length(meta.get("rows"))
+            rows: Any = meta.get("rows")
             mapped = self._mapped
             if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
                 if isinstance(mapped[1], np.ndarray):
@@ -150,14 +151,9 @@ class VectorsFile:
         try:
             shape = (rows, self._dimension)
             stored = np.memmap(path, _TYPES[encoding], "r", shape=shape)
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             raise damage_error(self._folder, f"{name}: {error}") from None
         return stored if encoding == "float32" else HalfRows(stored)
-
-    def _check_length(self, rows: Any) -> int:
-        if not isinstance(rows, int) or rows < 0:
-            raise damage_error(self._folder, f"the number of rows is {rows!r:.60}")
-        return rows
 
     def _path_and_row_bytes(self) -> tuple[pathlib.Path, int]:
         name = self.name
@@ -364,9 +360,7 @@ class VectorsFile:
 
     def _norm_error(self) -> float:
         """Returns the largest deviation of a norm from 1 when the rows were written."""
-        error = self._database.get_meta("norm_error")
-        if not isinstance(error, int | float) or not 0.0 <= error < np.inf:
-            raise damage_error(self._folder, f"the deviation of norms is {error!r:.60}")
+        error: float = self._database.get_meta("norm_error")
         return error
 
     def _compare(

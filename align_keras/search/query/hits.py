@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from align_keras.search.index.folder_files import (
-    damage_error,
     path_of_image,
     stored_image_of,
 )
@@ -171,25 +170,11 @@ def _details_of(
     return ImageDetails(
         id=image["id"],
         path=path_of_image(image),
-        captions=_captions_of(image, folder),
+        captions=json.loads(image["captions"] or "[]"),
         columns=columns,
         rows=rows if len(rows) > 1 else [],
         stored_image=None if stored is None else str(stored),
     )
-
-
-def _captions_of(image: dict[str, Any], folder: Any) -> list[str]:
-    if image["captions"] in (None, "", "[]"):
-        return []
-    try:
-        captions = json.loads(image["captions"])
-    except (TypeError, ValueError):
-        captions = None
-    is_list = isinstance(captions, list)
-    if not is_list or not all(isinstance(caption, str) for caption in captions):
-        reason = f"the captions of image {image['id']} are invalid"
-        raise damage_error(folder, reason)
-    return captions
 
 
 def heights_and_crowd(

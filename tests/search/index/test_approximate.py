@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query
-from align_keras.search.index import approximate, ranking, vectors_file
+from align_keras.search.index import approximate, vectors_file
 from align_keras.search.index.approximate import Approximate, build_or_update
 from align_keras.search.index.folder_files import approximate_path
 
@@ -110,14 +110,6 @@ def test_the_file_is_removed_with_the_vectors(tmp_path, monkeypatch, small_limit
     assert [path.name for path in (tmp_path / "index").glob("vectors.*")] == [
         "vectors.1.f32"
     ]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_ranking_refuses_scores_that_are_not_finite(value):
-    scores = np.ones(9, np.float32)
-    scores[4] = value
-    with pytest.raises(ValueError, match="must be finite"):
-        list(ranking.by_rank(scores[:, None], np.ones(1), None, scores, 3, 0.0))
 
 
 def test_a_damaged_file_is_not_searched(tmp_path, small_limits):
