@@ -39,17 +39,19 @@ _PUBLIC = {
     "contrastive_loss": "align_keras.losses",
     "export_model": "align_keras.runs.model_export",
     "export_saved_model": "align_keras.export",
-    "finetune": "align_keras.runs.finetune_run",
+    "finetune": "align_keras.runs.finetuning",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
     "mteb_model": "align_keras.embedders",
     "evaluate": "align_keras.protocols.run_protocol",
+    "evaluate_experiment": "align_keras.runs.experiment",
+    "index_experiment": "align_keras.runs.experiment",
     "score_corpus": "align_keras.runs.corpus_scores",
     "push_to_hub": "align_keras.runs.hub_upload",
     "recall_at_k": "align_keras.evaluation",
     "teacher_embeddings": "align_keras.runs.distillation",
     "train_experiment": "align_keras.runs.experiment",
-    "open_run": "align_keras.runs.run",
+    "open_run": "align_keras.runs.finished_run",
     "InputError": "align_keras.utils.errors",
 }
 __all__ = sorted(_PUBLIC)
@@ -132,11 +134,13 @@ if TYPE_CHECKING:
     from align_keras.runs.corpus_build import build_corpus as build_corpus
     from align_keras.runs.corpus_scores import score_corpus as score_corpus
     from align_keras.runs.distillation import teacher_embeddings as teacher_embeddings
+    from align_keras.runs.experiment import evaluate_experiment as evaluate_experiment
+    from align_keras.runs.experiment import index_experiment as index_experiment
     from align_keras.runs.experiment import train_experiment as train_experiment
-    from align_keras.runs.finetune_run import finetune as finetune
+    from align_keras.runs.finetuning import finetune as finetune
+    from align_keras.runs.finished_run import open_run as open_run
     from align_keras.runs.hub_upload import push_to_hub as push_to_hub
     from align_keras.runs.model_export import export_model as export_model
-    from align_keras.runs.run import open_run as open_run
     from align_keras.text import learn_vocabulary as learn_vocabulary
     from align_keras.utils.errors import InputError as InputError
 else:

@@ -94,8 +94,14 @@ TASKS = (
         "Train an experiment",
         "You run the experiments of the command line from Python.",
         {
-            "": ("train_experiment", "finetune", "open_run"),
-            "runs.run": ("Run",),
+            "": (
+                "train_experiment",
+                "evaluate_experiment",
+                "index_experiment",
+                "finetune",
+                "open_run",
+            ),
+            "runs.finished_run": ("Run",),
             "training": ("train_model", "TrainingDoctor", "Finding"),
         },
     ),

@@ -57,7 +57,7 @@ def test_damaged_indexes_raise_input_errors(tmp_path, count):
 
 @pytest.mark.release
 def test_damaged_run_folders_raise_input_errors(tmp_path):
-    from align_keras.runs.about_run import about_run
+    from align_keras.runs.card_facts import about_run
     from align_keras.text import load_vocabulary
 
     (tmp_path / "data.json").write_text(json.dumps({"icons": ["12 pairs kept"]}))

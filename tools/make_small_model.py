@@ -48,8 +48,8 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.presets.layout import REST_FILE, TABLE_FILE, TOWER_FILES
 from align_keras.presets.saving import save_preprocessor, save_task_config
-from align_keras.runs.assemble import build_model
-from align_keras.runs.run import open_run
+from align_keras.runs.finished_run import open_run
+from align_keras.runs.model_from_config import build_model
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.training.interpolation import interpolate_weights, read_weights
 from align_keras.utils.errors import InputError

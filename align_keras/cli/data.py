@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.datasets.karpathy_table import write_karpathy_table
-    from align_keras.runs.run_checks import names_test
+    from align_keras.runs.config_checks import names_test
 
     name = pathlib.Path(arguments.out).name
     if "test" in arguments.splits and not names_test(name):

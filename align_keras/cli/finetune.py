@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
-    from align_keras.runs.finetune_run import finetune
+    from align_keras.runs.finetuning import finetune
 
     tuned = finetune(
         arguments.model,
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         params_override=arguments.params_override,
     )
     # This import loads TensorFlow, which `finetune` must configure first.
-    from align_keras.runs.finetune_results import RESULTS_FILE
+    from align_keras.runs.finetuning_results import RESULTS_FILE
 
     results = read_json(tuned.directory / RESULTS_FILE)
     if arguments.json:

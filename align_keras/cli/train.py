@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 from align_keras.cli.common import print_json, print_table
-from align_keras.runs.modes import CHECKPOINTS, MODES
 
 _IMAGE = "task.model.image_encoder"
 _TEXT = "task.model.text_encoder"
@@ -78,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_arguments(parser)
     parser.add_argument(
         "--mode",
-        choices=MODES,
+        choices=("train", "eval", "train_and_eval", "index"),
         default="train_and_eval",
         help="train only, evaluate a checkpoint only (eval), or do both "
         "(train_and_eval, the default). index writes the export of a finished run and "
@@ -86,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        choices=CHECKPOINTS,
+        choices=("latest", "best"),
         default="latest",
         help="checkpoint that --mode eval evaluates (default: latest). best has the "
         "best value of trainer.best_checkpoint_eval_metric.",
@@ -101,20 +100,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.config import load_config
-    from align_keras.runs.experiment import train_experiment
+    from align_keras.runs.experiment import (
+        evaluate_experiment,
+        index_experiment,
+        train_experiment,
+    )
 
     config = load_config(
         arguments.experiment,
         arguments.config_file,
         [weights_overrides(arguments), *arguments.params_override],
     )
-    trained = train_experiment(
-        config,
-        arguments.model_dir,
-        mode=arguments.mode,
-        checkpoint=arguments.checkpoint,
-    )
-    print_metrics(trained.metrics, as_json=arguments.json)
+    if arguments.mode == "eval":
+        run = evaluate_experiment(config, arguments.model_dir, arguments.checkpoint)
+    elif arguments.mode == "index":
+        run = index_experiment(config, arguments.model_dir)
+    else:
+        run = train_experiment(
+            config,
+            arguments.model_dir,
+            with_evaluation=arguments.mode == "train_and_eval",
+        )
+    print_metrics(run.metrics, as_json=arguments.json)
     return 0
 
 

@@ -26,7 +26,7 @@ from align_keras.presets.hub import (
     is_hub_name,
     parse_hub_name,
 )
-from align_keras.runs.about_run import about_run, read_evaluation
+from align_keras.runs.card_facts import about_run, read_evaluation
 from align_keras.runs.model_export import (
     EXPORT_FORMATS,
     check_format_packages,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from align_keras.embedders.locations import locate_model
 from align_keras.export import QUANTIZATIONS, WEB_QUANTIZATION, WEIGHTS
-from align_keras.runs.about_run import about_run, read_evaluation
+from align_keras.runs.card_facts import about_run, read_evaluation
 from align_keras.runs.export_litert import export_litert
 from align_keras.runs.export_web import write_web
 from align_keras.utils.arguments import check_choice

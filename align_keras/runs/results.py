@@ -12,10 +12,10 @@ from align_keras.data import RetrievalSet
 from align_keras.evaluation import flatten_captions
 from align_keras.export.saved_model import write_saved_models
 from align_keras.export.serving_files import write_serving_files
-from align_keras.models import ALIGN
 from align_keras.reports.examples import contact_sheet
 from align_keras.reports.run_report import write_report
-from align_keras.runs.about_run import about_run
+from align_keras.runs.card_facts import about_run
+from align_keras.runs.finished_run import Run
 from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index
 from align_keras.runs.standalone import check_standalone
@@ -31,28 +31,20 @@ _CHECKED = 64
 EXAMPLE_CAPTIONS = 1_500
 
 
-def write_results(
-    config: ExperimentConfig,
-    directory: pathlib.Path,
-    model: ALIGN,
-    pairs: RetrievalSet,
-    data_notes: Mapping[str, Mapping],
-    command: str,
-) -> None:
+def write_results(run: Run, data_notes: Mapping[str, Mapping], command: str) -> None:
     """Writes the export, the search index and the report into the folder of a run.
 
     Without tensorflow-text there is no export, and the weights of the run embed the
     queries of a search.
 
     Args:
-        config: `ExperimentConfig`.
-        directory: `pathlib.Path`, folder of the run.
-        model: trained `ALIGN`.
-        pairs: `RetrievalSet`, the validation pairs.
-        data_notes: dict from the name of a corpus to the metadata of its builder. The
-            name of the first corpus is in the title of the report.
-        command: str, command that the export and the report name.
+        run: run with the trained model and the validation pairs.
+        data_notes: metadata of the builder of each corpus. The name of the first corpus
+            is in the title of the report.
+        command: command that the export and the report name.
     """
+    config, directory, model = run.config, run.directory, run.model
+    pairs = run.read_validation_pairs()
     has_export = model.tokenizer.in_graph
     if has_export:
         say("exporting SavedModels for images, for texts and for both")

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,6 @@ from align_keras.losses import PairLoss
 from align_keras.models import ALIGN
 from align_keras.optimizers import AdamW, LinearWarmup
 from align_keras.training.checkpoints import RunCheckpoints
-from align_keras.training.doctor import TrainingDoctor
 from align_keras.training.loop import train_model
 from align_keras.training.metrics_log import MetricsLog
 
@@ -73,7 +72,7 @@ def train_stage(
     image_count: int,
     batch_size: int,
     seed: int = 0,
-    doctor: TrainingDoctor | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[dict]:
     """Trains a stage, or resumes it, and gives the model its best weights.
 
@@ -91,7 +90,7 @@ def train_stage(
         image_count: int, number of training images.
         batch_size: int, images of a batch.
         seed: int, seed of dropout.
-        doctor: `TrainingDoctor`, or None.
+        callbacks: as in `train_model`.
 
     Returns:
         list of the lines of `metrics.jsonl` of the stage.
@@ -141,7 +140,7 @@ def train_stage(
             directory,
             batch_size=batch_size,
             evaluate=evaluate_and_stop,
-            doctor=doctor,
+            callbacks=callbacks,
         )
     checkpoints.restore_best()
     return log.read()

@@ -21,7 +21,6 @@ from align_keras.training.callbacks import (
 )
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import diagnosed_error
-from align_keras.training.doctor import FINDINGS_FILE, TrainingDoctor
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.progress import progress_bar, say
 
@@ -36,7 +35,6 @@ def train_model(
     evaluate: Callable | None = None,
     batch_ids: Callable | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    doctor: TrainingDoctor | None = None,
 ) -> MetricsLog:
     """Trains from the newest checkpoint in a folder to the last step.
 
@@ -59,9 +57,8 @@ def train_model(
             list of str, for `diagnosis.json`. With several workers it receives the same
             keywords as `make_batches`. None if the ids are unknown.
         callbacks: callbacks whose epochs are the loops of `steps_per_loop` steps. Their
-            `logs` have the metrics of `metrics.jsonl`, recall included.
-        doctor: `TrainingDoctor` that checks the training, or None to check it without
-            its numbers of pairs. It writes `findings.json`.
+            `logs` have the metrics of `metrics.jsonl`, recall included. A
+            `TrainingDoctor` checks the training.
 
     Returns:
         `MetricsLog` of the whole run.
@@ -134,8 +131,6 @@ def train_model(
         SaveCheckpoint(checkpoints, trainer),
         sigterm,
     ]
-    if is_chief:
-        all_callbacks.append(doctor or TrainingDoctor(path=directory / FINDINGS_FILE))
 
     # === Train ===
     batches = strategies.distributed_batches(strategy, make_batches, step)

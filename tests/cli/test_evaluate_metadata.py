@@ -14,7 +14,7 @@ from align_keras.protocols.class_protocols import labeled_images
 from align_keras.protocols.fine_tuning_protocols import ClassificationData
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.run_protocol import PROTOCOLS
-from align_keras.runs.about_run import read_evaluation
+from align_keras.runs.card_facts import read_evaluation
 from tests.cli import evaluate_fixtures
 from tests.helpers.oracle_process import needs
 from tests.helpers.small_benchmarks import coco_name, write_image

@@ -17,7 +17,7 @@ from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
 from align_keras.runs import model_export
-from align_keras.runs.about_run import about_run, save_data_notes
+from align_keras.runs.card_facts import about_run, save_data_notes
 from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_encoders

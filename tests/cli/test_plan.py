@@ -52,7 +52,7 @@ def error_line(capsys, *arguments):
 
 def test_parameters_and_operations_match_the_model(capsys):
     from align_keras.presets.tower_costs import image_tower_cost
-    from align_keras.runs.assemble import build_model
+    from align_keras.runs.model_from_config import build_model
 
     estimates = plan_as_json(capsys)
     model = build_model(load_config(params_override=NANO).task.model)
@@ -372,7 +372,7 @@ def test_optimizer_slots_are_counted():
 
 @pytest.mark.ci
 def test_optimizer_slots_match_the_optimizers():
-    from align_keras.runs.assemble import build_model, compile_model
+    from align_keras.runs.model_from_config import build_model, compile_model
 
     for kind in ("lamb", "adamw", "muon", "sgd"):
         config = load_config(

@@ -288,7 +288,7 @@ def write_wrong_pairs(folder, name):
 def test_wrong_pairs_print_one_line(name, tmp_path, capsys, monkeypatch):
     # A call of None would fail, so the test passes only if the error comes before
     # TensorFlow is imported.
-    monkeypatch.setattr("align_keras.runs.experiment.start_tensorflow", None)
+    monkeypatch.setattr("align_keras.runs.session.start_tensorflow", None)
     table, words = write_wrong_pairs(tmp_path / "pairs", name)
     batch = "task.train_data.global_batch_size=" + ("1" if name == "one image" else "8")
     override = f"--params_override={batch}"

@@ -39,7 +39,7 @@ def test_names_of_weights_also_set_the_sizes():
 def test_the_weights_of_align_small_en_match_the_sizes():
     from align_keras.models import ALIGN
     from align_keras.models.warm_start import text_weights
-    from align_keras.runs.assemble import build_model
+    from align_keras.runs.model_from_config import build_model
 
     name = "align_small_en"
     config = model_config("--image-weights", name, "--text-weights", name)

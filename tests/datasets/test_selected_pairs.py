@@ -21,7 +21,7 @@ from align_keras.data.stored_pairs import (
 from align_keras.datasets import open_sources
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.datasets.named_corpora import open_corpus
-from align_keras.runs.run_checks import check_run_config
+from align_keras.runs.config_checks import check_run_config
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import assert_equal, batches

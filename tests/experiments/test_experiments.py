@@ -275,7 +275,7 @@ ENCODER_WEIGHTS = {
 def test_the_model_of_an_experiment_computes_embeddings_and_a_loss(name):
     import numpy as np
 
-    from align_keras.runs.assemble import build_model, compile_model
+    from align_keras.runs.model_from_config import build_model, compile_model
 
     small = (
         "task.model.image_encoder.image_size=32,"

@@ -77,7 +77,7 @@ FEW_STEPS = {
 def test_an_experiment_trains_without_findings(experiment, overrides, tmp_path):
     folder = tmp_path / "run"
     align_keras.train_experiment(
-        experiment, folder, params_override=overrides, mode="train"
+        experiment, folder, params_override=overrides, with_evaluation=False
     )
     names = {finding.name for finding in read_findings(folder / "findings.json")}
     # On a busy machine, the input may be slower than the steps.

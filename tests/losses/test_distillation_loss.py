@@ -11,7 +11,7 @@ from align_keras.config import load_config
 from align_keras.losses import ContrastiveLoss, DistillationLoss, MatryoshkaLoss
 from align_keras.losses.distillation_loss import TEACHER_INPUTS
 from align_keras.optimizers import SGD
-from align_keras.runs.assemble import build_loss, with_distillation
+from align_keras.runs.model_from_config import build_loss, with_distillation
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.small import small_align, small_batch

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from align_keras.config import load_config
 from align_keras.losses import SigmoidLoss
-from align_keras.runs.assemble import build_loss
+from align_keras.runs.model_from_config import build_loss
 from align_keras.utils.errors import InputError
 from tests.helpers.recorded_oracles import recorded
 

@@ -10,7 +10,7 @@ import pytest
 from align_keras.config import load_config
 from align_keras.models import ALIGN
 from align_keras.presets.layout import REST_FILE, TABLE_FILE, TOWER_FILES
-from align_keras.runs.assemble import build_model
+from align_keras.runs.model_from_config import build_model
 from align_keras.training.interpolation import interpolate_weights, read_weights
 from align_keras.utils.errors import InputError
 from tests.helpers.drawn_align import calibrated_align, drawn_images

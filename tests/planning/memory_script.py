@@ -58,7 +58,7 @@ def random_batch(config):
 
 def measure_step(overrides):
     from align_keras.config import load_config
-    from align_keras.runs.assemble import build_model, compile_model
+    from align_keras.runs.model_from_config import build_model, compile_model
 
     config = load_config(params_override=overrides)
     tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
@@ -76,7 +76,7 @@ def measure_step(overrides):
 def measure_gradients(overrides):
     from align_keras.config import load_config
     from align_keras.models.gradients import loss_gradients
-    from align_keras.runs.assemble import build_model, compile_model
+    from align_keras.runs.model_from_config import build_model, compile_model
 
     config = load_config(params_override=overrides)
     tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
@@ -97,7 +97,7 @@ def measure_classifier(overrides, recipe):
     from align_keras.config import load_config, load_recipe
     from align_keras.models import ImageClassifier
     from align_keras.models.image_classifier import encoder_without_projection
-    from align_keras.runs.assemble import build_image_encoder
+    from align_keras.runs.model_from_config import build_image_encoder
     from align_keras.training.classification import FineTuningStage, fine_tune
 
     recipe = load_recipe("fine_grained", params_override=recipe)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from align_keras.config import load_config
 from align_keras.config.experiment_config import TrainerConfig
-from align_keras.runs.assemble import build_model, compile_model
+from align_keras.runs.model_from_config import build_model, compile_model
 from align_keras.training import train_model
 from align_keras.training.strategies import is_chief, make_strategy, strategy_scope
 from tests.planning.memory_script import random_batch

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_config
-from align_keras.runs.assemble import build_optimizer
+from align_keras.runs.model_from_config import build_optimizer
 
 OPTIMIZER = "trainer.optimizer_config"
 RATE, DECAY = 0.1, 0.5

@@ -32,7 +32,7 @@ def train(folder, *overrides):
         *overrides,
     ]
     config = load_config(params_override=all_overrides)
-    return align_keras.train_experiment(config, folder, mode="train")
+    return align_keras.train_experiment(config, folder, with_evaluation=False)
 
 
 def state_of(directory):

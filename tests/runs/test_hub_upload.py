@@ -13,7 +13,7 @@ from align_keras import load_model, push_to_hub
 from align_keras.models import ALIGN
 from align_keras.presets.hub import EXPORT_FOLDERS
 from align_keras.runs import hub_upload
-from align_keras.runs.about_run import save_data_notes
+from align_keras.runs.card_facts import save_data_notes
 from align_keras.runs.model_export import EXPORT_FORMATS
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN

@@ -11,7 +11,7 @@ import align_keras
 from align_keras.config import load_config
 from align_keras.models import ALIGN
 from align_keras.models.lora import adapted_layers
-from align_keras.runs.assemble import build_model
+from align_keras.runs.model_from_config import build_model
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training.checkpoints import checkpoints_in
 from tests.helpers.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
@@ -67,7 +67,7 @@ def test_a_run_with_lora_resumes_and_exports_merged_weights(tmp_path):
 
     def train(folder):
         return align_keras.train_experiment(
-            load_config(params_override=overrides), folder, mode="train"
+            load_config(params_override=overrides), folder, with_evaluation=False
         )
 
     trained = train(run_folder).model

@@ -6,7 +6,7 @@ import pytest
 
 from align_keras import load_model
 from align_keras.cli.main import main
-from align_keras.runs.run import open_run
+from align_keras.runs.finished_run import open_run
 from tests.helpers.small_run import SMALL, write_pairs
 
 LOSS = ",".join(

@@ -1,7 +1,7 @@
 """Tests of the corpora of a run."""
 
 from align_keras.config import load_config
-from align_keras.runs.run_corpora import open_corpora, report_notes
+from align_keras.runs.run_corpora import open_corpora
 from tests.helpers.translated_stamps import write_translated_stamps
 
 
@@ -16,10 +16,9 @@ def test_each_member_of_a_mixture_has_notes(tmp_path, monkeypatch, capsys):
         "task.validation_data.tfds_data_dir": data_dir,
     }
     task = load_config("quickstart_stamps", params_override=overrides).task
-    corpora = open_corpora(task.train_data, task.validation_data, 64)
+    corpora = open_corpora(task, 64)
     num_pairs = {name: notes["kept"] for name, notes in corpora.notes.items()}
     assert num_pairs == {"stamps/de": 3, "stamps/fr": 2, "stamps": 3}
-    report_notes(corpora.notes)
     lines = capsys.readouterr().err.splitlines()
     # The name of the mixture would make the lines long.
     assert {"stamps/de: 3 pairs kept", "stamps/fr: 2 pairs kept"} < set(lines)

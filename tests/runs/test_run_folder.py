@@ -9,10 +9,10 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.presets.layout import VOCABULARY_ASSET
+from align_keras.runs.config_checks import check_run_config
 from align_keras.runs.experiment import train_experiment
-from align_keras.runs.run_checks import check_run_config
+from align_keras.runs.resume_checks import check_inputs
 from align_keras.runs.run_folder import lock_folder
-from align_keras.runs.run_inputs import check_inputs
 from align_keras.utils.errors import InputError
 
 
@@ -304,7 +304,7 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
 def test_a_run_without_a_record_of_its_inputs_gets_a_record(tmp_path):
     write_run(tmp_path)
     (tmp_path / "inputs.json").unlink()
-    check_inputs(tmp_path, INPUTS, read_only=True)
+    check_inputs(tmp_path, INPUTS, is_read_only=True)
     assert not (tmp_path / "inputs.json").exists()
     check_inputs(tmp_path, INPUTS)
     with pytest.raises(InputError, match="Restore the pairs, or use another"):

@@ -70,7 +70,10 @@ def train_and_export(row, arguments):
         overrides.append("task.distillation.teacher=null")
     folder = export_folder(row, arguments.out)
     run = align_keras.train_experiment(
-        EXPERIMENT, folder.parent / "run", params_override=overrides, mode="train"
+        EXPERIMENT,
+        folder.parent / "run",
+        params_override=overrides,
+        with_evaluation=False,
     )
     if not folder.exists():
         align_keras.export_model(

@@ -1,4 +1,4 @@
-"""Checks that a resumed run uses the training pairs and the vocabulary of its start."""
+"""Checks that a resumed run has the pairs, teachers and vocabulary of its start."""
 
 import json
 import os
@@ -6,8 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_keras.config.data_config import DataConfig
-from align_keras.data.stored_pairs import check_batch_size, split_size
+from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.presets.stored_config import check_vocabulary_file
@@ -16,7 +15,7 @@ from align_keras.text import vocabulary_fingerprint
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 
-# File of the fingerprints of the training pairs and the vocabulary.
+# File of the fingerprints of the inputs of a run.
 INPUTS_FILE = "inputs.json"
 # Inputs whose fingerprint must not change, and the options that name them.
 _FINGERPRINTS = {
@@ -25,37 +24,12 @@ _FINGERPRINTS = {
 }
 
 
-def check_training_pairs(
-    directory: pathlib.Path,
-    builder: Any,
-    train: DataConfig,
-    is_read_only: bool = False,
-) -> None:
-    """Raises InputError if the training pairs have changed since the start of the run.
-
-    Args:
-        directory: `pathlib.Path`, folder of the run.
-        builder: TFDS builder or `Mixture` of the training pairs.
-        train: `DataConfig` of the training pairs.
-        is_read_only: bool, True to record nothing in the folder.
-
-    Raises:
-        InputError: if the pairs have changed, the split is unknown, or the split is
-            smaller than a batch.
-    """
-    inputs: dict[str, str | int] = {
-        "train_images": split_size(builder, train.tfds_split),
-        "train_pairs": pairs_fingerprint(builder, train.tfds_split),
+def pairs_inputs(builder: Any, split: str) -> dict[str, str | int]:
+    """Returns the number and the fingerprint of the training pairs."""
+    return {
+        "train_images": split_size(builder, split),
+        "train_pairs": pairs_fingerprint(builder, split),
     }
-    check_inputs(directory, inputs, is_read_only)
-    check_batch_size(train.global_batch_size, builder, train.tfds_split)
-
-
-def check_teachers_unchanged(
-    directory: pathlib.Path, fingerprints: Sequence[str], is_read_only: bool = False
-) -> None:
-    """Raises InputError if a teacher has changed since the start of the run."""
-    check_inputs(directory, {"teacher": " ".join(fingerprints)}, is_read_only)
 
 
 def check_vocabulary_unchanged(
@@ -72,7 +46,7 @@ def check_vocabulary_unchanged(
 def check_inputs(
     directory: str | os.PathLike,
     inputs: Mapping[str, str | int],
-    read_only: bool = False,
+    is_read_only: bool = False,
 ) -> None:
     """Raises InputError if the inputs of a run have changed since its start.
 
@@ -80,10 +54,10 @@ def check_inputs(
     as those of an option that was added.
 
     Args:
-        directory: str or path of the run's folder.
-        inputs: dict of the fingerprints `train_pairs`, `vocabulary`, `teacher` and
-            `base_model`, and the number `train_images`. Each of them is optional.
-        read_only: bool, True to record nothing.
+        directory: folder of the run.
+        inputs: fingerprints `train_pairs`, `vocabulary`, `teacher` and `base_model`,
+            and the number `train_images`. Each of them is optional.
+        is_read_only: True to record nothing.
 
     Raises:
         InputError: if an input differs from its record.
@@ -93,7 +67,7 @@ def check_inputs(
     recorded: dict[str, Any] = read_json(path) if path.exists() else {}
     if newest_step(directory) is None:
         # A run without a checkpoint starts again and records the current inputs.
-        if not read_only:
+        if not is_read_only:
             pairs = inputs.get("train_pairs")
             if recorded.get("train_pairs", pairs) != pairs and pairs is not None:
                 # The vocabulary was learned from the former captions.
@@ -129,7 +103,7 @@ def check_inputs(
             f"{directory} they have changed: {change}. Restore the pairs, or use "
             f"another --model_dir. To continue with the new pairs, remove {path}."
         )
-    if not read_only and {**recorded, **inputs} != recorded:
+    if not is_read_only and {**recorded, **inputs} != recorded:
         _write_inputs(path, {**recorded, **inputs})
 
 

@@ -31,7 +31,7 @@ IMAGES = [np.asarray(draw("red", "circle")), np.asarray(draw("blue", "bar"))]
 
 def write_base(folder):
     """Writes a preset to fine-tune."""
-    from align_keras.runs.assemble import build_model
+    from align_keras.runs.model_from_config import build_model
 
     vocabulary = [*SPECIAL_TOKENS, "a", *COLORS, *SHAPES]
     model = build_model(load_config(params_override=SIZES).task.model, vocabulary)
@@ -205,11 +205,13 @@ def test_the_section_and_the_data_must_fit():
 
 def test_a_fine_tuning_has_one_mode(tmp_path):
     with pytest.raises(InputError, match="mode must be train_and_eval for"):
-        align_keras.train_experiment("own_pairs", tmp_path / "run", mode="train")
+        align_keras.train_experiment(
+            "own_pairs", tmp_path / "run", with_evaluation=False
+        )
 
 
 def test_the_factor_is_the_best_one_that_forgets_little():
-    from align_keras.runs.finetune_results import choose_factor
+    from align_keras.runs.finetuning_results import choose_factor
 
     curve = [
         CurvePoint(0.0, 0.2, 0.50),

@@ -1,4 +1,4 @@
-"""Tests of `train_experiment` and `open_run`."""
+"""Tests of the training, the evaluation and the opening of runs."""
 
 import json
 import pathlib
@@ -11,9 +11,8 @@ import pytest
 import align_keras
 from align_keras.config import load_config, resolve_config
 from align_keras.data import read_retrieval_set
-from align_keras.runs.data_errors import explain_data_errors
-from align_keras.runs.run_corpora import open_corpora
-from align_keras.runs.validation_pairs import find_shared_images
+from align_keras.runs.run_corpora import find_shared_images, open_corpora
+from align_keras.runs.session import explain_data_errors
 from align_keras.text import wordpiece_tokenizer
 from align_keras.utils.errors import InputError
 from tests.helpers.docs_text import read_page
@@ -35,23 +34,6 @@ def test_overrides_apply_to_names_paths_and_configurations(tmp_path):
     assert changed.task == config.task
     assert changed.task.evaluation.ks == (2,)
     assert changed.trainer == config.trainer.model_copy(update={"seed": 7})
-
-
-@pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])
-def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, value):
-    with pytest.raises(
-        InputError, match=f"^{name} must be one of .*. Received: {name}="
-    ):
-        align_keras.train_experiment(
-            "quickstart_icons", tmp_path / "run", **{name: value}
-        )
-    assert not (tmp_path / "run").exists()
-
-
-def test_results_need_a_mode_that_trains(tmp_path):
-    options = {"mode": "eval", "with_results": True}
-    with pytest.raises(InputError, match="^with_results must be False unless mode is"):
-        align_keras.train_experiment("quickstart_icons", tmp_path / "run", **options)
 
 
 def test_input_errors_within_tensorflow_are_raised_again():
@@ -100,7 +82,7 @@ def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkey
     np.testing.assert_allclose(
         opened.model.encode_texts(texts), run.model.encode_texts(texts), atol=1e-6
     )
-    evaluated = align_keras.train_experiment(config, run.directory, mode="eval")
+    evaluated = align_keras.evaluate_experiment(config, run.directory)
     assert evaluated.metrics == pytest.approx(opened.evaluate())
     for name, value in evaluated.metrics.items():
         assert run.metrics[name] == pytest.approx(value, abs=1e-5)
@@ -120,7 +102,7 @@ def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkey
     # Without tensorflow-text, the weights of the run embed the queries.
     monkeypatch.setattr(wordpiece_tokenizer, "tf_text", None)
     (run.directory / "export" / "align" / "1").mkdir(parents=True)
-    align_keras.train_experiment(config, run.directory, mode="index")
+    align_keras.index_experiment(config, run.directory)
     assert "the run has no export" in capsys.readouterr().err
     assert not (run.directory / "export").exists()
     assert len(align_keras.open_run(run.directory).search("a red ring", k=3)) == 3
@@ -140,9 +122,14 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
         for name, value in data.items()
     }
     config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
-    run = align_keras.train_experiment(config, tmp_path / "run", mode="train").directory
+    run = align_keras.train_experiment(
+        config, tmp_path / "run", with_evaluation=False
+    ).directory
     longer = {"trainer.train_steps": 12}
-    modes = ({"params_override": longer}, {"mode": "eval"})
+    uses = (
+        lambda: align_keras.train_experiment(config, run, params_override=longer),
+        lambda: align_keras.evaluate_experiment(config, run),
+    )
 
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     captions = [row["caption"] for row in rows]
@@ -156,23 +143,23 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
         (rows[:25], r"there were \d+ images and now there are \d+"),
     ):
         table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
-        for options in modes:
+        for use in uses:
             with pytest.raises(InputError, match=f"train_data must .*{message}"):
-                align_keras.train_experiment(config, run, **options)
+                use()
     table.write_text(original)
 
     path = run / "assets" / "tokenizer" / "vocabulary.txt"
     vocabulary = path.read_text()
     lines = vocabulary.splitlines(keepends=True)
     path.write_text("".join([*lines[:5], *lines[:4:-1]]))
-    for options in modes:
+    for use in uses:
         with pytest.raises(
             InputError, match="vocabulary.txt must .* the vocabulary that"
         ):
-            align_keras.train_experiment(config, run, **options)
+            use()
     for use in (
         lambda: align_keras.open_run(run).model,
-        lambda: align_keras.train_experiment(config, run, mode="index"),
+        lambda: align_keras.index_experiment(config, run),
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
         with pytest.raises(
@@ -182,7 +169,7 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     # A removed vocabulary is learned again.
     path.unlink()
     resumed = align_keras.train_experiment(
-        config, run, params_override=longer, mode="train"
+        config, run, params_override=longer, with_evaluation=False
     )
     assert resumed.model is not None
     assert path.read_text() == vocabulary
@@ -205,7 +192,7 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path):
         }
         config = load_config("quickstart_stamps", params_override=overrides)
         task = config.task
-        corpora = open_corpora(task.train_data, task.validation_data, 64)
+        corpora = open_corpora(task, 64)
         split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
         finding = find_shared_images(task, corpora, validation_pairs)
@@ -226,7 +213,7 @@ def test_splits_that_were_made_in_other_ways_may_share_images(tmp_path):
         "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
     }
     task = load_config("quickstart_stamps", params_override=overrides).task
-    corpora = open_corpora(task.train_data, task.validation_data, 64)
+    corpora = open_corpora(task, 64)
     split = task.validation_data.tfds_split
     validation_pairs = read_retrieval_set(corpora.validation, split)
     finding = find_shared_images(task, corpora, validation_pairs)

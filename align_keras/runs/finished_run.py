@@ -3,15 +3,21 @@
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from align_keras.config import ExperimentConfig, load_config
+from align_keras.data import RetrievalSet, read_retrieval_set
+from align_keras.evaluation.pair_recall import evaluate_pairs
+from align_keras.models import ALIGN
+from align_keras.presets.table import with_preset
+from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.runs.run_folder import PARAMS_FILE, check_finished
+from align_keras.runs.run_index import open_run_index
+from align_keras.search import Hit, Query
+from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
-
-if TYPE_CHECKING:
-    from align_keras.data.stored_pairs import RetrievalSet
-    from align_keras.models import ALIGN
 
 
 def open_run(model_dir: str | os.PathLike) -> "Run":
@@ -21,7 +27,7 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
         model_dir: the folder that `train_experiment` or `align-keras train` wrote.
 
     Returns:
-        `Run`. Its model is loaded when it is first used.
+        Run, whose model is loaded when it is first used.
 
     Raises:
         InputError: if the folder holds no trained model. The message names the command
@@ -55,16 +61,11 @@ class Run:
     `open_run` and `train_experiment` return it.
 
     Args:
-        config: `ExperimentConfig`.
-        directory: str, folder of the run.
-        model: `ALIGN`, or None to load it from the folder when it is first used.
-        validation_pairs: `RetrievalSet`, or None to read it from the corpus when it is
-            first used.
-        metrics: dict, or None for the newest metrics in `metrics.jsonl`.
-
-    Attributes:
-        config: `ExperimentConfig`.
-        directory: `pathlib.Path`, folder of the run.
+        config: configuration of the run.
+        directory: folder of the run.
+        model: trained model, or None to load it from the folder when it is first used.
+        validation_pairs: None to read them from the corpus when they are first used.
+        metrics: None for the newest metrics in `metrics.jsonl`.
 
     Example:
 
@@ -79,8 +80,8 @@ class Run:
         self,
         config: ExperimentConfig,
         directory: str | os.PathLike,
-        model: "ALIGN | None" = None,
-        validation_pairs: "RetrievalSet | None" = None,
+        model: ALIGN | None = None,
+        validation_pairs: RetrievalSet | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         self.config = config
@@ -90,11 +91,9 @@ class Run:
         self._metrics = metrics
 
     @property
-    def model(self) -> "ALIGN":
+    def model(self) -> ALIGN:
         """Trained model of the run."""
         if self._model is None:
-            from align_keras.models import ALIGN
-
             self._model = ALIGN.from_preset(self.directory)
         return self._model
 
@@ -102,30 +101,22 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """Newest value of each metric."""
         if self._metrics is None:
-            from align_keras.training.metrics_log import MetricsLog
-
             self._metrics = MetricsLog(self.directory / "metrics.jsonl").newest()
         return dict(self._metrics)
 
-    def read_validation_pairs(self) -> "RetrievalSet":
+    def read_validation_pairs(self) -> RetrievalSet:
         """Reads the validation pairs from their corpus, which must exist."""
         if self._validation_pairs is None:
-            from align_keras.data import read_retrieval_set
-            from align_keras.presets.table import with_preset
-            from align_keras.runs.run_corpora import open_corpora
-
             task = self.config.task
             image_size = with_preset(task.model).image_encoder.image_size
-            corpora = open_corpora(task.train_data, task.validation_data, image_size)
             self._validation_pairs = read_retrieval_set(
-                corpora.validation, task.validation_data.tfds_split
+                prepare_corpus(task.validation_data, image_size),
+                task.validation_data.tfds_split,
             )
         return self._validation_pairs
 
     def evaluate(self) -> dict[str, float]:
         """Measures retrieval on the validation pairs (Jia et al. 2021, section 5.1)."""
-        from align_keras.evaluation.pair_recall import evaluate_pairs
-
         task = self.config.task
         return evaluate_pairs(
             self.model,
@@ -134,18 +125,20 @@ class Run:
             task.loss.matryoshka.widths,
         )
 
-    def search(self, query: Any, k: int | None = None, **options: Any) -> list[Any]:
+    def search(
+        self,
+        query: str | Query | np.ndarray,
+        k: int | None = None,
+        **options: Any,
+    ) -> list[Hit]:
         """Finds validation images.
 
         Args:
-            query: caption (str), `align_keras.search.Query`, or embedding (float array
-                (d,)).
-            k: int >= 1, number of images to find, or None for `Query.k`.
+            query: caption, query, or embedding (d,).
+            k: number of images to find, or None for `Query.k`.
             **options: further options of `align_keras.search.Index.query`.
 
         Returns:
-            list of `align_keras.search.Hit`, the best first.
+            Hits, the best first.
         """
-        from align_keras.runs.run_index import open_run_index
-
         return open_run_index(self.directory).query(query, k, **options)

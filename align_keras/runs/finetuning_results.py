@@ -25,8 +25,8 @@ from align_keras.reports.finetune_report import (
     recall_changes,
     write_finetune_report,
 )
+from align_keras.runs.finished_run import Run
 from align_keras.runs.results import EXAMPLE_CAPTIONS, choose_example_caption
-from align_keras.runs.run import Run
 from align_keras.runs.run_index import write_run_index
 from align_keras.training.doctor import FINDINGS_FILE, read_findings
 from align_keras.training.interpolation import Weights, interpolate_weights

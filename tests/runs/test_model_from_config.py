@@ -9,14 +9,14 @@ import pytest
 from align_keras.config import load_config
 from align_keras.datasets import open_corpus
 from align_keras.optimizers import SGD, AdamW, Lamb
-from align_keras.runs.assemble import (
+from align_keras.runs.model_from_config import (
     build_image_encoder,
     build_model,
     build_optimizer,
     build_schedule,
     compile_model,
+    prepare_vocabulary,
 )
-from align_keras.runs.run_vocabulary import prepare_vocabulary
 from align_keras.utils.errors import InputError
 from tests.helpers.small_run import write_pairs
 
