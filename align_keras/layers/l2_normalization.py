@@ -12,7 +12,7 @@ class L2Normalization(keras.layers.Layer):
     """Layer that scales each row to unit length, in float32 under any policy.
 
     Args:
-        epsilon: float > 0, smallest divisor. With it, a row of zeros stays zero and has
+        epsilon: > 0, smallest divisor. With it, a row of zeros stays zero and has
             a finite gradient.
 
     Call arguments:

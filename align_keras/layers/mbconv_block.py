@@ -53,11 +53,11 @@ class MBConvBlock(keras.layers.Layer):
         filters_out: channels of the output.
         kernel_size: 3 or 5, size of the depthwise kernel.
         strides: 1 or 2, stride of the depthwise convolution.
-        expand_ratio: int ≥ 1, channels after the expansion relative to `filters_in`.
+        expand_ratio: ≥ 1, channels after the expansion relative to `filters_in`.
             For 1, the block has no expansion.
         squeeze_ratio: channels after the squeeze relative to `filters_in`. For
             0, the block has no squeeze-and-excitation.
-        drop_connect_rate: float in [0, 1), probability that the residual branch of an
+        drop_connect_rate: in [0, 1), probability that the residual branch of an
             example is dropped in training.
         normalization: arguments of `FusedBatchNormalization`, or None.
         activation: `"silu"`, or `"relu6"` for EfficientNet-Lite.

@@ -19,7 +19,7 @@ class Temperature(keras.layers.Layer):
     Face, the variable is the temperature.
 
     Args:
-        initial_temperature: float > 0, temperature before training.
+        initial_temperature: > 0, temperature before training.
         trainable: train the temperature. False is the ablation of the paper with
             a fixed temperature.
 

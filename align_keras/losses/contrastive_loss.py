@@ -25,7 +25,7 @@ class ContrastiveLoss(RowLoss):
     are summed over replicas.
 
     Args:
-        label_smoothing: float in [0, 1], fraction of each target that is distributed
+        label_smoothing: in [0, 1], fraction of each target that is distributed
             over all columns.
         reduction: `"sum"` (the paper) or `"mean"` (the port of Hugging Face) of the
             image-to-text and the text-to-image loss.

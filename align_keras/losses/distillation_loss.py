@@ -37,10 +37,10 @@ class DistillationLoss(PairLoss):
     Args:
         loss: `PairLoss`, or a function of `(image_embeddings, text_embeddings,
             temperature)`. None uses `ContrastiveLoss`.
-        embedding_weight: float ≥ 0, weight of the embedding loss.
-        similarity_weight: float ≥ 0, weight of the similarity loss.
-        contrastive_weight: float ≥ 0, weight of `loss`.
-        temperature: float > 0, divisor of the cosines in the similarity loss. It is
+        embedding_weight: ≥ 0, weight of the embedding loss.
+        similarity_weight: ≥ 0, weight of the similarity loss.
+        contrastive_weight: ≥ 0, weight of `loss`.
+        temperature: > 0, divisor of the cosines in the similarity loss. It is
             fixed and independent of the learned temperature.
 
     Call arguments:

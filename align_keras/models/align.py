@@ -269,7 +269,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         afterwards. `Encoder.set_training` adapts one encoder.
 
         Args:
-            rank: int ≥ 1, rank of the factors.
+            rank: ≥ 1, rank of the factors.
             target_layer_names: names of the layers to adapt. None uses
                 `ALIGNBackbone.default_lora_layer_names`.
 

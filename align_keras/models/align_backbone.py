@@ -39,7 +39,7 @@ class ALIGNBackbone(keras_hub.models.Backbone):
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
-        initial_temperature: float > 0, temperature before training.
+        initial_temperature: > 0, temperature before training.
         learn_temperature: train the temperature. False keeps it constant.
         dtype: str or `keras.DTypePolicy`. With a float16 policy, `ALIGN.compile` scales
             the loss. None uses the policy of the image encoder.
@@ -164,7 +164,7 @@ class ALIGNBackbone(keras_hub.models.Backbone):
         Only the factors are trained. KerasHub also trains the biases of the layers.
 
         Args:
-            rank: int ≥ 1, rank of the factors.
+            rank: ≥ 1, rank of the factors.
             target_layer_names: names of the layers to adapt. None uses
                 `default_lora_layer_names`.
 

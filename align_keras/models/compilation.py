@@ -120,7 +120,7 @@ def cut_captions(data: Any, length: int | None) -> Any:
 
     Args:
         data: batch of a step, a dict of inputs or a tuple that starts with it.
-        length: int or None, result of `common_length_function`.
+        length: result of `common_length_function`.
     """
     if length is None:
         return data

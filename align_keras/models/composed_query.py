@@ -38,10 +38,10 @@ def encode_query(
             `encode_texts`.
         image: one image that `encode_images` accepts, a list or tuple of such images,
             or None.
-        plus: str or sequence of str, texts to add.
-        minus: str or sequence of str, texts to subtract.
-        text_weight: float > 0, the weight of each text of `plus`.
-        image_weight: float > 0, the weight of the image.
+        plus: texts to add.
+        minus: texts to subtract.
+        text_weight: > 0, the weight of each text of `plus`.
+        image_weight: > 0, the weight of the image.
 
     Returns:
         float32 array (1, d), a row of unit length. `Index.query` accepts this row.

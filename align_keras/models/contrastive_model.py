@@ -271,25 +271,25 @@ class ContrastiveModel(keras_hub.models.Task):
                 `keras.utils.PyDataset`, a generator or a loader, such as torch's, of
                 batches `(images, captions)` or of dicts.
             y: captions, one for each image of `x`.
-            batch_size: int or None, pairs per batch if `x` isn't batched. None means
+            batch_size: pairs per batch if `x` isn't batched. None means
                 32. The last batch is dropped if it isn't full, unless it is the only
                 one. The loss of the paper needs at least 2 pairs.
-            epochs: int, number of epochs.
+            epochs: number of epochs.
             verbose: as in `keras.Model.fit`. 0 prints nothing.
             callbacks: callback, list of callbacks, or None.
-            validation_split: float in [0, 1), fraction of the pairs to validate on,
+            validation_split: in [0, 1), fraction of the pairs to validate on,
                 taken from the end. It must be 0 for datasets.
             validation_data: data like `x`, or a tuple of `x` and `y`.
-            shuffle: bool, shuffle the pairs if `x` isn't batched.
+            shuffle: shuffle the pairs if `x` isn't batched.
             class_weight: None. All pairs of a batch have the same weight.
             sample_weight: None, for the same reason.
-            initial_epoch: int, epoch at which to start, for resuming.
+            initial_epoch: epoch at which to start, for resuming.
             steps_per_epoch: int or None. With an int, pairs that aren't batched are
                 repeated without end.
             validation_steps: as in `keras.Model.fit`.
             validation_batch_size: int or None. None uses `batch_size`.
             validation_freq: as in `keras.Model.fit`.
-            augment: bool, crop raw images at a random position and mirror half of them.
+            augment: crop raw images at a random position and mirror half of them.
             value_range: two floats, black and white of raw float images, such as
                 (0, 1). None refuses float images.
 
@@ -527,7 +527,7 @@ class ContrastiveModel(keras_hub.models.Task):
                 learned temperature is 1.0, the initial value of the paper, training
                 starts from a temperature of 0.1. `"paper"` is `Lamb` with the schedule
                 of the paper, 1,200,000 steps.
-            micro_batch_size: int or None, number of pairs that a replica embeds at a
+            micro_batch_size: number of pairs that a replica embeds at a
                 time to save memory. The loss is that of the whole batch. A step takes
                 about a third longer.
             loss_upper_bound: float or None. A loss above this value stops `fit` before

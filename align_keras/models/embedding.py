@@ -116,7 +116,7 @@ class EmbeddingMethods:
         Args:
             images: as in `encode_images`.
             texts: list of str.
-            batch_size: int ≥ 1, images per batch.
+            batch_size: ≥ 1, images per batch.
             value_range: as in `encode_images`.
 
         Returns:
@@ -141,7 +141,7 @@ class EmbeddingMethods:
         Args:
             images: as in `encode_images`.
             class_names: list of str.
-            templates: list of str, each with `{}` in place of the class name. The
+            templates: each with `{}` in place of the class name. The
                 templates of the paper are
                 `align_keras.datasets.benchmarks.read_templates("clip:imagenet1k")`.
             batch_size: int ≥ 1.
@@ -236,8 +236,8 @@ def embed_texts(
             to float32 array (n, dimension). The length is a multiple of 8, or the
             sequence length of the tokenizer.
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
-        dimension: int, length of an embedding.
-        batch_size: int ≥ 1, number of texts embedded at once.
+        dimension: length of an embedding.
+        batch_size: ≥ 1, number of texts embedded at once.
 
     Returns:
         float32 array (n, dimension).
@@ -289,8 +289,8 @@ def embed_images(
         embed_pixels: function from float array (n, image_size, image_size, 3), gray
             levels in [0, 255], to float32 array (n, dimension).
         image_converter: `ALIGNImageConverter`, which reads the images.
-        dimension: int, length of an embedding.
-        batch_size: int ≥ 1, number of images embedded at once.
+        dimension: length of an embedding.
+        batch_size: ≥ 1, number of images embedded at once.
 
     Returns:
         float32 array (n, dimension).

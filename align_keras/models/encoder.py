@@ -80,8 +80,8 @@ class Encoder(keras.Model):
                 - `"last_blocks"`: the last `blocks` blocks and all layers after them.
                 - `"lora"`: low-rank factors of the layers in `lora_layer_names`.
                 - `"full"`: all weights.
-            blocks: int ≥ 1, number of blocks for `"last_blocks"`.
-            rank: int ≥ 1, rank of the factors for `"lora"`.
+            blocks: ≥ 1, number of blocks for `"last_blocks"`.
+            rank: ≥ 1, rank of the factors for `"lora"`.
 
         Raises:
             InputError: if the mode is unknown, or a number is out of range.

@@ -38,9 +38,9 @@ class NonFiniteStepError(InputError):
     """Error for a loss or gradient that isn't finite, or a loss above its bound.
 
     Args:
-        step: int, number of the update that was skipped, counted from 1.
-        values: dict, the metrics of that step, with NaN as `loss`.
-        bound: float, `loss_upper_bound`, or None.
+        step: number of the update that was skipped, counted from 1.
+        values: the metrics of that step, with NaN as `loss`.
+        bound: `loss_upper_bound`, or None.
     """
 
     def __init__(

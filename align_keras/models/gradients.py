@@ -133,7 +133,7 @@ def accumulated_gradients(
         model: `ImageClassifier`.
         state: `ForwardState` of the model.
         inputs: dict of tensors (n, …), the batch of this replica.
-        micro_batch_size: int, a divisor of n.
+        micro_batch_size: a divisor of n.
         part_gradients: function that returns loss, logits and gradients for the inputs
             of a micro-batch.
     """
@@ -183,7 +183,7 @@ def _loop(
         parts: dict of tensors (micro-batches, rows, …).
         body: function of the number of a micro-batch and the dict of its inputs. It
             returns a list of tensors (rows, width) and a list of values to sum.
-        widths: list of int, the width of each tensor of rows.
+        widths: the width of each tensor of rows.
         like: list of tensors with the shapes and dtypes of the values.
 
     Returns:

@@ -37,7 +37,7 @@ class ImageClassifier(keras.Model):
         num_classes: int ≥ 2.
         dtype: str or `keras.DTypePolicy`. With a float16 policy, `compile` scales the
             loss. None uses the policy of the encoder. The head computes in float32.
-        micro_batch_size: int or None, number of images that a replica processes at a
+        micro_batch_size: number of images that a replica processes at a
             time to save memory. The gradients are those of the whole batch, except that
             batch normalization uses the statistics of each micro-batch.
 
@@ -163,8 +163,8 @@ def encoder_without_projection(
 
     Args:
         image_encoder: `ImageEncoder` with float weights.
-        freeze_batch_statistics: bool, as in `ImageEncoder`.
-        rematerialize: bool, as in `ImageEncoder`, or None to copy the setting.
+        freeze_batch_statistics: as in `ImageEncoder`.
+        rematerialize: as in `ImageEncoder`, or None to copy the setting.
         dtype: dtype policy, or None to copy the policy.
 
     Raises:

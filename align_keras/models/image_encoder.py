@@ -25,11 +25,11 @@ class ImageEncoder(Encoder):
     """EfficientNet with global pooling and an optional linear projection.
 
     Args:
-        width_coefficient: float > 0, width scaling of EfficientNet.
-        depth_coefficient: float > 0, depth scaling of EfficientNet.
+        width_coefficient: > 0, width scaling of EfficientNet.
+        depth_coefficient: > 0, depth scaling of EfficientNet.
         num_stages: int from 1 to 7. The encoder has the first `num_stages` stages of
             EfficientNet. Values below 7 are for very small images and quick trials.
-        image_size: int ≥ 32, side in pixels to which raw images are resized. The
+        image_size: ≥ 32, side in pixels to which raw images are resized. The
             network itself accepts any height and width.
         padding: padding of the convolutions of stride 2. `"tf"` is TensorFlow's
             SAME, as in the open-source EfficientNet (289 pixels become 145).
@@ -44,7 +44,7 @@ class ImageEncoder(Encoder):
         num_classes: number of class probabilities that a 1×1 head adds to
             the pooled features, for warm starts. None builds the encoder of the paper,
             which has no such head.
-        drop_connect_rate: float in [0, 1), rate of the last block. The rates of the
+        drop_connect_rate: in [0, 1), rate of the last block. The rates of the
             blocks grow linearly from 0 at the first block.
         batch_norm_momentum: momentum of the moving statistics.
         batch_norm_epsilon: constant that batch normalization adds to variances.

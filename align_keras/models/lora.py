@@ -70,7 +70,7 @@ def enable_lora(
 
     Args:
         model: Keras model.
-        rank: int ≥ 1, rank of the factors. Keras scales their product by 1.
+        rank: ≥ 1, rank of the factors. Keras scales their product by 1.
         layer_names: names of the layers to adapt.
 
     Raises:

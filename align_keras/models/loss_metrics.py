@@ -42,8 +42,8 @@ class LossMetrics(keras.metrics.Metric):
 
         Args:
             values: list of scalars in the order of `names`.
-            finite: bool, True if the losses and the gradients of the step are finite.
-            weight: int ≥ 1, weight of the step in the means.
+            finite: True if the losses and the gradients of the step are finite.
+            weight: ≥ 1, weight of the step in the means.
         """
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])

@@ -31,7 +31,7 @@ def choose_optimizer(
         steps: updates from step 0 of the run to its end, or None if the length of the
             run is unknown.
         batch_size: pairs per step over all replicas, or None if unknown.
-        initial_step: int ≥ 0, updates of this run that were made before.
+        initial_step: ≥ 0, updates of this run that were made before.
 
     Returns:
         `ResolvedRecipe`, or None if `compile` received an optimizer or another recipe.

@@ -44,9 +44,9 @@ class TextEncoder(Encoder):
         intermediate_dim: width of the feed-forward layers.
         projection_dim: width of a linear projection, or None for no projection.
             The embedding then has the width `hidden_dim`.
-        dropout: float in [0, 1), dropout rate of the backbone.
-        sequence_length: int ≥ 3, tokens per caption, including [CLS] and [SEP].
-        max_sequence_length: int ≥ `sequence_length`, number of position embeddings.
+        dropout: in [0, 1), dropout rate of the backbone.
+        sequence_length: ≥ 3, tokens per caption, including [CLS] and [SEP].
+        max_sequence_length: ≥ `sequence_length`, number of position embeddings.
             None uses `sequence_length`.
         architecture: `"bert"` (the paper), `"distil_bert"`, `"electra"` or
             `"albert"`, whose layers share their weights.

@@ -15,7 +15,7 @@ def truncate_model(model: ALIGN, dimensions: int) -> ALIGN:
 
     Args:
         model: `ALIGN`, whose encoders have projections.
-        dimensions: int in [1, d], number of components.
+        dimensions: in [1, d], number of components.
 
     Raises:
         InputError: if `dimensions` is out of range, or an encoder has no projection.

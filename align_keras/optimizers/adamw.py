@@ -85,10 +85,10 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: float in [0, 1), decay of the first moment.
-        beta_2: float in [0, 1), decay of the second moment.
+        beta_1: in [0, 1), decay of the first moment.
+        beta_2: in [0, 1), decay of the second moment.
         epsilon: float > 0.
-        weight_decay: float ≥ 0, decoupled weight decay. An update subtracts learning
+        weight_decay: ≥ 0, decoupled weight decay. An update subtracts learning
             rate · weight_decay · weight, except for variables that match `exclusions`.
         **kwargs: arguments of `LearningRateMultipliers` and of
             `keras.optimizers.Adam`.
@@ -145,11 +145,11 @@ class Muon(AdamW):
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: float in [0, 1), of matrices.
-        beta_1: float in [0, 1), decay of the first moment of AdamW.
-        beta_2: float in [0, 1), decay of the second moment of AdamW.
-        epsilon: float > 0, of AdamW.
-        weight_decay: float ≥ 0, as in `AdamW`.
+        momentum: in [0, 1), of matrices.
+        beta_1: in [0, 1), decay of the first moment of AdamW.
+        beta_2: in [0, 1), decay of the second moment of AdamW.
+        epsilon: > 0, of AdamW.
+        weight_decay: ≥ 0, as in `AdamW`.
         by_adam: sequence of regular expressions. AdamW updates the matrices with a
             match in their path, and all vectors and scalars.
         **kwargs: arguments of `LearningRateMultipliers` and of

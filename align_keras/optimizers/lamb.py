@@ -90,8 +90,8 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        beta_1: float in [0, 1), decay of the first moment.
-        beta_2: float in [0, 1), decay of the second moment.
+        beta_1: in [0, 1), decay of the first moment.
+        beta_2: in [0, 1), decay of the second moment.
         epsilon: float > 0.
         weight_decay: float ≥ 0.
         **kwargs: arguments of `LearningRateMultipliers` and of

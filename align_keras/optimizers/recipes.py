@@ -44,8 +44,8 @@ class ResolvedRecipe:
         steps: updates from the start of the schedule to its end, or None for a
             run of unknown length.
         batch_size: pairs per step over all replicas, or None if unknown.
-        warmup_steps: int ≥ 0, updates in which the learning rate rises linearly.
-        learning_rate: float > 0, the rate after the warm-up.
+        warmup_steps: ≥ 0, updates in which the learning rate rises linearly.
+        learning_rate: > 0, the rate after the warm-up.
         is_fine_tuning: True if the weights are already trained, for which the
             rate is lower.
         initial_temperature: the temperature that the recipe sets before the
@@ -120,9 +120,9 @@ def resolve_recipe(
     proportional to the square root of the batch size.
 
     Args:
-        steps: int ≥ 1, updates of the run. None is for a run of unknown length, whose
+        steps: ≥ 1, updates of the run. None is for a run of unknown length, whose
             rate is constant after 100 steps of warm-up.
-        batch_size: int ≥ 1, pairs per step over all replicas. None is for an unknown
+        batch_size: ≥ 1, pairs per step over all replicas. None is for an unknown
             batch size, and uses the rate for a batch size of 64.
         is_fine_tuning: use a tenth of the rate, for trained weights.
 

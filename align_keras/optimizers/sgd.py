@@ -30,7 +30,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: float in [0, 1). The paper uses 0.9.
         nesterov: use Nesterov momentum.
-        weight_decay: float ≥ 0, factor of the L2 penalty ½ · weight_decay · ‖w‖².
+        weight_decay: ≥ 0, factor of the L2 penalty ½ · weight_decay · ‖w‖².
             Variables that match `exclusions` have no penalty.
         **kwargs: arguments of `LearningRateMultipliers` and of `keras.optimizers.SGD`.
 

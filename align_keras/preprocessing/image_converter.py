@@ -51,7 +51,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     the seed, so the same seed yields the same pixels.
 
     Args:
-        image_size: int ≥ 32, height and width of the image encoder's input in pixels,
+        image_size: ≥ 32, height and width of the image encoder's input in pixels,
             or a pair (height, width) of two equal ints.
         crop: window of an image in training: `"random"` or `"center"` (289/346
             of each side), `"paper"` (as `"random"`, but the whole image is resized
@@ -62,9 +62,9 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         zoom: float ≥ 0. Each side of a training window is scaled by a random factor
             between exp(-zoom) and exp(zoom).
         shift: float ≥ 0. A training window is moved by up to this fraction of its side.
-        recolor: float in [0, 1], for dark drawings on white: fraction of the training
+        recolor: in [0, 1], for dark drawings on white: fraction of the training
             images that get random colors.
-        min_area: float in (0, 1], smallest area of an `"inception"` window relative to
+        min_area: in (0, 1], smallest area of an `"inception"` window relative to
             the image.
         central_crop: float in (0, 1] or None. Evaluation crops this fraction of each
             side from the center and resizes it to `image_size`. The classifiers of the
@@ -343,7 +343,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
             seed: int64 tensor (2,), the seed of the batch.
             input_pipeline_id: number of this part if the images are a part of a
                 larger batch. The result is the same as for the larger batch.
-            num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
+            num_input_pipelines: ≥ 1, number of equal parts of the larger batch.
 
         Returns:
             float32 tensor (n, image_size, image_size, 3) in [0, 255].

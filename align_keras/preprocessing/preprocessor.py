@@ -238,7 +238,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
 
         Args:
             captions: string tensor (m,), m ≥ 1, or one caption, a scalar.
-            position: float in [0, 1), relative position. 0 is the first caption, which
+            position: in [0, 1), relative position. 0 is the first caption, which
                 evaluation uses.
 
         Returns:

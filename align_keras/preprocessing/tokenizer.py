@@ -48,7 +48,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
             of a file with one token per line. It must contain `[PAD]`, `[UNK]`,
             `[CLS]`, `[SEP]` and `[MASK]` at any position. None creates a tokenizer
             whose vocabulary `load_assets` or `load_preset_assets` loads.
-        sequence_length: int ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
+        sequence_length: ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
         normalization: `"bert_uncased"` or `"bert_cased"`.
         **kwargs: `name` and `dtype`, as for every Keras layer.
 

@@ -20,7 +20,7 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
     Args:
         config: `ExperimentConfig`.
-        has_checkpoint: bool, True if the run resumes. In this case the teacher and the
+        has_checkpoint: True if the run resumes. In this case the teacher and the
             pairs are not checked, because they are compared with those of the start
             later.
 

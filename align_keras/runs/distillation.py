@@ -152,7 +152,7 @@ def embed_training_pairs(
     Args:
         teachers: list of `Embedder`.
         builder: prepared TFDS builder or `Mixture` of the training pairs.
-        split: str, such as `"train"`.
+        split: such as `"train"`.
         weights: as in `teacher_embeddings`.
         cache_dir: as in `teacher_embeddings`.
     """

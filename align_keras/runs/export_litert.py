@@ -60,11 +60,11 @@ def export_litert(
     Args:
         align: `ALIGN`.
         folder: path of an empty folder.
-        quantize: str, one of `align_keras.export.QUANTIZATIONS`.
+        quantize: one of `align_keras.export.QUANTIZATIONS`.
         images: name or path of the images that calibrate `int8`.
         data: name or path of captioned images, on which recall is measured.
-        resizable: bool, True for towers of any number and size of inputs.
-        license: str, the terms of the weights.
+        resizable: True for towers of any number and size of inputs.
+        license: the terms of the weights.
         **columns: options of a table, as in `retrieval_pairs`.
     """
     if quantize == "int8" and images is None:
@@ -98,10 +98,10 @@ def write_litert(
     Args:
         align: `ALIGN`.
         folder: path of the folder.
-        quantize: str, one of `align_keras.export.QUANTIZATIONS`.
+        quantize: one of `align_keras.export.QUANTIZATIONS`.
         pixels: sequence of float32 arrays (S, S, 3) that calibrate `int8`.
-        resizable: bool, True for towers of any number and size of inputs.
-        license: str, the terms of the weights.
+        resizable: True for towers of any number and size of inputs.
+        license: the terms of the weights.
 
     Returns:
         bytes, the content of `image.tflite`.
@@ -144,9 +144,9 @@ def retrieval_pairs(
 
     Args:
         name: data set, or path of a table or folder.
-        split: str, a split of a data set.
+        split: a split of a data set.
         data_root: folder of the data sets.
-        encoding: str, encoding of a table or of captions in a folder.
+        encoding: encoding of a table or of captions in a folder.
         **columns: `image_column` and `caption_column` of a table.
     """
     from align_keras.protocols import caption_protocols
@@ -226,8 +226,8 @@ class TowerFigures:
     """Size, latency and accuracy of one image encoder.
 
     Attributes:
-        name: str, quantization, or `KERAS`.
-        megabytes: float, size of the file, or None for Keras.
+        name: quantization, or `KERAS`.
+        megabytes: size of the file, or None for Keras.
         milliseconds: latency of one image with each of `THREADS`, or None for Keras.
         cosine: mean and smallest cosine similarity to the embeddings of Keras, or None
             for Keras.
@@ -255,7 +255,7 @@ def write_figures(
         align: `ALIGN`.
         folder: path of the folder.
         towers: dict from names to the contents of LiteRT files.
-        source: str, name of the images that are measured.
+        source: name of the images that are measured.
         calibration: images that calibrated an encoder. Without `pairs`, these images
             are measured.
         pairs: `RetrievalPairs`, on which recall is measured.

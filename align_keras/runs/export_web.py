@@ -46,10 +46,10 @@ def write_web(
         folder: path of an empty folder.
         model: run folder whose index has the images, if `images` is None.
         images: path of a table or folder of images, or None.
-        quantize: str, one of `align_keras.export.QUANTIZATIONS` except `"int8"`.
-        license: str, terms of the weights.
-        title: str, heading of the page.
-        litert_js: str, node_modules folder with `@litertjs/core`, or None.
+        quantize: one of `align_keras.export.QUANTIZATIONS` except `"int8"`.
+        license: terms of the weights.
+        title: heading of the page.
+        litert_js: node_modules folder with `@litertjs/core`, or None.
         **table: `image_column`, `caption_column` and `encoding` of a table.
 
     Raises:

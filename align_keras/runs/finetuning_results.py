@@ -43,7 +43,7 @@ class OldTask:
     """Pairs on which the loss of former abilities is measured.
 
     Attributes:
-        name: str, name of the pairs.
+        name: name of the pairs.
         validation: `RetrievalSet` that limits the factor of the interpolation.
         test: `RetrievalSet` that the report measures.
     """
@@ -147,7 +147,7 @@ def choose_factor(curve: Sequence[CurvePoint], max_forgetting: float) -> float:
 
     Args:
         curve: points in increasing order of their factors, from 0.
-        max_forgetting: float, largest decrease of the recall of the old task.
+        max_forgetting: largest decrease of the recall of the old task.
 
     Example:
 
@@ -188,10 +188,10 @@ def write_finetune_results(
         results: dict from `"test"` and `"old"` to the `RetrievalResult` before and
             after the training, or to a tuple of None.
         curve: measurements of the interpolation.
-        factor: float, factor that was chosen.
+        factor: factor that was chosen.
         stages: names of the folders of the stages.
         notes: dict from the name of a corpus to the metadata of its builder.
-        command: str, command of the fine-tuning.
+        command: command of the fine-tuning.
     """
     directory, model = run.directory, run.model
     test = splits[-1]
@@ -281,7 +281,7 @@ def finetune_commands(directory: pathlib.Path, caption: str) -> list[str]:
 
     Args:
         directory: folder of the run.
-        caption: str, query of the search.
+        caption: query of the search.
     """
     folder = shlex.quote(str(directory))
     return [

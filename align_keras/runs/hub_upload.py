@@ -85,7 +85,7 @@ def push_to_hub(
             contains its metrics and the notes on its data. A folder of LiteRT towers or
             of an export is uploaded with all its files.
         repository: `"user/model"`.
-        private: bool, True creates a private repository. A public repository that
+        private: True creates a private repository. A public repository that
             exists is refused.
         revision: branch, which is created if it does not exist, or None for the main
             branch.
@@ -206,7 +206,7 @@ class _FolderSource:
     """Folder of LiteRT towers or of an export, which is uploaded with all its files.
 
     Attributes:
-        model: str, name for `align_keras.load_model`.
+        model: name for `align_keras.load_model`.
         folder: folder of the files.
     """
 

@@ -25,10 +25,10 @@ class Format(NamedTuple):
     """Format of an export.
 
     Attributes:
-        help: str, description for the command line.
-        extra: str, extra of this package that the format needs, or None.
+        help: description for the command line.
+        extra: extra of this package that the format needs, or None.
         packages: tuple of str, packages of the extra.
-        described: str, text of the model card about the file that describes inputs and
+        described: text of the model card about the file that describes inputs and
             outputs, or None if signatures.json describes them.
     """
 
@@ -125,7 +125,7 @@ def export_model(
         encoding: encoding of the table of `images` or `data`.
         data: data set on which the recall of LiteRT files is measured.
         data_root: folder of the paper's data sets, `"data"` by default.
-        resizable: bool, True to write LiteRT files that accept any number of images
+        resizable: True to write LiteRT files that accept any number of images
             of any size, and of captions of any length.
         license: terms of the weights, for the files and the card.
         evaluation: results of `align_keras.evaluate` for this model, or files with the

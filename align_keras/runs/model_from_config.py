@@ -202,7 +202,7 @@ def build_loss(
 
     Args:
         loss_config: `LossConfig`.
-        projection_dim: int, width of the embeddings. It is required for a loss at
+        projection_dim: width of the embeddings. It is required for a loss at
             several widths.
     """
     options = loss_config.get().model_dump()

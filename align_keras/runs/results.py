@@ -140,7 +140,7 @@ def next_commands(
     Args:
         config: `ExperimentConfig`.
         directory: `pathlib.Path`, folder of the run.
-        caption: str, query of the search.
+        caption: query of the search.
     """
     folder = shlex.quote(str(directory))
     commands = [

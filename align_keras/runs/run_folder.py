@@ -37,7 +37,7 @@ def lock_folder(
 
     Args:
         config: `ExperimentConfig`.
-        directory: str, folder of the run.
+        directory: folder of the run.
         is_read_only: bool. If True, the folder is neither bound nor locked.
 
     Returns:

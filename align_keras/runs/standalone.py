@@ -47,7 +47,7 @@ def check_standalone(
         export: path of the exported SavedModel.
         images: sequence of bytes, contents of image files to embed.
         image_embeddings: float32 (images, d), expected embeddings.
-        captions: sequence of str, captions to embed.
+        captions: captions to embed.
         text_embeddings: float32 (captions, d), expected embeddings.
 
     Returns:

@@ -35,7 +35,7 @@ class TrainingBatches:
         """Returns an endless data set of batches that begins at a step.
 
         Args:
-            start_step: int, number of the first batch.
+            start_step: number of the first batch.
             **pipeline: `input_pipeline_id` and `num_input_pipelines` of a worker.
         """
         train = self.config.task.train_data

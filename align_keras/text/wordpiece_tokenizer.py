@@ -36,7 +36,7 @@ class WordPieceTokenizer(tf.Module):
     Args:
         vocabulary: the tokens in the order of their ids. It must
             contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any position.
-        sequence_length: int ≥ 3, number of tokens of a caption, including `[CLS]` and
+        sequence_length: ≥ 3, number of tokens of a caption, including `[CLS]` and
             `[SEP]`.
         normalization: `"bert_uncased"` or `"bert_cased"`.
 

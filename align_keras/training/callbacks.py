@@ -28,7 +28,7 @@ class EvaluateAndLog(keras.callbacks.Callback):
         checkpoints: `RunCheckpoints`.
         log: `MetricsLog`, or None for workers other than the chief.
         trainer: `TrainerConfig`.
-        batch_size: int, pairs per step over all replicas.
+        batch_size: pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
             (name, float), or None.
     """

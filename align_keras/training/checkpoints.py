@@ -22,9 +22,9 @@ class RunCheckpoints:
 
     Args:
         model: compiled `ALIGN` or `ImageClassifier`.
-        directory: str, folder of the checkpoints.
-        max_to_keep: int, number of checkpoints to keep.
-        writes: bool, write checkpoints. False for workers other than the chief.
+        directory: folder of the checkpoints.
+        max_to_keep: number of checkpoints to keep.
+        writes: write checkpoints. False for workers other than the chief.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> lis
 
     Args:
         directory: folder of the checkpoints.
-        last: int, largest step to return, or None for all steps.
+        last: largest step to return, or None for all steps.
     """
     # The list of TensorFlow in the same folder may be damaged, so it isn't read.
     paths: dict[int, str] = {}

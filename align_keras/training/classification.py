@@ -27,10 +27,10 @@ class FineTuningStage:
     Attributes:
         make_batches: function of a start step that returns an endless
             `tf.data.Dataset` of images and labels.
-        steps: int, number of updates.
+        steps: number of updates.
         learning_rate: float or `LearningRateSchedule`, of the head.
-        learns_encoder: bool, train the image encoder too.
-        encoder_multiplier: float > 0, learning rate of the encoder relative to that of
+        learns_encoder: train the image encoder too.
+        encoder_multiplier: > 0, learning rate of the encoder relative to that of
             the head.
     """
 
@@ -78,12 +78,12 @@ def fine_tune(
     Args:
         classifier: `ImageClassifier`.
         stages: sequence of `FineTuningStage`.
-        momentum: float in [0, 1), momentum of SGD.
-        weight_decay: float ≥ 0, weight decay of SGD.
+        momentum: in [0, 1), momentum of SGD.
+        weight_decay: ≥ 0, weight decay of SGD.
         bar: progress bar, which advances by one per step, or None.
         directory: folder of the checkpoints, or None to save no checkpoints. Training
             resumes from the checkpoint of the last stage that has one.
-        checkpoint_interval: int, steps between checkpoints.
+        checkpoint_interval: steps between checkpoints.
 
     References:
         Jia et al. 2021, section 5.3.

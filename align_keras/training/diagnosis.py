@@ -83,7 +83,7 @@ def diagnose(
     Args:
         model: `ALIGN` in the state before the step.
         inputs: dict of arrays, the batch of the step.
-        ids: list of str, the pairs of the batch, or None if they are unknown.
+        ids: the pairs of the batch, or None if they are unknown.
         error: `NonFiniteStepError` of the step.
 
     Returns:

@@ -55,7 +55,7 @@ class Sample:
         images: array (at most 32, height, width, 3).
         token_ids: int array (n, length), all captions of this process.
         padding_mask: array (n, length).
-        pairs: int, pairs of the batch over all workers.
+        pairs: pairs of the batch over all workers.
     """
 
     images: np.ndarray
@@ -78,10 +78,10 @@ class TrainingDoctor(FitCallback):
     the batches aren't visible, and only the gradients and the pairs are checked.
 
     Args:
-        pair_count: int or None, number of training pairs. None skips its check.
-        path: str, path or None, file to which the findings are written as JSON, such as
+        pair_count: number of training pairs. None skips its check.
+        path: file to which the findings are written as JSON, such as
             `findings.json`. A resumed training reads it.
-        verbose: int, 0 doesn't print the findings.
+        verbose: 0 doesn't print the findings.
 
     Attributes:
         findings: list of `Finding`.
@@ -311,7 +311,7 @@ class TrainingDoctor(FitCallback):
         """Checks losses, gradients, temperature, embeddings and the wait for input.
 
         Args:
-            min_steps: int, steps after the warm-up before the model must have learned.
+            min_steps: steps after the warm-up before the model must have learned.
         """
         step = self._step()
         self._checked_steps = self._steps

@@ -29,14 +29,14 @@ class FinetuneStage:
     """Layers, length and learning rate of a stage.
 
     Attributes:
-        name: str, name of the folder of the stage.
+        name: name of the folder of the stage.
         mode: `"last_blocks"` or `"full"`, as in `ImageEncoder.set_training`.
-        blocks: int, number of blocks for `"last_blocks"`.
-        epochs: int, largest number of epochs.
-        rate: float, highest learning rate of the projections.
-        depth_decay: float, factor of the learning rate from a block to the block before
+        blocks: number of blocks for `"last_blocks"`.
+        epochs: largest number of epochs.
+        rate: highest learning rate of the projections.
+        depth_decay: factor of the learning rate from a block to the block before
             it.
-        patience: int, number of epochs without a better validation recall after which
+        patience: number of epochs without a better validation recall after which
             the stage ends.
 
     Example:
@@ -87,9 +87,9 @@ def train_stage(
         directory: folder of the stage, for its checkpoints and its metrics.
         evaluate: function that returns the metrics of the validation pairs with
             `mean_recall`.
-        image_count: int, number of training images.
-        batch_size: int, images of a batch.
-        seed: int, seed of dropout.
+        image_count: number of training images.
+        batch_size: images of a batch.
+        seed: seed of dropout.
         callbacks: as in `train_model`.
 
     Returns:

@@ -47,9 +47,9 @@ def train_model(
             workers it also receives `input_pipeline_id=i` and
             `num_input_pipelines=n`, and returns the rows of worker i of each batch.
         trainer: `TrainerConfig`, the number of steps and the intervals.
-        directory: str, folder of the run, for `checkpoints/` and `metrics.jsonl`. All
+        directory: folder of the run, for `checkpoints/` and `metrics.jsonl`. All
             workers must have access to it.
-        batch_size: int, pairs per step over all replicas.
+        batch_size: pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
             (name, float). It is called every `validation_interval` steps and after
             the last step. None skips the evaluation.

@@ -155,11 +155,11 @@ def train_projections(
         evaluate: function that returns the quality of the current projections, such as
             validation recall.
         epochs: int ≥ 1.
-        rate: float, highest learning rate of AdamW.
-        batch_size: int, at most the number of images.
-        patience: int, number of epochs without a better value after which the training
+        rate: highest learning rate of AdamW.
+        batch_size: at most the number of images.
+        patience: number of epochs without a better value after which the training
             ends.
-        seed: int, seed of the order and of the captions.
+        seed: seed of the order and of the captions.
 
     Returns:
         list of float, the values of `evaluate` before the training and after each

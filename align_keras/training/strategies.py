@@ -33,11 +33,11 @@ def make_strategy(
     """Returns the strategy with a name of `RuntimeConfig`, or None for `"default"`.
 
     Args:
-        name: str, `runtime.distribution_strategy`.
-        num_replicas: int or None, for `"mirrored"`, the number of GPUs. Without a GPU,
+        name: `runtime.distribution_strategy`.
+        num_replicas: for `"mirrored"`, the number of GPUs. Without a GPU,
             it is the number of logical CPU devices, which are created here, so
             TensorFlow must not be in use yet. None uses all GPUs or the CPU.
-        tpu: str or None, for `"tpu"`, as in `tpu_address`.
+        tpu: for `"tpu"`, as in `tpu_address`.
     """
     if name == "default":
         return None
@@ -61,7 +61,7 @@ def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
     """Returns the address of the TPU.
 
     Args:
-        tpu: str, name or address, or None for `"local"` on a TPU VM and otherwise the
+        tpu: name or address, or None for `"local"` on a TPU VM and otherwise the
             environment variable TPU_NAME.
         devices: folder of the device files, for tests.
 
@@ -184,7 +184,7 @@ def distributed_batches(
     Args:
         strategy: strategy of the model.
         make_batches: as in `train_model`.
-        start_step: int, number of the first batch.
+        start_step: number of the first batch.
     """
     if not is_distributed(strategy):
         return make_batches(start_step=start_step)

@@ -37,7 +37,7 @@ class Query:
         duplicates: bool. False merges near-duplicates into the best hit among them,
             and True returns them as separate hits. By default they are merged, unless
             the index was made from embeddings.
-        text_weight: float > 0, weight of each text relative to the image, which has
+        text_weight: > 0, weight of each text relative to the image, which has
             weight 1. The default is `Embedder.text_weight` of the model.
 
     Example:

@@ -34,7 +34,7 @@ class EmbeddingRequest:
     """Checked body of a request.
 
     Attributes:
-        inputs: list of str or bytes, texts and contents of image files.
+        inputs: texts and contents of image files.
         is_base64: True to encode embeddings in base64.
         dimensions: number of first components of the embeddings.
     """

@@ -70,7 +70,7 @@ class FileToEmbed:
     """File to read and embed, and the result.
 
     Attributes:
-        image_file: path, size and time of the file.
+        image_file: size and time of the file.
         root: id of the folder or table that contains it.
         root_file: path of that folder or table.
         id: id of the image if the index has one for this file, or None.

@@ -9,10 +9,10 @@ class Finding:
     """Problem of a training, with its remedy.
 
     Attributes:
-        name: str, name of the problem in `findings.json`, such as `"few_pairs"`.
-        problem: str, one sentence about the cause.
-        remedy: str, one sentence about the change that helps.
-        step: int, number of updates after which the problem was detected.
+        name: name of the problem in `findings.json`, such as `"few_pairs"`.
+        problem: one sentence about the cause.
+        remedy: one sentence about the change that helps.
+        step: number of updates after which the problem was detected.
         details: dict of JSON values, the numbers that the sentence contains.
 
     Example:

@@ -26,9 +26,9 @@ def check_unknown_tokens(
 
     Args:
         token_ids: int array (n, length) of captions.
-        unknown: int, id of `[UNK]`.
+        unknown: id of `[UNK]`.
         special: ids of the padding and of other tokens that aren't words.
-        step: int, number of the step.
+        step: number of the step.
     """
     is_word = ~np.isin(token_ids, special)
     words = int(is_word.sum())
@@ -51,7 +51,7 @@ def check_images(images: np.ndarray, step: int) -> Finding | None:
     Args:
         images: array (n, height, width, 3) of gray levels from 0 to 255, after
             preprocessing.
-        step: int, number of the step.
+        step: number of the step.
     """
     if len(images) < MIN_IMAGES:
         return None
@@ -74,9 +74,9 @@ def check_wait(waited: float, seconds: float, step: int) -> Finding | None:
     """Checks that the input pipeline is as fast as the steps.
 
     Args:
-        waited: float, seconds in which the steps waited for their batch.
-        seconds: float, seconds of these steps, including the wait.
-        step: int, number of the step.
+        waited: seconds in which the steps waited for their batch.
+        seconds: seconds of these steps, including the wait.
+        step: number of the step.
     """
     if waited < MIN_WAIT_SECONDS or waited <= MAX_WAIT_FRACTION * seconds:
         return None

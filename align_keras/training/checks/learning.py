@@ -60,11 +60,11 @@ def check_loss_at_chance(
     """Checks that the model has learned more than a random guess.
 
     Args:
-        loss: float, mean loss of the last steps.
-        chance: float, loss of a random guess.
-        pairs: int, pairs of a batch.
-        steps: int, number of steps.
-        rate: float, highest learning rate of these steps.
+        loss: mean loss of the last steps.
+        chance: loss of a random guess.
+        pairs: pairs of a batch.
+        steps: number of steps.
+        rate: highest learning rate of these steps.
     """
     if chance - loss >= LEARNED_FRACTION * chance:
         return None
@@ -105,9 +105,9 @@ def check_rate_too_low(
 
     Args:
         losses: mean losses of blocks of steps since the start.
-        chance: float, loss of a random guess.
-        steps: int, number of steps.
-        rate: float, highest learning rate of these steps.
+        chance: loss of a random guess.
+        steps: number of steps.
+        rate: highest learning rate of these steps.
     """
     if len(losses) < MIN_BLOCKS:
         return None
@@ -132,7 +132,7 @@ def has_learned(losses: Sequence[float], chance: float) -> bool:
 
     Args:
         losses: mean losses of blocks of steps, at least one.
-        chance: float, loss of a random guess.
+        chance: loss of a random guess.
     """
     loss = float(running_means(losses)[-1])
     return loss < chance - 2 * LEARNED_FRACTION * chance
@@ -149,10 +149,10 @@ def check_rate_too_high(
 
     Args:
         losses: mean losses of blocks of steps since the start.
-        initial_loss: float, loss of the first step, before any update.
-        chance: float, loss of a random guess.
-        steps: int, number of steps.
-        rate: float, highest learning rate of these steps.
+        initial_loss: loss of the first step, before any update.
+        chance: loss of a random guess.
+        steps: number of steps.
+        rate: highest learning rate of these steps.
     """
     if len(losses) < MIN_BLOCKS:
         return None
@@ -223,8 +223,8 @@ def check_collapse(
     Args:
         images: float array (n, d), embeddings of different images.
         texts: float array (m, d), embeddings of different captions.
-        has_negatives: bool, False if the loss may have no negatives.
-        steps: int, number of steps.
+        has_negatives: False if the loss may have no negatives.
+        steps: number of steps.
     """
     cosines = {
         name: mean_cosine(rows)
@@ -268,9 +268,9 @@ def check_gradients(
 
     Args:
         norms: dict from `"image"` and `"text"` to the mean gradient norm.
-        model_norm: float, mean gradient norm of the model.
+        model_norm: mean gradient norm of the model.
         trained: names of the encoders that have trainable weights.
-        steps: int, number of steps.
+        steps: number of steps.
     """
     missing = [
         name for name in trained if norms[name] <= MIN_GRADIENT_RATIO * model_norm
@@ -300,9 +300,9 @@ def check_temperature(
     """Checks that the temperature is in the range in which a model learns.
 
     Args:
-        temperature: float, current temperature.
-        initial_temperature: float, temperature before the training.
-        steps: int, number of steps.
+        temperature: current temperature.
+        initial_temperature: temperature before the training.
+        steps: number of steps.
     """
     details = {"temperature": temperature}
     if temperature < MIN_TEMPERATURE:
@@ -339,7 +339,7 @@ def chance_loss(loss: PairLoss, pairs: int) -> float | None:
     Args:
         loss: loss of the model. It is known for `ContrastiveLoss`, `SigmoidLoss` and a
             `MatryoshkaLoss` of them.
-        pairs: int, pairs of a batch.
+        pairs: pairs of a batch.
     """
     if isinstance(loss, MatryoshkaLoss):
         chance = chance_loss(loss.loss, pairs)

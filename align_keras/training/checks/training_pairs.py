@@ -25,8 +25,8 @@ def check_pair_count(pairs: int, weights: int) -> Finding | None:
     """Checks that there are enough pairs for the trained weights.
 
     Args:
-        pairs: int ≥ 1, number of training pairs.
-        weights: int, number of trainable parameters.
+        pairs: ≥ 1, number of training pairs.
+        weights: number of trainable parameters.
     """
     ratio = weights / pairs
     if ratio <= MAX_WEIGHTS_PER_PAIR:
@@ -43,8 +43,8 @@ def check_shared_images(shared: int, validation: int) -> Finding | None:
     """Checks that no validation image is also a training image.
 
     Args:
-        shared: int, number of validation images that are also training images.
-        validation: int, number of validation images.
+        shared: number of validation images that are also training images.
+        validation: number of validation images.
     """
     if not shared:
         return None
