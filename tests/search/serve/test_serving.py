@@ -243,7 +243,7 @@ def serve_command(*arguments):
         (["--host", "0.0.0.0"], "--host must be a loopback address if the server has"),
         (["--host", "::"], "--host must be a loopback address if the server has"),
         (["--host", "no.host.invalid"], "--host must be an address or a name"),
-        (["--token-file", "no_file"], "--token-file must be a readable file"),
+        (["--token-file", "no_file"], "No such file or directory: no_file"),
     ],
 )
 def test_the_command_refuses_other_hosts_without_a_token(
