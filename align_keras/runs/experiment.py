@@ -90,7 +90,7 @@ def train_experiment(
     if config.finetune.model is not None:
         if not with_evaluation:
             _refuse_finetuning(config, "train")
-        return finetune_experiment(config, directory, command=command)
+        return finetune_experiment(config, directory)
     check_run_config(config, has_checkpoint=newest_step(directory) is not None)
     with run_session(config, directory) as strategy:
         from align_keras.runs import training_run
@@ -152,16 +152,13 @@ def evaluate_experiment(
 
 
 def index_experiment(
-    config: ExperimentConfig | str | os.PathLike,
-    model_dir: str | os.PathLike,
-    command: str | None = None,
+    config: ExperimentConfig | str | os.PathLike, model_dir: str | os.PathLike
 ) -> "Run":
     """Writes the export, the search index and the report of a finished run.
 
     Args:
         config: as in `train_experiment`.
         model_dir: folder of the run.
-        command: as in `train_experiment`.
 
     Raises:
         InputError: if the folder has no trained model or another run, or the data
@@ -183,9 +180,7 @@ def index_experiment(
     with lock_folder(config, directory), explain_data_errors(config.task):
         from align_keras.runs import training_run
 
-        return training_run.index_run(
-            config, directory, command or train_command(directory)
-        )
+        return training_run.index_run(config, directory, train_command(directory))
 
 
 def _refuse_finetuning(config: ExperimentConfig, mode: str) -> None:

@@ -41,7 +41,6 @@ def finetune(
     old_task: str | os.PathLike | None = None,
     config_files: Sequence[str | os.PathLike] = (),
     params_override: str | Mapping | Sequence = (),
-    command: str | None = None,
 ) -> "Run":
     """Fine-tunes a trained model on your pairs, or resumes it.
 
@@ -70,8 +69,6 @@ def finetune(
             installed.
         config_files: YAML files that override the experiment `own_pairs`.
         params_override: values that override the files, as in `load_config`.
-        command: command that the report shows. Defaults to the command that
-            resumes the run.
 
     Returns:
         Run with the fine-tuned model.
@@ -124,20 +121,17 @@ def finetune(
         params_override = [params_override]
     overrides = {key: value for key, value in overrides.items() if value is not None}
     config = load_config(RECIPE, config_files, [overrides, *params_override])
-    return finetune_experiment(config, directory, command=command)
+    return finetune_experiment(config, directory)
 
 
 def finetune_experiment(
-    config: ExperimentConfig,
-    model_dir: str | os.PathLike,
-    command: str | None = None,
+    config: ExperimentConfig, model_dir: str | os.PathLike
 ) -> "Run":
     """Runs the fine-tuning that the section `finetune` of a configuration describes.
 
     Args:
         config: configuration with `finetune.model`.
         model_dir: folder of the run.
-        command: as in `finetune`.
     """
     check_tensorflow("Fine-tuning")
     config = without_queries(config)
@@ -152,10 +146,7 @@ def finetune_experiment(
         from align_keras.runs import finetuning_run
 
         return finetuning_run.finetune_model(
-            config,
-            directory,
-            location,
-            command or finetune_command(config, directory),
+            config, directory, location, finetune_command(config, directory)
         )
 
 
