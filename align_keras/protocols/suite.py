@@ -124,7 +124,7 @@ def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> Su
     say(f"{row.protocol} on {row.data}")
     try:
         metrics = PROTOCOLS[row.protocol](encoders, request).metrics
-    except InputError as error:
+    except (InputError, OSError) as error:
         say(f"{row.protocol} on {row.data}: {error}")
         return dataclasses.replace(row, failed=" ".join(str(error).split()))
     return dataclasses.replace(row, runtime=encoders.model.runtime, metrics=metrics)

@@ -143,7 +143,20 @@ def test_a_missing_model_is_reported_if_there_is_data(run, tmp_path):
     assert "Received: --model='nowhere', which does not exist" in err
 
 
-def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            InputError("`images` must be\n there, received none."),
+            "`images` must be there, received none.",
+        ),
+        (
+            FileNotFoundError(2, "No such file", "a.jpg"),
+            "[Errno 2] No such file: 'a.jpg'",
+        ),
+    ],
+)
+def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch, error, message):
     """Two protocols have data. The first one fails and the second one succeeds."""
     monkeypatch.setattr(
         suite,
@@ -154,7 +167,7 @@ def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
     )
 
     def fail(encoders, request):
-        raise InputError("`images` must be\n there, received none.")
+        raise error
 
     def succeed(encoders, request):
         return Evaluation({"all/spearman": 0.25})
@@ -167,13 +180,10 @@ def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
     code, out, _ = run(model="run")
     assert code == 1
     assert re.search(r"│ all/spearman, % *│ *25\.0 │ *39\.8 │", out)
-    assert out.endswith(
-        "Failed:\n- table 11: multi30k on multi30k\n"
-        "  `images` must be there, received none.\n"
-    )
+    assert out.endswith(f"Failed:\n- table 11: multi30k on multi30k\n  {message}\n")
     code, out, _ = run("--json", model="run")
     failed = [row["failed"] for row in json.loads(out) if row["failed"]]
-    assert (code, failed) == (1, ["`images` must be there, received none."])
+    assert (code, failed) == (1, [message])
 
 
 def test_zero_shot_needs_clip_benchmark(monkeypatch):
