@@ -8,12 +8,12 @@ from typing import Any, overload
 import numpy as np
 import tensorflow as tf
 
-from align_keras.images import image_path, uint8_pixels
+from align_keras.images import image_path
 from align_keras.images.read import (
     encoded_image,
     graph_file,
+    gray_levels,
     read_graph_file,
-    shape_remedy,
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
@@ -311,16 +311,7 @@ def _check_pixels(
             f"{type(image).__name__} as {name} among images of another kind. Convert "
             "them to the same kind."
         )
-    image = rgb_pixels(image)
-    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise InputError(
-            f"{name} must be an array (height, width, 3). Received: {image.dtype} "
-            f"{image.shape}. To correct it, {shape_remedy(image.shape)}."
-        )
-    try:
-        uint8_pixels(image, value_range)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+    gray_levels(name, image, value_range)
 
 
 def _caption_tensor(captions: Any) -> Any:

@@ -153,22 +153,33 @@ def read_image(
             "PNG, WebP or TIFF, or HEIC with the extra `heic`. It can't be decoded. "
             "Open it and save it again, or remove it."
         ) from None
+    return preprocess_image(gray_levels(name, image, value_range), image_size)
+
+
+def gray_levels(
+    name: str, image: Any, value_range: tuple[float, float] | None
+) -> tf.Tensor:
+    """Returns the gray levels of an array, uint8 (height, width, 3).
+
+    Raises:
+        InputError: with `name`, if the array has another shape or dtype.
+    """
     pixels = rgb_pixels(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
             f"{name} must be an array (height, width, 3). Received: {pixels.dtype} "
-            f"{pixels.shape}. To fix it, {shape_remedy(pixels.shape)}."
+            f"{pixels.shape}. To correct it, {_shape_remedy(pixels.shape)}."
         )
     try:
-        return preprocess_image(uint8_pixels(pixels, value_range), image_size)
+        return uint8_pixels(pixels, value_range)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
 
-def shape_remedy(shape: tuple[int, ...]) -> str:
+def _shape_remedy(shape: tuple[int, ...]) -> str:
     """Returns a remedy for an image whose shape isn't (height, width, 3).
 
-    >>> shape_remedy((3, 224, 224))
+    >>> _shape_remedy((3, 224, 224))
     'move its channels to the last axis with numpy.moveaxis(image, 0, -1)'
     """
     if len(shape) == 3 and shape[0] == 3:
