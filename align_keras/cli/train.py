@@ -112,16 +112,18 @@ def run(arguments: argparse.Namespace) -> int:
         [weights_overrides(arguments), *arguments.params_override],
     )
     if arguments.mode == "eval":
-        run = evaluate_experiment(config, arguments.model_dir, arguments.checkpoint)
+        finished = evaluate_experiment(
+            config, arguments.model_dir, arguments.checkpoint
+        )
     elif arguments.mode == "index":
-        run = index_experiment(config, arguments.model_dir)
+        finished = index_experiment(config, arguments.model_dir)
     else:
-        run = train_experiment(
+        finished = train_experiment(
             config,
             arguments.model_dir,
             with_evaluation=arguments.mode == "train_and_eval",
         )
-    print_metrics(run.metrics, as_json=arguments.json)
+    print_metrics(finished.metrics, as_json=arguments.json)
     return 0
 
 

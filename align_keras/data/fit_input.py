@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` accept, and how they make batches of it."""
+"""Conversion of the data that `fit`, `evaluate` and `predict` accept to batches."""
 
 import contextlib
 import dataclasses
@@ -257,10 +257,10 @@ def _batch_converter(
     def convert(batch: Any) -> tuple:
         batch = plain_data(batch)
         if isinstance(batch, tuple | list) and batch:
-            first, *others = batch
+            first, *targets = batch
             if len(batch) == 2 and not isinstance(first, dict):
                 return (checked(prepare(*batch)),)
-            if any(other is not None for other in others):
+            if any(target is not None for target in targets):
                 return tuple(batch)
             batch = first
         if is_raw(batch):

@@ -1,4 +1,4 @@
-"""How an image and its captions become inputs of the model, the same in all pipelines.
+"""Conversion of images and captions to inputs of the model, the same in all pipelines.
 
 A pipeline first prepares each pair and then each batch of pairs.
 """

@@ -17,7 +17,7 @@ MAX_PAIRS = 5_000
 RECALL = "recall_at_10"
 CHANCE = "chance_recall_at_10"
 # Metrics of a step on the progress bar. All metrics don't fit a terminal.
-_SHOWN = ("loss", "temperature")
+_DISPLAYED_METRICS = ("loss", "temperature")
 
 
 class FitCallback(keras.callbacks.Callback):
@@ -91,13 +91,13 @@ class FitProgress(keras.callbacks.ProgbarLogger):
     """
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        super().on_train_batch_end(batch, _shown(logs))
+        super().on_train_batch_end(batch, _displayed(logs))
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        super().on_test_batch_end(batch, _shown(logs))
+        super().on_test_batch_end(batch, _displayed(logs))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        super().on_epoch_end(epoch, _shown(logs))
+        super().on_epoch_end(epoch, _displayed(logs))
         values = logs or {}
         if "val_loss" not in values:
             return
@@ -108,7 +108,7 @@ class FitProgress(keras.callbacks.ProgbarLogger):
         print(line, flush=True)
 
     def on_test_end(self, logs: dict | None = None) -> None:
-        super().on_test_end(_shown(logs))
+        super().on_test_end(_displayed(logs))
 
 
 def all_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -126,8 +126,9 @@ def with_progress(
     return [*callbacks, FitProgress()]
 
 
-def _shown(logs: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: logs[name] for name in _SHOWN if name in logs} if logs else {}
+def _displayed(logs: dict[str, Any] | None) -> dict[str, Any]:
+    logs = logs or {}
+    return {name: logs[name] for name in _DISPLAYED_METRICS if name in logs}
 
 
 class ValidationPairs:

@@ -1,4 +1,4 @@
-"""Where the files of a preset are."""
+"""Location of the files of a preset."""
 
 import os
 import pathlib
