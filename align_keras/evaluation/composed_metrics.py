@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
+from align_keras.evaluation.exact_scores import UnitRows
 from align_keras.evaluation.recall_at_k import (
     PAPER_KS,
     as_positive_lists,
@@ -13,7 +13,6 @@ from align_keras.evaluation.recall_at_k import (
     rank_of_best_positive,
 )
 from align_keras.evaluation.slices import Metrics, Statistics, recall_statistics
-from align_keras.utils.errors import InputError
 
 Ranks = Mapping[str, np.ndarray]
 _SIGNS = {"": (1, -1), "plus/": (1,), "minus/": (-1,)}
@@ -50,8 +49,7 @@ def rank_composed_queries(
         `"image_alone/"` and `"text_alone/"` are for their parts.
 
     Raises:
-        InputError: if there are no queries, a row is out of range, or the
-            embeddings have different dimensions or are not finite.
+        InputError: if a row is out of range, or if the embeddings are not finite.
 
     References:
         Jia et al. 2021, section 7 and figure 5.
@@ -65,15 +63,9 @@ def rank_composed_queries(
     {'': [0], 'paper/': [0], 'image_alone/': [1], 'text_alone/': [0]}
     """
     queries = list(queries)
-    if not queries:
-        raise InputError(
-            "`queries` must contain at least one composed query. Received: none. Use "
-            "images whose names differ by single words."
-        )
     words = sorted({query.words for query in queries})
     texts = UnitRows("encode_texts", encode_texts(words))
     gallery = UnitRows("image_embeddings", image_embeddings)
-    texts, gallery = as_queries_and_gallery(texts, gallery)
     texts = texts[np.searchsorted(words, [query.words for query in queries])]
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))

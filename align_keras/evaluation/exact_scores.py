@@ -22,37 +22,9 @@ _NORM_CHUNK = 1024
 PAIRS_PER_UNDECIDED = 32
 
 
-def as_queries_and_gallery(
-    query_embeddings: Any, gallery_embeddings: Any
-) -> tuple[Any, Any]:
-    """Converts queries and gallery to matrices (rows, dimension).
-
-    NumPy arrays are not copied.
-
-    Raises:
-        InputError: if an argument is not a matrix, or if the dimensions
-            differ.
-    """
-    queries = _as_matrix("query_embeddings", query_embeddings)
-    gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
-    if queries.shape[1] != gallery.shape[1]:
-        raise InputError(
-            "`query_embeddings` and `gallery_embeddings` must have the same dimension. "
-            f"Received: {queries.shape[1]} and {gallery.shape[1]}. Use embeddings from "
-            "the same model."
-        )
-    return queries, gallery
-
-
-def _as_matrix(name: str, embeddings: Any) -> Any:
-    if not isinstance(embeddings, np.ndarray | UnitRows):
-        embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 2 or 0 in embeddings.shape:
-        raise InputError(
-            f"`{name}` must be a matrix (rows, dimension) with at least one row. "
-            f"Received: shape {embeddings.shape}. Pass one embedding per row."
-        )
-    return embeddings
+def as_matrix(embeddings: Any) -> Any:
+    """Converts embeddings to an array (rows, dimension). `UnitRows` are unchanged."""
+    return embeddings if isinstance(embeddings, UnitRows) else np.asarray(embeddings)
 
 
 def row_norms(name: str, embeddings: Any) -> np.ndarray:
@@ -97,7 +69,7 @@ class UnitRows:
     dtype = np.dtype(float)
 
     def __init__(self, name: str, embeddings: Any) -> None:
-        self._embeddings = _as_matrix(name, embeddings)
+        self._embeddings = as_matrix(embeddings)
         self.shape = self._embeddings.shape
         lengths = row_norms(name, self._embeddings)
         self._lengths = np.where(lengths > 0, lengths, 1)[:, None]

@@ -11,13 +11,12 @@ import numpy as np
 
 from align_keras.evaluation.exact_scores import (
     FRACTION_BITS,
-    as_queries_and_gallery,
+    as_matrix,
     fixed_point,
     pair_scores,
     row_norms,
 )
 from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 
 # Number of pairs that are scored at once in fixed point. 2 × 4096 × 640 float64 numbers
 # take 42 MB.
@@ -62,7 +61,8 @@ def nearest_neighbors(
     >>> rows.tolist(), scores.round(6).tolist()
     ([[1, 3, 2]], [[1.0, 1.0, 0.8]])
     """
-    queries, gallery = as_queries_and_gallery(query_embeddings, gallery_embeddings)
+    queries = as_matrix(query_embeddings)
+    gallery = as_matrix(gallery_embeddings)
     check_number("`k`", k, 1, len(gallery), whole=True)
     check_number("`block_size`", block_size, 1, 2**31, whole=True)
     query_norms = row_norms("query_embeddings", queries)
@@ -195,9 +195,6 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
         int64 array (queries,). The rank is 0 if the nearest neighbor has the correct
         class. It is the largest int64, which is a miss at any k, if no neighbor has it.
 
-    Raises:
-        InputError: if the shapes don't match.
-
     References:
         Jia et al. 2021, section 6. R@K is the fraction of queries whose label is among
         the labels of the K nearest neighbors.
@@ -208,11 +205,5 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
     """
     neighbor_labels = np.asarray(neighbor_labels)
     labels = np.asarray(labels)
-    if neighbor_labels.ndim != 2 or labels.shape != neighbor_labels.shape[:1]:
-        raise InputError(
-            "`neighbor_labels` must be a matrix (queries, k) with one row for each of "
-            f"`labels`. Received: shapes {neighbor_labels.shape} and {labels.shape}. "
-            "Pass both for the same queries."
-        )
     right = neighbor_labels == labels[:, None]
     return np.where(right.any(axis=1), right.argmax(axis=1), _NEVER)

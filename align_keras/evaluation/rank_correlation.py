@@ -48,24 +48,16 @@ def spearman(first: Any, second: Any) -> float:
         float in [-1, 1].
 
     Raises:
-        InputError: if the shapes differ, there are fewer than two values, or a value
-            isn't finite.
+        InputError: if a value isn't finite.
 
     Example:
     >>> round(spearman([1, 2, 3, 4], [10, 20, 20, 15]), 4)
     0.3162
     """
     sides = [np.asarray(values, float) for values in (first, second)]
-    if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or len(sides[0]) < 2:
-        raise InputError(
-            "`first` and `second` must be lists of the same length, which is at least "
-            f"2. Received: shapes {sides[0].shape} and {sides[1].shape}. Pass one "
-            "value per pair."
-        )
     if not np.isfinite(sides).all():
         raise InputError(
-            "`first` and `second` must be finite. Received: NaN or infinity. Check for "
-            "a diverged model."
+            "`first` and `second` must be finite. Received: NaN or infinity."
         )
     return rank_correlation(dense_codes(sides[0]), dense_codes(sides[1]))
 
@@ -147,10 +139,6 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
     Returns:
         float64 array (pairs,).
 
-    Raises:
-        InputError: if there are no pairs, or if `encode_words` doesn't return one
-            vector per word.
-
     Example:
 
     >>> from types import SimpleNamespace
@@ -159,21 +147,9 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
     >>> word_cosines(lambda words: [vectors[word] for word in words], pairs).tolist()
     [0.6, 0.0]
     """
-    if not len(pairs):
-        raise InputError(
-            "`pairs` must contain at least one pair of words. Received: none. Check "
-            "the file of the pairs."
-        )
     pair_words = [(pair.word1, pair.word2) for pair in pairs]
     words = list(dict.fromkeys(word for two_words in pair_words for word in two_words))
-    vectors = np.asarray(encode_words(words), float)
-    if vectors.ndim != 2 or len(vectors) != len(words) or not vectors.size:
-        raise InputError(
-            f"`encode_words` must return one vector per word. Received: shape "
-            f"{vectors.shape} for {len(words)} words. Return a matrix (words, "
-            "dimension)."
-        )
-    vectors = UnitRows("encode_words", vectors)[:]
+    vectors = UnitRows("encode_words", encode_words(words))[:]
     rows = {word: row for row, word in enumerate(words)}
     first = vectors[[rows[word] for word, _ in pair_words]]
     second = vectors[[rows[word] for _, word in pair_words]]
@@ -250,7 +226,7 @@ def cxc_similarity_metrics(
 
     Raises:
         InputError: if an embedding is not finite, or if a task has fewer than four
-            queries, arrays of different lengths or rows that are out of range.
+            queries or rows that are out of range.
 
     References:
         Jia et al. 2021, section 5.1 and table 3. Parekh et al. 2021, section 5.
@@ -308,7 +284,14 @@ def _scored(
         queries, items, ratings = map(np.asarray, rated[name])
         query_embeddings = embeddings[query_kind]
         item_embeddings = embeddings[item_kind]
-        _check_rated(name, queries, items, ratings, query_embeddings, item_embeddings)
+        for rows, gallery in ((queries, query_embeddings), (items, item_embeddings)):
+            check_range(f"rated[{name!r}]", rows, len(gallery), "the embeddings")
+        query_count = len(np.unique(queries))
+        if query_count < _FEWEST_QUERIES:
+            raise InputError(
+                f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, "
+                f"because half of them are drawn. Received: {query_count}."
+            )
         cosines = pair_scores(
             query_embeddings, item_embeddings.__getitem__, queries, items, _CHUNK
         )
@@ -380,34 +363,6 @@ def _bootstrap_of_items(
         )
 
     return bootstrap
-
-
-def _check_rated(
-    name: str,
-    queries: np.ndarray,
-    items: np.ndarray,
-    ratings: np.ndarray,
-    query_embeddings: np.ndarray,
-    item_embeddings: np.ndarray,
-) -> None:
-    """Checks the lengths, the ranges and the number of queries of rated pairs."""
-    if not queries.shape == items.shape == ratings.shape:
-        raise InputError(
-            f"`rated[{name!r}]` must contain three lists of the same length. Received: "
-            f"shapes {queries.shape}, {items.shape} and {ratings.shape}. Pass a rating "
-            "for each pair."
-        )
-    for side, rows, gallery in (
-        ("queries", queries, query_embeddings),
-        ("items", items, item_embeddings),
-    ):
-        check_range(f"{side} of rated[{name!r}]", rows, len(gallery), "the embeddings")
-    if len(np.unique(queries)) < _FEWEST_QUERIES:
-        raise InputError(
-            f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, because "
-            f"half of them are drawn. Received: {len(np.unique(queries))}. Pass more "
-            "rated pairs."
-        )
 
 
 def bootstrapped_spearman(

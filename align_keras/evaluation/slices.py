@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 
 # Number of drawn items that are processed at once. Their row numbers take 32 MB.
 DRAWN_ITEMS_PER_BLOCK = 1 << 22
@@ -144,7 +143,7 @@ def sliced_metrics(
         for a group without items or with too few items.
 
     Raises:
-        InputError: if the numbers of items and groups differ, or if `samples` < 1.
+        InputError: if `samples` < 1.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use). Efron and
@@ -158,13 +157,6 @@ def sliced_metrics(
     """
     check_number("`samples`", samples, 1, 2**31, whole=True)
     groups = np.asarray(groups, str)
-    for name, statistic in statistics.items():
-        if len(statistic.counts) != len(groups):
-            raise InputError(
-                f"`groups` must contain one value per item. Received: {len(groups)} "
-                f"groups for the {len(statistic.counts)} items of {name}. Pass the "
-                "groups of the same items."
-            )
     for group in np.unique(groups):
         for name, statistic in statistics.items():
             items = np.flatnonzero((groups == group) & statistic.counts)

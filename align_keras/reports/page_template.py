@@ -127,8 +127,6 @@ def _rgb_image(image: Any, max_side: int) -> Image.Image:
         array = np.asarray(image)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
-            raise ValueError(f"dtype {array.dtype}, shape {array.shape}")
         image = Image.fromarray(array)
     return to_rgb(ImageOps.exif_transpose(image))[0]
 

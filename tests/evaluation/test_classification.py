@@ -5,11 +5,9 @@ import pytest
 
 from align_keras.evaluation.class_metrics import (
     Classification,
-    as_labels,
     classification_metrics,
     mean_per_class,
 )
-from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
@@ -51,13 +49,3 @@ def test_mean_per_class_of_a_matrix_is_computed_per_row():
     for row in range(7):
         expected = mean_per_class(is_correct[row], labels[row])
         assert means[row] == pytest.approx(expected)
-
-
-def test_invalid_labels_are_refused():
-    assert as_labels("labels", [1, 0], 2, 2).dtype == np.int64
-    with pytest.raises(InputError, match=r"`labels` must be in \[0, 2\).*Received: 2"):
-        as_labels("labels", [1, 2], 2, 2)
-    with pytest.raises(
-        InputError, match="one integer for each of 2 images. Received: shape"
-    ):
-        as_labels("labels", [1, 0, 1], 2, 2)

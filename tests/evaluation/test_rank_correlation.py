@@ -60,16 +60,6 @@ def test_the_codes_of_all_pairs_give_the_correlation_of_a_sample():
     ) == pytest.approx(spearman(first[sample], second[sample]), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        ([1], [1], r"at least 2. Received: shapes \(1,\) and \(1,\)"),
-        ([1, 2], [1, 2, 3], r"the same length.*\(2,\) and \(3,\)"),
-        ([[1, 2]], [[1, 2]], "lists of the same length"),
-        ([1, np.nan], [1, 2], "must be finite"),
-        ([1, 2], [1, np.inf], "must be finite"),
-    ],
-)
-def test_invalid_arguments_are_refused(first, second, message):
-    with pytest.raises(InputError, match=message):
-        spearman(first, second)
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(InputError, match="finite"):
+        spearman([1, np.nan], [1, 2])

@@ -254,80 +254,29 @@ def test_ranks_equal_an_exact_brute_force_search(data):
 GOOD = np.eye(3, dtype=np.float32)
 
 
-def with_value(value, rows):
-    """Returns finite embeddings except for a value in some rows."""
-    embeddings = np.tile(GOOD, (4, 1))
-    embeddings[rows, 1] = value
-    return embeddings
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "word"),
     [
-        ((GOOD[0], GOOD, [[0]]), "`query_embeddings` must be a matrix .*shape"),
-        ((GOOD[:0], GOOD, []), "`query_embeddings` .* at least one row"),
-        ((GOOD, GOOD[:0], [[0]] * 3), "`gallery_embeddings` .* at least one row"),
-        ((GOOD, GOOD[:, :2], [0, 1, 2]), "the same dimension. Received: 3 and 2"),
-        (
-            (with_value(np.nan, [4, 7]), GOOD, [0] * 12),
-            r"`query_embeddings` must be finite\. .* in 2 rows: 4, 7\.",
-        ),
-        ((GOOD, with_value(np.inf, [5]), [0] * 3), r"`gallery_.*` .* in 1 row: 5\."),
-        (
-            (GOOD, with_value(np.nan, range(10)), [0] * 3),
-            r"10 rows: 0, 1, 2, 3, 4, …\.",
-        ),
-        ((GOOD, GOOD, [[0], [1]]), "Received: 2 lists for 3 queries"),
-        ((GOOD, GOOD, [[0], [3], [1]]), r"`positives\[1\]` must be in \[0, 3\).*3"),
-        ((GOOD, GOOD, [[0], [1], [-1]]), r"`positives\[2\]` .*Received: -1"),
-        ((GOOD, GOOD, [[0], [1], [0.5]]), r"`positives\[2\]` .*integer.*float64"),
-        ((GOOD, GOOD, [[], [], []]), "at least one query. Received: none"),
-        (
-            (GOOD, GOOD, [0, 1, 2], (0,)),
-            r"`ks` must be .*>= 1\. Received: ks=\(0,\)",
-        ),
-        ((GOOD, GOOD, [0, 1, 2], ()), r"`ks` must be .*Received: ks=\(\)"),
-        ((GOOD, GOOD, [0, 1, 2], 5), "`ks` must be .*Received: ks=5"),
-        (
-            (GOOD, GOOD, [0, 1, 2], (1,), 0),
-            "`block_size` must be .*Received: block_size=0",
-        ),
-        (
-            (GOOD, GOOD, [0, 1, 2], (1,), 2.5),
-            "`block_size` must be .*Received: block_size=2.5",
-        ),
+        ((np.diag([1, np.nan, 1]), GOOD, [0, 1, 2]), "query_embeddings"),
+        ((GOOD, GOOD, [[0], [1]]), "positives"),
+        ((GOOD, GOOD, [[0], [3], [1]]), r"positives\[1\]"),
+        ((GOOD, GOOD, [[0], [1], [True]]), r"positives\[2\]"),
+        ((GOOD, GOOD, [0, 1, 2], (1,), 0), "block_size"),
     ],
 )
-def test_invalid_arguments_of_recall_at_k_are_refused(arguments, message):
-    with pytest.raises(InputError, match=message) as caught:
+def test_invalid_arguments_of_recall_at_k_are_refused(arguments, word):
+    with pytest.raises(InputError, match=word):
         recall_at_k(*arguments)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("positives", "leave_out", "word"),
     [
-        (lambda: recall_of_ranks([-1, -1]), "at least one query. Received: none"),
-        (lambda: recall_of_ranks([0], (0,)), "`ks` must be"),
-        (
-            lambda: rank_of_best_positive(GOOD, GOOD, [1, 1, 1], leave_out=[0, 1, 2]),
-            r"`positives\[1\]` must not contain row 1, which `leave_out` removes",
-        ),
-        (
-            lambda: rank_of_best_positive(GOOD[:2], GOOD, [1, 2], leave_out=[0, 1, 2]),
-            "`leave_out` must contain one integer for each of 2 queries. Received: "
-            "shape",
-        ),
-        (
-            lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[0.5]),
-            "dtype float64",
-        ),
-        (
-            lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[3]),
-            r"`leave_out` must be in \[0, 3\), the rows of the gallery. Received: 3",
-        ),
+        ([1, 1, 1], [0, 1, 2], r"positives\[1\]"),
+        ([1, 0, 0], [0, 1], "leave_out"),
+        ([1, 0, 0], [0, 1, 3], "leave_out"),
     ],
 )
-def test_invalid_arguments_of_rank_functions_are_refused(call, message):
-    with pytest.raises(InputError, match=message):
-        call()
+def test_invalid_rows_to_leave_out_are_refused(positives, leave_out, word):
+    with pytest.raises(InputError, match=word):
+        rank_of_best_positive(GOOD, GOOD, positives, leave_out=leave_out)

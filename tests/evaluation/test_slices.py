@@ -10,7 +10,6 @@ from align_keras.evaluation.slices import (
     mean_statistics,
     sliced_metrics,
 )
-from align_keras.utils.errors import InputError
 
 
 def test_item_outcomes_of_a_small_example_match_a_calculation():
@@ -105,13 +104,3 @@ def test_slices_do_not_depend_on_the_block_size(monkeypatch):
         slices, "DRAWN_ITEMS_PER_BLOCK", 70
     )  # A block contains two draws.
     assert dict(sliced_metrics(statistics, ["a"] * 30)) == expected
-
-
-def test_invalid_arguments_are_refused():
-    statistics = mean_statistics({"m": [1, 0]})
-    with pytest.raises(
-        InputError, match="`groups`.*Received: 1 groups for the 2 items of m"
-    ):
-        dict(sliced_metrics(statistics, ["a"]))
-    with pytest.raises(InputError, match="`samples` must be a whole number from 1"):
-        dict(sliced_metrics(statistics, ["a", "a"], samples=0))

@@ -93,7 +93,6 @@ def test_the_exif_orientation_is_applied():
         file_bytes(Image.fromarray(photo()))[:2000],
         "/nowhere/missing.png",
         np.zeros((4, 4, 3), np.float32),
-        np.zeros((0, 4, 3), np.uint8),
         None,
     ],
 )
