@@ -192,7 +192,6 @@ class DuplicatesConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
-        report.at_most("nearest_clusters", "clusters")
         if self.mode == "embedding" and self.encoder is None:
             report.refuse(
                 "encoder",

@@ -1,10 +1,8 @@
 """Options of the training pairs and the validation pairs."""
 
-import codecs
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -18,7 +16,6 @@ from align_keras.config.section import (
     Report,
     Section,
     named_items,
-    value_error,
 )
 
 
@@ -39,14 +36,6 @@ class SourceConfig(Section):
 Sources = Annotated[
     tuple[SourceConfig, ...], Field(min_length=1), named_items(SourceConfig)
 ]
-
-
-def _check_encoding(name: str) -> str:
-    try:
-        codecs.lookup(name)
-    except LookupError:
-        raise value_error("a text encoding such as utf-8") from None
-    return name
 
 
 # Options with other defaults in the validation data.
@@ -148,7 +137,7 @@ class DataConfig(Section):
             "`align-keras corpus` built."
         ),
     )
-    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
+    encoding: str = Field(
         default="utf-8", description="Text encoding of the table and of caption files."
     )
     max_bad_fraction: float = Field(
@@ -230,37 +219,17 @@ class DataConfig(Section):
         if self.pairs is not None and self.corpus not in (None, "pairs"):
             rule = f"pairs if {report.name('pairs')} is set"
             report.refuse("corpus", rule, OMIT_ONE, "pairs")
-        if self.caption_sources is not None and self.pair_weighted:
-            rule = "false if caption_sources is set"
-            report.refuse("pair_weighted", rule, OMIT_ONE, "caption_sources")
-        if self.split_by != "image" and self.corpus != "pairs":
-            rule, remedy = "image unless corpus is 'pairs'", "Set the table or folder."
-            report.refuse("split_by", rule, remedy, "corpus")
-        has_no_scores = self.source is None and self.corpus in (None, "pairs")
-        if self.where is not None and has_no_scores:
-            rule = "null unless corpus or source is the folder of a built corpus"
-            remedy = "Set the corpus or the source, or leave it out."
-            report.refuse("where", rule, remedy, "corpus")
         members = (self.corpus or "").split("+")
         repeated = set(self.corpus_repeats or ())
         if repeated and (len(members) == 1 or not repeated.issubset(members)):
             rule = "numbers for corpora that corpus joins by +"
             remedy = "Use for example {icons: 2} for corpus icons+stamps."
             report.refuse("corpus_repeats", rule, remedy, "corpus")
-        if self.source is not None:
-            self._check_source(report)
-
-    def _check_source(self, report: Report) -> None:
         report.refuse_both("corpus", "source")
         report.refuse_both("pairs", "source")
-        if self.cache:
+        if self.cache and self.source is not None:
             remedy = "Leave one of them out, or build a corpus."
             report.refuse("cache", "false if source is set", remedy, "source")
-        has_weights = [item.weight is not None for item in self.source or ()]
-        if any(has_weights) and not all(has_weights):
-            rule = "a list with a weight for each path, or for none"
-            remedy = "Add the missing weights, or remove all weights."
-            report.refuse("source", rule, remedy)
 
 
 class ValidationDataConfig(DataConfig):
@@ -272,9 +241,6 @@ class ValidationDataConfig(DataConfig):
     random_flip: RandomFlip = False
 
     def check_rules(self, report: Report) -> None:
-        if self.corpus_repeats is not None:
-            remedy = "Leave it out. Validation reads each pair once."
-            report.refuse("corpus_repeats", "null", remedy)
         if self.source is not None:
             remedy = (
                 f"Build the corpus and set {report.name('corpus')}, or set "

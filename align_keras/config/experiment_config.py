@@ -16,7 +16,6 @@ from align_keras.config.model_config import ModelConfig
 from align_keras.config.optimizer_config import OptimizationConfig
 from align_keras.config.section import (
     CHANGEABLE,
-    DISTINCT,
     INCREASING,
     Report,
     Section,
@@ -124,7 +123,7 @@ class TrainerConfig(Section):
         default=0,
         description="Seed of the initial weights, dropout and the data.",
     )
-    callbacks: Annotated[tuple[TrackerName, ...], DISTINCT] = Field(
+    callbacks: tuple[TrackerName, ...] = Field(
         default=("tensorboard",),
         description=(
             "Trackers that record the metrics of the run. An empty list turns them off."
@@ -178,15 +177,13 @@ class RuntimeConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
-        strategy = "distribution_strategy"
-        if self.num_replicas and self.distribution_strategy != "mirrored":
-            remedy = f"Change it, or write {report.name('num_replicas')}=null."
-            rule = "mirrored if num_replicas is set"
-            report.refuse(strategy, rule, remedy, "num_replicas")
-        if self.tpu is not None and self.distribution_strategy != "tpu":
-            remedy = f"Change it, or write {report.name('tpu')}=null."
-            rule = f"tpu if {report.name('tpu')} is set"
-            report.refuse(strategy, rule, remedy, "tpu")
+        for name, strategy in (("num_replicas", "mirrored"), ("tpu", "tpu")):
+            option = report.name(name)
+            is_set = getattr(self, name) is not None
+            if is_set and self.distribution_strategy != strategy:
+                rule = f"{strategy} if {option} is set"
+                remedy = f"Change it, or write {option}=null."
+                report.refuse("distribution_strategy", rule, remedy, name)
 
 
 # Factor of an interpolation.
@@ -340,20 +337,8 @@ def _check_batch(config: ExperimentConfig, report: Report) -> None:
             "Write, for example, 0.5 or 0.25.",
             _BATCH_SIZE,
         )
-    image = "task.model.image_encoder"
-    groups, virtual = f"{image}.replicas_per_group", f"{image}.virtual_batch_size"
-    if replicas:
-        key = "runtime.num_replicas"
-        report.divisor(groups, replicas, key, key)
     batch = "the batch size per replica"
     report.divisor(_MICRO_BATCH_SIZE, rows, batch, _BATCH_SIZE)
-    report.divisor(virtual, rows, batch, _BATCH_SIZE)
-    micro = config.task.train_data.micro_batch_size
-    if micro is not None:
-        report.refuse_both(groups, _MICRO_BATCH_SIZE)
-        report.divisor(virtual, micro, _MICRO_BATCH_SIZE, _MICRO_BATCH_SIZE)
-        if config.task.model.image_encoder.synchronized:
-            report.refuse_both(_MICRO_BATCH_SIZE, f"{image}.synchronized")
 
 
 def _check_held_out(config: ExperimentConfig, report: Report) -> None:
@@ -384,9 +369,6 @@ def _sources(data: DataConfig) -> set[str]:
 
 def _check_finetune(config: ExperimentConfig, report: Report) -> None:
     """Checks the sections that a fine-tuning uses."""
-    if config.runtime.distribution_strategy not in ("default", "one_device"):
-        rule = "default or one_device, because fine-tuning uses one device"
-        report.refuse("runtime.distribution_strategy", rule, "Change it.")
     train, validation = config.task.train_data, config.task.validation_data
     if train.pairs is None or validation.pairs != train.pairs:
         rule = "the same for training and validation"
@@ -399,5 +381,3 @@ def _check_finetune(config: ExperimentConfig, report: Report) -> None:
     if train.tfds_split != "train":
         rule = "train for fine-tuning, which holds out pairs for validation and test"
         report.refuse(f"{_TRAIN}.tfds_split", rule, "Leave it out.")
-    for key in (_MICRO_BATCH_SIZE, "task.distillation.teacher"):
-        report.refuse_both(key, "finetune.model")

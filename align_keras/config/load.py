@@ -289,7 +289,7 @@ def validate(config: Config) -> Config:
     >>> validate(ExperimentConfig(runtime={"num_replicas": 2}))
     Traceback (most recent call last):
     align_keras.utils.errors.InputError: 'runtime.distribution_strategy' must be
-    mirrored if num_replicas is set. Received: 'default'. Change it, or write
+    mirrored if runtime.num_replicas is set. Received: 'default'. Change it, or write
     runtime.num_replicas=null.
     """
     _checked(type(config), config.model_dump(warnings=False), {})
@@ -346,10 +346,9 @@ def find_experiment(name: Path) -> pathlib.Path:
     'align_b7_base.yaml'
     """
     path = pathlib.Path(name)
-    if path.is_file():
+    is_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+    if is_path or path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise InputError(f"Experiment file {path} was not found. Check the path.")
     files = experiments()
     if path.name not in files:
         matches = difflib.get_close_matches(path.name, files, n=1)

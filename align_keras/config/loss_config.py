@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from align_keras.config.section import (
+    CHANGE_ONE,
     CHANGEABLE,
     INCREASING,
     Fraction,
@@ -130,12 +131,6 @@ class MatryoshkaConfig(Section):
         ),
     )
 
-    def check_rules(self, report: Report) -> None:
-        count = len(self.widths)
-        if self.weights and len(self.weights) != count:
-            rule = f"a list with one weight for each of {count} widths"
-            report.refuse("weights", rule, "Add or remove weights.", "widths")
-
 
 class LossConfig(OneOf):
     """Choice of the loss. Each member has a class in `align_keras.losses`."""
@@ -212,25 +207,7 @@ class DistillationConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
-        if self.teacher is None:
-            if self != DistillationConfig():
-                report.refuse(
-                    "teacher",
-                    "the name of a model if other options of the section are set",
-                    "Write, for example, align_small_en.",
-                    "embedding_weight",
-                    "similarity_weight",
-                    "contrastive_weight",
-                    "temperature",
-                )
-            return
-        embedding_weight = report.name("embedding_weight")
-        if not (self.embedding_weight or self.similarity_weight):
-            rule = f"above 0 if {embedding_weight} is 0"
-            remedy = "Set one of the weights."
-            report.refuse("similarity_weight", rule, remedy, "embedding_weight")
-        if len(self.teacher) > 1 and self.embedding_weight:
+        if self.teacher and len(self.teacher) > 1 and self.embedding_weight:
             # The embeddings of different teachers aren't in the same space.
             rule = f"0 if {report.name('teacher')} has several models"
-            remedy = f"Set {embedding_weight}=0, or remove all teachers but one."
-            report.refuse("embedding_weight", rule, remedy, "teacher")
+            report.refuse("embedding_weight", rule, CHANGE_ONE, "teacher")

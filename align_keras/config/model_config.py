@@ -66,12 +66,6 @@ class _EncoderConfig(Section):
         return "projection" if self.locked else "full"
 
     def check_rules(self, report: Report) -> None:
-        if self.locked and self.training not in (None, "projection"):
-            remedy = (
-                f"Leave out {report.name('locked')}, which {report.name('training')} "
-                "replaces."
-            )
-            report.refuse("training", "projection if locked is true", remedy)
         for name, mode in (("blocks", "last_blocks"), ("rank", "lora")):
             if getattr(self, name) is not None and self.training_mode != mode:
                 rule = f"null unless training is {mode}"
@@ -169,14 +163,6 @@ class ImageEncoderConfig(_EncoderConfig):
         ),
     )
 
-    def check_rules(self, report: Report) -> None:
-        super().check_rules(report)
-        # Only one option may define the rows with common batch statistics.
-        report.refuse_both("replicas_per_group", "synchronized")
-        report.refuse_both("replicas_per_group", "virtual_batch_size")
-        if self.synchronized:
-            report.refuse_both("virtual_batch_size", "synchronized")
-
 
 class TextEncoderConfig(_EncoderConfig):
     """Text tower, which is a BERT or a related transformer.
@@ -265,10 +251,7 @@ class TextEncoderConfig(_EncoderConfig):
 
     def check_rules(self, report: Report) -> None:
         super().check_rules(report)
-        report.multiple("hidden_dim", "num_heads")
         report.refuse_both("vocabulary", "weights")
-        if self.max_sequence_length is not None:
-            report.at_most("sequence_length", "max_sequence_length")
 
 
 # Keys of `task.model` that a preset determines.
@@ -322,39 +305,13 @@ class ModelConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
-        image, text = self.image_encoder, self.text_encoder
-        if self.preset is not None:
-            self._check_preset(report)
-        has_class_names = image.num_classes == 1000 and image.weights is not None
-        has_text_weights = text.weights is not None and not text.projection
-        if self.project_class_names and not (has_class_names and has_text_weights):
-            report.refuse(
-                "project_class_names",
-                "false without image_encoder.num_classes=1000, the weights of both "
-                "towers and text_encoder.projection=false",
-                "Set these options, or leave it out.",
-            )
-        if self.initial_temperature is None and image.weights is None:
-            report.refuse(
-                "initial_temperature",
-                "a number if image_encoder.weights isn't an ALIGN",
-                "Write 1.0 as in the paper, or set the weights.",
-            )
-        modes = {image.training_mode, text.training_mode}
-        if modes == {"frozen"} and not self.learn_temperature:
-            report.refuse(
-                "image_encoder.training",
-                "projection, last_blocks, lora or full if the text encoder is frozen "
-                "and learn_temperature is false",
-                "Train at least one of them.",
-            )
-
-    def _check_preset(self, report: Report) -> None:
+        if self.preset is None:
+            return
+        preset = report.name("preset")
         for key in PRESET_KEYS:
             value = report.get(key)
             default = operator.attrgetter(key)(ModelConfig())
             if value != default or (report.is_set(key) and value is not None):
-                preset = report.name("preset")
                 report.refuse(
                     key,
                     f"omitted, because {preset} ({self.preset}) determines it",

@@ -10,7 +10,6 @@ from align_keras.config.section import (
     Fraction,
     OneOf,
     Pattern,
-    Report,
     Section,
 )
 
@@ -185,17 +184,6 @@ class LearningRateConfig(OneOf):
     cosine: CosineDecayConfig = CosineDecayConfig()
     stepwise: StepwiseConfig = StepwiseConfig()
     constant: ConstantConfig = ConstantConfig()
-
-    def check_rules(self, report: Report) -> None:
-        if self.type == "linear":
-            initial_rate = "linear.initial_learning_rate"
-            report.at_most("linear.end_learning_rate", initial_rate)
-        if self.type == "stepwise":
-            count = len(self.stepwise.boundaries)
-            if len(self.stepwise.values) != count + 1:
-                rule = f"one value more than boundaries ({count})"
-                remedy = "Add or remove values."
-                report.refuse("stepwise.values", rule, remedy, "stepwise.boundaries")
 
 
 class LinearWarmupConfig(Section):

@@ -125,14 +125,6 @@ class SweepConfig(Section):
         default=(), description="Values of `flip` to draw from."
     )
 
-    def check_rules(self, report: Report) -> None:
-        for name in ("learning_rate", "weight_decay"):
-            bounds = getattr(self, name)
-            is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
-            if self.trials and not is_range:
-                rule = "a list of the smallest and the largest value, or empty"
-                report.refuse(name, rule, "Write, for example, [1e-4, 1e-1].")
-
 
 class FineTuningConfig(Section):
     """Recipe to fine-tune an image classifier.
@@ -224,9 +216,6 @@ class FineTuningConfig(Section):
         return "head" if self.full.is_skipped else "full"
 
     def check_rules(self, report: Report) -> None:
-        if self.head.is_skipped and self.full.is_skipped:
-            remedy = "Set head.steps or full.steps."
-            report.refuse("head.steps", "set in at least one stage", remedy)
         if self.runtime.distribution_strategy == "multi_worker_mirrored":
             report.refuse(
                 "runtime.distribution_strategy",
@@ -235,21 +224,8 @@ class FineTuningConfig(Section):
                 "Choose mirrored, or run different trials with the same --results on "
                 "each machine.",
             )
-        self._check_batch_parts(report)
-
-    def _check_batch_parts(self, report: Report) -> None:
-        replicas = self.runtime.num_replicas or 1
-        sweep_sizes = self.sweep.batch_size if self.sweep.trials else ()
-        sizes = {"batch_size": (self.batch_size,), "sweep.batch_size": sweep_sizes}
-        remedy = "Change one of them."
-        for key, values in sizes.items():
-            for size in values:
-                if size % replicas:
-                    rule = f"a multiple of runtime.num_replicas ({replicas})"
-                    report.refuse(key, rule, remedy, "runtime.num_replicas", value=size)
-                rows = size // replicas
-                if self.micro_batch_size and rows % self.micro_batch_size:
-                    rule = (
-                        f"a divisor of the batch size per replica ({rows}, from {key})"
-                    )
-                    report.refuse("micro_batch_size", rule, remedy, key)
+        report.multiple("batch_size", "runtime.num_replicas")
+        rows = self.batch_size // (self.runtime.num_replicas or 1)
+        report.divisor(
+            "micro_batch_size", rows, "the batch size per replica", "batch_size"
+        )

@@ -16,7 +16,7 @@ from align_keras.utils.errors import InputError
 
 # Characters of a value in a message.
 _MAX_DESCRIPTION = 60
-_CHANGE_ONE = "Change one of them."
+CHANGE_ONE = "Change one of them."
 # Remedy of options that exclude each other.
 OMIT_ONE = "Leave one of them out."
 # `json_schema_extra` of an option, or of a section with all of its options, that may
@@ -83,20 +83,20 @@ class Report:
         value, divisor = self.get(key), self.get(divisor_key)
         if value and divisor and value % divisor:
             rule = f"a multiple of {self.name(divisor_key)} ({divisor})"
-            self.refuse(key, rule, _CHANGE_ONE, divisor_key)
+            self.refuse(key, rule, CHANGE_ONE, divisor_key)
 
     def divisor(self, key: str, number: int, meaning: str, *related_keys: str) -> None:
         """Raises if an option isn't a divisor of a number, unless it is null or 0."""
         value = self.get(key)
         if value and number % value:
             rule = f"a divisor of {meaning} ({number})"
-            self.refuse(key, rule, _CHANGE_ONE, *related_keys)
+            self.refuse(key, rule, CHANGE_ONE, *related_keys)
 
     def at_most(self, key: str, bound: str) -> None:
         """Raises if an option is larger than another."""
         if self.get(key) > self.get(bound):
             rule = f"<= {self.name(bound)} ({self.get(bound)})"
-            self.refuse(key, rule, _CHANGE_ONE, bound)
+            self.refuse(key, rule, CHANGE_ONE, bound)
 
     def refuse_both(self, key: str, other: str) -> None:
         """Raises if an option is set although another is set or true."""
@@ -166,12 +166,6 @@ def _check_increasing(values: tuple) -> tuple:
     return values
 
 
-def _check_distinct(values: tuple) -> tuple:
-    if len(set(values)) != len(values):
-        raise value_error("a list without repetition")
-    return values
-
-
 def _check_pattern(pattern: str) -> str:
     try:
         re.compile(pattern)
@@ -187,7 +181,6 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 # Regular expression.
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 INCREASING = AfterValidator(_check_increasing)
-DISTINCT = AfterValidator(_check_distinct)
 
 
 def named_items(item: type[Section]) -> pydantic.BeforeValidator:

@@ -74,14 +74,8 @@ def read_yaml(path: str | os.PathLike) -> Layer:
     Raises:
         InputError: if the file isn't a YAML mapping.
     """
-    try:
-        text = pathlib.Path(path).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} must be UTF-8 text. Byte {error.start} is invalid."
-        ) from None
     locations: dict[str, str] = {}
-    values = _parse(text, str(path), locations)
+    values = _parse(pathlib.Path(path).read_bytes(), str(path), locations)
     if values is None:
         return Layer()
     if not isinstance(values, dict):
@@ -140,7 +134,9 @@ def _read_override(item: str, layer: Layer) -> None:
     layer.set(key, _parse(value, location), location)
 
 
-def _parse(text: str, source: str, locations: dict[str, str] | None = None) -> Any:
+def _parse(
+    text: str | bytes, source: str, locations: dict[str, str] | None = None
+) -> Any:
     """Returns the value of a YAML text, and adds the lines of its keys to a dict."""
     try:
         loader = _Loader(text)
@@ -162,17 +158,12 @@ def _parse(text: str, source: str, locations: dict[str, str] | None = None) -> A
 def _add_locations(
     node: yaml.Node, prefix: str, path: str, locations: dict[str, str]
 ) -> None:
-    """Adds the line of each key of a mapping, and refuses wrong and repeated keys."""
+    """Adds the line of each key of a mapping, and refuses repeated keys."""
     if not isinstance(node, yaml.MappingNode):
         return
     for key_node, value_node in node.value:
         key = f"{prefix}{key_node.value}"
         mark = key_node.start_mark
-        if key_node.tag != "tag:yaml.org,2002:str":
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {key} isn't a word. Put it in quotes",
-                problem_mark=mark,
-            )
         if key in locations:
             raise yaml.MarkedYAMLError(
                 problem=f"the key '{key}' is repeated", problem_mark=mark

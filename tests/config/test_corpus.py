@@ -52,7 +52,6 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
         ("filter.languages=en", "a list"),
         ("filter.min_unigram=3", "Did you mean 'min_unigrams'?"),
         ("duplicates.mode=embedding", "duplicates.encoder"),
-        ("duplicates.nearest_clusters=9,duplicates.clusters=8", "duplicates.clusters"),
         ("duplicates.max_distance=2", "Add duplicates.inside_corpus=true"),
         ("duplicates.min_cosine=0.9", "duplicates.min_cosine_against for copies"),
         ("score.hooks=[a:b]", "names with values such as {name: value}"),

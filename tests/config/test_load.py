@@ -134,7 +134,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         ("trainr: {}\n", ["custom.yaml, line 1:", "'trainr'", "'trainer'?"]),
         # The name of the key is right but in a wrong section.
         ("\ntrain_steps: 5\n", ["custom.yaml, line 2:", "'trainer.train_steps'?"]),
-        ("task:\n  1: 2\n", ["custom.yaml, line 2:", "the key task.1 isn't a word"]),
+        ("task:\n  1: 2\n", ["custom.yaml, line 2:", "unknown key 'task.1'"]),
         ("xyzzy: 1\n", ["'xyzzy'. The keys of a configuration are task, trainer"]),
         ("trainer: 5\n", ["'trainer' must contain keys", "Received: 5"]),
         ("trainer:\n", ["'trainer' must contain keys", "Received: null"]),
@@ -231,7 +231,10 @@ def test_files_that_are_no_yaml_mapping_are_refused(tmp_path, text, expected):
 def test_files_in_another_encoding_are_refused(tmp_path):
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("task: {train_data: {corpus: \xe9}}".encode("latin-1"))
-    assert "must be UTF-8 text. Byte 28 is invalid" in refusal(config_files=[latin])
+    assert str(latin) in refusal(config_files=[latin])
+    utf_16 = tmp_path / "utf_16.yaml"
+    utf_16.write_text("trainer: {seed: 3}", "utf-16")
+    assert load_config(config_files=[utf_16]).trainer.seed == 3
 
 
 def test_an_alias_repeats_a_value(tmp_path):
@@ -351,8 +354,8 @@ def test_unknown_experiments_are_refused(tmp_path, monkeypatch):
     message = refusal("align_b7_bass")
     assert "Did you mean 'align_b7_base'?" in message
     assert "quickstart_icons" in message
-    for path in ("folder/align_b7_base.yaml", pathlib.Path("align_b7.yaml")):
-        assert f"Experiment file {path} was not found" in refusal(path)
+    with pytest.raises(FileNotFoundError, match=r"align_b7\.yaml"):
+        load_config(pathlib.Path("align_b7.yaml"))
 
 
 TRAIN, VALIDATION = "task.train_data.", "task.validation_data."
@@ -457,10 +460,6 @@ def test_validation_on_the_same_table_has_the_same_caption_sources():
         (f"{SOURCES_KEY}={{}}", "must not be empty"),
         (f"{SOURCES_KEY}.alt=much", "alt' must be a valid number"),
         (f"{SOURCES_KEY}.alt=0", "must be greater than 0. Received: 0"),
-        (
-            f"{SOURCES_KEY}.alt=1,task.train_data.pair_weighted=true",
-            "pair_weighted' must be false if caption_sources is set",
-        ),
     ],
 )
 def test_wrong_caption_sources_are_refused(override, rule):
@@ -494,11 +493,6 @@ def test_a_mixture_repeats_a_corpus(tmp_path):
         (
             f"task.train_data.corpus=icons,{REPEATS_KEY}.icons=2",
             "must be numbers for corpora that corpus joins by +",
-        ),
-        (
-            "task.validation_data.corpus=icons+stamps,"
-            "task.validation_data.corpus_repeats.stamps=2",
-            "corpus_repeats' must be null",
         ),
     ],
 )

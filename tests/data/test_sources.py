@@ -362,10 +362,6 @@ def test_a_data_service_is_refused(builder):
             "corpus' must be null if task.train_data.source is set",
         ),
         (
-            "task.train_data.source=[{path: a, weight: 1}, b]",
-            "a weight for each path, or for none",
-        ),
-        (
             "task.train_data.source=[{path: a, weight: 0}]",
             "weight' must be greater than 0",
         ),

@@ -194,10 +194,7 @@ def test_the_section_and_the_data_must_fit():
         ({"finetune.factors": [1.0, 0.0]}, "increasing"),
         ({"task.train_data.pairs": "other.csv"}, "the same for training"),
         ({"task.validation_data.split_by": "image"}, "image_and_caption"),
-        ({"runtime.distribution_strategy": "mirrored"}, "fine-tuning uses one device"),
         ({"task.train_data.tfds_split": "train+test"}, "train for fine-tuning"),
-        ({"task.train_data.micro_batch_size": 8}, "null if finetune.model is set"),
-        ({"task.distillation.teacher": "m"}, "null if finetune.model is set"),
     ):
         with pytest.raises(InputError, match=message):
             load_config("own_pairs", params_override=[model, overrides])
