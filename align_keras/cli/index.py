@@ -335,12 +335,11 @@ def _remedies() -> dict[str, str]:
         TOO_MANY_BYTES,
         UNSUPPORTED_FORMAT,
     )
-    from align_keras.search.readers.photos import TOO_MANY_PIXELS
     from align_keras.search.readers.raw_preview import NO_PREVIEW, NO_RAW
     from align_keras.utils.pillow_images import NO_HEIC
 
     return {
-        TOO_MANY_PIXELS: "Reduce their width and height",
+        "oversized": "Reduce their width and height",
         TOO_MANY_BYTES: "Convert them to JPEG",
         NO_RAW: 'Run `pip install "align-keras[raw]"`',
         NO_HEIC: 'Run `pip install "align-keras[heic]"`',

@@ -155,11 +155,6 @@ def embed(
 @contextlib.contextmanager
 def _locked_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Creates the folder of an output, and holds a lock while it is written."""
-    if folder.is_file() or folder.suffix == ".parquet":
-        raise InputError(
-            f"`to` must be the path of a new folder. Received: {folder}. Choose "
-            "another path."
-        )
     folder.mkdir(parents=True, exist_ok=True)
     lock = hold(folder / _LOCK)
     if lock is None:

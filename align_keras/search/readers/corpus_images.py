@@ -21,10 +21,6 @@ _CONFIG = b"corpus.yaml"
 _PREFIXES = (b"tfrecord:", b"array_record:")
 
 
-class ShardError(Exception):
-    """Error for a shard that cannot be read completely."""
-
-
 class RecordEntry(NamedTuple):
     """Entry in the list of a shard's records.
 
@@ -88,34 +84,30 @@ def find_records(shard: bytes) -> Iterator[RecordEntry]:
     """Yields the records of a shard.
 
     Raises:
-        ShardError: if the shard is damaged or cannot be read. The records before the
-            damage are yielded first.
+        OSError: if the shard cannot be read.
+        ValueError: if it is damaged. The records before the damage are yielded first.
     """
-    try:
-        mtime_ns = os.stat(shard).st_mtime_ns
-        if _prefix(shard) == b"array_record:":
-            count = _array_records(shard, mtime_ns).num_records()
-            # The reader returns 0 for a broken file.
-            if not count:
-                raise ValueError("contains no record")
-            for number in range(count):
-                yield RecordEntry(b"array_record:%d:%b" % (number, shard), 0, mtime_ns)
-        else:
-            with open_regular(os.fsdecode(shard)) as file:
-                for offset, length in _offsets_and_lengths(file):
-                    name = b"tfrecord:%d:%b" % (offset, shard)
-                    yield RecordEntry(name, length, mtime_ns)
-    except OSError as error:
-        raise ShardError(str(error.strerror)) from error
-    except ValueError as error:  # The ArrayRecord reader can also raise ValueError.
-        raise ShardError(" ".join(str(error).split())[:100]) from error
+    mtime_ns = os.stat(shard).st_mtime_ns
+    if _prefix(shard) == b"array_record:":
+        count = _array_records(shard, mtime_ns).num_records()
+        # The reader returns 0 for a broken file.
+        if not count:
+            raise ValueError("contains no record")
+        for number in range(count):
+            yield RecordEntry(b"array_record:%d:%b" % (number, shard), 0, mtime_ns)
+    else:
+        with open_regular(os.fsdecode(shard)) as file:
+            for offset, length in _offsets_and_lengths(file):
+                name = b"tfrecord:%d:%b" % (offset, shard)
+                yield RecordEntry(name, length, mtime_ns)
 
 
 def read_shard_record(file: bytes) -> ShardRecord:
     """Reads the image and the captions of a record.
 
     Raises:
-        ImageError: if the record cannot be read.
+        OSError: if the shard cannot be read.
+        ImageError: if the record is damaged.
     """
     prefix, position, shard = file.split(b":", 2)
     size = 0
@@ -134,10 +126,6 @@ def read_shard_record(file: bytes) -> ShardRecord:
             for start, length in values.get("captions", [])
         ]
         start, length = values["image"][0]
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageError("missing", f"no shard: {error.strerror}") from None
-    except OSError as error:
-        raise ImageError("can't be opened", f"shard: {error.strerror}") from None
     except (ValueError, IndexError, KeyError) as error:
         raise ImageError("unreadable", f"broken record: {error}") from None
     image = message[start : start + length]

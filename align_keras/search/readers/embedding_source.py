@@ -10,7 +10,7 @@ from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.pair_files import CAPTION_COLUMNS, IMAGE_COLUMNS
 from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.source_files import is_folder
-from align_keras.corpus.text_tables import TABLE_SUFFIXES, read_table
+from align_keras.corpus.text_tables import TABLE_SUFFIXES, decode, read_table
 from align_keras.search.readers.image_files import SkippedFile, encode_path, find_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
@@ -58,8 +58,6 @@ def _read_file(
     source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
 ) -> SourceRows:
     """Reads the rows of a file. Paths of images are relative to `folder`."""
-    if not source.exists():
-        raise InputError(f"`source` must exist. Received: {source}. Check the path.")
     readers: dict[str, Callable[[pathlib.Path], dict[str, Any]]] = {
         ".txt": _read_text_file,
         ".parquet": _read_parquet,
@@ -68,8 +66,8 @@ def _read_file(
     reader = readers.get(source.suffix.lower())
     if reader is None:
         raise InputError(
-            f"`source` must be a folder or end in {', '.join(sorted(readers))}. "
-            f"Received: {source}. Rename or convert the file."
+            "`source` must be an existing folder or a file that ends in "
+            f"{', '.join(sorted(readers))}. Received: {source}. Check the path."
         )
     columns = reader(source)
     for name in OUTPUT_COLUMNS:
@@ -89,25 +87,20 @@ def _select_column(
     column: str | None,
 ) -> tuple[str, str]:
     """Returns the column to embed, and "images" or "captions"."""
-    listed_names = ", ".join(map(repr, names[:20]))
-    if column is not None:
-        if column not in names:
-            raise InputError(
-                f"`column` must be a column of {source.name}, which has "
-                f"{listed_names}. Received: column={column!r}. Choose one of these "
-                "columns."
-            )
+    if column is not None and column in names:
         detected = "images" if column.lower() in IMAGE_COLUMNS else "captions"
         return column, input_kind or detected
-    by_lower = {name.lower(): name for name in reversed(names)}
-    default_columns = {"images": IMAGE_COLUMNS, "captions": CAPTION_COLUMNS}
-    for kind in EMBEDDING_INPUTS if input_kind is None else (input_kind,):
-        for name in default_columns[kind]:
-            if name in by_lower:
-                return by_lower[name], kind
+    if column is None:
+        by_lower = {name.lower(): name for name in reversed(names)}
+        default_columns = {"images": IMAGE_COLUMNS, "captions": CAPTION_COLUMNS}
+        for kind in EMBEDDING_INPUTS if input_kind is None else (input_kind,):
+            for name in default_columns[kind]:
+                if name in by_lower:
+                    return by_lower[name], kind
     raise InputError(
-        f"`column` must name the column of {source.name} to embed, which has "
-        f"{listed_names}. Received: None. Choose one of these columns."
+        f"`column` must be a column of {source.name}, which has "
+        f"{', '.join(map(repr, names[:20]))}. Received: column={column!r}. Choose one "
+        "of these columns."
     )
 
 
@@ -144,13 +137,7 @@ def _read_folder(folder: str) -> SourceRows:
 
 
 def _read_text_file(source: pathlib.Path) -> dict[str, Any]:
-    try:
-        text = read_regular(source).decode("utf-8").removeprefix("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"`source` must be text in UTF-8. Received: {source}, which cannot be read "
-            f"({error}). Convert the file."
-        ) from None
+    text = decode(source, read_regular(source), "utf-8")
     # `str.splitlines` would also split at other characters, which captions may contain.
     lines = text.split("\n")
     if not lines[-1]:
@@ -161,15 +148,8 @@ def _read_text_file(source: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_parquet(source: pathlib.Path) -> dict[str, Any]:
-    try:
-        with open_parquet(os.fspath(source)) as file, arrow_errors_as_os_errors():
-            table = file.read()
-    except OSError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"`source` must be a valid Parquet file. Received: {source}, which cannot "
-            f"be read ({reason}). Write the file again."
-        ) from None
+    with open_parquet(os.fspath(source)) as file, arrow_errors_as_os_errors():
+        table = file.read()
     return dict(zip(table.column_names, table.columns, strict=True))
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import printable
 from align_keras.search.readers.corpus_images import (
-    ShardError,
     corpus_shards,
     find_records,
     is_record,
@@ -100,8 +99,11 @@ def find_images(root: bytes) -> Iterator[ImageFile | SkippedFile]:
         try:
             for record in find_records(shard):
                 yield ImageFile(record.file, record.size, record.mtime_ns)
-        except ShardError as error:
-            yield SkippedFile(shard, f"shard: {error}")
+        except OSError as error:
+            yield SkippedFile(shard, f"shard: {error.strerror}")
+        except ValueError as error:
+            problem = " ".join(str(error).split())
+            yield SkippedFile(shard, f"shard: {problem[:100]}")
     folders = [] if shards else [root]
     while folders:
         folder = folders.pop()
@@ -211,14 +213,12 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
     """
     if b"\0" in file:
         raise ImageError(MISSING, _NUL_DETAIL)
-    if is_record(file):
-        record = read_shard_record(file)
-        source = ImageFile(file, record.size, record.mtime_ns, record.captions)
-        return record.image, source
     # RAW files are large, so their content is not read if it can't be decoded.
     if file.lower().endswith(_RAW_SUFFIXES) and not has_raw_reader():
         raise no_raw_error()
     try:
+        if is_record(file):
+            return _read_record(file)
         return _read_at_address(file) if is_url(file) else _read_local(file)
     except FileNotFoundError:
         raise ImageError(MISSING, "no such file") from None
@@ -248,6 +248,12 @@ def check_some_reached(errors: list[ImageError], count: int) -> None:
     unreachable = [error for error in errors if error.reason == UNREACHABLE]
     if count > 1 and len(unreachable) == count:
         raise unreachable[-1].__cause__ or unreachable[-1]
+
+
+def _read_record(file: bytes) -> tuple[bytes, ImageFile]:
+    record = read_shard_record(file)
+    source = ImageFile(file, record.size, record.mtime_ns, record.captions)
+    return record.image, source
 
 
 def _read_at_address(file: bytes) -> tuple[bytes, ImageFile]:

@@ -21,7 +21,6 @@ from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import MAX_PIXELS
 from align_keras.utils.pillow_images import decode_rgb, open_image
 
-TOO_MANY_PIXELS = f"more than {MAX_PIXELS:,} pixels"
 # EXIF tags.
 _MAKE = 0x010F
 _MODEL = 0x0110
@@ -161,22 +160,15 @@ class _Photo(NamedTuple):
 
 
 def _open(content: bytes) -> _Photo:
-    """Opens an image and checks its number of pixels."""
+    """Opens an image without decoding its pixels."""
     preview = read_preview(content) if is_raw_photo(content) else None
     photo = _Photo(content, None, content)
     if preview is not None:
         photo = _Photo(preview.content, None, content, preview)
-    try:
-        opened = open_image(photo.content)
-    except ImageError as error:
-        if error.reason == "oversized":
-            raise ImageError(TOO_MANY_PIXELS, error.detail) from None
-        return photo  # `_decode` raises the error with the reason later.
-    width, height = opened.size
-    if width * height > MAX_PIXELS:
-        detail = f"{width:,} × {height:,} pixels are more than {MAX_PIXELS:,}"
-        raise ImageError(TOO_MANY_PIXELS, detail)
-    return photo._replace(opened=opened)
+    # `_decode` raises the error of an image that cannot be opened.
+    with contextlib.suppress(ImageError):
+        return photo._replace(opened=open_image(photo.content))
+    return photo
 
 
 def _decode(photo: _Photo, shorter_side: int | None) -> Image.Image:

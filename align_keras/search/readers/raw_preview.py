@@ -156,10 +156,10 @@ def read_preview(content: bytes) -> RawPreview:
         image: Any = preview.data
         if not isinstance(image, bytes):
             image = as_png(np.rot90(image, quarter_turns))
-    except no_preview_errors as error:
-        raise ImageError(NO_PREVIEW, _message(error)) from None
     except Exception as error:  # Damaged files cause many kinds of errors in LibRaw.
-        raise ImageError("unreadable", f"RAW: {_message(error)}") from None
+        is_without = isinstance(error, no_preview_errors)
+        reason = NO_PREVIEW if is_without else "unreadable"
+        raise ImageError(reason, f"RAW: {_message(error)}") from None
     width, height = sizes.width, sizes.height
     if quarter_turns % 2:
         width, height = height, width

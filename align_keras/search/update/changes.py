@@ -9,7 +9,6 @@ import numpy as np
 from align_keras.corpus.drop_counter import printable
 from align_keras.search.index.schema import LeftOutFile
 from align_keras.search.readers.image_files import MISSING, TOO_MANY_BYTES, ImageFile
-from align_keras.search.readers.photos import TOO_MANY_PIXELS
 from align_keras.search.readers.raw_preview import NO_PREVIEW
 
 # Reason for a file that another process embeds. It occurs only with PostgreSQL.
@@ -20,14 +19,14 @@ PERMANENT_REASONS = (
     "unreadable",
     "truncated",
     TOO_MANY_BYTES,
-    TOO_MANY_PIXELS,
+    "oversized",
     NO_PREVIEW,
     "zero size",
     "not finite",
 )
 # Reasons for which an image is removed from the index. With any other reason, the file
 # may only be temporarily unreachable, and the image stays in the index.
-REMOVAL_REASONS = (MISSING, "oversized", *PERMANENT_REASONS)
+REMOVAL_REASONS = (MISSING, *PERMANENT_REASONS)
 
 
 @dataclasses.dataclass

@@ -52,7 +52,7 @@ def test_the_size_limit_is_checked_before_decoding(monkeypatch, pixels):
         PngImageFile, "load", lambda self: loads.append(1) or load(self)
     )
     if pixels == "too many":
-        with pytest.raises(ImageError, match="more than 50,331,648 pixels"):
+        with pytest.raises(ImageError, match="50,331,648"):
             decode_square(bytes(content), 32)
         assert not loads
     else:

