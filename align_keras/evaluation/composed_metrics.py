@@ -64,9 +64,9 @@ def rank_composed_queries(
     """
     queries = list(queries)
     words = sorted({query.words for query in queries})
-    texts = UnitRows("encode_texts", encode_texts(words))
+    word_rows = np.searchsorted(words, [query.words for query in queries])
+    texts = UnitRows("encode_texts", encode_texts(words))[word_rows]
     gallery = UnitRows("image_embeddings", image_embeddings)
-    texts = texts[np.searchsorted(words, [query.words for query in queries])]
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
