@@ -40,9 +40,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
             `replicas_per_group` are set, if the number of rows isn't a multiple of
-            `virtual_batch_size` or the number of replicas isn't a multiple of
-            `replicas_per_group`, or if one of these is set with `renorm` or an axis
-            that isn't the last one.
+            `virtual_batch_size`, or the number of replicas isn't a multiple of
+            `replicas_per_group`.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
@@ -75,36 +74,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
                 f"{names[1]}={sharing[names[1]]} and {names[0]}={sharing[names[0]]}. "
                 "Choose one of them."
             )
-        is_count = type(replicas_per_group) is int and replicas_per_group >= 1
-        if replicas_per_group not in (None, "auto") and not is_count:
-            raise InputError(
-                'replicas_per_group must be None, "auto" or an int of at least 1. '
-                f"Received: replicas_per_group={replicas_per_group!r}. Use "
-                '"auto" for the rule of the open-source EfficientNet.'
-            )
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
         # Keras 3.12 has no batch renormalization.
         self._renormalizes = getattr(self, "renorm", False)
-        if self._renormalizes and (virtual_batch_size or replicas_per_group):
-            raise InputError(
-                "renorm must be False with virtual_batch_size or replicas_per_group. "
-                f"Received: renorm={self._renormalizes}. Choose one of them."
-            )
 
     def build(self, input_shape: tuple) -> None:
         super().build(input_shape)
         last = len(input_shape) - 1
         self._normalizes_last_axis = self.axis in (-1, last)
-        if self._normalizes_last_axis:
-            return
-        if self.virtual_batch_size or self.replicas_per_group:
-            raise InputError(
-                "axis must be the last one (-1) with virtual_batch_size or "
-                f"replicas_per_group. Received: axis={self.axis}. Leave these "
-                "arguments out, or move the channels to the last axis."
-            )
 
     def call(
         self,

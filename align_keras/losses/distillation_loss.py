@@ -57,9 +57,8 @@ class DistillationLoss(PairLoss):
         embeddings of the teacher are constants.
 
     Raises:
-        InputError: if a weight or the temperature is out of range, both weights of
-            distillation are 0, or the widths of the embeddings differ with an
-            `embedding_weight` above 0.
+        InputError: if a weight or the temperature is out of range, or the widths of the
+            embeddings differ with an `embedding_weight` above 0.
 
     References:
         Hinton et al. 2015, "Distilling the Knowledge in a Neural Network". Wu et al.
@@ -90,12 +89,6 @@ class DistillationLoss(PairLoss):
             ("contrastive_weight", contrastive_weight),
         ):
             check_number(name, weight, 0, 1e6, remedy="Pass a weight such as 1.0.")
-        if embedding_weight == similarity_weight == 0:
-            raise InputError(
-                "embedding_weight or similarity_weight must be above 0. Received: "
-                "embedding_weight=0 and similarity_weight=0. Use the contrastive loss "
-                "to train without a teacher."
-            )
         check_number(
             "temperature", temperature, 1e-4, 1e4, remedy="Pass for example 0.05."
         )
@@ -142,17 +135,7 @@ class DistillationLoss(PairLoss):
         """Computes the parts of the loss of this replica.
 
         The `inputs` are the embeddings of the teacher and those that `loss` requires.
-
-        Raises:
-            InputError: if the embeddings of the teacher are missing, or have another
-                width with an `embedding_weight` above 0.
         """
-        for name in TEACHER_INPUTS:
-            if name not in inputs:
-                raise InputError(
-                    f"{name} must be a tensor (n, t). Received: no {name}. Pass the "
-                    "embeddings of the teacher for the rows of the batch."
-                )
         teacher_rows = [inputs.pop(name) for name in TEACHER_INPUTS]
         images = tf.convert_to_tensor(image_embeddings)
         texts = tf.convert_to_tensor(text_embeddings)

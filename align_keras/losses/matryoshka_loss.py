@@ -40,8 +40,7 @@ class MatryoshkaLoss(PairLoss):
         Scalar float tensor, the weighted sum of the losses.
 
     Raises:
-        InputError: if widths or weights are missing, equal, out of range, or wider than
-            the embeddings.
+        InputError: if a width is not a whole number or wider than the embeddings.
 
     References:
         Kusupati et al. 2022, "Matryoshka Representation Learning", section 3.
@@ -64,22 +63,10 @@ class MatryoshkaLoss(PairLoss):
     ) -> None:
         self.loss = as_pair_loss(loss)
         self.widths = tuple(widths)
-        if not self.widths or len(set(self.widths)) < len(self.widths):
-            raise InputError(
-                "widths must contain at least one width, and each width only once. "
-                f"Received: widths={list(self.widths)}. Pass for example [64, 128]."
-            )
         remedy = "Pass numbers of components, such as [64, 128]."
         for width in self.widths:
             check_number("widths", width, 1, 2**31, True, remedy)
         self.weights = (1.0,) * len(self.widths) if weights is None else tuple(weights)
-        is_positive = all(weight > 0 for weight in self.weights)
-        if len(self.weights) != len(self.widths) or not is_positive:
-            raise InputError(
-                "weights must contain a number above 0 for each width. Received: "
-                f"weights={list(self.weights)} for widths={list(self.widths)}. Leave "
-                "weights out for equal weights."
-            )
         self.parts = tuple(f"loss_{width}" for width in self.widths)
 
     @property

@@ -190,19 +190,8 @@ class RowLoss(PairLoss):
         """Returns the groups of captions and of images, int64 (n, 1) or (n, 2)."""
         columns = []
         if self.share_equal_captions:
-            if token_ids is None:
-                raise InputError(
-                    "token_ids must not be None with share_equal_captions. Received: "
-                    "token_ids=None. Pass the token ids of the captions, or "
-                    "pair_groups."
-                )
             columns.append(row_hashes(token_ids))
         if self.share_equal_images:
-            if image_ids is None:
-                raise InputError(
-                    "image_ids must not be None with share_equal_images. Received: "
-                    "image_ids=None. Pass an integer for each image, or pair_groups."
-                )
             columns.append(tf.cast(image_ids, tf.int64))
         return tf.stack(columns, axis=1) if columns else None
 

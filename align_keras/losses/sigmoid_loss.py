@@ -47,8 +47,7 @@ class SigmoidLoss(RowLoss):
         Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if an argument is out of range or unknown, or `token_ids` or
-            `image_ids` are missing.
+        InputError: if an argument is out of range or unknown.
 
     References:
         Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.

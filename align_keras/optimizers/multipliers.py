@@ -54,13 +54,6 @@ class LearningRateMultipliers(ReplicaGradients):
         self.decay = weight_decay
         self.exclusions = checked_patterns("exclusions", exclusions)
         self.learning_rate_multipliers = dict(learning_rate_multipliers or {})
-        for pattern, factor in self.learning_rate_multipliers.items():
-            if not factor > 0:
-                raise InputError(
-                    f"learning_rate_multipliers[{pattern!r}] must be positive. "
-                    f"Received: {factor}. To keep the weights of an encoder constant, "
-                    "set its locked or trainable argument."
-                )
 
     def multiplier(self, path: str) -> float:
         """Returns the learning-rate multiplier of the variable with this path."""

@@ -132,8 +132,6 @@ def test_a_teacher_of_another_width_is_compared_by_its_similarities():
     loss = loss_of(DistillationLoss(), [teacher, teacher])
     with pytest.raises(InputError, match="width 6, and 9 for the teacher"):
         loss(student, student)
-    with pytest.raises(InputError, match="Received: no teacher_image_embeddings"):
-        DistillationLoss()(student, student, 0.1)
 
 
 def test_training_reports_each_part_of_the_loss():
@@ -167,8 +165,6 @@ def test_a_saved_loss_has_the_same_options_and_inner_loss():
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(InputError, match="similarity_weight must be above 0"):
-        DistillationLoss(embedding_weight=0, similarity_weight=0)
     with pytest.raises(InputError, match="contrastive_weight must be"):
         DistillationLoss(contrastive_weight=-1)
     with pytest.raises(InputError, match="temperature must be"):

@@ -120,8 +120,6 @@ def test_objects_that_are_not_pair_losses_are_refused():
             as_pair_loss(wrong)
     with pytest.raises(InputError, match="Did you mean 'label_smoothing'"):
         ContrastiveLoss(label_smothing=0.1)
-    with pytest.raises(InputError, match="token_ids must not be None"):
-        ContrastiveLoss(share_equal_captions=True)(tf.eye(2), tf.eye(2), 1.0)
 
 
 @pytest.mark.parametrize(

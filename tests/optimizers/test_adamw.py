@@ -57,11 +57,6 @@ def test_a_copy_from_the_config_has_the_same_config(optimizer_class):
     assert copy.learning_rate_multipliers == {"y": 0.5}
 
 
-def test_multipliers_must_be_positive():
-    with pytest.raises(InputError, match="must be positive. Received: 0"):
-        AdamW(learning_rate_multipliers={"image": 0})
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from align_keras.optimizers import Lamb, LinearWarmup, paper_schedule
-from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
@@ -44,12 +43,6 @@ def test_20_steps_equal_those_of_numpy(name, dtype):
     # float32 is compared with float64, over 20 steps of size 0.01. Keras computes the
     # learning rate in float32.
     np.testing.assert_allclose(variable.numpy(), expected, atol=2e-6)
-
-
-def test_16_bit_weights_are_refused():
-    variable = keras.Variable(np.ones(3), dtype="bfloat16", name="kernel")
-    with pytest.raises(InputError, match="float32 or float64.*kernel of bfloat16"):
-        Lamb(0.1).apply([keras.ops.ones(3)], [variable])
 
 
 def test_the_trust_ratio_of_zero_weights_is_1():
