@@ -1,6 +1,5 @@
 """Links and images of the documentation resolve on GitHub and on the site."""
 
-import pathlib
 import re
 
 import pytest
@@ -53,48 +52,25 @@ def check_link(page, target):
     return None
 
 
-@pytest.mark.parametrize(
-    "page, target",
-    links_of_pages(),
-    ids=lambda value: value.stem if isinstance(value, pathlib.Path) else value,
-)
-def test_a_link_resolves_on_github_and_on_the_site(page, target):
-    assert check_link(page, target) is None
-
-
-def test_links_are_recognized():
-    text = (
-        "[a](a.md), [`b`](b.md#c) and [web](https://a.org/b)\n"
-        "[![image](c.png)](d.md)\n"
-        '<img src="e.png" alt="">\n'
-        "`[code](f.md)` <!-- [comment](g.md) -->\n"
-        "```\n[block](h.md)\n```\n"
-    )
-    assert links(text) == ["a.md", "b.md#c", "c.png", "d.md", "e.png"]
-    assert len(links_of_pages()) > 80
+def test_links_resolve_on_github_and_on_the_site():
+    pairs = links_of_pages()
+    assert len(pairs) > 80
+    for page, target in pairs:
+        assert check_link(page, target) is None, f"{page}: {target}"
 
 
 @pytest.mark.parametrize(
     "target, reason",
     [
-        ("loss.md", None),
         ("loss.md#several-replicas", None),
         ("loss.md#several-machines", "GitHub has only"),
         ("absent.md", "doesn't exist"),
-        ("../reference/api.md", None),
-        ("../reference/api.md#evaluate", "GitHub has only"),
         ("../../../README.md", "The site has only files"),
     ],
 )
 def test_a_broken_link_is_detected(target, reason):
     result = check_link(SITE / "how" / "recall.md", target)
     assert result is None if reason is None else reason in result
-
-
-def test_anchors_differ_between_github_and_the_site():
-    text = "# A – b\n## `c`: d_e!\n## Ä\n## Twice\n## Twice\n"
-    assert github_anchors(text) == {"a--b", "c-d_e", "ä", "twice", "twice-1"}
-    assert site_anchors(text) == {"a-b", "c-d_e", "", "twice", "twice_1"}
 
 
 def test_every_page_is_reachable():

@@ -179,19 +179,3 @@ def test_file_names_are_unique():
         if path.name != "__init__.py":
             modules[path.name].append(str(path.relative_to(ROOT)))
     assert not find_repeated_names(modules), "Rename one of each pair."
-
-
-@pytest.mark.parametrize(
-    "code, names",
-    [
-        ("def f(): ...", {"f"}),
-        ("class A: ...\ndef _f(): ...", {"A"}),
-        ("A, B = 1, 2", {"A", "B"}),
-        ("A: int = 1", {"A"}),
-        ("if True:\n    a = 1", set()),
-    ],
-)
-def test_only_top_level_names_without_underscore_are_public(code, names, tmp_path):
-    module = tmp_path / "module.py"
-    module.write_text(code)
-    assert public_names(module) == names
