@@ -9,7 +9,6 @@ import re
 import sys
 import tempfile
 
-import hypothesis
 import pytest
 
 import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
@@ -27,11 +26,6 @@ os.environ["XDG_DATA_HOME"] = _data_home.name
 # thresholds took 3 to 8 % of the CPU seconds of four test files.
 gc.set_threshold(200_000, 20, 50)
 
-# Every run tests the same examples. Examples have no time limit, because the machine
-# may be busy.
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("repeatable")
-
 # `.ci/run` sets this variable if all packages of the tier are installed. A skipped test
 # then fails, unless its reason contains one of `ALLOWED_SKIPS`. These reasons depend on
 # the machine and cannot be removed by installing a package.
@@ -47,34 +41,50 @@ ALLOWED_SKIPS = (
 _EXCLUDED = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
 
 
-class _SplitCpu(importlib.abc.MetaPathFinder):
-    """Import hook that splits the CPU into two logical devices.
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Import hook that calls a function once, after a module is imported."""
 
-    Devices cannot be split after TensorFlow has been used. The hook splits them when
-    TensorFlow is imported, so that tests of two replicas can run in the same process as
-    all other tests.
-    """
+    def __init__(self, name, function):
+        self._name = name
+        self._function = function
 
     def find_spec(self, name, path, target=None):
-        if name != "tensorflow":
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
+        loader = spec.loader
 
-        def load_and_split(module):
-            load(module)
-            config = module.config
-            config.set_logical_device_configuration(
-                config.list_physical_devices("CPU")[0],
-                [config.LogicalDeviceConfiguration()] * 2,
-            )
+        def load_and_call(module):
+            # Several modules may share the loader.
+            del loader.exec_module
+            loader.exec_module(module)
+            self._function(module)
 
-        spec.loader.exec_module = load_and_split
+        loader.exec_module = load_and_call
         return spec
 
 
-sys.meta_path.insert(0, _SplitCpu())
+def _split_cpu(tensorflow):
+    """Splits the CPU into two logical devices, which must happen before their use.
+
+    Tests of two replicas can then run in the same process as all other tests.
+    """
+    config = tensorflow.config
+    config.set_logical_device_configuration(
+        config.list_physical_devices("CPU")[0],
+        [config.LogicalDeviceConfiguration()] * 2,
+    )
+
+
+def _make_repeatable(hypothesis):
+    """Every run tests the same examples, without a limit of their time."""
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("repeatable")
+
+
+sys.meta_path.insert(0, _AfterImport("tensorflow", _split_cpu))
+sys.meta_path.insert(0, _AfterImport("hypothesis", _make_repeatable))
 
 
 @pytest.fixture(scope="session")
