@@ -167,8 +167,8 @@ def _queries(arguments: argparse.Namespace) -> "list[Query]":
             "the first image."
         )
     is_condition = bool(arguments.where) and not (texts or images or words)
-    if not is_condition or arguments.text_weight:
-        check_words(texts, images, words, arguments.text_weight)
+    if not is_condition:
+        check_words(texts, images, words)
     names = ("plus", "minus", "where", "k", "duplicates", "text_weight")
     options = {name: getattr(arguments, name) for name in names}
     if images:

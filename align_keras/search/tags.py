@@ -17,6 +17,7 @@ from align_keras.embedders.label_thresholds import (
 )
 from align_keras.search.index.folder_files import path_of_image, stored_image_of
 from align_keras.search.index.schema import TableRow
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, read_regular, refuse_url
 from align_keras.utils.progress import progress_bar
@@ -32,7 +33,6 @@ TAGS_COLUMN = "tags"
 SEPARATOR = "; "
 _TABLE_COLUMNS = ("image", TAGS_COLUMN, "scores", "best_label", "best_score")
 TAG_TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-MAX_TAG_LABELS = 10_000
 # Source of the rows with tags in the database of an index. The ids of folders and
 # tables start at 1.
 _TAGS_ROOT = 0
@@ -74,7 +74,7 @@ def tag_images(
 
     Args:
         index: `Index`.
-        labels: sequence of at most `MAX_TAG_LABELS` str.
+        labels: sequence of str.
         thresholds: as in `Embedder.classify`.
 
     Returns:
@@ -151,11 +151,7 @@ def check_table_name(path: str | os.PathLike) -> None:
     """
     refuse_url(path, "the table of tags")
     suffix = pathlib.Path(path).suffix.lower()
-    if suffix not in TAG_TABLE_SUFFIXES:
-        raise InputError(
-            f"The table of tags must end in {', '.join(TAG_TABLE_SUFFIXES[:-1])} or "
-            f"{TAG_TABLE_SUFFIXES[-1]}. Received: {path}. Choose another name."
-        )
+    check_choice("The suffix of a table of tags", suffix, TAG_TABLE_SUFFIXES)
     if suffix == ".parquet":
         from align_keras.corpus.parquet_tables import arrow
 
@@ -240,15 +236,11 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 
     Raises:
         OSError: if the file cannot be read.
-        InputError: if it has no labels.
+        InputError: if it has no labels or is not in UTF-8.
     """
-    try:
-        text = read_regular(path, _MAX_LABEL_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(
-            f"`labels` must be a text file in UTF-8. Received: {path} with other "
-            "bytes. Save the file as UTF-8."
-        ) from None
+    from align_keras.corpus.text_tables import decode
+
+    text = decode(path, read_regular(path, _MAX_LABEL_BYTES), "utf-8")
     lines = [line.strip() for line in text.splitlines()]
     return _check_names([line for line in lines if line])
 
@@ -256,14 +248,12 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 def _check_names(labels: Sequence[str]) -> list[str]:
     names = check_labels(labels)
     separator = SEPARATOR.strip()
-    if len(names) > MAX_TAG_LABELS or any(separator in name for name in names):
-        received = f"{len(names):,} labels"
-        if len(names) <= MAX_TAG_LABELS:
-            received = repr(next(name for name in names if separator in name))
-        raise InputError(
-            f"`labels` must be at most {MAX_TAG_LABELS:,} texts without {separator!r}. "
-            f"Received: {received:.80}. Correct `labels`."
-        )
+    for name in names:
+        if separator in name:
+            raise InputError(
+                f"`labels` must not contain {separator!r}, which separates the tags of "
+                f"an image. Received: {name!r:.80}. Rename the label."
+            )
     return names
 
 
@@ -325,11 +315,10 @@ def _read_calibration_table(
         cells = value if isinstance(value, list) else str(value).split(";")
         names = [str(cell).strip() for cell in cells if str(cell).strip()]
         unknown = next((name for name in names if name not in known), None)
-        if unknown is not None or not row.get("image"):
-            received = "no image" if unknown is None else f"the label {unknown!r:.80}"
+        if unknown is not None:
             raise InputError(
-                "Each row of the calibration table must have an image and labels of "
-                f"`labels`. Received: {received} in {position}. Correct the table."
+                "The calibration table must have labels of `labels`. Received: "
+                f"{unknown!r:.80} in {position}. Correct the table."
             )
         paths.append(os.path.join(table.parent, str(row["image"])))
         image_labels.append(names)

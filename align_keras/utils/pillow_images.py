@@ -303,7 +303,7 @@ def _decode_pixels(
     """Decodes an opened image, and returns it with the necessary conversions."""
     try:
         if math.prod(image.size) > max_pixels:
-            size = "{} × {} pixels".format(*image.size)
+            size = "{:,} × {:,} pixels".format(*image.size)
             raise ImageError("oversized", f"{size} are more than {max_pixels:,}")
         steps = ["animated"] if _is_animated(image) else []
         # Pillow reads color PNGs of 16 bits in 8-bit modes. The raw mode of the tiles

@@ -175,15 +175,11 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
     for blank_words in ([" "], ["red", "--minus", ""]):
-        with pytest.raises(InputError, match="`text` must not be blank"):
+        with pytest.raises(InputError, match="`text`"):
             search.run(parse("--model_dir", run_folder, *blank_words))
     for incomplete_query in ([], ["--plus", "red"]):
-        with pytest.raises(
-            InputError, match="must have `text` or `image`. Received: no text"
-        ):
+        with pytest.raises(InputError, match="`text`"):
             search.run(parse("--model_dir", run_folder, *incomplete_query))
-    with pytest.raises(InputError, match="`text_weight` must be used with both an"):
-        search.run(parse("--model_dir", run_folder, "red", "--text-weight", 3))
     with pytest.raises(InputError, match="cancel out"):
         search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
 
@@ -191,12 +187,8 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
 def test_errors_name_the_options(run_folder, capsys):
     command = ["search", f"--model_dir={run_folder}"]
     for words, expected in (
-        ([], "A search must have TEXT or --image. Received: no text and no image."),
-        ([" "], "TEXT must not be blank"),
-        (
-            ["red", "--text-weight=3"],
-            "--text-weight must be used with both an image and words",
-        ),
+        ([], "A search must have --image or a TEXT"),
+        (["red", "-k", "100001"], "-k"),
     ):
         assert main([*command, *words]) == 1
         assert f"align-keras search: error: {expected}" in capsys.readouterr().err

@@ -189,7 +189,7 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
     ("words", "message"),
     [
         ([], "The images must be named by FOLDER or --index"),
-        (["X", "--out", "tags.txt"], "must end in .csv, .tsv, .jsonl or .parquet"),
+        (["X", "--out", "tags.txt"], "must be one of .csv"),
         (["X", "--labels", "none.txt"], "No such file"),
         (["--calibrate", "X"], "--calibrate must be used with --thresholds"),
         (

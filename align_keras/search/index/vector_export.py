@@ -11,6 +11,7 @@ import numpy as np
 
 from align_keras.corpus.parquet_tables import arrow
 from align_keras.search.index.schema import INDEX_COLUMNS
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.condition_columns import NUMBER
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, refuse_url
@@ -51,11 +52,7 @@ def export_vectors(store: "ImageStore", to: str | os.PathLike) -> list[pathlib.P
     refuse_url(to, "the file of an export")
     path = pathlib.Path(to)
     suffix = path.suffix.lower()
-    if suffix not in EXPORT_SUFFIXES:
-        raise InputError(
-            f"The file of an export must end in {' or '.join(EXPORT_SUFFIXES)}. "
-            f"Received: {to}. Choose another name."
-        )
+    check_choice("The suffix of an export", suffix, EXPORT_SUFFIXES)
     write = _write_parquet if suffix == ".parquet" else _write_npy
     with store.database.consistent_read():
         return write(store, path)

@@ -161,40 +161,19 @@ def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def check_words(
-    texts: Sequence,
-    images: Sequence,
-    modifiers: Sequence,
-    text_weight: float | None,
-) -> None:
-    """Checks that a search has a text or an image, and that no text is blank.
+def check_words(texts: Sequence, images: Sequence, modifiers: Sequence) -> None:
+    """Raises InputError unless a search has a text or an image, and no blank text.
 
     Args:
         texts: texts to search for.
         images: images to search for.
         modifiers: texts of `plus` and `minus`.
-        text_weight: weight of the texts, or None if the user has not set it.
-
-    Raises:
-        InputError: if a check fails, or `text_weight` has no effect.
     """
     words = [*texts, *modifiers]
-    if any(not word.strip() for word in words):
+    if not (images or texts) or any(not word.strip() for word in words):
         raise InputError(
-            f"`text` must not be blank. Received: {words}. Enter the words to search "
-            "for."
-        )
-    if not images and not texts:
-        raise InputError(
-            "A search must have `text` or `image`. Received: no text and no image. "
-            "Enter the words or the image to search for. `plus` and `minus` only "
-            "modify a text or an image."
-        )
-    if text_weight and not (images and words):
-        raise InputError(
-            "`text_weight` must be used with both an image and words. Received: "
-            f"text_weight={text_weight:g} without one of the two. Add the missing "
-            "input, or leave `text_weight` out."
+            "A search must have `image` or a `text` that is not blank, which `plus` "
+            f"and `minus` modify. Received: {words}. Enter what to search for."
         )
 
 

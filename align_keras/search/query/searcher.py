@@ -175,16 +175,13 @@ class Searcher:
 
     def _check_embedding(self, embedding: np.ndarray) -> np.ndarray:
         embedding = np.ascontiguousarray(embedding, np.float32)
-        if embedding.shape != (self._store.dimension,):
+        is_finite = np.isfinite(embedding).all()
+        if embedding.shape != (self._store.dimension,) or not is_finite:
+            numbers = "finite numbers" if is_finite else "NaN or infinity"
             raise InputError(
-                f"`query` must have shape ({self._store.dimension},) for this index. "
-                f"Received: shape {embedding.shape}. Compute the embedding with the "
-                "model of the index."
-            )
-        if not np.isfinite(embedding).all():
-            raise InputError(
-                "`query` must be finite. Received: NaN or infinity. Compute the "
-                "embedding again."
+                f"`query` must have {self._store.dimension} finite numbers for this "
+                f"index. Received: shape {embedding.shape} with {numbers}. Compute "
+                "the embedding with the model of the index."
             )
         return embedding
 

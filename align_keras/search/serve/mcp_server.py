@@ -109,7 +109,7 @@ class _Tools:
         """
         for name, texts in {"text": [text], "plus": plus, "minus": minus}.items():
             check_request_texts(name, texts)
-        check_words([text], [], [*plus, *minus], None)
+        check_words([text], [], [*plus, *minus])
         query = Query(text, plus=plus, minus=minus, where=where, k=_check_k(k))
         current = self._shared.get()
         embedding = query.encode(current.index.model, texts=current.texts)

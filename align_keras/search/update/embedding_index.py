@@ -1,5 +1,6 @@
 """Writer of an index from precomputed embeddings."""
 
+import collections
 import contextlib
 import json
 import os
@@ -50,9 +51,21 @@ def write_embedding_index(
     """
     refuse_url(folder, "`folder`")
     folder = pathlib.Path(os.path.abspath(folder))
-    _check_lengths(len(embeddings), ids=ids, captions=captions, images=images)
     names = [str(id) for id in ids]
-    _check_different(names)
+    if len(set(names)) != len(names):
+        repeated, count = collections.Counter(names).most_common(1)[0]
+        raise InputError(
+            f"`ids` must be unique. Received: {repeated!r:.80} {count:,} times. Rename "
+            "one of them."
+        )
+    arguments = {"ids": ids, "captions": captions, "images": images}
+    for name, column in arguments.items():
+        if column is not None and len(column) != len(embeddings):
+            raise InputError(
+                f"`{name}` must have one entry per row of `embeddings`. Received: "
+                f"{len(column)} entries for {len(embeddings)} rows. Pass one entry per "
+                "image."
+            )
     suffixes = [image_suffix(content, row) for row, content in enumerate(images or ())]
     with contextlib.ExitStack() as stack:
         if FolderStore.exists(folder):
@@ -84,41 +97,17 @@ def check_embeddings(embeddings: np.ndarray) -> np.ndarray:
         InputError: if the array is not a matrix with rows, or contains NaN or infinity.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
-    if embeddings.ndim != 2 or 0 in embeddings.shape:
-        raise InputError(
-            "`embeddings` must be a matrix (rows, dimension) with at least one row. "
-            f"Received: shape {embeddings.shape}. Pass one row per image."
-        )
+    is_matrix = embeddings.ndim == 2 and embeddings.size > 0
     with np.errstate(over="ignore"):
-        norms = np.sqrt(np.square(embeddings).sum(axis=1))
-    invalid_rows = np.flatnonzero(~np.isfinite(norms))
-    if len(invalid_rows):
+        norms = np.sqrt(np.square(embeddings).sum(axis=-1))
+    num_invalid = np.count_nonzero(~np.isfinite(norms))
+    if not is_matrix or num_invalid:
         raise InputError(
-            "`embeddings` must be finite. Received: NaN or infinity in "
-            f"{len(invalid_rows)} rows, the first of them {invalid_rows[0]}. Leave "
-            "those images out."
+            "`embeddings` must be a matrix (rows, dimension) of finite numbers with at "
+            f"least one row. Received: shape {embeddings.shape}, {num_invalid:,} rows "
+            "with NaN or infinity. Pass one row per image."
         )
     return embeddings
-
-
-def _check_lengths(count: int, **columns: Sequence[Any] | None) -> None:
-    for name, column in columns.items():
-        if column is not None and len(column) != count:
-            raise InputError(
-                f"`{name}` must have one entry per row of `embeddings`. Received: "
-                f"{len(column)} entries for {count} rows. Pass one entry per image."
-            )
-
-
-def _check_different(ids: Sequence[str]) -> None:
-    first_rows: dict[str, int] = {}
-    for row, id in enumerate(ids):
-        first = first_rows.setdefault(id, row)
-        if first != row:
-            raise InputError(
-                f"`ids` must be unique. Received: {id!r} in rows {first} and {row}. "
-                "Rename one of them."
-            )
 
 
 def image_suffix(content: bytes, row: int) -> str:

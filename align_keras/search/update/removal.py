@@ -59,10 +59,11 @@ def remove(store: ImageStore, paths: Iterable[str | os.PathLike]) -> int:
             for image_file, image in stored.items()
             if image_file == file or image_file.startswith(prefix) or image.root == root
         }
-        if not images and root is None:
+        # An empty path would be the current folder.
+        if not path or (not images and root is None):
             raise InputError(
                 "`remove` must be images, folders or tables of the index. Received: "
-                f"{os.fsdecode(file)}. Check the path."
+                f"{os.fsdecode(path)!r}. Check the path."
             )
         removals.append(_Removal(file, root, images))
         if root is not None:
@@ -108,22 +109,11 @@ def _path_to_remove(
     name = os.fsencode(without_query(os.fsdecode(path)))
     if name in stored or name in roots:
         return name
-    if not name or b"\0" in name:
-        raise InputError(
-            "`remove` must be images, folders or tables of the index. Received: "
-            f"{os.fsdecode(name)!r}. Write `.` for the current folder."
-        )
     if is_url(path):
         return name.rstrip(b"/")
     # An image may be a symbolic link. The index stores the path of the link.
     plain = os.path.abspath(os.path.expanduser(name))
-    file = plain if plain in stored else os.path.realpath(plain)
-    if os.path.dirname(file) == file and file not in roots:
-        raise InputError(
-            "`remove` must be images, folders or tables of the index. Received: "
-            f"{os.fsdecode(file)}, which contains all sources. Name each source."
-        )
-    return file
+    return plain if plain in stored else os.path.realpath(plain)
 
 
 def _remaining_source(

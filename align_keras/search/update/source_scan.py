@@ -52,16 +52,12 @@ def resolve_source(source: str | os.PathLike) -> bytes:
             )
         return os.fsencode(url)
     file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
-    if not os.path.exists(file):
+    is_existing_table = is_table(os.fsdecode(file)) and os.path.exists(file)
+    if not (is_existing_table or os.path.isdir(file)):
         raise InputError(
-            f"`sources` must be folders or tables. Received: {os.fsdecode(file)}, "
-            "which doesn't exist. Check the path."
-        )
-    if not (is_table(os.fsdecode(file)) or os.path.isdir(file)):
-        raise InputError(
-            "`sources` must be folders of images or tables that end in "
-            f"{', '.join(TABLE_SUFFIXES)}. Received: {os.fsdecode(file)}. Name its "
-            "folder."
+            "`sources` must be existing folders of images or tables that end in "
+            f"{', '.join(TABLE_SUFFIXES)}. Received: {os.fsdecode(file)}. Check the "
+            "path, or name the folder of an image."
         )
     return os.path.realpath(file)
 

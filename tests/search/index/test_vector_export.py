@@ -103,7 +103,7 @@ def test_a_database_is_exported(folder, tmp_path, database, colors):
 def test_an_export_does_not_replace_other_data(folder, tmp_path, name):
     index = Index.open(folder / "index")
     (tmp_path / name).write_text("[]\n")
-    with pytest.raises(InputError, match=f"{name}, which contains other data"):
+    with pytest.raises(InputError, match=name):
         index.export(tmp_path / "a.npy")
     assert (tmp_path / name).read_text() == "[]\n"
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -116,7 +116,7 @@ def test_an_export_does_not_replace_other_data(folder, tmp_path, name):
 
 
 def test_wrong_names_and_options_are_refused(folder, tmp_path, capsys):
-    with pytest.raises(InputError, match="must end in .parquet or .npy"):
+    with pytest.raises(InputError, match="suffix"):
         Index.open(folder / "index").export(tmp_path / "a.txt")
     command = ["index", "--index", str(folder / "index"), "--export", "a.npy"]
     assert main([*command, "--watch"]) == 1

@@ -51,7 +51,7 @@ CALLS = {
 UNREADABLE = "`path` must be the path of an image that the server can read"
 # Tool and arguments of a wrong call, and its error.
 MISTAKES = [
-    ("search", {"text": " "}, "must not be blank"),
+    ("search", {"text": " "}, "not blank"),
     ("search", {"text": "red", "k": 0}, "`k` must be from 1 to 100"),
     ("search", {"text": "red", "where": "widht > 1"}, "Did you mean width"),
     ("similar", {}, "either `id` or `path`"),

