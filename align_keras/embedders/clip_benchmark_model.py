@@ -6,7 +6,6 @@ command of CLIP_benchmark with `--model_type align_keras`.
 
 import argparse
 import functools
-import importlib.util
 import io
 import os
 import sys
@@ -75,9 +74,6 @@ def register_clip_benchmark() -> None:
     `align_keras.evaluate`, which is Keras for a model with Keras weights. The function
     prevents later imports of triton, which cannot share a process with TensorFlow.
 
-    Raises:
-        InputError: if CLIP_benchmark is not installed.
-
     Example:
 
     ```python
@@ -89,11 +85,6 @@ def register_clip_benchmark() -> None:
     )
     ```
     """
-    if importlib.util.find_spec("clip_benchmark") is None:
-        raise InputError(
-            "`register_clip_benchmark` needs clip-benchmark, which isn't installed. "
-            "Run `pip install clip-benchmark`."
-        )
     block_triton()
     from clip_benchmark import models
     from clip_benchmark.metrics import zeroshot_classification
@@ -174,7 +165,7 @@ def main() -> int:
             options = [*_DEFAULT_OPTIONS, *with_runtimes(options)]
         sys.argv = [os.path.basename(sys.argv[0]), command, *options]
         cli.main()
-    except InputError as error:
+    except (ModuleNotFoundError, InputError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -79,7 +79,14 @@ class KerasEmbedder(Embedder):
 
         if self._image_tower is None:
             return image_function(self.align)
-        self._check_unchanged()
+        if self.in_memory and (
+            self.align.image_encoder.fingerprint() != self._image_digest
+        ):
+            raise InputError(
+                f"The image tower for runtime={self.runtime!r} must have the weights "
+                "of its model, which was trained after load_model. Call load_model "
+                "again."
+            )
         return self._image_tower
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -97,17 +104,6 @@ class KerasEmbedder(Embedder):
     def encode_words(self, words: Sequence[str]) -> np.ndarray:
         with self._lock:
             return self.align.encode_words(words)
-
-    def _check_unchanged(self) -> None:
-        """Raises if the image encoder was trained after it was converted."""
-        if not self.in_memory:
-            return
-        if self.align.image_encoder.fingerprint() != self._image_digest:
-            raise InputError(
-                f"The image tower for runtime={self.runtime!r} must have the weights "
-                "of its model, which was trained after load_model. Call load_model "
-                "again."
-            )
 
 
 def image_fingerprint(encoder_digest: str, runtime_key: str) -> str:

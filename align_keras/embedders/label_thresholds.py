@@ -221,20 +221,15 @@ def check_labels(labels: Any) -> list[str]:
     """Returns labels as a list.
 
     Raises:
-        InputError: if there are no labels, or a label is blank, not a str or repeated.
+        InputError: if there are no labels, or a label is blank or repeated.
     """
     names = [labels] if isinstance(labels, str) else list(labels)
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(
-                f"`labels` must be texts that are not blank. Received: {name!r:.80}. "
-                "Remove blank labels."
-            )
-    repeated = [name for name, n in collections.Counter(names).items() if n > 1]
-    if not names or repeated:
-        received = f"{repeated[0]!r:.80} twice" if repeated else "no label"
+    counts = collections.Counter(names)
+    wrong = [name for name in names if counts[name] > 1 or not str(name).strip()]
+    if not names or wrong:
+        received = f"{wrong[0]!r:.80}, which is blank or repeated" if wrong else "none"
         raise InputError(
-            f"`labels` must be one or more different texts. Received: {received}. "
-            "Correct `labels`."
+            "`labels` must be one or more different texts that are not blank. "
+            f"Received: {received}."
         )
     return names

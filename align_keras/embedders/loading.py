@@ -13,7 +13,6 @@ from align_keras.embedders.locations import (
     is_image_runtime,
     locate_model,
 )
-from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 
@@ -108,13 +107,6 @@ def _open(
                 "with another runtime."
             )
         return model
-    from align_keras.models import ALIGN
-
-    if not isinstance(model, ALIGN):
-        raise InputError(
-            "`model` must be a name, a folder, an ALIGN or an Embedder. Received: "
-            f"{type(model).__name__}. Pass the name or the folder of the model."
-        )
     runtime = check_runtime(runtime)
     if runtime not in ("auto", "keras") and not is_image_runtime(runtime):
         raise InputError(
@@ -171,11 +163,8 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
 def _read_search_settings(embedder: Embedder, folder: pathlib.Path) -> None:
     """Sets the properties of a model that its file `search.json` contains."""
     settings = read_json(folder / SEARCH_FILE)
-    bounds = {"text_weight": (1e-6, 1e6), "label_threshold": (-1, 1)}
-    for name, (least, most) in bounds.items():
+    for name in ("text_weight", "label_threshold"):
         if name in settings:
-            subject = f"{name} in {folder / SEARCH_FILE}"
-            check_number(subject, settings[name], least, most)
             setattr(embedder, name, float(settings[name]))
 
 

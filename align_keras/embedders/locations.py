@@ -10,7 +10,7 @@ import pathlib
 
 from align_keras.presets.hub import download, is_hub_name
 from align_keras.presets.table import preset_names
-from align_keras.utils.arguments import did_you_mean
+from align_keras.utils.arguments import check_choice, did_you_mean
 from align_keras.utils.errors import (
     InputError,
     MissingExtraError,
@@ -85,40 +85,23 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
         InputError: if there is no such model.
     """
     name = os.fspath(name)
-    if is_hub_name(name):
-        folder = download(name, weights=False)
-        runtimes = _runtimes_of(folder)
-        if not runtimes:
-            raise InputError(_not_a_model(name, f"has no {_MODEL_FILES}"))
-        return ModelLocation(name, folder, runtimes)
-    if name in SHIPPED_MODELS:
-        folder = find_shipped_model(name)
-        return ModelLocation(name, folder, _runtimes_of(folder))
     if name.endswith(".keras") and os.path.isfile(name):
         file = pathlib.Path(os.path.abspath(name))
         return ModelLocation(str(file), file, ("keras",))
-    folder = _folder_of(name)
-    if not folder.is_dir() and name in preset_names():
-        raise InputError(
-            f"`model` must be a trained model. Received: the preset {name}, which has "
-            "random weights. Train it with `align-keras train` or `ALIGN.fit`, and "
-            "pass its folder."
-        )
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(_not_a_model(name, problem))
+    full_name = name
+    if is_hub_name(name):
+        folder = download(name, weights=False)
+    elif name in SHIPPED_MODELS:
+        folder = find_shipped_model(name)
+    else:
+        # A relative path may be equal to the name of an architecture, which
+        # `from_preset` would build instead.
+        full_name = os.path.abspath(_folder_of(name))
+        folder = pathlib.Path(full_name)
     runtimes = _runtimes_of(folder)
-    if not runtimes and (folder / "checkpoints").exists():
-        raise InputError(
-            f"`model` must be a finished run. Received: {name}, which has checkpoints "
-            "but no config.json. Run the same train command again to continue it."
-        )
     if not runtimes:
-        raise InputError(_not_a_model(name, f"has no {_MODEL_FILES}"))
-    # A relative path may be equal to the name of an architecture, which `from_preset`
-    # would build instead.
-    folder = pathlib.Path(os.path.abspath(folder))
-    return ModelLocation(str(folder), folder, runtimes)
+        raise _not_a_model(name, folder)
+    return ModelLocation(full_name, folder, runtimes)
 
 
 def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto") -> str:
@@ -155,21 +138,13 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
 
 
 def check_runtime(runtime: str | os.PathLike) -> str:
-    """Returns a runtime as str, or raises if it is unknown or its file is missing."""
+    """Returns a runtime as str, or raises if it is unknown."""
     runtime = os.fspath(runtime)
-    if runtime in RUNTIMES:
-        return runtime
     if runtime.endswith(".tflite"):
-        if os.path.isfile(runtime):
-            return os.path.abspath(runtime)
-        raise InputError(
-            f"`runtime` must be an existing file. Received: runtime={runtime!r}. Check "
-            "the path, or write the file with `align-keras export litert`."
-        )
-    raise InputError(
-        f"`runtime` must be one of {', '.join(RUNTIMES)} or the path of a .tflite "
-        f"file. Received: runtime={runtime!r}. Choose one of them."
-    )
+        return os.path.abspath(runtime)
+    remedy = "Choose one of them, or the path of a .tflite file."
+    check_choice("`runtime`", runtime, RUNTIMES, remedy)
+    return runtime
 
 
 def is_image_runtime(runtime: str) -> bool:
@@ -223,21 +198,11 @@ def find_saved_model(directory: str | os.PathLike) -> pathlib.Path:
     Args:
         directory: folder with `saved_model.pb`, or folder that `export_saved_model`
             wrote. In the second case, the result is the newest `align/VERSION`.
-
-    Raises:
-        InputError: if there is no SavedModel.
     """
     directory = pathlib.Path(directory)
     versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
     newest = max(filter(str.isdecimal, versions), key=int, default=None)
-    folder = directory if newest is None else directory / "align" / newest
-    if not (folder / "saved_model.pb").is_file():
-        problem = "a folder without it" if directory.is_dir() else "a missing folder"
-        raise InputError(
-            f"The export folder {directory} must contain saved_model.pb. Received: "
-            f"{problem}. Pass the folder `export` of a finished run."
-        )
-    return folder
+    return directory if newest is None else directory / "align" / newest
 
 
 def _folder_of(name: str) -> pathlib.Path:
@@ -259,13 +224,25 @@ def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
     return tuple(runtime for runtime, has in has_files.items() if has)
 
 
-def _not_a_model(name: str, problem: str) -> str:
+def _not_a_model(name: str, folder: pathlib.Path) -> InputError:
+    """Returns the error for a folder without files of a model."""
     runs = shared_folder("saved_models")
     names = {*SHIPPED_MODELS, *(os.listdir(runs) if runs else ())}
     remedy = did_you_mean(name, sorted(names)) or (
         "Check the name, or write an export with `align-keras export`."
     )
-    return (
+    problem = f"has no {_MODEL_FILES}"
+    if not folder.exists():
+        problem = "does not exist"
+        if name in preset_names():
+            problem = "is a preset with random weights"
+            remedy = (
+                "Train it with `align-keras train`, and pass the folder of the run."
+            )
+    elif (folder / "checkpoints").exists():
+        problem = "is a run that has not finished"
+        remedy = "Run the same train command again to continue it."
+    return InputError(
         f"`model` must be {', '.join(SHIPPED_MODELS)}, the folder of a run, a preset "
         "or an export (SavedModel, LiteRT or ONNX), or hf://user/model. Received: "
         f"model={name!r}, which {problem}. {remedy}"

@@ -14,10 +14,6 @@ from align_keras.text.shortening import shorten_texts
 from align_keras.utils.arguments import check_is_sequence, check_texts
 from align_keras.utils.errors import InputError
 
-# Maximum image side in the metadata of a tower, in pixels. Such an image takes 200 MB.
-MAX_SIDE = 8192
-# Tokens that BERT's WordPiece tokenizer needs.
-_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # Number of images that are in memory at a time.
 _BATCH_SIZE = 64
 
@@ -32,7 +28,7 @@ class TowerEmbedder(Embedder):
             the towers.
 
     Raises:
-        InputError: if the metadata are damaged.
+        InputError: if the metadata are those of other files or of two models.
     """
 
     # Argument of `align-keras export` that writes the files, for messages.
@@ -49,27 +45,21 @@ class TowerEmbedder(Embedder):
         try:
             image = metadata["image"]["preprocessing"]
             text = metadata["text"]["preprocessing"]
-            self.image_size = int(image["image_size"])
-            self.resize_to = int(image["resize_to"])
-            self.sequence_length = int(text["sequence_length"])
-            self.vocabulary_file = str(text["vocabulary_file"])
+            self.image_size = image["image_size"]
+            self.resize_to = image["resize_to"]
+            self.sequence_length = text["sequence_length"]
+            self.vocabulary_file = text["vocabulary_file"]
             self.is_uncased = text["normalization"] == "bert_uncased"
-            self.dimension = int(metadata["text"]["outputs"][0]["shape"][-1])
-            image_dimension = int(metadata["image"]["outputs"][0]["shape"][-1])
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise self.damaged("text", error) from None
-        if not 0 < self.image_size <= self.resize_to <= MAX_SIDE:
-            problem = (
-                "its metadata must have 0 < image_size <= resize_to <= "
-                f"{MAX_SIDE:,} instead of {self.image_size} and {self.resize_to}"
-            )
-            raise self.damaged("image", problem)
+            self.dimension = metadata["text"]["outputs"][0]["shape"][-1]
+            image_dimension = metadata["image"]["outputs"][0]["shape"][-1]
+        except (LookupError, TypeError) as error:
+            raise foreign_tower(paths["text"], self.export_format, error) from None
         if image_dimension != self.dimension:
             problem = (
                 f"its embeddings must have the length {self.dimension} of those of the "
                 f"text tower instead of {image_dimension}"
             )
-            raise self.damaged("image", problem)
+            raise foreign_tower(paths["image"], self.export_format, problem)
 
     @abc.abstractmethod
     def read_vocabulary(self) -> str:
@@ -88,11 +78,7 @@ class TowerEmbedder(Embedder):
 
     @abc.abstractmethod
     def accepts_any_length(self) -> bool:
-        """Returns True if the text tower accepts rows without padding.
-
-        This opens the tower, which checks that the sequence length in its metadata is
-        correct.
-        """
+        """Returns True if the text tower accepts rows without padding."""
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
         # Text queries are faster without this import.
@@ -154,10 +140,6 @@ class TowerEmbedder(Embedder):
         # splitlines() would also split at special characters that are tokens.
         tokens = self.read_vocabulary().removesuffix("\n").split("\n")
         vocabulary = {token: row for row, token in enumerate(tokens)}
-        for token in _SPECIAL_TOKENS:
-            if token not in vocabulary:
-                problem = f"its vocabulary must have the token {token}"
-                raise self.damaged("text", problem)
         tokenizer = BertWordPieceTokenizer(
             vocabulary, lowercase=self.is_uncased, strip_accents=self.is_uncased
         )
@@ -167,34 +149,9 @@ class TowerEmbedder(Embedder):
         )
         return tokenizer
 
-    def check_shape(self, kind: str, name: str, shape: tuple[Any, ...]) -> None:
-        """Raises if the metadata of a tower do not match the shape of its input.
 
-        Args:
-            kind: `"image"` or `"text"`.
-            name: name of the input.
-            shape: shape of the input. Open dimensions are not int.
-        """
-        settings = {
-            "image": ("image_size", self.image_size),
-            "text": ("sequence_length", self.sequence_length),
-        }
-        setting, size = settings[kind]
-        is_open = len(shape) >= 2 and not isinstance(shape[1], int)
-        if len(shape) < 2 or not (is_open or shape[1] == size):
-            problem = (
-                f"the {setting} in its metadata is {size} and must match the shape "
-                f"{shape} of its input {name}"
-            )
-            raise self.damaged(kind, problem)
-
-    def damaged(self, kind: str, reason: object) -> InputError:
-        """Returns the error for a tower file that cannot be used."""
-        return damaged_tower(self.paths[kind], self.export_format, reason)
-
-
-def damaged_tower(path: pathlib.Path, export_format: str, reason: object) -> InputError:
-    """Returns the error for a tower file that cannot be used."""
+def foreign_tower(path: pathlib.Path, export_format: str, reason: object) -> InputError:
+    """Returns the error for a file that is not a tower of the same export."""
     line = " ".join(str(reason).split())[:160]
     return InputError(
         f"`model` must be towers that `align-keras export {export_format}` wrote. "

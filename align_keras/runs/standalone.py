@@ -54,7 +54,6 @@ def check_standalone(
         float, largest difference between two entries.
 
     Raises:
-        InputError: if the export does not exist.
         RuntimeError: if the process fails, or its embeddings differ from the expected
             embeddings.
     """

@@ -163,10 +163,6 @@ WRONG_OPTIONS = {
         (*RETRIEVAL, "--runtime", "x"),
         "--runtime must be one of auto, keras.*Received: --runtime='x'",
     ),
-    "missing runtime file": (
-        (*RETRIEVAL, "--runtime", "x.tflite"),
-        "--runtime must be an existing file. Received: --runtime='x.tflite'",
-    ),
     "runtime for vtab": (
         ("vtab", "--runtime", "openvino"),
         "--runtime is an option of retrieval.*with vtab",

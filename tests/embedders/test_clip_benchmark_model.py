@@ -10,13 +10,9 @@ import pytest
 import yaml
 
 import align_keras
-from align_keras.embedders.clip_benchmark_model import (
-    register_clip_benchmark,
-    with_runtimes,
-)
+from align_keras.embedders.clip_benchmark_model import with_runtimes
 from align_keras.embedders.pixels import square_pixels
 from align_keras.images import resize_image
-from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.public_benchmarks import stamps, write_class_shards, write_shards
 from tools import check_published
@@ -26,12 +22,6 @@ MODULE = "align_keras.embedders.clip_benchmark_model"
 PROMPTS = ["a drawing of {c}.", "a photo of {c}"]
 # CLIP_benchmark infers the task of a data set from its name.
 NAMES = ["wds/flickr8k", "wds/stamps"]
-
-
-def test_clip_benchmark_must_be_installed(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install clip-benchmark"):
-        register_clip_benchmark()
 
 
 def test_results_name_the_runtime_of_each_model(tmp_path):

@@ -203,7 +203,7 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
         (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
         (["X", "--out", ""], "--out must not be empty. Received: --out=''"),
         (["X", "--index", ""], "--index must not be empty"),
-        (["X", "--labels", "twice.txt"], "'a' twice"),
+        (["X", "--labels", "twice.txt"], "blank or repeated"),
     ],
 )
 def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
