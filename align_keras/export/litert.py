@@ -60,7 +60,7 @@ def image_flatbuffer(
     check_choice("quantize", quantize, QUANTIZATIONS)
     encode = tower_functions.image_tower_function(model, resizable)
     size = model.image_size
-    pixels = _as_pixel_array(pixels, size)
+    pixels = np.asarray(pixels, "float32")
     content = _convert(encode, model.image_encoder, "encode_image_pixels")
     if resizable:
         content = _set_default_shapes(content, [1, size, size, 3])
@@ -135,17 +135,6 @@ def text_flatbuffer(
     return content
 
 
-def _as_pixel_array(pixels: Sequence | np.ndarray, size: int) -> np.ndarray:
-    """Returns images as a float32 array, or raises if their shape is wrong."""
-    pixels = np.asarray(pixels, "float32")
-    if len(pixels) and pixels.shape[1:] != (size, size, 3):
-        raise InputError(
-            f"`pixels` must have the shape (n, {size}, {size}, 3). Received: "
-            f"pixels.shape={pixels.shape}. Preprocess the images with preprocess_image."
-        )
-    return pixels
-
-
 @silent_standard_error()
 def _convert(encode: Callable, encoder: Any, key: str) -> bytes:
     """Converts a function and its variables to a float LiteRT file."""
@@ -215,13 +204,9 @@ def _check_embeddings(
     embeddings = np.concatenate([tower(**sample) for sample in samples])
     cosine = float(np.mean(np.sum(embeddings * expected, axis=1)))
     # A cosine of NaN does not pass, since comparisons with NaN are False.
-    if cosine >= MIN_COSINE[quantize]:
-        return
-    rule = (
-        "The mean cosine similarity of the embeddings of the converted tower and of "
-        f"Keras must be at least {MIN_COSINE[quantize]} with `quantize` {quantize}. "
-        f"Received: {cosine:.4f}."
-    )
-    if quantize == "none":
-        raise RuntimeError(f"{rule} Please report this error of the conversion.")
-    raise InputError(f"{rule} Choose a quantization with more bits.")
+    if not cosine >= MIN_COSINE[quantize]:
+        raise InputError(
+            "The embeddings of the converted tower must have a mean cosine similarity "
+            f"of at least {MIN_COSINE[quantize]} to those of Keras with `quantize` "
+            f"{quantize}. Received: {cosine:.4f}. Choose a quantization with more bits."
+        )

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
-
 # Modification time of files in the archive. A constant makes exports reproducible.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 METADATA_FILE = "metadata.json"
@@ -68,9 +66,6 @@ class LiteRTTower:
 
     Returns:
         float32 array (n, d).
-
-    Raises:
-        InputError: if an array has a wrong shape.
     """
 
     def __init__(self, content: bytes | pathlib.Path) -> None:
@@ -89,18 +84,6 @@ class LiteRTTower:
         self.outputs = _shapes(self._runner.get_output_details(), "shape")
 
     def __call__(self, **inputs: Any) -> np.ndarray:
-        for name, open_shape in self.open_inputs.items():
-            received = np.shape(inputs[name])
-            fits = len(received) == len(open_shape) and all(
-                open_size in (-1, size)
-                for open_size, size in zip(open_shape, received, strict=True)
-            )
-            if not fits:
-                raise InputError(
-                    f"`{name}` must have the shape {open_shape}, "
-                    f"where -1 is any size. Received: {name}.shape={received}. "
-                    "Change the input, or convert the tower with resizable=True."
-                )
         typed = {
             name: np.ascontiguousarray(inputs[name], detail["dtype"])
             for name, detail in self._runner.get_input_details().items()

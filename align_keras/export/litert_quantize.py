@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import needs
 from align_keras.utils.quiet import silent_standard_error
 
 # Limits of quantized values. Weights are int8. Biases are int32 multiples of the scale
@@ -91,11 +91,6 @@ def _hidden_output() -> Iterator[None]:
 
 
 def _quantize_integers(flatbuffer: bytes, samples: Sequence[dict]) -> bytes:
-    if not len(samples):
-        raise InputError(
-            "`quantize` int8 needs calibration images. Received: no images. Pass pairs "
-            "that resemble the inputs of the application, or choose dynamic-int8."
-        )
     library, types = _import()
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -138,11 +133,6 @@ def _tensors_outside_convolutions(graph: Any) -> tuple[list[str], list[str]]:
         graph.operatorCodes[operator.opcodeIndex].builtinCode
         for operator in main.operators
     ]
-    if BuiltinOperator.CONV_2D not in kinds or BuiltinOperator.MEAN not in kinds:
-        raise InputError(
-            "`quantize` int8 needs an image tower. Received: a file without "
-            "convolutions or pooling. Use dynamic-int8."
-        )
     first = kinds.index(BuiltinOperator.CONV_2D)
     pooling = len(kinds) - 1 - kinds[::-1].index(BuiltinOperator.MEAN)
     before = _output_names(main, main.operators[:first])

@@ -14,7 +14,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
-from align_keras.export.tower_functions import check_has_attributes
 from align_keras.text.tensorflow_text import check_tensorflow_text
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
@@ -82,9 +81,9 @@ def export_saved_model(
         card_arguments: dict of keyword arguments of `model_card`.
 
     Raises:
-        InputError: if the model is not an `ALIGN`, has no vocabulary or has weights
-            that are not finite, if `directory` is a file or contains files that are not
-            part of an export, or if `weights` is not one of the supported dtypes.
+        InputError: if the model has no vocabulary or has weights that are not finite,
+            if `directory` is a file or contains files that are not part of an export,
+            or if `weights` is not one of the supported dtypes.
 
     References:
         Jia et al. 2021, sections 4.1 (cosine similarity of embeddings) and 10.
@@ -100,7 +99,8 @@ def export_saved_model(
     outputs["text_embedding"].shape  # TensorShape([1, 256])
     ```
     """
-    check_exportable(model)
+    if not model.tokenizer.in_graph:
+        check_tensorflow_text("A SavedModel that embeds texts")
     directory = placeable_folder(directory, "directory")
     _check_replaceable(directory)
     if weights is not None:
@@ -177,16 +177,6 @@ def _describe_tensors(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for name, meaning in _MEANINGS.items()
         if name in tensors
     }
-
-
-def check_exportable(model: Any) -> None:
-    """Raises unless `model` is an `ALIGN` that can be exported."""
-    # `ALIGN.tokenizer` raises an InputError if the model has no vocabulary.
-    check_has_attributes(
-        model, "image_encoder", "text_encoder", "image_size", "tokenizer"
-    )
-    if not model.tokenizer.in_graph:
-        check_tensorflow_text("A SavedModel that embeds texts")
 
 
 def check_finite_weights(model: Any) -> None:

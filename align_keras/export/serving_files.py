@@ -14,7 +14,6 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.export.saved_model import SERVED_MODELS
-from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 VERSION = "1"
@@ -64,13 +63,9 @@ def write_serving_files(folder: str | os.PathLike) -> None:
 
     Args:
         folder: folder that `export_saved_model` wrote.
-
-    Raises:
-        InputError: if the folder is not an export.
     """
     folder = pathlib.Path(folder)
     models = {name: folder / name / VERSION for name in SERVED_MODELS}
-    signatures = {name: _read_signatures(path) for name, path in models.items()}
     # Versions of TensorFlow Serving equal those of TensorFlow.
     minor_version = ".".join(importlib.metadata.version("tensorflow").split(".")[:2])
     serving = folder / "serving"
@@ -88,18 +83,8 @@ def write_serving_files(folder: str | os.PathLike) -> None:
         )
         return
     for name, path in models.items():
-        write_warm_up_requests(path, name, signatures[name])
-
-
-def _read_signatures(model: pathlib.Path) -> dict[str, Any]:
-    path = model / "signatures.json"
-    if not (model / "saved_model.pb").is_file() or not path.is_file():
-        raise InputError(
-            "`folder` must contain image/1, text/1 and align/1 with saved_model.pb and "
-            f"signatures.json. Received: {str(model)!r} without these files. Write "
-            "them with export_saved_model first."
-        )
-    return json.loads(path.read_text(encoding="utf-8"))
+        signatures = json.loads((path / "signatures.json").read_text(encoding="utf-8"))
+        write_warm_up_requests(path, name, signatures)
 
 
 def write_warm_up_requests(

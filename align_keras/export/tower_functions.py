@@ -35,8 +35,8 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
             [0, 255], has the shape (None, None, None, 3), and otherwise (1, S, S, 3),
             where S is the image size of the model.
     """
-    _check_encoder(model, "image_encoder")
     encoder = model.image_encoder
+    _check_float32(encoder)
     normalize = model.normalize_image
     size = model.image_size
     shape = (None, None, None, 3) if resizable else (1, size, size, 3)
@@ -60,8 +60,8 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
             function, int32, have the shape (None, None), and otherwise (1, L), where L
             is the sequence length of the model.
     """
-    _check_encoder(model, "text_encoder")
     encoder = model.text_encoder
+    _check_float32(encoder)
     normalize = model.normalize_text
     shape = (None, None) if resizable else (1, encoder.sequence_length)
 
@@ -92,27 +92,14 @@ def sample_tokens(model: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
 
 
-def check_has_attributes(model: Any, *names: str) -> None:
-    """Raises unless `model` has these attributes of an `ALIGN`."""
-    missing = [name for name in names if not hasattr(model, name)]
-    if missing:
-        raise InputError(
-            f"`model` must be an ALIGN. Received: {type(model).__name__} without "
-            f"{', '.join(missing)}. Load a model with ALIGN.from_preset."
-        )
-
-
-def _check_encoder(model: Any, name: str) -> None:
-    """Raises unless the encoder `name` of a model exists and computes in float32."""
-    check_has_attributes(model, name)
-    policies = {
-        layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
-    }
+def _check_float32(encoder: Any) -> None:
+    """Raises unless all layers of an encoder compute in float32."""
+    policies = {layer.dtype_policy.name for layer in encoder._flatten_layers()}
     if policies != {"float32"}:
         raise InputError(
             "`model` must compute in float32 for the conversion. Received: "
-            f"{name} in {', '.join(sorted(policies - {'float32'}))}. Load the model "
-            'with ALIGN.from_preset(…, dtype="float32").'
+            f"{encoder.name} in {', '.join(sorted(policies - {'float32'}))}. Load the "
+            'model with ALIGN.from_preset(…, dtype="float32").'
         )
 
 

@@ -17,7 +17,7 @@ from align_keras.images import crop_size_to_resize_size
 from align_keras.text import unicode_classes
 from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabulary
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS, read_json
 
 # Version of the npm package of LiteRT for browsers.
 LITERT_JS_VERSION = "2.5.3"
@@ -107,26 +107,14 @@ def write_web_page(
 def check_litert_js(runtime: str | os.PathLike) -> None:
     """Raises unless a folder is a `node_modules` folder with the runtime packages."""
     requirements = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
-    for package, names in _RUNTIME.items():
-        package_folder = pathlib.Path(runtime, package)
-        try:
-            text = (package_folder / "package.json").read_text(encoding="utf-8")
-            version = json.loads(text)["version"]
-        except (OSError, ValueError, KeyError):
-            version = None
-        problem = None
+    for package in _RUNTIME:
+        description = read_json(pathlib.Path(runtime, package, "package.json"))
+        version = description.get("version")
         if version != LITERT_JS_VERSION:
-            problem = f"version {version}" if version else "no such package"
-        else:
-            missing = [name for name in names if not (package_folder / name).is_file()]
-            if missing:
-                problem = f"a package without {', '.join(missing)}"
-        if problem:
             raise InputError(
                 f"`litert_js` must be a node_modules folder with {package} "
-                f"{LITERT_JS_VERSION}. Received: litert_js={runtime} with {problem}. "
-                f"Run `npm install {requirements}` and pass its node_modules folder, "
-                "or omit the option."
+                f"{LITERT_JS_VERSION}. Received: litert_js={runtime} with the version "
+                f"{version}. Run `npm install {requirements}`."
             )
 
 

@@ -1,11 +1,9 @@
 """REST and gRPC clients of an export with servers that have the documented APIs."""
 
-import http.server
 import importlib.util
 import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -120,43 +118,6 @@ def test_the_rest_client_raises_errors_of_the_server(export, rest_server):
     ):
         with pytest.raises(RuntimeError, match=f"(?s){message}"):
             client.predict(rest_server, model, signature, inputs)
-
-
-class _WrongServer(http.server.BaseHTTPRequestHandler):
-    """Handler with responses that TensorFlow Serving does not send.
-
-    The first part of the path is `page`, `json` or `noise` and chooses the response.
-    """
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        kind = self.path.split("/")[1]
-        if kind != "noise":
-            self.send_response(200)
-            self.end_headers()
-        self.wfile.write(b'{"a": 1}' if kind == "json" else b"<html>\xff\r\n\r\n")
-
-    def log_message(self, *arguments):
-        pass
-
-
-def test_the_rest_client_refuses_other_servers(export):
-    client = load_client(export, "client_rest")
-    with http.server.HTTPServer(("127.0.0.1", 0), _WrongServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        for name, message in (
-            ("localhost", "such as http://localhost:8501. Received: localhost"),
-            ("localhost:8501", "server must be|unknown url type"),
-            ("http://127.0.0.1:abc", "server must be an address .* Received: http"),
-            (f"{address}/page", "not from TensorFlow Serving. Received: b'<html>"),
-            (f"{address}/json", "not from TensorFlow Serving"),
-            (f"{address}/noise", "is not HTTP"),
-        ):
-            # The program prints these types of errors in one line.
-            with pytest.raises((RuntimeError, OSError), match=message):
-                client.encode_texts(name, ["a"])
-        server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["client_rest", "client_grpc"])

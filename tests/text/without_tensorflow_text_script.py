@@ -27,7 +27,7 @@ import tensorflow as tf  # noqa: E402
 
 import align_keras.protocols.cached_encoders  # noqa: E402, F401
 import align_keras.protocols.trial_results  # noqa: E402, F401
-from align_keras.export.saved_model import check_exportable  # noqa: E402
+from align_keras.export.saved_model import export_saved_model  # noqa: E402
 from align_keras.text import WordPieceTokenizer  # noqa: E402
 from align_keras.utils.errors import InputError  # noqa: E402
 from tests.helpers.small import small_align  # noqa: E402
@@ -42,7 +42,7 @@ assert dataset.element_spec["token_ids"].shape.as_list() == [None, 16]
 model = small_align()
 assert model.encode_texts(["red"]).shape[0] == 1
 try:
-    check_exportable(model)
+    export_saved_model(model, "export")
 except InputError as error:
     export_error = str(error)
 loaded_modules = sorted({"tensorflow_text", "fcntl"} & set(sys.modules))
