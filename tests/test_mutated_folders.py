@@ -13,7 +13,6 @@ import pytest
 from align_keras.config import experiments, load_config
 from align_keras.search import Index
 from tests.helpers.mutated import check_folder
-from tests.helpers.small import VOCABULARY
 
 
 def counts(few, many):
@@ -53,24 +52,6 @@ def test_damaged_indexes_raise_input_errors(tmp_path, count):
     names = ["index.json", "vectors.0.f32", "images.sqlite"]
     num_read, num_refused = check_folder(folder, names, read, count)
     assert num_read and num_refused > count / 3
-
-
-@pytest.mark.release
-def test_damaged_run_folders_raise_input_errors(tmp_path):
-    from align_keras.runs.card_facts import about_run
-    from align_keras.text import load_vocabulary
-
-    (tmp_path / "data.json").write_text(json.dumps({"icons": ["12 pairs kept"]}))
-    lines = ['{"step": 1, "loss": 2.0}\n', '{"step": 2, "t2i/recall_at_1": 0.25}\n']
-    (tmp_path / "metrics.jsonl").write_text("".join(lines))
-    (tmp_path / "vocabulary.txt").write_text("\n".join(VOCABULARY) + "\n")
-
-    def read():
-        about_run(tmp_path)
-        load_vocabulary(tmp_path / "vocabulary.txt")
-
-    names = ["data.json", "metrics.jsonl", "vocabulary.txt"]
-    assert min(check_folder(tmp_path, names, read, 8_000)) > 100
 
 
 @pytest.mark.release

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import re
 import shutil
 import statistics
 import tempfile
@@ -67,12 +66,6 @@ def export_litert(
         license: the terms of the weights.
         **columns: options of a table, as in `retrieval_pairs`.
     """
-    if quantize == "int8" and images is None:
-        raise InputError(
-            "`images` must be set for quantize='int8', which needs images for its "
-            "calibration. Received: images=None. Use a table or folder of your pairs, "
-            "or choose dynamic-int8."
-        )
     # All images are read first, since the conversion takes minutes.
     calibration = [] if images is None else calibration_images(images, **columns)
     pixels = _read_all_pixels(calibration, align.image_size)
@@ -168,17 +161,12 @@ def calibration_images(name: str, **columns: Any) -> list:
     The images are evenly spaced in the training split of a data set, in a table or in a
     folder. Images in a folder need no captions.
     """
-    try:
-        if pathlib.Path(name).is_dir():
-            images = [str(path) for path in folder_images(pathlib.Path(name))]
-        elif pathlib.Path(name).exists():
-            images = retrieval_pairs(name, **columns).images
-        else:
-            images = _training_images(name, columns)
-    except InputError as error:
-        # The message is about the option `data`, but these images come from `images`.
-        text = re.sub(r"^data\b|(?<=Received: )data(?==)", "images", str(error))
-        raise InputError(text) from None
+    if pathlib.Path(name).is_dir():
+        images: list = [str(path) for path in folder_images(pathlib.Path(name))]
+    elif pathlib.Path(name).exists():
+        images = retrieval_pairs(name, **columns).images
+    else:
+        images = _training_images(name, columns)
     step = max(1, len(images) // _CALIBRATION_IMAGES)
     return images[::step][:_CALIBRATION_IMAGES]
 
@@ -316,7 +304,8 @@ def measure(
         for name, embedder in embedders.items():
             measured = _measure_embedder(embedder, folder, images, request)
             embeddings[name], rows, recall[name] = measured
-    milliseconds = _latencies(towers, _first_pixels(align, images[int(rows[0])]))
+    pixels = _read_all_pixels([images[int(rows[0])]], align.image_size)
+    milliseconds = _latencies(towers, np.stack(pixels))
     figures = [TowerFigures(KERAS, None, None, None, recall[KERAS])]
     for name, content in towers.items():
         cosines = np.sum(embeddings[name] * embeddings[KERAS], axis=1)
@@ -360,17 +349,6 @@ def _measure_embedder(
         for k in KS
     }
     return np.array(embeddings), rows, recall
-
-
-def _first_pixels(align: Any, image: str | bytes) -> np.ndarray:
-    """Returns the pixels of one readable image as a batch."""
-    pixels = read_pixels(image, align.image_size)
-    if pixels is None:
-        raise InputError(
-            "The images must not change during the measurement. Received: an image "
-            "that changed. Run the command again."
-        )
-    return pixels[None]
 
 
 def _latencies(

@@ -59,17 +59,11 @@ def write_web(
     from align_keras.export.web_page import check_litert_js, write_web_page
     from align_keras.search.query.hits import RELEVANCE_WEIGHTS
 
-    # Options are checked first, since embedding may take minutes.
-    if quantize == "int8":
-        raise InputError(
-            "quantize must be none, float16, weight-int8 or dynamic-int8 for a page. "
-            "Received: quantize='int8', whose scores differ too much from those of the "
-            "index. Choose dynamic-int8, which is equally small."
-        )
+    # The folder is checked first, since embedding may take minutes.
     if litert_js is not None:
         check_litert_js(litert_js)
     if images is None:
-        searched = read_run_images(align, model)
+        searched = read_run_images(model)
     else:
         searched = embed_page_images(align, images, **table)
     write_web_page(
@@ -109,12 +103,11 @@ class WebImages:
     embeddings: np.ndarray
 
 
-def read_run_images(align: Any, run: Any) -> WebImages:
+def read_run_images(run: Any) -> WebImages:
     """Reads the images and the embeddings of the index of a run.
 
     Raises:
-        InputError: if `run` has no index, or if the index has another dimension than
-            the model or no image files.
+        InputError: if `run` has no index.
     """
     from align_keras.export.web_page import PageImage
     from align_keras.search import Index
@@ -128,24 +121,11 @@ def read_run_images(align: Any, run: Any) -> WebImages:
             "of images and captions."
         )
     index = Index.open(folder)
-    width = align.image_encoder.output_shape[-1]
-    if index.dimension != width:
-        raise InputError(
-            f"The index {folder} must have the dimension of the model, {width}. "
-            f"Received: {index.dimension}. Set `images` to a folder or table of the "
-            "images."
-        )
     images = []
     embeddings = []
     for hit in reversed(index.latest(k=len(index))):
-        if hit.stored_image is None:
-            raise InputError(
-                f"The index {folder} must contain the files of its images. Received: "
-                f"no file for {hit.path!r}. Set `images` to a folder or table of the "
-                "images."
-            )
-        content = read_regular(hit.stored_image)
-        suffix = pathlib.Path(hit.stored_image).suffix
+        content = read_regular(hit.file)
+        suffix = pathlib.Path(hit.file).suffix
         images.append(PageImage(hit.path, hit.captions, content, suffix))
         embeddings.append(index.embedding(hit.id))
     return WebImages(images, np.array(embeddings))

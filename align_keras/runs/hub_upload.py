@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from align_keras.embedders.locations import LITERT_FILES, ModelLocation, locate_model
 from align_keras.export.card_metadata import (
@@ -48,8 +48,6 @@ _REPLACED_PATTERNS = [
     "vocab*.txt",
     *(f"{name}/*" for name in EXPORT_FOLDERS),
 ]
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_BRANCH = re.compile(r"(?!refs/)[\w./-]+")
 _PRESET_FILES = "The files at the top of the repository are a preset for Keras."
 _FILES_OF_FORMAT = {
     "litert": "`image.tflite` and `text.tflite` run without TensorFlow.",
@@ -119,13 +117,17 @@ def push_to_hub(
     model = align_keras.load_model("hf://user/drawings")
     ```
     """
-    target = _checked_target(repository, revision, license, exports)
+    import huggingface_hub
+
+    target = _checked_target(repository, revision, exports)
     location = None
     if isinstance(model, str | os.PathLike):
         location = locate_model(model)
     reports = [read_evaluation(report, model) for report in evaluation]
-    _check_login(target, token)
-    source = _open_source(model, location, exports)
+    with hub_errors(target.repository, target, token, "pushed"):
+        # A missing or wrong token is reported before the model is opened.
+        huggingface_hub.HfApi(token=token).whoami()
+    source = _open_source(model, location)
     with tempfile.TemporaryDirectory(prefix="align-keras-push-") as name:
         folder = pathlib.Path(name, "model")
         folder.mkdir()
@@ -154,7 +156,7 @@ def push_to_hub(
 
 
 def _checked_target(
-    repository: str, revision: str | None, license: str | None, exports: Sequence[str]
+    repository: str, revision: str | None, exports: Sequence[str]
 ) -> HubName:
     """Checks the arguments before TensorFlow is imported. Returns the repository."""
     target = parse_hub_name(repository, revision)
@@ -162,17 +164,6 @@ def _checked_target(
         raise InputError(
             "`repository` must be user/model. Received: "
             f"repository={repository!r}. Leave the folder out."
-        )
-    if target.revision is not None and not _BRANCH.fullmatch(target.revision):
-        raise InputError(
-            "`revision` must be the name of a branch. Received: "
-            f"revision={target.revision!r}. Choose a name such as v2."
-        )
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise InputError(
-            "`license` must be an identifier of the Hugging Face Hub, such as "
-            f"apache-2.0, mit, cc-by-4.0 or other. Received: license={license!r}. "
-            "Choose one of https://huggingface.co/docs/hub/repositories-licenses."
         )
     for export_format in exports:
         check_choice("exports", export_format, EXPORT_FORMATS)
@@ -226,53 +217,18 @@ class _FolderSource:
 def _open_source(
     model: "str | os.PathLike | ALIGN",
     location: ModelLocation | None,
-    exports: Sequence[str],
 ) -> _KerasSource | _FolderSource:
-    """Opens a model.
-
-    Args:
-        model: `ALIGN`, or name of a model.
-        location: `ModelLocation` of the name, or None for an `ALIGN`.
-        exports: formats of the exports that will be written.
-
-    Raises:
-        InputError: if the model is of another class, or has LiteRT towers already.
-    """
+    """Opens a model. `location` is None for an `ALIGN`."""
     if location is None:
-        from align_keras.models import ALIGN
-
-        if isinstance(model, ALIGN):
-            return _KerasSource(model, None)
-        raise InputError(
-            "`model` must be an ALIGN, or the name or folder of a model. Received: a "
-            f"{type(model).__name__}. Pass one of them."
-        )
+        return _KerasSource(cast("ALIGN", model), None)
     if "keras" in location.runtimes and "litert" not in location.runtimes:
         from align_keras.models import ALIGN
 
         return _KerasSource(ALIGN.from_preset(location.preset), location.folder)
-    if "litert" in exports:
-        raise InputError(
-            "`exports` must not have litert for LiteRT towers or an export. Received: "
-            f"exports={list(exports)} and {model}. Leave litert out."
-        )
     folder = location.folder
     if is_hub_name(location.name):
         folder = download(location.name)
     return _FolderSource(location.name, folder)
-
-
-def _check_login(target: HubName, token: str | None) -> None:
-    """Raises if the user has no token, or one that the Hub does not accept."""
-    import huggingface_hub
-
-    if token is None and huggingface_hub.get_token() is None:
-        raise InputError(
-            "An upload needs a token of the Hugging Face Hub with write permission. "
-            "Received: no token. Log in with `hf auth login`, or set HF_TOKEN."
-        )
-    with hub_errors(target.repository, target, token, "pushed"):
-        huggingface_hub.HfApi(token=token).whoami()
 
 
 def _write_export(

@@ -197,29 +197,10 @@ def _checked(
         check_choice("weights", options["weights"], WEIGHTS)
     if "quantize" in options:
         check_choice("quantize", options["quantize"], QUANTIZATIONS)
-    _check_table_options(options)
     if isinstance(model, str | os.PathLike):
-        if "keras" not in locate_model(model).runtimes:
-            raise InputError(
-                f"model must be a Keras model. Received: the export {model}. Use the "
-                "run folder from which the export was written."
-            )
+        locate_model(model)
     check_format_packages(format, options)
     return new_folder(to, "to")
-
-
-def _check_table_options(options: dict[str, Any]) -> None:
-    """Raises InputError for options of a table or folder without a table or folder."""
-    named = [options[name] for name in ("images", "data") if name in options]
-    for name in ("image_column", "caption_column", "encoding"):
-        is_for = os.path.exists if name == "encoding" else os.path.isfile
-        if name in options and not any(map(is_for, named)):
-            raise InputError(
-                f"{name} must be used with a table or folder in `images` or `data`. "
-                f"Received: {name}={options[name]!r} with "
-                f"{' and '.join(named) or 'no table'}. Leave {name} out, or set "
-                "`images` to the table."
-            )
 
 
 def check_format_packages(format: str, options: dict[str, Any]) -> None:
@@ -235,7 +216,7 @@ def check_format_packages(format: str, options: dict[str, Any]) -> None:
 
 
 def _open(model: Any, format: str) -> Any:
-    """Opens a model. Raises InputError if the model cannot be exported."""
+    """Opens a model, in float32 if the format needs it, and merges its LoRA."""
     from align_keras.export.saved_model import check_finite_weights
     from align_keras.models import ALIGN
 
@@ -246,11 +227,6 @@ def _open(model: Any, format: str) -> Any:
         keeps_dtype = format == "saved_model" or location.folder.is_file()
         dtype = None if keeps_dtype else "float32"
         align = ALIGN.from_preset(location.preset, dtype=dtype)
-    if align.vocabulary is None:
-        raise InputError(
-            f"model must have a vocabulary to embed captions. Received: {model} "
-            "without a vocabulary. Add its vocab.txt to the folder."
-        )
     check_finite_weights(align)
     return align.without_lora()
 

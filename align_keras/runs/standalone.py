@@ -69,20 +69,14 @@ def check_standalone(
             (folder / "images" / f"{position:06d}").write_bytes(content)
         np.save(folder / "images.npy", np.asarray(image_embeddings, np.float32))
         np.save(folder / "captions.npy", np.asarray(text_embeddings, np.float32))
-        try:
-            process = subprocess.run(
-                # -I ignores $PYTHONPATH and the working folder.
-                [sys.executable, "-I", __file__, temporary],
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=_TIMEOUT,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RuntimeError(
-                f"The export {export} did not finish in a separate process within "
-                f"{_TIMEOUT} seconds. Run the command again on an idle machine."
-            ) from error
+        process = subprocess.run(
+            # -I ignores $PYTHONPATH and the working folder.
+            [sys.executable, "-I", __file__, temporary],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TIMEOUT,
+        )
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         raise RuntimeError(
@@ -121,9 +115,6 @@ def _run_request(folder: pathlib.Path) -> float:
         for start in range(0, len(items), _BATCH):
             batch = tf.constant(items[start : start + _BATCH], tf.string)
             outputs = signatures[name](**{argument: batch})
-            if not np.all(outputs.get("valid", True)):
-                first = start + int(np.argmin(outputs["valid"]))
-                raise ValueError(f"{argument} {first} is not a valid image")
             batches.append(np.asarray(outputs[output], np.float32))
         return np.concatenate(batches)
 
@@ -139,11 +130,6 @@ def _run_request(folder: pathlib.Path) -> float:
 
 
 def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
-    if expected.shape != embeddings.shape:
-        raise ValueError(
-            f"The export must return embeddings of shape {expected.shape}. Received: "
-            f"shape {embeddings.shape}."
-        )
     return float(np.abs(embeddings - expected).max())
 
 

@@ -92,7 +92,7 @@ def export(request, tmp_path_factory, runtime):
     # The default quantization, weight-int8.
     write_web(align, folder, run, title=TITLE, litert_js=str(runtime))
     # Its 8-bit weights cause a measured difference of 2.8e-2 in these narrow towers.
-    return Export(folder, align, read_run_images(align, run), 5e-2)
+    return Export(folder, align, read_run_images(run), 5e-2)
 
 
 def write_index(align, pairs, folder):

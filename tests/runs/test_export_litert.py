@@ -313,14 +313,8 @@ def test_unreadable_images_are_skipped(align, pairs, tmp_path):
 # === Errors ===
 
 
-def test_int8_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="`images` must be set for quantize='int8'"):
-        export_litert(None, tmp_path, quantize="int8")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("option", ["images", "data"])
 def test_missing_images_are_reported_before_the_conversion(align, tmp_path, option):
-    with pytest.raises(InputError, match=f"{option} must be .*: {option}='nowhere'"):
+    with pytest.raises(InputError, match="'nowhere'"):
         export_litert(align, tmp_path, **{option: "nowhere"})
     assert not list(tmp_path.iterdir())

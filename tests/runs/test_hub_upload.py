@@ -202,8 +202,6 @@ def test_a_folder_of_towers_is_uploaded_as_it_is(hub_stub, token, tmp_path):
     assert card.data.license == "mit"
     assert card.data.eval_results[0].metric_value == 0.5
     assert (folder / "README.md").read_text().count("license") == 1
-    with pytest.raises(InputError, match="`exports` must not have litert"):
-        push_to_hub(folder, NAME, exports=["litert"])
 
 
 def test_exports_are_folders_next_to_the_preset(hub_stub, token, align, monkeypatch):
@@ -251,11 +249,8 @@ def test_litert_towers_make_the_model_open_without_keras(hub_stub, token, run_fo
     [
         ({"repository": "model"}, "must have a name of the form hf://user/model"),
         ({"repository": "user/model/onnx"}, "`repository` must be user/model"),
-        ({"revision": "refs/pr/1"}, "`revision` must be the name of a branch"),
-        ({"license": "My License"}, "`license` must be an identifier"),
         ({"license": "no-such-license"}, '"license" must be one of'),
         ({"exports": ["keras"]}, "exports must be one of"),
-        ({"model": 3}, "`model` must be an ALIGN"),
         ({"model": "no_such_folder"}, "'no_such_folder', which does not exist"),
         ({"model": "docs"}, "which has no config.json"),
         ({"evaluation": [{"protocol": "knn"}]}, "must be the output of"),
@@ -274,7 +269,7 @@ def test_a_mistake_creates_no_repository(hub_stub, token, options, message):
 
 
 def test_an_upload_needs_a_token_that_may_write(hub_stub, monkeypatch):
-    with pytest.raises(InputError, match="needs a token.*hf auth login.*HF_TOKEN"):
+    with pytest.raises(InputError, match="hf auth login"):
         push_to_hub(GOLDEN, NAME)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="Unset HF_HUB_OFFLINE"):
