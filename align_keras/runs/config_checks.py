@@ -58,7 +58,7 @@ def _check_trackers(config: ExperimentConfig) -> None:
 
 
 def _check_corpora(config: ExperimentConfig) -> None:
-    """Raises unless training and validation have a corpus or existing pairs."""
+    """Raises unless training and validation have a corpus or pairs."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
         if data.corpus is None and data.source is None:
@@ -66,11 +66,6 @@ def _check_corpora(config: ExperimentConfig) -> None:
                 f"task.{section}.corpus must be the name of a corpus. Received: null. "
                 "Set --experiment, --config_file, or --params_override "
                 f"task.{section}.corpus=icons."
-            )
-        if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
-            raise InputError(
-                f"task.{section}.pairs must be an existing file or folder. Received: "
-                f"{data.pairs}. Check the path."
             )
         if data.where is not None:
             _check_where(section, data)

@@ -139,11 +139,13 @@ def evaluate_experiment(
     config = without_queries(resolve_config(config))
     _refuse_finetuning(config, "eval")
     directory = pathlib.Path(model_dir)
-    if newest_step(directory) is None:
+    checkpoints = directory / "checkpoints"
+    folder = checkpoints / "best" if checkpoint == "best" else checkpoints
+    if not any(folder.glob("ckpt-*.index")):
         raise InputError(
-            "model_dir must be the folder of a run with a checkpoint. Received: "
-            f"{directory}, which has no checkpoint to evaluate. Run with --mode train "
-            "first."
+            f"model_dir must be the folder of a run with a {checkpoint} checkpoint. "
+            f"Received: {directory}, which has no checkpoint to evaluate. Run with "
+            "--mode train first, with trainer.best_checkpoint_eval_metric for the best."
         )
     with run_session(config, directory, is_read_only=True) as strategy:
         from align_keras.runs import training_run

@@ -17,7 +17,6 @@ from align_keras.runs.run_folder import PARAMS_FILE, check_finished
 from align_keras.runs.run_index import open_run_index
 from align_keras.search import Hit, Query
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.utils.errors import InputError
 
 
 def open_run(model_dir: str | os.PathLike) -> "Run":
@@ -47,11 +46,6 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     """
     directory = pathlib.Path(model_dir)
     check_finished(directory)
-    if not (directory / PARAMS_FILE).exists():
-        raise InputError(
-            f"model_dir must be the folder of a run. Received: {directory}, which has "
-            f"no {PARAMS_FILE}. To open a model without a run, use ALIGN.from_preset."
-        )
     return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
 
 

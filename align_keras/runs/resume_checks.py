@@ -21,6 +21,7 @@ INPUTS_FILE = "inputs.json"
 _FINGERPRINTS = {
     "teacher": "task.distillation.teacher",
     "base_model": "finetune.model",
+    "vocabulary": VOCABULARY_ASSET,
 }
 
 
@@ -74,13 +75,6 @@ def check_inputs(
                 (directory / VOCABULARY_ASSET).unlink(missing_ok=True)
             _write_inputs(path, {**recorded, **inputs})
         return
-    vocabulary = inputs.get("vocabulary")
-    if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
-        raise InputError(
-            f"{directory / VOCABULARY_ASSET} must contain the vocabulary that the "
-            "run started with, but it has changed. Restore the file, remove it so that "
-            "the run creates it again, or use another --model_dir."
-        )
     for name, option in _FINGERPRINTS.items():
         value = inputs.get(name)
         if value is not None and recorded.get(name, value) != value:

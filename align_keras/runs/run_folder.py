@@ -119,10 +119,8 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
         say(f"from step {step} on: {describe_changes(changes)}")
         return
     if changes and (directory / "config.json").exists():
-        raise InputError(
-            f"{directory} contains a finished model with another configuration: "
-            f"{describe_changes(changes)}. Use another --model_dir."
-        )
+        # Training from the start would replace the finished model.
+        _refuse_changes(changes, {}, directory)
     if changes:
         (directory / VOCABULARY_ASSET).unlink(missing_ok=True)
     if changes or not path.exists():
@@ -133,16 +131,16 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
 def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> None:
     """Raises if an option has changed that is fixed after the first checkpoint."""
     changeable = set(changeable_keys(ExperimentConfig))
-    fixed = {}
-    allowed = []
-    for key, values in sorted(changes.items()):
-        if key in changeable:
-            allowed.append(key)
-        else:
-            fixed[key] = values
-    if not fixed:
-        return
-    note = f" ({', '.join(allowed)} could change)" if allowed else ""
+    allowed = {key: values for key, values in changes.items() if key in changeable}
+    fixed = {key: values for key, values in changes.items() if key not in changeable}
+    if fixed:
+        _refuse_changes(fixed, allowed, directory)
+
+
+def _refuse_changes(
+    fixed: Mapping[str, tuple], allowed: Mapping[str, tuple], directory: pathlib.Path
+) -> None:
+    note = f" ({', '.join(sorted(allowed))} could change)" if allowed else ""
     raise InputError(
         f"{directory} contains a run with another configuration: "
         f"{describe_changes(fixed)}{note}. Use another --model_dir, or resume that run "
@@ -186,14 +184,12 @@ def check_finished(directory: str | os.PathLike) -> None:
     directory = pathlib.Path(directory)
     if (directory / "config.json").exists():
         return
-    if not (directory / PARAMS_FILE).exists():
-        raise InputError(
-            f"model_dir must be the folder of a run. Received: {directory}, which "
-            f"has neither config.json nor {PARAMS_FILE}. Check the path."
-        )
+    remedy = "Check the path, or create a run with `align-keras quickstart`"
+    if (directory / PARAMS_FILE).exists():
+        remedy = f"To finish the run, run `{train_command(directory)}`"
     raise InputError(
-        f"{directory} must be a finished run, but it has no trained model. To finish "
-        f"the run, run `{train_command(directory)}`."
+        f"`model_dir` must be the folder of a finished run. Received: {directory}, "
+        f"which has no config.json. {remedy}."
     )
 
 
@@ -210,14 +206,7 @@ def searched_model(directory: str | os.PathLike) -> pathlib.Path:
 def check_searchable(directory: str | os.PathLike) -> None:
     """Raises InputError with a remedy if a run has no index."""
     directory = pathlib.Path(directory)
-    if not directory.is_dir():
-        raise InputError(
-            f"`model_dir` must be the folder of a finished run. Received: {directory}, "
-            "which doesn't exist. Run `align-keras quickstart` to create a run."
-        )
-    has_index = (directory / "index").is_dir()
-    if has_index or not (directory / PARAMS_FILE).exists():
-        # A folder that isn't a run is reported when its index is opened.
+    if (directory / "index").is_dir():
         return
     check_finished(directory)
     raise InputError(

@@ -147,20 +147,12 @@ def restore_checkpoint(model: ALIGN, directory: pathlib.Path, which: str) -> int
         int, the step of the checkpoint.
 
     Raises:
-        InputError: if there is no such checkpoint.
+        InputError: if the checkpoint is damaged.
     """
     checkpoints = RunCheckpoints(model, directory / "checkpoints")
     if which == "best":
-        step = checkpoints.restore_best()
-        remedy = "Set trainer.best_checkpoint_eval_metric in training"
-    else:
-        step = checkpoints.restore_latest()
-        remedy = "Run with --mode train first"
-    if not step:
-        raise InputError(
-            f"{directory} has no {which} checkpoint to evaluate. {remedy}."
-        )
-    return step
+        return checkpoints.restore_best()
+    return checkpoints.restore_latest()
 
 
 def read_best_value(note: pathlib.Path, metric: str | None = None) -> float | None:

@@ -270,7 +270,7 @@ def write_wrong_pairs(folder, name):
         good_rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + good_rows + "gone.png,a\nlost.png,b\n")
         return table, "--max-bad-fraction"
-    return folder / "nowhere.csv", "--pairs must be an existing file or folder"
+    return folder / "nowhere.csv", "does not exist"
 
 
 @pytest.mark.parametrize(

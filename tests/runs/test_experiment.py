@@ -45,16 +45,10 @@ def test_input_errors_within_tensorflow_are_raised_again():
 
 
 def test_only_finished_runs_are_opened(tmp_path):
-    with pytest.raises(
-        InputError, match="must be the folder of a run. Received: .*neither"
-    ):
+    with pytest.raises(InputError, match="quickstart"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="has no trained model. To finish the run"):
-        align_keras.open_run(tmp_path)
-    (tmp_path / "params.yaml").unlink()
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="which has no params.yaml"):
+    with pytest.raises(InputError, match="To finish the run"):
         align_keras.open_run(tmp_path)
 
 
