@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,6 @@ from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
 from align_keras.presets.table import with_preset
 from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
-from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -88,9 +87,13 @@ def teacher_embeddings(
     sorted(history.history)[:3]  # ['gradient_norm', 'image_gradient_norm', 'loss']
     ```
     """
-    teachers = [load_model(model) for model in _as_list(teacher)]
-    if weights is not None:
-        _check_weights(weights, len(teachers))
+    models: list = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    teachers = [load_model(model) for model in models]
+    if weights is not None and len(weights) != len(teachers):
+        raise InputError(
+            f"weights must have one number for each of {len(teachers)} teachers. "
+            f"Received: {len(weights)} numbers. Add or remove numbers."
+        )
     source = source_of_pairs(images, captions)
     hashes: list[int] = []
     texts: dict[str, None] = {}
@@ -122,10 +125,7 @@ def open_teachers(task: TaskConfig) -> list[Embedder]:
             than those of the student although they are compared.
     """
     distillation = task.distillation
-    try:
-        teachers = [load_model(item.model) for item in distillation.teacher or ()]
-    except InputError as error:
-        raise InputError(f"task.distillation.teacher: {error}") from None
+    teachers = [load_model(item.model) for item in distillation.teacher or ()]
     if not teachers or not distillation.embedding_weight:
         return teachers
     width = with_preset(task.model).projection_dim
@@ -167,39 +167,6 @@ def embed_training_pairs(
         list(dict.fromkeys(read_captions(builder, split))),
         cache_dir,
     )
-
-
-def _as_list(teacher: "Teacher | Sequence[Teacher]") -> "list[Teacher]":
-    """Returns a list of teachers.
-
-    Raises:
-        InputError: if the list is empty.
-    """
-    if not isinstance(teacher, list | tuple):
-        return [cast("Teacher", teacher)]
-    if not teacher:
-        raise InputError(
-            "teacher must be a model or a list of models. Received: an empty list. "
-            "Add a model, such as align_small_en."
-        )
-    return list(teacher)
-
-
-def _check_weights(weights: Sequence[float], count: int) -> None:
-    """Raises unless there is a weight above 0 for each of `count` teachers."""
-    if len(weights) != count:
-        raise InputError(
-            f"weights must have one number for each of {count} teachers. Received: "
-            f"{len(weights)} numbers. Add or remove numbers."
-        )
-    for weight in weights:
-        check_number(
-            "weights",
-            weight,
-            1e-6,
-            1e6,
-            remedy="Pass for example 1.",
-        )
 
 
 def _embed(

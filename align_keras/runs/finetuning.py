@@ -14,12 +14,10 @@ from align_keras.config import ExperimentConfig, load_config
 from align_keras.config.fields import without_queries
 from align_keras.embedders.locations import (
     DEFAULT_MODEL,
-    ModelLocation,
     locate_model,
 )
 from align_keras.runs.session import run_session
 from align_keras.utils.errors import InputError, check_tensorflow
-from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.remote import is_url
 
 if TYPE_CHECKING:
@@ -98,7 +96,7 @@ def finetune(
         out or f"saved_models/finetuned_{pathlib.Path(pairs).stem}"
     )
     if isinstance(model, str | os.PathLike):
-        name = locate_base(model).name
+        name = locate_model(model).name
     else:
         from align_keras.runs.finetuning_run import save_base
 
@@ -135,7 +133,7 @@ def finetune_experiment(
     """
     check_tensorflow("Fine-tuning")
     config = without_queries(config)
-    location = locate_base(str(config.finetune.model))
+    location = locate_model(str(config.finetune.model))
     directory = pathlib.Path(model_dir)
     if location.folder.resolve() == directory.resolve():
         raise InputError(
@@ -148,24 +146,6 @@ def finetune_experiment(
         return finetuning_run.finetune_model(
             config, directory, location, finetune_command(config, directory)
         )
-
-
-def locate_base(name: str | os.PathLike) -> ModelLocation:
-    """Returns the location of a model with Keras weights.
-
-    Raises:
-        InputError: if there is no such model, or it is an export or a `.keras` file.
-    """
-    refuse_keras_file(name, "model")
-    location = locate_model(name)
-    if "keras" in location.runtimes:
-        return location
-    formats = ", ".join(location.runtimes)
-    raise InputError(
-        "`model` must have Keras weights, because an export can't be trained. "
-        f"Received: {name}, which has files for {formats} only. Pass the folder of the "
-        "run or of the preset that was exported, or align_small_en."
-    )
 
 
 def finetune_command(config: ExperimentConfig, directory: pathlib.Path) -> str:

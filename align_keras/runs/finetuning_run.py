@@ -117,11 +117,6 @@ def finetune_model(
 
 def save_base(model: ALIGN, directory: pathlib.Path) -> str:
     """Saves a model in memory to the folder of the run, and returns the path."""
-    if not isinstance(model, ALIGN):
-        raise InputError(
-            "`model` must be a name, a folder or an ALIGN. Received: "
-            f"{type(model).__name__}. Pass the name or the folder of the model."
-        )
     folder = directory / BASE_FOLDER
     if folder.is_dir():
         saved = ALIGN.from_preset(folder)

@@ -28,7 +28,6 @@ from align_keras.presets.layout import VOCABULARY_ASSET
 from align_keras.presets.table import with_preset
 from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
-from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 # Options of `choose_trained_weights`.
@@ -195,15 +194,13 @@ def build_schedule(
     return LinearWarmup(after, warmup_steps, start)
 
 
-def build_loss(
-    loss_config: LossConfig, projection_dim: int | None = None
-) -> losses.PairLoss:
+def build_loss(loss_config: LossConfig, projection_dim: int) -> losses.PairLoss:
     """Builds the loss of the configured type with the options of its section.
 
     Args:
         loss_config: `LossConfig`.
-        projection_dim: width of the embeddings. It is required for a loss at
-            several widths.
+        projection_dim: width of the embeddings, the largest one of a loss at several
+            widths.
     """
     options = loss_config.get().model_dump()
     if options.get("tile_size") == 0:
@@ -213,12 +210,6 @@ def build_loss(
     if not widths:
         return loss
     weights = loss_config.matryoshka.weights or (1.0,) * len(widths)
-    if projection_dim is None or max(widths) >= projection_dim:
-        raise InputError(
-            "task.loss.matryoshka.widths must be below the width of the embeddings, "
-            f"{projection_dim}. Received: widths={list(widths)}. The loss of all "
-            "components is included. Remove larger widths."
-        )
     return losses.MatryoshkaLoss(loss, (*widths, projection_dim), (*weights, 1.0))
 
 

@@ -192,25 +192,6 @@ def read_json(path: str | pathlib.Path) -> dict:
     return content
 
 
-def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
-    """Raises an error if a model path is a `.keras` file instead of a folder.
-
-    Args:
-        path: received path.
-        argument: name of the argument for the message.
-
-    Raises:
-        InputError: if the path ends in `.keras`. The message recommends
-            `save_to_preset`.
-    """
-    if os.fspath(path).endswith(".keras"):
-        raise InputError(
-            f"{argument} must be a folder. Received: the file {path}. Save it as a "
-            f'folder by align_keras.ALIGN.from_preset("{path}").save_to_preset("DIR"), '
-            "and name that folder."
-        )
-
-
 def refuse_url(path: str | os.PathLike, argument: str) -> None:
     """Raises `InputError` if the path of an output is a URL.
 

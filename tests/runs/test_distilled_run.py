@@ -8,7 +8,6 @@ import tensorflow as tf
 
 import align_keras
 from align_keras.config import load_config
-from align_keras.runs.distillation import open_teachers
 from align_keras.training.checkpoints import checkpoints_in
 from align_keras.utils.errors import InputError
 from tests.helpers.small_run import SMALL, write_pairs
@@ -97,9 +96,3 @@ def test_a_run_with_a_teacher_resumes_with_the_same_weights(home):
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         assert actual[name].tobytes() == value.tobytes(), name
-
-
-def test_a_teacher_that_does_not_exist_is_named_by_its_setting():
-    config = load_config(params_override="task.distillation.teacher=nosuch")
-    with pytest.raises(InputError, match=r"task\.distillation\.teacher: .*'nosuch'"):
-        open_teachers(config.task)

@@ -148,18 +148,14 @@ def test_a_finished_fine_tuning_is_not_trained_again(inputs, capsys):
     assert "trainer.seed was 0 and is now 1" in capsys.readouterr().err
 
 
-def test_an_export_and_a_keras_file_are_refused(tmp_path, capsys):
+def test_an_export_is_refused(tmp_path, capsys):
     (tmp_path / "pairs.csv").write_text("image,caption\n")
     for name in ("image.tflite", "text.tflite"):
         (tmp_path / name).write_bytes(b"")
     table = str(tmp_path / "pairs.csv")
-    assert main(["finetune", "--model", str(tmp_path), "--pairs", table]) == 1
-    error = capsys.readouterr().err
-    assert "--model must have Keras weights" in error
-    assert "files for litert only" in error
-    assert "Pass the folder of the run or of the preset that was exported" in error
-    assert main(["finetune", "--model", "model.keras", "--pairs", table]) == 1
-    assert "--model must be a folder" in capsys.readouterr().err
+    command = ["finetune", "--model", str(tmp_path), "--pairs", table]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "must be a preset" in capsys.readouterr().err
 
 
 def test_the_model_is_not_replaced(inputs, capsys):
