@@ -137,10 +137,6 @@ def build_corpus(
     """
     refuse_url(out, "out")
     out = pathlib.Path(out).absolute()
-    if out.exists() and not out.is_dir():
-        raise InputError(
-            f"out must be a folder. Received: the file {out}. Choose another folder."
-        )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     check_choice("stage", stage, STAGE_NAMES)
@@ -192,12 +188,7 @@ def _check(config: CorpusConfig) -> None:
             "--source, such as --source html:PAGES, or sources in --config."
         )
     if config.duplicates.mode == "embedding":
-        try:
-            keras_or_auto(str(config.duplicates.encoder))
-        except InputError as error:
-            text = str(error).replace("`model`", "duplicates.encoder", 1)
-            text = text.replace("Received: model=", "Received: duplicates.encoder=")
-            raise InputError(text) from None
+        keras_or_auto(str(config.duplicates.encoder))
 
 
 def learn_corpus_vocabulary(build: CorpusBuild, pairs: KeptPairs) -> CorpusStage:

@@ -16,7 +16,6 @@ from align_keras.optimizers import SGD
 from align_keras.training.callbacks import progress_callback
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.strategies import distributed_batches
-from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -206,11 +205,6 @@ def classify(
         all_rows.append(rows)
         all_ranks.append(ranks)
         all_predictions.append(np.argmax(logits, axis=1))
-    if not all_rows:
-        raise InputError(
-            "images must contain an image file to classify. Received: no image that "
-            "can be decoded. Download the data again."
-        )
     return Classified(
         rows=np.concatenate(all_rows),
         ranks=np.concatenate(all_ranks),

@@ -19,7 +19,6 @@ from align_keras.models.inference import on_replicas
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training.checks import inputs, learning, training_pairs
 from align_keras.training.checks.finding import Finding
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 
@@ -437,20 +436,9 @@ def read_findings(path: str | os.PathLike) -> list[Finding] | None:
 
     Returns:
         list of `Finding`, or None if the file doesn't exist.
-
-    Raises:
-        InputError: if the file is damaged.
     """
     path = pathlib.Path(path)
     if not path.exists():
         return None
-    try:
-        return [
-            Finding.from_dict(entry)
-            for entry in json.loads(path.read_text(encoding="utf-8"))
-        ]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise InputError(
-            "findings.json must be a list of findings that a training wrote. Received: "
-            f"{path} with other content. Remove the file."
-        ) from None
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return [Finding.from_dict(entry) for entry in entries]

@@ -5,9 +5,6 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
-
 Weights = Mapping[str, np.ndarray]
 
 
@@ -39,10 +36,6 @@ def interpolate_weights(
         end: weights after fine-tuning.
         factor: float in [0, 1]. 0 restores `start`, and 1 restores `end`.
 
-    Raises:
-        InputError: if the factor is outside [0, 1], or if the weights have other paths
-            or shapes than the model.
-
     References:
         Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", equation 1.
 
@@ -57,17 +50,8 @@ def interpolate_weights(
     >>> float(read_weights(model)[path][0] - start[path][0])
     0.25
     """
-    check_number("factor", factor, 0, 1)
     for variable in model.weights:
         if "float" not in variable.dtype:
             continue
         path = variable.path
-        for weights in (start, end):
-            shape = weights[path].shape if path in weights else None
-            if shape != tuple(variable.shape):
-                raise InputError(
-                    f"The weights must have {path} with the shape "
-                    f"{tuple(variable.shape)}. Received: {shape}. Use the weights of "
-                    "this model."
-                )
         variable.assign((1.0 - factor) * start[path] + factor * end[path])

@@ -5,7 +5,6 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
 
@@ -28,34 +27,15 @@ class MetricsLog:
 
         The last line is left out if it is incomplete, since a process may be killed
         while it writes.
-
-        Raises:
-            InputError: if another line is damaged.
         """
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")[:-1]
-        return [self._parsed(line, row) for row, line in enumerate(lines, 1)]
+        return [json.loads(line) for line in lines]
 
     def newest(self) -> dict[str, float]:
         """Returns the newest value of each metric."""
         return dict(item for line in self.read() for item in line.items())
-
-    def _parsed(self, line: bytes, row: int) -> dict:
-        try:
-            values = json.loads(line)
-            is_whole = type(values["step"]) is int and all(
-                isinstance(name, str) and isinstance(value, int | float)
-                for name, value in values.items()
-            )
-        except (ValueError, TypeError, LookupError, RecursionError):
-            is_whole = False
-        if not is_whole:
-            raise InputError(
-                f"Line {row} of {self.path} must be a JSON object of a step and "
-                f"numbers. Received: {line[:80]!r}. Remove the line."
-            )
-        return values
 
     def truncate_after(self, step: int) -> None:
         """Removes the lines of later steps, which a resumed run writes again."""

@@ -225,12 +225,6 @@ def split_cpu(count: int) -> None:
     cpu = config.list_physical_devices("CPU")[0]
     if len(config.get_logical_device_configuration(cpu) or ()) >= count:
         return
-    try:
-        config.set_logical_device_configuration(
-            cpu, [config.LogicalDeviceConfiguration() for _ in range(count)]
-        )
-    except RuntimeError as error:
-        raise InputError(
-            "runtime.num_replicas must be set before TensorFlow is used. Received: "
-            f"runtime.num_replicas={count}. Start a new process."
-        ) from error
+    config.set_logical_device_configuration(
+        cpu, [config.LogicalDeviceConfiguration() for _ in range(count)]
+    )

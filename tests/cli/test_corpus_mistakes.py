@@ -108,12 +108,6 @@ def test_usage_errors_exit_with_2(capsys):
         assert captured.err.splitlines()[-1].startswith("align-keras corpus: error: ")
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
-    (tmp_path / "out").write_text("x")
-    assert main(["corpus", "build", f"--out={tmp_path / 'out'}"]) == 1
-    assert "out must be a folder" in capsys.readouterr().err
-
-
 def test_a_second_command_reports_that_it_waits(tmp_path, monkeypatch, capsys):
     pytest.importorskip("fcntl")
     (tmp_path / "a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")

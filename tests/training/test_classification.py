@@ -408,12 +408,6 @@ def test_a_nan_loss_ends_the_stage():
     assert evaluate(classifier, images, labels).ranks.all()
 
 
-def test_evaluation_without_a_readable_image_is_refused():
-    classifier = ImageClassifier(small_encoder(), 3)
-    with pytest.raises(InputError, match="to classify. Received: no image"):
-        evaluate(classifier, [b"junk"], [0])
-
-
 class Killed(Exception):
     pass
 

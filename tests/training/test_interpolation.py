@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from align_keras.training.interpolation import interpolate_weights, read_weights
-from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 
 
@@ -45,21 +44,3 @@ def test_weights_equal_a_direct_average_of_both_files(align, tmp_path, factor):
     interpolate_weights(align, start, end, 0.0)
     for path, value in read_weights(align).items():
         np.testing.assert_array_equal(value, start[path])
-
-
-@pytest.mark.parametrize("factor", [-0.1, 1.5, float("nan")])
-def test_factors_outside_the_range_are_refused(align, factor):
-    start = read_weights(align)
-    with pytest.raises(InputError, match="factor must be "):
-        interpolate_weights(align, start, changed(start), factor)
-    for path, value in read_weights(align).items():
-        np.testing.assert_array_equal(value, start[path])
-
-
-def test_weights_of_another_model_are_refused(align):
-    start = read_weights(align)
-    path = "image_encoder/projection/bias"
-    with pytest.raises(InputError, match=f"must have {path} with the shape"):
-        interpolate_weights(align, start, {**start, path: np.zeros(3)}, 0.5)
-    with pytest.raises(InputError, match="Received: None"):
-        interpolate_weights(align, start, {}, 0.5)

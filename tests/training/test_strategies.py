@@ -12,7 +12,6 @@ from align_keras.training import strategies
 from align_keras.training.strategies import (
     distributed_batches,
     make_strategy,
-    split_cpu,
     strategy_scope,
     tpu_address,
 )
@@ -130,10 +129,3 @@ def test_an_unreachable_tpu_is_an_input_error():
     )
     last_line = process.stderr.strip().splitlines()[-1]
     assert "InputError: runtime.tpu must be a TPU that can be reached" in last_line
-
-
-def test_logical_devices_can_only_be_created_before_tensorflow_is_used():
-    # The process of the tests has two devices already.
-    split_cpu(2)
-    with pytest.raises(InputError, match="must be set before TensorFlow is used"):
-        split_cpu(3)
