@@ -1,13 +1,12 @@
 """Reading and writing of Parquet files, such as the tables between corpus stages."""
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from align_keras.utils.errors import InputError, needs
-from align_keras.utils.files import atomic_path, is_special
+from align_keras.utils.files import atomic_path
 from align_keras.utils.remote import is_url, open_url
 
 ROWS_PER_GROUP = 50_000
@@ -111,8 +110,6 @@ def open_parquet(path: str) -> Any:
         OSError: if the file cannot be read or is damaged.
     """
     pyarrow = arrow()
-    if is_special(path):
-        raise OSError(errno.EINVAL, "not a regular file", path)
     with arrow_errors_as_os_errors():
         return pyarrow.parquet.ParquetFile(open_url(path) if is_url(path) else path)
 
@@ -130,25 +127,6 @@ def arrow_errors_as_os_errors() -> Iterator[None]:
         raise OSError(" ".join(str(error).split())) from error
 
 
-def open_table(path: str | os.PathLike) -> Any:
-    """Opens a Parquet table that a corpus stage wrote.
-
-    Returns:
-        `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        InputError: if the file cannot be read or is damaged.
-    """
-    try:
-        return open_parquet(os.fspath(path))
-    except OSError as error:
-        raise InputError(
-            f"A table of pairs must be a Parquet file that can be read. Received: "
-            f"{path} ({' '.join(str(error).split())}). Run the stage that wrote it "
-            "again."
-        ) from None
-
-
 def read_batches(
     path: str | os.PathLike, columns: list[str] | None = None, rows: int | None = None
 ) -> Iterator:
@@ -159,7 +137,7 @@ def read_batches(
         columns: names of columns, or None for all.
         rows: rows per batch, by default `ROWS_PER_BATCH`.
     """
-    with open_table(path) as table:
+    with open_parquet(os.fspath(path)) as table:
         yield from table.iter_batches(rows or ROWS_PER_BATCH, columns=columns)
 
 

@@ -88,7 +88,7 @@ def _check_where(section: str, data: DataConfig) -> None:
             )
         table = ScoreTable(scores_path(folder))
         table.check_shards(folder)
-        table.check_condition(str(data.where))
+        table.read_condition(str(data.where))
 
 
 def _check_pairs(config: ExperimentConfig) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from align_keras.config import CorpusConfig, write_config_file
 from align_keras.corpus.filters.languages import detect_languages, detector_version
 from align_keras.corpus.image_tables import load_hook
-from align_keras.corpus.parquet_tables import arrow, open_table, table_writer
+from align_keras.corpus.parquet_tables import arrow, open_parquet, table_writer
 from align_keras.corpus.scores.score_hooks import call_score_hook
 from align_keras.corpus.scores.score_table import (
     SCORES,
@@ -234,7 +234,7 @@ def _is_placed(path: pathlib.Path, key: str) -> bool:
     """Returns True if a file of scores exists and is that of a stage."""
     try:
         return ScoreTable(path).metadata["key"] == key
-    except InputError:  # The file is missing or damaged.
+    except (InputError, OSError):  # The file is missing or damaged.
         return False
 
 
@@ -246,7 +246,7 @@ def _write_columns(path: str, table: Any) -> None:
 def _join_columns(paths: Sequence[str]) -> Any:
     """Returns the columns of all tables of a shard, and the column `draw`."""
     pa = arrow()
-    texts, *column_tables = [open_table(path).read() for path in paths]
+    texts, *column_tables = [open_parquet(os.fspath(path)).read() for path in paths]
     draws = [
         uniform_draw(id, caption)
         for id, caption in zip(

@@ -28,7 +28,7 @@ from align_keras.corpus.filters.texts import find_personal_data
 from align_keras.corpus.parquet_tables import (
     ROWS_PER_GROUP,
     arrow,
-    open_table,
+    open_parquet,
     read_batches,
     string_list,
     table_writer,
@@ -64,7 +64,7 @@ def filter_table(
     """
     counts = CorpusCounts.load(folder)
     result = merge_results([])
-    with open_table(source) as table:
+    with open_parquet(os.fspath(source)) as table:
         schema = table.schema_arrow
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
         for batch in read_batches(source):

@@ -1,9 +1,6 @@
 """Score columns that functions of the user compute."""
 
-import math
-import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,33 +34,17 @@ def call_score_hook(
     [2.0, 3.0]
     """
     try:
-        scores = function(list(images), list(captions))
+        scores = np.asarray(function(list(images), list(captions)), np.float64)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
-            f"score.hooks.{name} must be a function of images and captions that raises "
-            f"no error. Received: {reason}. Correct the function."
+            f"score.hooks.{name} must be a function of images and captions that "
+            f"returns numbers. Received: {reason}. Correct the function."
         ) from error
-    if isinstance(scores, np.ndarray):
-        scores = scores.tolist()
-    problem = _problem(scores, len(images))
-    if problem:
+    if scores.shape != (len(images),) or not np.isfinite(scores).all():
         raise InputError(
             f"score.hooks.{name} must return a list with one finite float for each "
-            f"pair. Received: {problem}. Correct the function."
+            f"pair. Received: {len(images)} pairs and {scores!r:.200}. Correct the "
+            "function."
         )
-    return [float(score) for score in scores]
-
-
-def _problem(scores: Any, count: int) -> str | None:
-    """Describes why the result of a hook isn't a list of `count` finite numbers."""
-    if not isinstance(scores, list | tuple):
-        return f"{type(scores).__name__}"
-    if len(scores) != count:
-        return f"{len(scores)} values for {count} pairs"
-    for position, score in enumerate(scores):
-        if isinstance(score, bool) or not isinstance(score, numbers.Real):
-            return f"{type(score).__name__} at position {position}"
-        if not math.isfinite(score):
-            return f"{float(score)} at position {position}"
-    return None
+    return scores.tolist()

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.corpus.parquet_tables import arrow, open_table, read_batches
-from align_keras.corpus.shard_folder import INDEX, SHARDS, index_digest
+from align_keras.corpus.parquet_tables import arrow, open_parquet, read_batches
+from align_keras.corpus.shard_folder import SHARDS, index_digest
 from align_keras.utils.condition_columns import (
     NUMBER,
     TEXT,
@@ -124,7 +124,7 @@ class ScoreTable:
             (name of the stage) and `model` (str or None).
 
     Raises:
-        InputError: if the file is missing or is not a table of scores.
+        InputError: if the file is missing.
 
     Example:
 
@@ -142,16 +142,9 @@ class ScoreTable:
                 "A selection of pairs needs the scores of the corpus. Received: "
                 f"{self.path}, which does not exist. Run `align-keras corpus score`."
             )
-        with open_table(self.path) as file:
+        with open_parquet(os.fspath(self.path)) as file:
             schema = file.schema_arrow
-        metadata = (schema.metadata or {}).get(_METADATA_KEY)
-        if metadata is None:
-            raise InputError(
-                "The scores of a corpus must be a table that `align-keras corpus "
-                f"score` wrote. Received: {self.path}, another table. Run the command "
-                "again."
-            )
-        self.metadata: dict[str, Any] = json.loads(metadata)
+        self.metadata: dict[str, Any] = json.loads(schema.metadata[_METADATA_KEY])
         self.columns = {field.name: _kind(field.type) for field in schema}
 
     def check_shards(self, folder: str | os.PathLike) -> None:
@@ -160,21 +153,12 @@ class ScoreTable:
         Args:
             folder: folder of the shards.
         """
-        if not os.path.isfile(os.path.join(folder, INDEX)):
-            raise InputError(
-                f"A selection of pairs needs shards with their {INDEX}. Received: "
-                f"{os.fspath(folder)}. Run `align-keras corpus shard`."
-            )
         if index_digest(folder) != self.metadata["shards"]:
             raise InputError(
                 f"The scores must belong to the shards of the corpus. Received: "
                 f"{self.path}, which was written for other shards than those in "
                 f"{os.fspath(folder)}. Run `align-keras corpus score` again."
             )
-
-    def check_condition(self, where: str) -> None:
-        """Raises InputError if a condition is invalid or has an unknown column."""
-        self._condition(where)
 
     def select(self, where: str) -> Selection:
         """Selects the captions for which a condition holds.
@@ -186,7 +170,7 @@ class ScoreTable:
         Raises:
             InputError: if the condition is invalid or has an unknown column.
         """
-        condition = self._condition(where)
+        condition = self.read_condition(where)
         # For each shard, the number and the mask of each caption in blocks of rows.
         numbers: dict[str, list[np.ndarray]] = {}
         masks: dict[str, list[np.ndarray]] = {}
@@ -224,7 +208,7 @@ class ScoreTable:
             tuple of two lists of dict. A dict has the columns `id` and `caption` and
             the columns of the condition.
         """
-        condition = self._condition(where)
+        condition = self.read_condition(where)
         kept_rows: list[tuple[float, dict]] = []
         dropped_rows: list[tuple[float, dict]] = []
         names = sorted({"id", "caption", *condition.columns})
@@ -265,7 +249,12 @@ class ScoreTable:
             quantiles[name] = digest.to_pylist()
         return quantiles
 
-    def _condition(self, where: str) -> Condition:
+    def read_condition(self, where: str) -> Condition:
+        """Parses a condition on the columns.
+
+        Raises:
+            InputError: if the condition is invalid or has an unknown column.
+        """
         # Importing the parser takes 0.3 s.
         from align_keras.utils.where import read_condition
 

@@ -102,30 +102,20 @@ def test_columns_and_quantiles(table):
     assert table.quantiles([0, 0.5, 1]) == {"similarity": [-0.2, 0.25, 0.5]}
 
 
-def test_a_missing_or_another_table_is_reported(tmp_path):
-    with pytest.raises(InputError, match="which does not exist. Run `align-keras cor"):
+def test_a_missing_table_is_reported(tmp_path):
+    with pytest.raises(InputError, match="corpus score"):
         ScoreTable(tmp_path / "scores.parquet")
-    path = write_table(tmp_path / "other.parquet", metadata=None)
-    with pytest.raises(InputError, match="other.parquet, another table"):
-        ScoreTable(path)
-    path.write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="must be a Parquet file that can be read"):
-        ScoreTable(path)
 
 
 def test_scores_of_other_shards_are_refused(table, tmp_path):
-    with pytest.raises(InputError, match="needs shards with their index.json"):
-        table.check_shards(tmp_path)
     (tmp_path / "index.json").write_text("{}")
-    with pytest.raises(InputError, match="written for other shards"):
+    with pytest.raises(InputError, match="other shards"):
         table.check_shards(tmp_path)
 
 
-def test_an_error_in_a_condition_has_an_example_of_this_table(table):
-    with pytest.raises(InputError, match="Columns are caption, caption_number, draw"):
+def test_an_unknown_column_is_refused(table):
+    with pytest.raises(InputError, match="quality"):
         table.select("quality > 1")
-    with pytest.raises(InputError, match='Example: "similarity > 0.2 and'):
-        table.select("similarity > 0.2 and (language = 'en'")
 
 
 def test_scores_are_next_to_the_folder_of_the_shards(tmp_path):
