@@ -89,6 +89,7 @@ def read_pairs(
 
     Raises:
         InputError: if the path, a column or the encoding is wrong.
+        OSError: if the table cannot be read.
     """
     if is_url(path):
         options: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
@@ -104,15 +105,10 @@ def read_pairs(
                 f"tables. Received: {path}, a folder. Leave them out."
             )
         return iter(_read_folder(path, encoding, counter))
-    if not path.exists():
-        raise InputError(
-            f"`pairs` must be a table or a folder. Received: {path}, which does not "
-            "exist. Check the path."
-        )
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise InputError(
-            f"`pairs` must be a folder or end in {', '.join(TABLE_SUFFIXES)}. "
-            f"Received: {path}. Rename or convert it."
+            f"`pairs` must be an existing folder or end in {', '.join(TABLE_SUFFIXES)}."
+            f" Received: {path}. Check the path, or convert the file."
         )
     columns, rows = read_table(path, encoding, counter)
     # Indexes and corpora use origins and have no options for the names of the columns.
@@ -167,12 +163,6 @@ def count_images(
 def _read_remote_table(url: str, **options: Any) -> list[PairRecord]:
     """Reads the pairs of a remote table. Image paths are relative to its address."""
     url = without_query(url)
-    if not url.lower().endswith(TABLE_SUFFIXES):
-        raise InputError(
-            f"`pairs` at an address must be a table, {', '.join(TABLE_SUFFIXES)}. "
-            f"Received: {url}. Use the address of a table, or copy the folder to this "
-            "machine."
-        )
     with local_copy(url) as copy:
         records = list(read_pairs(copy, **options))
     for record in records:
@@ -262,12 +252,6 @@ def _source_reader(
     sources = tuple(caption_sources)
     has_columns = set(sources) <= set(columns)
     source_column = find_column(columns, SOURCE_COLUMNS)
-    if has_columns and caption_column is not None:
-        raise InputError(
-            "`caption_column` must be left out if each caption source is a column. "
-            f"Received: caption_column={caption_column!r} for {path} with the columns "
-            f"{', '.join(sources)}. Leave it out."
-        )
     if has_columns:
         return _ColumnsOfSources(sources)
     if source_column is None or caption_column is None:
@@ -398,11 +382,6 @@ def _read_folder(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> list[PairRecord]:
     images, texts = _find_images_and_texts(path)
-    if not images:
-        raise InputError(
-            f"The folder `pairs` must contain images ({', '.join(IMAGE_SUFFIXES)}). "
-            f"Received: {path} without images. Put NAME.jpg next to NAME.txt."
-        )
     records = [
         _read_image(path, file, texts, encoding, counter) for file in sorted(images)
     ]

@@ -79,8 +79,7 @@ def index_files(
         source. `RecordIndex` takes this dict.
 
     Raises:
-        InputError: if the cache folder is not writable, a file vanished, or a table
-            lacks a column of images, or has no column of captions.
+        InputError: if a file vanished, or a table lacks a column of images or captions.
     """
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(home, "align_keras", "source_indexes")
@@ -96,14 +95,7 @@ def index_files(
         for file in files
     ]
     is_small = sum(file.size for file in files) < _MIN_PARALLEL_BYTES
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        results = run_tasks(_index_file, tasks, folder, workers=1 if is_small else None)
-    except PermissionError as error:
-        raise InputError(
-            f"The cache folder for the index of {root} must be writable. Received: "
-            f"{folder} ({error.strerror}). Set XDG_CACHE_HOME to another folder."
-        ) from None
+    results = run_tasks(_index_file, tasks, folder, workers=1 if is_small else None)
     keys = ("path", "size", "modified")
     return [
         {**{key: task[key] for key in keys}, **value, "kind": kind}

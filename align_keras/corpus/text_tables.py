@@ -9,13 +9,11 @@ from collections.abc import Iterable, Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import read_regular
+from align_keras.utils.files import open_regular
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _MALFORMED = "malformed line"
-# Bytes. A table is read into memory completely.
-_MAX_BYTES = 2_000_000_000
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 _IMAGE_NAME = re.compile(
     rf"^[^\n]*\.(?:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})\b[^\n]*$",
@@ -33,21 +31,11 @@ def read_table(path: pathlib.Path, encoding: str, counter: DropCounter) -> Table
     Malformed lines are counted in `counter` and left out.
 
     Raises:
-        InputError: if the file cannot be read or decoded, or is empty.
+        InputError: if the file cannot be decoded.
+        OSError: if the file cannot be read.
     """
-    try:
-        text = decode(path, read_regular(path, _MAX_BYTES), encoding)
-    except OSError as error:
-        raise InputError(
-            f"The table must be a regular file of at most {_MAX_BYTES:,} bytes that "
-            f"can be read. Received: {path} ({error.strerror}). Copy it to a file, or "
-            "split it into smaller tables."
-        ) from None
-    if not text.strip():
-        raise InputError(
-            f"The table must have a header line and a line per row. Received: {path}, "
-            "which is empty. Add a header and rows."
-        )
+    with open_regular(path) as file:
+        text = decode(path, file.read(), encoding)
     return parse_table(text, path.name, path.suffix.lower(), counter)
 
 

@@ -192,17 +192,13 @@ def test_ids_can_be_encoded_in_utf8(tmp_path):
     records[0].id.encode("utf-8")
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
-def test_an_empty_table_raises_an_error(tmp_path, content):
-    assert "is empty" in message_of(write_table(tmp_path, content))
-
-
 def test_a_table_with_a_header_only_has_no_pairs(tmp_path):
     assert read(write_table(tmp_path, "image,caption\n"))[0] == []
 
 
 def test_missing_paths_and_unknown_suffixes_raise_an_error(tmp_path):
-    assert "does not exist" in message_of(tmp_path / "nowhere.csv")
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        read(tmp_path / "nowhere.csv")
     assert ".jsonl" in message_of(write_table(tmp_path, "x", "pairs.xlsx"))
 
 
@@ -237,9 +233,8 @@ def test_a_text_file_with_a_wrong_encoding_is_dropped(tmp_path):
     assert len(read(tmp_path, encoding="cp1252")[0]) == 2
 
 
-def test_a_folder_needs_images_and_takes_no_columns(tmp_path):
-    assert "must contain images" in message_of(tmp_path)
-    assert "Leave them out" in message_of(tmp_path, image_column="image")
+def test_a_folder_takes_no_columns(tmp_path):
+    assert "image_column" in message_of(tmp_path, image_column="image")
 
 
 def test_unicode_separators_do_not_divide_captions_of_tsv_and_text_files(tmp_path):
@@ -310,9 +305,4 @@ def test_a_column_may_name_the_source_of_each_caption(tmp_path):
 def test_tables_without_the_caption_sources_are_refused(tmp_path):
     path = write_table(tmp_path, "image,alt\na.png,A cat\n")
     message = message_of(path, caption_sources=SOURCES)
-    assert "a column for each caption source (alt, synthetic)" in message
-    assert "Received: the columns image, alt" in message
-    path = write_table(tmp_path, "image,alt,synthetic\na.png,A cat,A cat\n")
-    message = message_of(path, caption_sources=SOURCES, caption_column="alt")
-    assert "caption_column='alt'" in message
-    assert "options of tables" in message_of(tmp_path, caption_sources=SOURCES)
+    assert "synthetic" in message

@@ -223,16 +223,6 @@ def test_a_file_is_indexed_once(folder, monkeypatch):
     assert order(open_folder(folder), 5) == order(first, 5)
 
 
-def test_the_error_for_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    write_tars(tmp_path / "tars", 1)
-    source = open_folder(tmp_path / "tars")
-    [index] = tmp_path.rglob("*.npz")
-    index.write_bytes(b"PK\x03\x04 junk")
-    with pytest.raises(InputError, match="must be undamaged.*Remove the folder"):
-        list(source.captions("train"))
-
-
 @pytest.mark.ci
 def test_several_sources_are_mixed_by_their_weights(folder, tmp_path):
     write_tar(tmp_path / "b.tar", samples(100, 5))

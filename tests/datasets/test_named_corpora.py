@@ -20,7 +20,6 @@ from align_keras.utils.errors import InputError
         ("pairs", {}, "--pairs PATH"),
         ("icons", {"pairs": "x.csv"}, "--pairs PATH"),
         ("icons", {"max_bad_fraction": 10}, "from 0 to 1"),
-        ("pairs", {"pairs": "nowhere.csv"}, "nowhere.csv, which does not exist"),
     ],
 )
 def test_invalid_arguments_raise_a_message_of_one_line(

@@ -125,5 +125,5 @@ def test_a_table_without_usable_rows_raises(album, lines, message):
 
 
 def test_a_missing_table_raises(tmp_path):
-    with pytest.raises(InputError, match="which does not exist"):
+    with pytest.raises(FileNotFoundError, match="a.csv"):
         read_caption_files(tmp_path / "a.csv")
