@@ -61,7 +61,7 @@ def test_wrong_folders_print_one_line_before_the_build(words, tmp_path, capsys):
     assert main([*words, f"--downloaded={tmp_path / 'nowhere'}"]) == 1
     [error] = capsys.readouterr().err.splitlines()
     assert "--downloaded must be a folder of shards" in error
-    assert "nowhere (no such folder)" in error
+    assert "nowhere" in error
     assert not (tmp_path / "out").exists()
 
 

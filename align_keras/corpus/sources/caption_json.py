@@ -108,9 +108,8 @@ def _entries(
     text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)
-        for name in ("images", "annotations") if kind == "coco" else ("images",):
-            if not isinstance(content[name], list):
-                raise TypeError(f"{name} is not a list")
+        images = content["images"]
+        annotations = content["annotations"] if kind == "coco" else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} must be a JSON file of kind {kind}. Received: another structure "
@@ -118,13 +117,15 @@ def _entries(
         ) from None
     name, counter = os.path.basename(path), DropCounter()
     if kind == "coco":
-        return _coco(content, name, counter), counter
-    return _karpathy(content, name, counter, is_evaluation), counter
+        return _coco(images, annotations, name, counter), counter
+    return _karpathy(images, name, counter, is_evaluation), counter
 
 
-def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
+def _coco(
+    images: list[Any], annotations: list[Any], name: str, counter: DropCounter
+) -> list[_Entry]:
     entries, by_id = [], {}
-    for number, row in enumerate(content["images"]):
+    for number, row in enumerate(images):
         try:
             page = row.get("flickr_url") or row.get("coco_url") or ""
             entry = _Entry(file_name(row["file_name"]), [], text_value(page))
@@ -132,7 +133,7 @@ def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
             entries.append(entry)
         except (KeyError, TypeError, AttributeError) as error:
             counter.drop("broken record", f"images[{number}] of {name}", str(error))
-    for number, row in enumerate(content["annotations"]):
+    for number, row in enumerate(annotations):
         try:
             by_id[row["image_id"]].captions.append(text_value(row["caption"]))
         except (KeyError, TypeError) as error:
@@ -142,10 +143,10 @@ def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
 
 
 def _karpathy(
-    content: Any, name: str, counter: DropCounter, is_evaluation: bool
+    images: list[Any], name: str, counter: DropCounter, is_evaluation: bool
 ) -> list[_Entry]:
     entries = []
-    for number, row in enumerate(content["images"]):
+    for number, row in enumerate(images):
         position = f"images[{number}] of {name}"
         try:
             image = parse_karpathy_image(row)

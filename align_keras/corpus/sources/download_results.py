@@ -16,7 +16,7 @@ import numpy as np
 from align_keras.corpus.opt_out import OPTED_OUT
 from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.pair import SourcePair
-from align_keras.corpus.sources.source_files import is_folder, list_files
+from align_keras.corpus.sources.source_files import list_files
 from align_keras.utils.errors import InputError
 
 # Results of an address, in addition to the reasons of failed downloads.
@@ -172,8 +172,9 @@ def read_download_results(folders: Iterable[str | os.PathLike]) -> DownloadResul
         incomplete, because img2dataset downloads it again.
 
     Raises:
-        InputError: if a folder does not exist or has no table of results, or a table
-            has no columns `url` and `status`.
+        InputError: if a folder has no table of results, or a table has no columns
+            `url` and `status`.
+        OSError: if a folder or a table cannot be read.
     """
     downloaded = array.array("Q")
     failed = array.array("Q")
@@ -190,7 +191,7 @@ def read_download_results(folders: Iterable[str | os.PathLike]) -> DownloadResul
                 # An error of pyarrow has no `errno`. It means that the end of the file
                 # is missing.
                 if error.errno is not None:
-                    raise _unreadable(table, str(error.strerror)) from None
+                    raise
                 incomplete.append(table)
                 continue
             for url, caption, failure in rows:
@@ -211,12 +212,7 @@ def read_download_results(folders: Iterable[str | os.PathLike]) -> DownloadResul
 
 def _list_tables(folder: str) -> tuple[list[str], list[str]]:
     """Returns the paths of the tables of results, and of the shards without a table."""
-    try:
-        if not is_folder(folder):
-            raise _unreadable(folder, "no such folder")
-        files = list_files(folder, (".parquet", *_SHARD_SUFFIXES))
-    except OSError as error:
-        raise _unreadable(folder, str(error.strerror)) from None
+    files = list_files(folder, (".parquet", *_SHARD_SUFFIXES))
     names = [os.path.splitext(file.name) for file in files]
     stems = {stem for stem, suffix in names if suffix.lower() == ".parquet"}
     if not stems:

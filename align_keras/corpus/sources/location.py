@@ -187,7 +187,8 @@ def image_of_cell(value: Any, path: str) -> bytes:
         path: path or address of the table.
 
     Raises:
-        ImageError: if the cell has no image that can be read.
+        ImageError: if the cell has no image.
+        OSError: if the file of the image cannot be read.
     """
     file = None
     if isinstance(value, dict):
@@ -199,7 +200,4 @@ def image_of_cell(value: Any, path: str) -> bytes:
     if is_url(path) or is_url(file):
         raise ImageError("missing", f"no bytes in this row, only the path {file:.200}")
     file = os.path.join(os.path.dirname(path), file)
-    try:
-        return _read_bytes(file)
-    except FileNotFoundError:
-        raise ImageError("missing", f"no file {file:.200}") from None
+    return _read_bytes(file)

@@ -88,8 +88,6 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
         counter.drop("unreadable", path, detail)
         return
     uid_filter = UidFilter(part, counter)
-    if uid_filter.subset is not None and UID_COLUMN not in names:
-        raise uid_filter.no_uids(path)
     columns = [
         *columns_of_parts.values(),
         *{"status", "error_message", UID_COLUMN}.intersection(names),

