@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +15,7 @@ from align_keras.corpus.filters.text_hashes import (
     text_features,
 )
 from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
-from align_keras.utils.arguments import check_choice, check_number
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.files import MAX_PIXELS
 
 # Reasons to drop a pair, in the order of the rules. A pair is counted under the first
@@ -72,7 +69,7 @@ class Thresholds:
             detects the language of all captions.
 
     Raises:
-        InputError: If a value is outside its range.
+        InputError: If `unknown_sizes` or `detect_language` is not one of its values.
 
     References:
         Jia et al. 2021, section 3.
@@ -97,24 +94,10 @@ class Thresholds:
     detect_language: str = "never"
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("min_shorter_side", 0),
-            ("max_pixels", 1),
-            ("max_texts_per_image", 1),
-            ("max_images_per_text", 1),
-            ("min_unigrams", 1),
-            ("max_unigrams", self.min_unigrams),
-            ("frequent_ngrams", 0),
-        ):
-            default = type(self).__dataclass_fields__[name].default
-            remedy = f"The default is {default:,}."
-            check_number(name, getattr(self, name), least, math.inf, True, remedy)
-        above_one = math.nextafter(1, 2)
-        remedy = "A square has an aspect of 1, and the default is 3."
-        check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
         check_choice("unknown_sizes", self.unknown_sizes, ("drop", "keep"))
         check_choice("detect_language", self.detect_language, DETECTION)
-        object.__setattr__(self, "languages", _languages(self.languages))
+        languages = {primary_language(language) for language in self.languages}
+        object.__setattr__(self, "languages", tuple(sorted(languages)))
 
 
 def primary_language(language: str) -> str:
@@ -124,19 +107,6 @@ def primary_language(language: str) -> str:
     """
     primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
     return "" if primary == "und" else primary
-
-
-def _languages(languages: Any) -> tuple[str, ...]:
-    """Returns the sorted primary subtags of the argument `languages`."""
-    valid = isinstance(languages, (tuple, list)) and all(
-        isinstance(language, str) for language in languages
-    )
-    if not valid:
-        raise InputError(
-            "languages must be a list of codes such as ('en', 'de'). Received: "
-            f"languages={languages!r}. Leave languages empty to keep all languages."
-        )
-    return tuple(sorted({primary_language(language) for language in languages}))
 
 
 @dataclasses.dataclass(frozen=True)
