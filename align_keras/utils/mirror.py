@@ -351,17 +351,17 @@ class _Folder(_Copy):
         path = self._object_path(_pointer_name(number))
         pointer = {"version": _VERSION, "id": self.id, "files": files}
         content = json.dumps(pointer).encode()
+        stored_content = content
         try:
             self.call_store("pipe_file", path, content, mode="create")
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ESTALE):
                 raise
             # The response to a successful request may have been lost.
-            if self.call_store("cat_file", path) != content:
-                raise self._second_writer_error() from None
+            stored_content = self.call_store("cat_file", path)
         objects = self._find_objects()
         # Another writer may have removed its pointer of this number.
-        if _newest_number(objects) != number:
+        if stored_content != content or _newest_number(objects) != number:
             raise self._second_writer_error()
         self._remove_objects(objects, files, number)
         self.number, self.files = number, files

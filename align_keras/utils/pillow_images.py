@@ -276,10 +276,9 @@ def _check_tile(image: Any) -> None:
 
 
 def _check_bitmap(content: bytes) -> None:
-    # A bitmap with the header of OS/2 can have fewer bytes than the fields below.
-    if len(content) < _MIN_BITMAP_BYTES:
-        raise ImageError("unreadable", "a compressed or unusual BMP")
-    header_size, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
+    # A bitmap with the header of OS/2 can have fewer bytes than these fields.
+    header = content[14:_MIN_BITMAP_BYTES].ljust(_MIN_BITMAP_BYTES - 14, b"\0")
+    header_size, planes, bits, compression = struct.unpack("<I8xHHI", header)
     if header_size < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
         raise ImageError("unreadable", "a compressed or unusual BMP")
 

@@ -270,11 +270,8 @@ class UrlReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
-        position = start[whence] + offset
-        if position < 0:
-            raise OSError(errno.EINVAL, "the position is negative", self.url)
-        self._position = position
-        return position
+        self._position = start[whence] + offset
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
         if self._position >= self.size or not len(buffer):

@@ -174,7 +174,7 @@ def _seems_svg(content: bytes) -> bool:
 def _parse(content: bytes) -> ElementTree.Element:
     """Parses XML and removes the links to other files. Returns the root element."""
     depth = count = 0
-    element: ElementTree.Element | None = None
+    element = ElementTree.Element("")
     try:
         for event, element in ElementTree.iterparse(
             io.BytesIO(content), ("start", "end")
@@ -194,8 +194,6 @@ def _parse(content: bytes) -> ElementTree.Element:
         if isinstance(error, ImageError):
             raise
         raise _svg_error(f"broken XML: {error}") from None
-    if element is None:
-        raise _svg_error("broken XML: no element")
     # The last event is the end of the root element.
     return element
 

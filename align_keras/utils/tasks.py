@@ -50,7 +50,7 @@ def run_tasks(
         folder: path of the results. All machines of a cluster must have access to it
             under this path.
         workers: number of processes on this machine, by default the number of cores.
-            With 1, the tasks run in this process.
+            With 1, the tasks run in this process. A cluster has its own workers.
         engine: one of `ENGINES`. A cluster finishes all other tasks before the error of
             a task is raised.
         on_result: callable that takes the value of each task that this machine has
@@ -74,12 +74,6 @@ def run_tasks(
     ]
     processes = min(process_count(workers), len(open_tasks))
     if is_cluster(engine):
-        if workers is not None:
-            raise InputError(
-                f"workers must be None with engine {engine}, because the cluster "
-                f"determines the number of its workers. Received: workers={workers}. "
-                "Leave it out."
-            )
         if open_tasks:
             run_on_cluster(function, open_tasks, folder.absolute(), engine)
     elif processes > 1:
@@ -121,18 +115,11 @@ def is_cluster(engine: str) -> bool:
     kind, _, address = engine.partition(":")
     if engine == LOCAL:
         return False
-    if kind not in _ADDRESSES:
+    pattern = _ADDRESSES.get(kind)
+    if pattern is None or not re.fullmatch(pattern, address):
         raise InputError(
-            f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}. Received: "
-            f"engine={engine!r}. Choose one of them."
-        )
-    ports = [int(port) for port in re.findall(r":(\d+)(?=$|,)", address)]
-    if not re.fullmatch(_ADDRESSES[kind], address) or max(ports, default=0) > 65535:
-        usual_addresses = {"dask": "HOST:8786", "ray": "HOST:6379"}
-        example = f"{kind}:{usual_addresses.get(kind, 'spark://HOST:7077')}"
-        raise InputError(
-            f"engine must contain the address of {kind}. Received: engine={engine!r}. "
-            f"Write, for example, {example}."
+            f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, such as "
+            f"spark:spark://HOST:7077. Received: engine={engine!r}. Choose one of them."
         )
     return True
 

@@ -476,7 +476,7 @@ def test_shards_must_be_in_the_folder_of_their_index(tmp_path, shards):
     with pytest.raises(InputError, match="names of files in its folder"):
         SafetensorsFolder(folder)
     index.write_text("[" * 100_000)
-    with pytest.raises(InputError, match="must be a JSON file. Parsing failed with"):
+    with pytest.raises(InputError, match="JSON"):
         SafetensorsFolder(folder)
 
 
