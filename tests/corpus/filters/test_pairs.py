@@ -44,7 +44,7 @@ thresholds_strategy = st.builds(
 )
 
 
-@hypothesis.settings(max_examples=300)
+@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(pairs_strategy, thresholds_strategy)
 def test_filters_equal_the_reference_with_sets_and_counters(pairs, thresholds):
     # The reference splits words at spaces only.
@@ -86,7 +86,7 @@ def read_table(path):
     ]
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=10, deadline=None)
 @hypothesis.given(
     pairs=pairs_strategy,
     thresholds=thresholds_strategy,
