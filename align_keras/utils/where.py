@@ -26,7 +26,6 @@ from sqlglot.parsers.sqlite import SQLiteParser
 
 from align_keras.utils.condition_columns import (
     NUMBER,
-    TEXT,
     Column,
     Condition,
     Value,
@@ -115,29 +114,19 @@ class _Writer:
         return Condition(sql, self.parameters, self.used_columns)
 
     def _parse(self) -> exp.Expr:
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise self._error("be a condition", repr(self.text))
-        if len(self.text) > MAX_CHARACTERS:
+        if len(self.text) > MAX_CHARACTERS or re.search("[\0\ud800-\udfff]", self.text):
             raise InputError(
-                f"`where` must have at most {MAX_CHARACTERS:,} characters. Received: "
-                f"{len(self.text):,} characters. Shorten the condition."
-            )
-        if re.search("[\0\ud800-\udfff]", self.text):
-            raise InputError(
-                "`where` must not contain NUL or invalid characters. Received: "
-                f"{self.text!r:.200}. Type the condition again."
+                f"`where` must have at most {MAX_CHARACTERS:,} valid characters. "
+                f"Received: {len(self.text):,} characters, {self.text!r:.200}."
             )
         try:
             nodes = _Language().parse_into(exp.Condition, self.text)
-        except ParseError as error:
+        except (ParseError, TokenError) as error:
             received = f"{self.text!r:.200}"
-            if error.errors:
-                received += f", with a mistake at {error.errors[0]['highlight']!r:.60}"
+            mistakes = getattr(error, "errors", None)
+            if mistakes:
+                received += f", with a mistake at {mistakes[0]['highlight']!r:.60}"
             raise self._error("be a condition", received) from None
-        except TokenError:
-            raise self._error(
-                "be a condition", f"{self.text!r:.200}", "Close each quote."
-            ) from None
         if len(nodes) != 1 or nodes[0] is None:
             raise self._error("be one condition", f"{self.text!r:.200}")
         return nodes[0]
@@ -245,29 +234,23 @@ class _Writer:
 
     def _value(self, node: exp.Expr, name: str) -> exp.Expr:
         """Adds the value that a column is compared with to the parameters."""
-        kind = self.columns[name].kind
         literal = node.this if isinstance(node, exp.Neg) else node
-        if isinstance(literal, exp.Null):
-            raise self._error(
-                "have a number or a 'string' in each comparison",
-                self._sql(literal),
-                "Use `is null` for empty cells.",
-            )
         if not isinstance(literal, exp.Literal):
             raise self._error(
-                "have a number or a 'string' in each comparison", self._sql(node)
+                "have a number or a 'string' in each comparison",
+                self._sql(node),
+                "Use `is null` for empty cells.",
             )
-        if kind == TEXT:
-            if not literal.is_string or literal is not node:
-                raise self._kind_error(name, node)
-            self.parameters.append(literal.this)
-        else:
+        value: Value | None = None
+        if self.columns[name].kind == NUMBER:
             number = _number(literal.this)
-            if number is None:
-                raise self._kind_error(name, node)
-            if not math.isfinite(number):
-                raise self._error("have finite numbers", self._sql(node))
-            self.parameters.append(number if literal is node else -number)
+            if number is not None:
+                value = number if literal is node else -number
+        elif literal.is_string and literal is node:
+            value = literal.this
+        if value is None:
+            raise self._kind_error(name, node)
+        self.parameters.append(value)
         return exp.Placeholder()
 
     # === Errors ===
@@ -319,8 +302,11 @@ def _raw_sql(sql: str) -> exp.Expr:
 
 
 def _number(text: str) -> int | float | None:
-    """Returns the number in a literal, or None."""
+    """Returns the finite number in a literal, or None."""
     try:
-        return int(text) if re.fullmatch(" *[+-]?[0-9]{1,18} *", text) else float(text)
+        number = (
+            int(text) if re.fullmatch(" *[+-]?[0-9]{1,18} *", text) else float(text)
+        )
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
