@@ -1,11 +1,9 @@
 """`align-keras convert`: converts ALIGN between the Hugging Face and Keras formats."""
 
 import argparse
-import pathlib
 
 from align_keras.cli.common import name_addresses
-from align_keras.presets.hub import is_hub_name
-from align_keras.utils.errors import InputError, check_tensorflow
+from align_keras.utils.errors import check_tensorflow
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
 
@@ -31,19 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    source = arguments.source
-    is_hub = arguments.format == "hf" and is_hub_name(source)
-    if not is_hub and not pathlib.Path(source).is_dir():
-        raise InputError(
-            f"SOURCE must be a folder. Received: {source}. Check the path."
-        )
     check_tensorflow("The conversion of a model")
     target = new_folder(arguments.to, "to")
-    # These imports load TensorFlow, which takes seconds. The paths are checked first.
+    # These imports load TensorFlow, which takes seconds. The path is checked first.
     from align_keras.models import ALIGN
     from align_keras.models.conversion.hugging_face import to_hugging_face
 
-    model = ALIGN.from_preset(source)
+    model = ALIGN.from_preset(arguments.source)
     if arguments.format == "hf":
         with atomic_folder(target) as folder:
             model.save_to_preset(folder)

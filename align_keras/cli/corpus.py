@@ -31,8 +31,16 @@ STAGE_HELP = {
     "pairs",
     "select": "print the number of pairs that a condition on the scores keeps",
 }
-# Stages that write the file of the option --to.
-_FILE_STAGES = ("urls", "subset")
+# Options that are only for some stages.
+_STAGES_OF_OPTION = {
+    "to": ("urls", "subset"),
+    "downloaded": ("urls",),
+    "model": ("score",),
+    "where": ("select",),
+    "examples": ("select",),
+}
+# Stages that need an option.
+_NEEDED_OPTIONS = {"urls": "to", "subset": "to", "select": "where"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,34 +176,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    """Raises InputError if an option does not belong to the stage."""
+    """Raises InputError if an option and the stage do not belong together."""
     stage = arguments.stage
-    if (stage in _FILE_STAGES) != (arguments.to is not None):
-        raise InputError(
-            "`to` must be a file for the stages urls and subset, and must be left out "
-            f"for all other stages. Received: to={arguments.to!r} for the stage "
-            f"{stage}. For example, set --to urls.parquet for the stage urls."
-        )
-    if stage == "subset" and not arguments.to.endswith(".npy"):
-        raise InputError(
-            f"The file of a subset must end in .npy. Received: {arguments.to!r}. "
-            "Rename it."
-        )
-    if (stage == "select") != (arguments.where is not None):
-        raise InputError(
-            "`where` must be a condition for the stage select, and must be left out "
-            f"for all other stages. Received: where={arguments.where!r} for the stage "
-            f"{stage}. For example, set --where 'similarity > 0.2' for the stage "
-            "select."
-        )
-    owners = {"model": "score", "examples": "select", "downloaded": "urls"}
-    for name, owner in owners.items():
-        value = getattr(arguments, name)
-        if stage != owner and value is not None:
+    for name, stages in _STAGES_OF_OPTION.items():
+        if getattr(arguments, name) is not None and stage not in stages:
             raise InputError(
                 f"`{name}` must be left out for the stage {stage}. Received: "
-                f"{name}={value!r}. Use it for the stage {owner}."
+                f"{name}={getattr(arguments, name)!r}. Use it for the stage "
+                f"{' or '.join(stages)}."
             )
+    needed = _NEEDED_OPTIONS.get(stage)
+    if needed is not None and getattr(arguments, needed) is None:
+        raise InputError(
+            f"`{needed}` must be set for the stage {stage}. Received: {needed}=None."
+        )
 
 
 def _print_scores(table: "ScoreTable") -> None:

@@ -108,30 +108,21 @@ def run(arguments: argparse.Namespace) -> int:
     names = (*OPTIONS, "html", "cache")
     values = {name: getattr(arguments, name) for name in names}
     options = {name: value for name, value in values.items() if value is not None}
-    for name, value in options.items():
-        if value == "":
-            raise InputError(
-                f"`{name}` must not be empty. Received: {name}=''. Set a value or "
-                "leave the option out."
-            )
     if not arguments.model:
         raise InputError(
             f"`model` must be set. Received: model={arguments.model!r}. Pass a model, "
             "such as a run folder."
         )
-    if arguments.suite and arguments.nested:
-        raise InputError(
-            f"`suite` cannot be used with PROTOCOL. Received: {arguments.nested} with "
-            f"--suite {arguments.suite}. Leave one of the two out."
-        )
     if arguments.suite:
-        for name, value in options.items():
-            if name not in (*_SUITE_OPTIONS, "cache"):
-                raise InputError(
-                    f"`{name}` must be used with a single protocol. Received: "
-                    f"{name}={value!r} with --suite. Leave `{name}` out, or replace "
-                    "--suite with a protocol."
-                )
+        names_of_suite = (*_SUITE_OPTIONS, "cache")
+        excluded = [f"`{name}`" for name in options if name not in names_of_suite]
+        if arguments.nested:
+            excluded.insert(0, arguments.nested)
+        if excluded:
+            raise InputError(
+                "`suite` cannot be used with PROTOCOL or with options of a single "
+                f"protocol. Received: {excluded[0]}. Leave it or `suite` out."
+            )
         return _run_suite(arguments, options)
     if arguments.nested is None:
         raise InputError(

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3
-# Options that need an update of the index.
-_OPTIONS_OF_UPDATE = ("rebuild", "watch", "left_out", "vectors")
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
 # Seconds until a failed update of `--watch` is repeated without a change of a file. An
@@ -123,18 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
             "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
-        excluded = ("sources", "remove", "export", *_OPTIONS_OF_UPDATE)
-        _refuse_together(arguments, "check", excluded)
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
-    if arguments.remove and not arguments.sources:
-        _refuse_together(arguments, "remove", _OPTIONS_OF_UPDATE)
-    if arguments.export and not arguments.sources:
-        _refuse_together(arguments, "export", _OPTIONS_OF_UPDATE)
-        if not arguments.remove:
-            _export(Index.open(folder), arguments.export)
-            return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch
@@ -142,10 +131,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.remove:
         count = Index.open(folder, model).remove(arguments.remove)
         say(f"images removed from {shown_folder}: {count:,}")
-        if not arguments.sources:
-            if arguments.export:
-                _export(Index.open(folder), arguments.export)
-            return 0
+    if not _is_update(arguments):
+        if arguments.export:
+            _export(Index.open(folder), arguments.export)
+        return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
     index = build(
@@ -167,19 +156,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_together(
-    arguments: argparse.Namespace, option: str, excluded: tuple[str, ...]
-) -> None:
-    """Raises InputError if an option is used with one that it excludes."""
-    for name in excluded:
-        value = getattr(arguments, name)
-        if value:
-            names = [f"`{other}`" for other in excluded]
-            raise InputError(
-                f"`{option}` cannot be used with {', '.join(names[:-1])} or "
-                f"{names[-1]}. Received: {name}={value!r}. Leave `{option}` or "
-                f"`{name}` out."
-            )
+def _is_update(arguments: argparse.Namespace) -> bool:
+    """Returns True unless the command only removes or exports images."""
+    if not (arguments.remove or arguments.export):
+        return True
+    names = ("sources", "rebuild", "watch", "left_out", "vectors")
+    return any(getattr(arguments, name) for name in names)
 
 
 def _export(index: "Index", to: str) -> None:

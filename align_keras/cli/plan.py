@@ -10,7 +10,6 @@ from align_keras.planning.device_kinds import (
     TEXT_UTILIZATION,
     UTILIZATION,
 )
-from align_keras.utils.errors import InputError
 
 # Key of the estimates → title, unit, and the value of one unit.
 _SECTIONS = {
@@ -42,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device-kind",
+        required=True,
         metavar="K",
         help=f"kind of the devices: {', '.join(DEVICE_KINDS)}",
     )
@@ -67,11 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras import planning
     from align_keras.config import load_config, load_recipe
 
-    if arguments.device_kind is None:
-        raise InputError(
-            f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
-            "device_kind=None."
-        )
     config_files = arguments.config_file
     overrides = arguments.params_override
     names = ("device_kind", "devices", "utilization", "text_utilization")

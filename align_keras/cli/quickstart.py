@@ -14,7 +14,7 @@ from align_keras.cli.train import (
     print_metrics,
     weights_overrides,
 )
-from align_keras.utils.errors import InputError, MissingExtraError, has_tensorflow
+from align_keras.utils.errors import MissingExtraError, has_tensorflow
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 
@@ -142,11 +142,6 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
         pairs = arguments.pairs
         if not is_url(pairs):
             pairs = str(pathlib.Path(pairs).resolve())
-            if not pathlib.Path(pairs).exists():
-                raise InputError(
-                    "`pairs` must be an existing file or folder. Received: "
-                    f"pairs={arguments.pairs}. Check the path."
-                )
         overrides |= _data_overrides("corpus", "pairs")
         overrides |= _data_overrides("pairs", pairs)
     elif arguments.corpus == "stamps":

@@ -106,23 +106,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-0",
         "--null",
         action="store_true",
-        help="with --paths, end each path with a null byte, for xargs -0",
+        help="print only the paths, each followed by a null byte, for xargs -0",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index
 
-    if arguments.null and not arguments.paths:
-        raise InputError(
-            "`null` must be used with `paths`. Received: null without paths. Add "
-            "`paths`."
-        )
     queries = _queries(arguments)
     index_folder, model = _index_and_model(arguments)
     index = Index.open(index_folder, model)
     results = [(query, index.query(query)) for query in queries]
-    if arguments.paths:
+    if arguments.paths or arguments.null:
         _print_paths(results, "\0" if arguments.null else "\n")
     elif arguments.json:
         print_json({"queries": [_as_json(query, hits) for query, hits in results]})

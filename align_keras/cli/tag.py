@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from align_keras.cli.common import (
+    check_local_path,
     name_addresses,
     plain_text,
     print_table,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate",
         metavar="TABLE",
         help="table (.csv, .tsv, .jsonl) with the columns image and labels, from which "
-        "thresholds are chosen. They are written to the file --thresholds.",
+        "thresholds are chosen. --thresholds names a file to which they are written.",
     )
     parser.add_argument(
         "--thresholds",
@@ -79,7 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
         write_tags_table,
     )
 
-    _check_arguments(arguments)
+    refuse_empty(arguments, ("out", "index", "calibrate", "thresholds"))
+    if not (arguments.folder or arguments.index or arguments.calibrate):
+        raise InputError(
+            "The images must be named by `folder` or `index`. Received: neither. Add a "
+            "folder of images."
+        )
+    # The tags would be written to a copy that is not uploaded.
+    check_local_path("index", arguments.addresses.get(arguments.index))
     labels = read_labels(arguments.labels)
     if arguments.out:
         check_table_name(arguments.out)
@@ -116,37 +124,6 @@ def _read_thresholds(text: str) -> "LabelThresholds":
     return LabelThresholds(threshold)
 
 
-def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Raises InputError for empty options, and for options that exclude each other."""
-    refuse_empty(arguments, ("out", "index", "calibrate", "thresholds"))
-    if not (arguments.folder or arguments.index or arguments.calibrate):
-        raise InputError(
-            "The images must be named by `folder` or `index`. Received: neither. Add a "
-            "folder of images."
-        )
-    if arguments.out and not (arguments.folder or arguments.index):
-        raise InputError(
-            "`out` must be used with images, named by `folder` or `index`. Received: "
-            f"out={arguments.out} without them. Add a folder of images, or leave `out` "
-            "out."
-        )
-    if arguments.calibrate and not arguments.thresholds:
-        raise InputError(
-            "`calibrate` must be used with `thresholds`, the file to write. Received: "
-            f"calibrate={arguments.calibrate} without it. Add `thresholds`."
-        )
-    if arguments.calibrate and not os.path.isfile(arguments.calibrate):
-        raise InputError(
-            "`calibrate` must be an existing table. Received: "
-            f"calibrate={arguments.calibrate}. Check the path."
-        )
-    if arguments.index in arguments.addresses:
-        raise InputError(
-            "`index` must be a folder on this machine or a database. Received: "
-            f"{arguments.addresses[arguments.index]}. Copy the index, and tag the copy."
-        )
-
-
 def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresholds":
     """Chooses thresholds, writes their file and prints them."""
     from align_keras.embedders import load_model
@@ -160,11 +137,13 @@ def _calibrate(arguments: argparse.Namespace, labels: list[str]) -> "LabelThresh
     thresholds = calibrate(
         load_model(model or "align_small_en"), arguments.calibrate, labels
     )
-    thresholds.write(arguments.thresholds)
     print(
-        f"{arguments.thresholds}: threshold {thresholds.default:.3f}, and "
-        f"{len(thresholds.by_label):,} of {len(labels):,} labels with their own"
+        f"threshold {thresholds.default:.3f}, and {len(thresholds.by_label):,} of "
+        f"{len(labels):,} labels with their own"
     )
+    if arguments.thresholds:
+        thresholds.write(arguments.thresholds)
+        say(f"thresholds written to {arguments.thresholds}")
     return thresholds
 
 

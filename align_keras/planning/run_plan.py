@@ -73,7 +73,6 @@ def plan(
     >>> planned["fits"], round(planned["memory"]["optimizer"] / 2**30, 1)
     (False, 1.7)
     """
-    _check_utilizations(utilization, text_utilization)
 
     def sizes_of_stages(devices: int) -> dict[str, RunSizes]:
         return {"train": run_sizes(config, devices)}
@@ -129,7 +128,6 @@ def plan_recipe(
     >>> sorted(planned["stages"])
     ['full', 'head']
     """
-    _check_utilizations(utilization, text_utilization)
     recipe = largest_trial(recipe)
 
     def sizes_of_stages(devices: int) -> dict[str, RunSizes]:
@@ -151,12 +149,6 @@ def plan_recipe(
     return {"stages": plans, "days": days}
 
 
-def _check_utilizations(utilization: float, text_utilization: float) -> None:
-    """Raises if one of the utilizations is out of range."""
-    check_number("utilization", utilization, 1e-6, 1)
-    check_number("text_utilization", text_utilization, 1e-6, 1)
-
-
 def _plan_stages(
     sizes_of_stages: Callable[[int], dict[str, RunSizes]],
     batch_size: int,
@@ -166,6 +158,9 @@ def _plan_stages(
     text_utilization: float,
 ) -> dict[str, dict]:
     """Returns the plan of each stage as a dict for JSON."""
+    # A percentage such as 8 would make the plan a hundred times too short.
+    check_number("utilization", utilization, 1e-6, 1)
+    check_number("text_utilization", text_utilization, 1e-6, 1)
     kind = find_device_kind(device_kind)
     if devices is None:
         devices = fewest_devices(sizes_of_stages, batch_size, kind, device_kind)

@@ -82,7 +82,7 @@ def test_a_model_that_transformers_cannot_represent_is_refused(tmp_path, capsys)
 
 def test_a_missing_source_is_refused(tmp_path, capsys):
     code, line = convert(capsys, "hf", tmp_path / "no", "--to", tmp_path / "run")
-    assert (code, "SOURCE must be a folder" in line) == (1, True)
+    assert (code, "preset" in line) == (1, True)
 
 
 def test_the_current_folder_is_refused_as_target(tmp_path, capsys, monkeypatch):

@@ -18,10 +18,8 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["build"], "A corpus must have at least one source."),
         (["build", "--source=zip:/"], "A source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must be a file for the stages urls"),
-        (["subset", "--source=html:."], "--to must be a file for the stages urls"),
-        (["subset", "--source=html:.", "--to=a.csv"], "must end in .npy"),
-        (["build", "--source=html:.", "--to=a.csv"], "--to must be a file"),
+        (["urls", "--source=html:."], "--to must be set for the stage urls"),
+        (["build", "--source=html:.", "--to=a.csv"], "--to must be left out"),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
             "min_words",
@@ -50,11 +48,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         ),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
-        (["select"], "--where must be a condition for the stage select"),
-        (["score", "--where=draw < 1"], "--where must be a condition for the stage"),
         (["select", "--where=draw < 1"], "Run `align-keras corpus score`."),
-        (["score", "--examples=2"], "--examples must be left out for the stage score"),
-        (["build", "--model=m"], "--model must be left out for the stage build"),
         (["score", "--source=html:.", "--model=no_such_model"], "no_such_model"),
         (
             [

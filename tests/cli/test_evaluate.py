@@ -100,7 +100,7 @@ WRONG_OPTIONS = {
     ),
     "metadata for the suite": (
         ("--suite", "paper", "--metadata", "a.csv"),
-        "--metadata must be used with a single protocol",
+        "--suite cannot be used .* Received: --metadata",
     ),
     "unknown templates": (
         (*ZERO_SHOT, "--templates", "nowhere"),
@@ -111,14 +111,6 @@ WRONG_OPTIONS = {
         "--classes must be a file",
     ),
     "unknown split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "split for the suite": (
-        ("--suite", "paper", "--split", "a"),
-        "--split must be used with a single protocol",
-    ),
-    "templates for the suite": (
-        ("--suite", "paper", "--templates", "none"),
-        "--templates must be used with a single protocol",
-    ),
     "templates for retrieval": (
         (*RETRIEVAL, "--templates", "none"),
         "--templates is an option of zero_shot. Received: --templates='none' with retr",

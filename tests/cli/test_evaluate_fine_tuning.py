@@ -185,7 +185,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         ),
         (
             ["--suite", "paper", "--config_file", "x.yaml"],
-            "--config_file must be used with a single protocol",
+            "--suite cannot be used",
         ),
         (
             ["vtab", "--workers", "2", "--params_override"]

@@ -270,28 +270,17 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--index", ""], "--index must not be empty. Received: --index=''"),
-        (["--export", ""], "--export must not be empty"),
-        (["--left-out", ""], "--left-out must not be empty"),
-        (["--check", "--remove", "X"], "--check cannot be used with"),
-        (["--check", "--left-out", "X"], "--check cannot be used with"),
-        (["--remove", "X", "--rebuild"], "--remove cannot be used with"),
-        (["--remove", "X", "--watch"], "--remove cannot be used with"),
-        (["--remove", "X", "--vectors", "float16"], "--remove cannot be used with"),
-        (["--remove", "X", "--left-out", "Y"], "--remove cannot be used with"),
-    ],
-)
-def test_options_without_effect_are_refused(folder, capsys, options, message):
+def test_an_empty_index_is_refused(capsys):
+    assert main(["index", "--index", ""]) == 1
+    assert "--index must not be empty" in capsys.readouterr().err
+
+
+def test_an_image_is_removed_before_an_update(folder, capsys, tmp_path):
     build(folder)
-    capsys.readouterr()
-    options = [str(folder / "red.png") if word == "X" else word for word in options]
-    assert main(["index", *options]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert len(Index.open()) == 4
+    table = tmp_path / "left_out.csv"
+    image = str(folder / "red.png")
+    assert main(["index", "--remove", image, "--left-out", str(table)]) == 0
+    assert table.read_text().startswith("path,reason")
 
 
 def watch_with(monkeypatch, steps):

@@ -191,18 +191,8 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
         ([], "The images must be named by FOLDER or --index"),
         (["X", "--out", "tags.txt"], "must be one of .csv"),
         (["X", "--labels", "none.txt"], "No such file"),
-        (["--calibrate", "X"], "--calibrate must be used with --thresholds"),
-        (
-            ["--calibrate", "no.csv", "--thresholds", "t.json"],
-            "--calibrate must be an existing table. Received: --calibrate=no.csv",
-        ),
-        (
-            ["--calibrate", "X", "--thresholds", "t.json", "--out", "tags.csv"],
-            "--out must be used with images, named by FOLDER or --index",
-        ),
         (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
         (["X", "--out", ""], "--out must not be empty. Received: --out=''"),
-        (["X", "--index", ""], "--index must not be empty"),
         (["X", "--labels", "twice.txt"], "blank or repeated"),
     ],
 )

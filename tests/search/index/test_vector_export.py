@@ -115,13 +115,9 @@ def test_an_export_does_not_replace_other_data(folder, tmp_path, name):
     assert (tmp_path / "a.csv").stat().st_size
 
 
-def test_wrong_names_and_options_are_refused(folder, tmp_path, capsys):
+def test_wrong_names_are_refused(folder, tmp_path):
     with pytest.raises(InputError, match="suffix"):
         Index.open(folder / "index").export(tmp_path / "a.txt")
-    command = ["index", "--index", str(folder / "index"), "--export", "a.npy"]
-    assert main([*command, "--watch"]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") < 4 and "--export cannot be used with" in error
     # A damaged row is reported, and no file is written.
     vectors = Index.open(folder / "index").store.vectors_file
     path = folder / "index" / vectors
