@@ -11,7 +11,8 @@ from align_keras.corpus.sources import open_source, read_part
 from align_keras.corpus.sources.source import evaluation_source
 from align_keras.corpus.sources.source_files import one_file
 from align_keras.utils.errors import InputError
-from tests.helpers.source_reading import STRANGE, read_source
+from tests.helpers.source_case import STRANGE_NAME, SourceCase
+from tests.helpers.source_reading import read_source
 
 COCO = {
     "info": {},
@@ -57,6 +58,47 @@ def create_image(path):
     path.touch()
 
 
+class TestCOCO(SourceCase):
+    kind = "coco"
+    path = "a.json"
+    pairs = [("A cat", "caption", ""), ("A dog", "caption", "")]
+    images = [b"cat", b"dog"]
+    counts_losses = True
+    content = {
+        "images": [
+            {"id": 1, "file_name": f"{STRANGE_NAME}.jpg"},
+            {"id": 2, "file_name": "b.jpg"},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "caption": "A cat"},
+            {"id": 2, "image_id": 2, "caption": "A dog"},
+        ],
+    }
+
+    def write(self, folder):
+        write(folder / "a.json", self.content)
+        (folder / f"{STRANGE_NAME}.jpg").write_bytes(b"cat")
+        (folder / "b.jpg").write_bytes(b"dog")
+
+
+class TestKarpathy(TestCOCO):
+    kind = "karpathy"
+    counts_losses = False
+    content = {
+        "images": [
+            {
+                "filename": name,
+                "filepath": "",
+                "split": "train",
+                "sentences": [{"raw": caption}],
+            }
+            for name, caption in ((f"{STRANGE_NAME}.jpg", "A cat"), ("b.jpg", "A dog"))
+        ]
+    }
+    # Evaluation images are those of other splits.
+    test_evaluation_images_are_read_once_without_captions = None
+
+
 def test_the_pairs_of_coco_are_read(tmp_path):
     path = write(tmp_path / "annotations/captions_val2014.json", COCO)
     create_image(tmp_path / "val2014/a #5,%.jpg")
@@ -68,17 +110,6 @@ def test_the_pairs_of_coco_are_read(tmp_path):
         (folder + "a #5,%.jpg", "A pet.", "https://c.org/5"),
     ]
     assert counter.bad == {"broken record": 3}
-
-
-@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
-def test_images_with_invalid_names_are_skipped(tmp_path, name):
-    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.jpg"}]
-    captions = [{"image_id": number, "caption": "A dog."} for number in (1, 2)]
-    content = {"images": images, "annotations": captions}
-    path = write(tmp_path / "annotations/captions_val2014.json", content)
-    create_image(tmp_path / "val2014/b.jpg")
-    pairs, _ = read_source(path)
-    assert f"{tmp_path}/val2014/b.jpg" in [pair.image for pair in pairs]
 
 
 def test_a_karpathy_source_has_no_evaluation_splits(tmp_path):
@@ -117,15 +148,12 @@ def test_an_evaluation_source_has_images_without_captions(tmp_path):
     assert names == [image["file_name"] for image in COCO["images"][:3]]
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_the_option_images_sets_the_image_folder(tmp_path, name):
-    path = write(tmp_path / f"{name}.json", COCO)
+def test_the_option_images_sets_the_image_folder(tmp_path):
+    path = write(tmp_path / "a.json", COCO)
     create_image(tmp_path / "000009.jpg")
-    folder = tmp_path / f"{name} images"
-    for kind in ("", "coco:"):
-        pairs, _ = read_source(f"{kind}{path}?images={folder}")
-        assert pairs[0].image == str(folder / "000009.jpg")
-    assert read_source(path)[0][0].image == str(tmp_path / "000009.jpg")
+    folder = tmp_path / STRANGE_NAME
+    pairs, _ = read_source(f"{path}?images={folder}")
+    assert pairs[0].image == str(folder / "000009.jpg")
     default_source = open_source(f"{path}")
     source = open_source(f"{path}?images={folder}")
     assert source.fingerprint() != default_source.fingerprint()
@@ -149,18 +177,18 @@ def test_other_json_files_and_folders_raise_an_error(tmp_path):
         open_source(f"coco:{tmp_path}")
 
 
-def test_a_changed_or_removed_file_is_counted_as_vanished(tmp_path):
+def test_a_changed_file_is_counted_as_vanished(tmp_path):
     path = write(tmp_path / "x.json", COCO)
     create_image(tmp_path / "000009.jpg")
     [part] = open_source(str(path)).parts()
-    for content in (COCO | {"images": COCO["images"][:1]}, [], None):
-        path.write_text(json.dumps(content)) if content is not None else path.unlink()
+    for content in (COCO | {"images": COCO["images"][:1]}, []):
+        path.write_text(json.dumps(content))
         counter = DropCounter()
         assert list(read_part(part, counter)) == []
         assert counter.bad == {"vanished": 1}
 
 
-@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "\udfff"])
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
 def test_the_image_folder_is_found_after_an_invalid_name(tmp_path, name):
     create_image(tmp_path / "a.jpg")
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "a.jpg"}]

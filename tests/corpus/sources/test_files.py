@@ -10,6 +10,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import Part
 from align_keras.corpus.sources.source_files import (
     SourceFile,
+    count_os_error,
     fingerprint,
     grouped_files,
     list_files,
@@ -83,6 +84,14 @@ def test_unreadable_files_are_counted(tmp_path, monkeypatch):
     for path in ("gone", "big/below", "", "big"):
         assert read_whole(str(tmp_path / path), counter) is None
     assert counter.bad == {"vanished": 2, "unreadable": 1, "oversized": 1}
+
+
+def test_missing_permissions_are_permanent_only_for_local_files():
+    # The credentials of a store can expire during a build.
+    counter = DropCounter()
+    for path in ("s3://b/a.tar", "/b/a.tar"):
+        count_os_error(counter, path, PermissionError(13, "permission denied"))
+    assert counter.bad == {"vanished": 1, "unreadable": 1}
 
 
 @pytest.mark.parametrize("total", [0, 1, 9_999, 10_000, 10_001, 20_000])

@@ -2,16 +2,31 @@
 
 import os
 
-import pytest
-
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.corpus.sources import open_source, read_location, read_part
-from tests.helpers.source_reading import STRANGE, read_source
+from tests.helpers.source_case import STRANGE_NAME, SourceCase
+from tests.helpers.source_reading import read_source
+
+
+class TestFolder(SourceCase):
+    kind = "folder"
+    pairs = [
+        ("A cat", "caption", ""),
+        ("A pet", "caption", ""),
+        ("A dog", "caption", ""),
+    ]
+    images = [b"cat", b"cat", b"dog"]
+
+    def write(self, folder):
+        (folder / f"{STRANGE_NAME}.jpg").write_bytes(b"cat")
+        (folder / f"{STRANGE_NAME}.txt").write_text("A cat\nA pet\n")
+        (folder / "b.PNG").write_bytes(b"dog")
+        (folder / "b.txt").write_text("A dog")
 
 
 def test_pairs_equal_the_result_of_read_pairs(tmp_path):
-    for name in (*STRANGE, "sub/x", "sub/x.y"):
+    for name in ("a", "sub/x", "sub/x.y"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.JPG").write_bytes(name.encode())
         (tmp_path / f"{name}.txt").write_text(f"\ufeff{name}\n\n  two  \n", "utf-8")
@@ -51,13 +66,3 @@ def test_unicode_separators_do_not_divide_captions(tmp_path):
     (tmp_path / "a.txt").write_bytes("one\u2028two,\x85three\r\nlast".encode())
     pairs, _ = read_source(tmp_path)
     assert [pair.caption for pair in pairs] == ["one two, three", "last"]
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".TXT"])
-def test_the_captions_are_part_of_the_fingerprint(tmp_path, suffix):
-    (tmp_path / "a.png").touch()
-    (tmp_path / f"a{suffix}").write_text("cat")
-    source = open_source(f"folder:{tmp_path}")
-    old_fingerprint = source.fingerprint()
-    (tmp_path / f"a{suffix}").write_text("tabby")
-    assert source.fingerprint() != old_fingerprint

@@ -1,46 +1,73 @@
 """Tests of tables as sources, which are read completely or in ranges."""
 
+import functools
 import json
 
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part
+from align_keras.corpus.sources import open_source, read_part, table_files
+from align_keras.corpus.sources.source_files import record_ranges
 from align_keras.utils.errors import InputError
-from tests.helpers.source_reading import STRANGE, read_source
+from tests.helpers.source_case import STRANGE_NAME, SourceCase
+from tests.helpers.source_reading import read_source
 
 
-def test_rows_are_read_and_unusable_captions_are_counted(tmp_path):
-    rows = [{"image": f"{name}.jpg", "caption": ["A cat", ""]} for name in STRANGE]
-    lines = [json.dumps(row) for row in rows] + ["{broken"]
-    (tmp_path / "a b#.jsonl").write_text("\n".join(lines))
-    pairs, counter = read_source(tmp_path / "a b#.jsonl")
-    assert [pair[:2] for pair in pairs] == [
-        (str(tmp_path / f"{name}.jpg"), "A cat") for name in STRANGE
-    ]
-    assert counter.bad == {"malformed line": 1, "empty caption": len(STRANGE)}
+class TestCSV(SourceCase):
+    kind = "table"
+    path = "a.csv"
+    pairs = [('A "red" cat, asleep', "caption", "en"), ("A dog", "title", "de")]
+    images = [b"cat", b"dog"]
+    table = (
+        "image,caption,rule,language\n"
+        '"{}.png","A ""red"" cat,\nasleep",,en\n'
+        "b.png,A dog,title,DE\n"
+    ).format(STRANGE_NAME.replace('"', '""'))
+
+    def write(self, folder):
+        (folder / self.path).write_text(self.table)
+        (folder / f"{STRANGE_NAME}.png").write_bytes(b"cat")
+        (folder / "b.png").write_bytes(b"dog")
 
 
-def test_a_large_table_is_read_in_parts(tmp_path):
+class TestJSONLines(TestCSV):
+    path = "a.jsonl"
+    counts_losses = True
+    table = "\n".join(
+        json.dumps(row)
+        for row in (
+            {
+                "image": f"{STRANGE_NAME}.png",
+                "caption": 'A "red" cat, asleep',
+                "language": "en",
+            },
+            {"image": "b.png", "caption": "A dog", "rule": "title", "language": "DE"},
+        )
+    )
+
+
+def test_a_large_table_is_read_in_parts(tmp_path, monkeypatch):
+    ranges = functools.partial(record_ranges, size=100)
+    monkeypatch.setattr(table_files, "record_ranges", ranges)
     path = tmp_path / "a.csv"
-    lines = [f"{number}.jpg,caption {number}" for number in range(20_001)]
+    lines = [f"{number}.jpg,caption {number}" for number in range(201)]
     path.write_text("image,caption\n,nowhere\n" + "\n".join(lines))
     parts = open_source(str(path)).parts()
     assert len(parts) == 3
     counter = DropCounter()
     pairs_of_parts = [list(read_part(part, counter)) for part in reversed(parts)]
-    assert [len(pairs) for pairs in pairs_of_parts] == [1, 10_000, 10_000]
-    assert pairs_of_parts[0][0].caption == "caption 20000"
+    assert [len(pairs) for pairs in pairs_of_parts] == [1, 100, 100]
+    assert pairs_of_parts[0][0].caption == "caption 200"
     # Only one of the parts counts the bad row of the table.
     assert counter.bad == {"missing": 1}
 
 
-def test_a_changed_or_removed_table_is_counted_as_vanished(tmp_path):
+def test_a_changed_table_is_counted_as_vanished(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("image,caption\na.jpg,A cat\n")
     [part] = open_source(str(path)).parts()
-    for content in ("image,caption\na.jpg,A cat\nb.jpg,A dog\n", "", "x\n1\n", None):
-        path.write_text(content) if content is not None else path.unlink()
+    for content in ("image,caption\na.jpg,A cat\nb.jpg,A dog\n", "x\n1\n"):
+        path.write_text(content)
         counter = DropCounter()
         assert list(read_part(part, counter)) == []
         assert counter.bad == {"vanished": 1}

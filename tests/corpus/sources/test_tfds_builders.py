@@ -12,6 +12,7 @@ from PIL import Image
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
 from align_keras.utils.errors import InputError
+from tests.helpers.source_case import SourceCase
 from tests.helpers.source_reading import read_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -62,6 +63,23 @@ TEXT_FEATURES = {"caption": tfds.features.Text(), "language": tfds.features.Text
 
 def text_values(number):
     return {"caption": f"Käse {number}", "language": "DE"}
+
+
+class TestTFDS(SourceCase):
+    kind = "tfds"
+    pairs = [("Käse 0", "caption", "de"), ("Käse 1", "caption", "de")]
+    images = [png(0), png(1)]
+
+    def write(self, folder):
+        prepare(folder, 2, TEXT_FEATURES, text_values)
+
+    def spec(self, folder):
+        return f"tfds:{folder}:train"
+
+    # TensorFlow Datasets reads local folders, and reports damaged ones itself.
+    test_the_kind_is_recognized = None
+    test_an_object_store_has_the_same_pairs = None
+    test_damaged_files_are_read_or_refused = None
 
 
 @pytest.fixture(scope="module")

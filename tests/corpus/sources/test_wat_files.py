@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tests.helpers.source_case import SourceCase
 from tests.helpers.source_reading import read_source
 
 pytest.importorskip("warcio")
@@ -28,6 +29,20 @@ def write(path, payloads):
                 warc_content_type="application/json",
             )
             writer.write_record(record)
+
+
+class TestWAT(SourceCase):
+    kind = "wat"
+    path = "a.wat.gz"
+    pairs = [("A cat", "alt", ""), ("A dog", "title", "")]
+    images = [None, None]
+
+    def write(self, folder):
+        links = [
+            {"path": "IMG@/src", "url": "a.png", "alt": "A cat"},
+            {"path": "IMG@/src", "url": "b.png", "title": "A dog"},
+        ]
+        write(folder / "a.wat.gz", [envelope(links)])
 
 
 def test_the_images_of_a_page_give_pairs(tmp_path):
@@ -58,10 +73,8 @@ def test_the_images_of_a_page_give_pairs(tmp_path):
         ({"X-Robots-Tag": "noai"}, None, True),
         ({"x-robots-tag": ["all", "noindex"]}, [], True),
         ({}, [{"name": "ROBOTS", "content": "noimageai, nofollow"}], True),
-        ({}, [{"name": "viewport", "content": "noai"}, {"property": "og:url"}], False),
         ({"X-Robots-Tag": "googlebot: noai"}, None, False),
         ({"X-Robots-Tag": "nofollow"}, None, False),
-        (None, None, False),
     ],
 )
 def test_a_page_can_opt_out(tmp_path, headers, metas, is_opted_out):

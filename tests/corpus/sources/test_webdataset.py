@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import tarfile
 import tracemalloc
 
@@ -12,7 +11,8 @@ from PIL import Image
 
 from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import ImageError
-from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
+from tests.helpers.source_case import STRANGE_NAME, SourceCase, write_members
+from tests.helpers.source_reading import IMG2DATASET, read_source
 
 SHARD = IMG2DATASET / "webdataset/00000.tar"
 STORED = [
@@ -21,14 +21,24 @@ STORED = [
 ]
 
 
-def write(path, members, **options):
-    """Writes a tar from tuples (name, bytes) and returns its path."""
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
+class TestWebDataset(SourceCase):
+    kind = "webdataset"
+    path = "a.tar"
+    pairs = [("A cat", "caption", "en"), ("A dog", "caption", "de")]
+    images = [b"cat", b"dog"]
+    counts_losses = True
+
+    def write(self, folder):
+        members = [
+            (f"x.y/{STRANGE_NAME.partition('.')[0]}{number}{suffix}", content)
+            for number, caption, language in ((0, "cat", "en"), (1, "dog", "de"))
+            for suffix, content in (
+                (".JPG", caption.encode()),
+                (".txt", f"A {caption}".encode()),
+                (".json", json.dumps({"language": language}).encode()),
+            )
+        ]
+        write_members(folder / "a.tar", members, format=tarfile.PAX_FORMAT)
 
 
 def test_shards_of_img2dataset_are_read():
@@ -47,21 +57,6 @@ def test_shards_of_img2dataset_are_read():
     assert counter.bad == {"empty caption": 1}
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_shards_and_samples_can_have_unusual_names(tmp_path, name):
-    path = tmp_path / f"{name}.tar"
-    keys = [f"x.y/{name.partition('.')[0]}{number}" for number in range(2)]
-    members = [
-        (key + suffix, content)
-        for key in keys
-        for suffix, content in ((".JPG", key.encode()), (".txt", b"A cat"))
-    ]
-    write(path, members, format=tarfile.PAX_FORMAT)
-    pairs, counter = read_source(path)
-    assert [read_location(pair.image).decode() for pair in pairs] == keys
-    assert not counter.bad and not counter.filtered
-
-
 def test_incomplete_samples_are_counted(tmp_path):
     status = {"status": "failed_to_download", "error_message": "404"}
     members = [
@@ -76,7 +71,7 @@ def test_incomplete_samples_are_counted(tmp_path):
         ("f.jpg", b""),
         ("f.txt", b"empty"),
     ]
-    pairs, counter = read_source(write(tmp_path / "a.tar", members))
+    pairs, counter = read_source(write_members(tmp_path / "a.tar", members))
     assert [pair.caption for pair in pairs] == [
         "by json",
         "by text",
@@ -94,7 +89,7 @@ def test_a_truncated_shard_has_the_samples_before_its_end(tmp_path):
     captions = [pair.caption for pair in read_source(SHARD)[0]]
     with tarfile.open(SHARD) as tar:
         ends = [member.offset_data + member.size for member in tar]
-    for size in range(0, len(content) - 10_240, 256):
+    for size in range(0, len(content) - 10_240, 1024):
         path.write_bytes(content[:size])
         pairs, counter = read_source(path)
         reason = "truncated shard" if size else "empty shard"
@@ -136,9 +131,7 @@ def test_a_size_that_is_not_a_number_is_counted(tmp_path):
     assert len(pairs) == 2 and counter.bad["broken record"] >= 1
 
 
-@pytest.mark.parametrize(
-    "kind", [b"L", b"K", b"x", b"g", b"X", b"S", b"D", b"5", b"0", "numbers"]
-)
+@pytest.mark.parametrize("kind", [b"L", b"x", b"S", b"D", b"5", "numbers"])
 def test_headers_with_huge_sizes_are_broken(tmp_path, kind):
     if kind == "numbers":  # The map of a sparse file.
         member = tarfile.TarInfo("a.jpg")
@@ -169,15 +162,3 @@ def test_concatenated_tars_are_read(tmp_path):
     path.write_bytes(SHARD.read_bytes() * 2)
     pairs, counter = read_source(path)
     assert len(pairs) == 4 and not counter.bad
-
-
-def test_a_removed_shard_is_counted_as_vanished(tmp_path):
-    from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.sources import open_source, read_part
-
-    shutil.copy(SHARD, tmp_path)
-    [part] = open_source(str(tmp_path)).parts()
-    (tmp_path / SHARD.name).unlink()
-    counter = DropCounter()
-    assert list(read_part(part, counter)) == []
-    assert counter.bad == {"vanished": 1}
