@@ -13,7 +13,6 @@ from align_keras.data.order import ordered_pairs
 from align_keras.data.preparation import PairPreparation
 from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
-from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.data.teacher_embeddings import TeacherEmbeddings
@@ -94,9 +93,8 @@ def training_batches(
         float32 (rows, t).
 
     Raises:
-        InputError: if a batch is larger than the split or cannot be divided among
-            the input pipelines, if `cache` or ArrayRecord is combined with
-            `data_service`, if the corpus is stored neither as TFRecord nor as
+        InputError: if a batch is larger than the split, if ArrayRecord is combined
+            with `data_service`, if the corpus is stored neither as TFRecord nor as
             ArrayRecord, or if its captions have no sources.
 
     References:
@@ -116,15 +114,10 @@ def training_batches(
         preprocessor, training=True, with_image_ids=with_image_ids, teacher=teacher
     )
     check_batch_size(batch_size, builder, split)
-    check_caption_sources(builder, caption_sources, pair_weighted)
+    if caption_sources is not None:
+        check_caption_sources(builder)
     if data_service is not None:
         check_data_service(builder, data_service)
-        if cache:
-            raise InputError(
-                "cache must be false with a data_service, whose workers can't cache "
-                f"images. Received: data_service={data_service!r}. Leave one of them "
-                "out."
-            )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
     seed_tensor = tf.cast(seed, tf.int64)

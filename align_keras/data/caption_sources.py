@@ -11,24 +11,8 @@ from align_keras.utils.errors import InputError
 FEATURE = "caption_sources"
 
 
-def check_caption_sources(
-    builder: Any, caption_sources: Mapping[str, float] | None, pair_weighted: bool
-) -> None:
-    """Raises InputError if the captions of a corpus have no sources.
-
-    Args:
-        builder: TFDS builder, source or mixture.
-        caption_sources: dict from source to probability, or None.
-        pair_weighted: argument of `training_batches`.
-    """
-    if caption_sources is None:
-        return
-    if pair_weighted:
-        raise InputError(
-            "pair_weighted must be false with caption_sources, because it uses every "
-            "caption of an image once. Received: pair_weighted=True. Leave one of them "
-            "out."
-        )
+def check_caption_sources(builder: Any) -> None:
+    """Raises InputError if the captions of a corpus have no sources."""
     if FEATURE not in builder.info.features:
         raise InputError(
             "caption_sources requires a corpus with the feature caption_sources. "

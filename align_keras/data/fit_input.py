@@ -148,8 +148,6 @@ def fit_input(
         check_model_inputs(model, x)
         check_gray_levels(x["images"])
         count = len(x["images"])
-        if not count:
-            raise empty_data_error(x)
         steps = math.ceil(count / size)
         return FitInput(select_inputs(x, names), min(size, count), steps)
 
@@ -280,12 +278,8 @@ def _batch_converter(
 
 
 def _converted_generator(x: Iterator, convert: Callable) -> Iterator[tuple]:
-    is_empty = True
     for batch in x:
-        is_empty = False
         yield convert(batch)
-    if is_empty:
-        raise empty_data_error(x)
 
 
 def _dataset_of_loader(
@@ -319,12 +313,6 @@ class _ConvertedPyDataset(keras.utils.PyDataset):
 
     def __init__(self, dataset: keras.utils.PyDataset, convert: Callable) -> None:
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
-        if dataset.use_multiprocessing:
-            raise InputError(
-                "A PyDataset must not use processes. Received: "
-                "use_multiprocessing=True. Set it to False. Its `workers` are then "
-                "threads."
-            )
         self.dataset = dataset
         self.convert = convert
 
@@ -436,12 +424,6 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
         )
     count = len(columns[0])
     first = int(count * (1 - share))
-    if not 0 < first < count:
-        raise InputError(
-            "validation_split must leave at least one pair to train on and one to "
-            f"validate on. Received: validation_split={share} for {count} pairs. Pass "
-            "validation_data, or another fraction."
-        )
     training = [values[:first] for values in columns]
     validation = [values[first:] for values in columns]
     if is_inputs:

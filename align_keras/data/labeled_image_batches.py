@@ -52,8 +52,7 @@ def labeled_batches(
         their classes, int32 (batch_size,).
 
     Raises:
-        InputError: if `images` and `labels` differ in number, or no image can be
-            decoded.
+        InputError: if no image can be decoded.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -152,12 +151,6 @@ def _decodable_rows(read: Callable, items: tf.data.Dataset) -> tf.data.Dataset:
 
 def _items(images: Collection, labels: Collection) -> tuple[Callable, tf.data.Dataset]:
     """Returns a function that reads an image, and the dataset of rows and images."""
-    if len(images) != len(labels) or not len(images):
-        raise InputError(
-            "images and labels must have the same length, at least 1. Received: "
-            f"{len(images)} images and {len(labels)} labels. Check the split of the "
-            "data."
-        )
     first = next(iter(images))
     if isinstance(first, np.ndarray):
         # `encode_png` would fail for floats, and `ignore_errors` would hide this.

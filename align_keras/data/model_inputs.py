@@ -48,16 +48,6 @@ def check_loss_inputs(loss: PairLoss, inputs: dict) -> None:
             f"{', '.join(sorted(inputs))}. Pass batches of align_keras.models."
             "image_text_batches, with teacher=… for DistillationLoss."
         )
-    if "image_ids" not in loss.required_inputs:
-        return
-    rows = tf.TensorShape(inputs["token_ids"].shape)[:1]
-    numbers = inputs["image_ids"]
-    is_integer = tf.as_dtype(numbers.dtype).is_integer
-    if not is_integer or not rows.is_compatible_with(numbers.shape):
-        raise InputError(
-            "image_ids must be integers (n,), one for each image. Received: "
-            f"{type_and_shape(numbers)}. Number the images of your data."
-        )
 
 
 def check_compared_pairs(loss: PairLoss | None, pairs: int | None) -> None:
@@ -78,12 +68,6 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
             f"inputs must be a dict of {', '.join(INPUTS)}. Received: "
             f"{type_and_shape(inputs)}. {ACCEPTED}"
         )
-    for name in INPUTS:
-        if not hasattr(inputs[name], "shape"):
-            raise InputError(
-                f"{name} must be an array or tensor. Received: "
-                f"{type_and_shape(inputs[name])}. Convert it by numpy.asarray."
-            )
     shapes = {name: tf.TensorShape(inputs[name].shape) for name in INPUTS}
     dtypes = {name: tf.as_dtype(inputs[name].dtype) for name in INPUTS}
     tokens = tf.TensorShape((shapes["images"].rank and shapes["images"][0], None))

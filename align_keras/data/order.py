@@ -10,8 +10,6 @@ import tensorflow_datasets as tfds
 from align_keras.data.shards import Shards, caption_counts, enough_shards
 from align_keras.data.stored_pairs import DECODERS, split_size, stored_pairs
 from align_keras.datasets.mixture import Mixture
-from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 
 # Features of an example that training needs. Parsing all stored features takes twice
 # as long.
@@ -65,7 +63,6 @@ def ordered_pairs(
         all captions of the image, or a single caption if `pair_weighted`.
     """
     split_size(builder, split)
-    _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
     rows = batch_size // num_input_pipelines
     has_separate_files = not cache and enough_shards(
         builder, split, num_input_pipelines
@@ -156,20 +153,6 @@ def _each_caption(value: Any, captions: tf.Tensor) -> tf.data.Dataset:
     """Returns a dataset with one pair of the value and a caption for each caption."""
     single_captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
     return single_captions.map(lambda caption: (value, caption))
-
-
-def _check_input_pipelines(
-    batch_size: int, input_pipeline_id: int, num_input_pipelines: int
-) -> None:
-    if num_input_pipelines < 1 or batch_size % num_input_pipelines:
-        raise InputError(
-            "num_input_pipelines must be a divisor of global_batch_size. Received: "
-            f"num_input_pipelines={num_input_pipelines} and "
-            f"global_batch_size={batch_size}. Change one of them."
-        )
-    last = num_input_pipelines - 1
-    remedy = "Number the hosts from 0."
-    check_number("input_pipeline_id", input_pipeline_id, 0, last, True, remedy)
 
 
 def shuffled_records(

@@ -267,7 +267,7 @@ def _image_reader(
             f"Received: a single {type(images).__name__}. Write [image]."
         )
     if len(getattr(images, "shape", ())) == 4:
-        _check_pixels("images", images[0], value_range)
+        gray_levels("images", images[0], value_range)
         pixels = tf.convert_to_tensor(images)
         return lambda row: pixels[row], len(images)
     if isinstance(images, EncodedImages):
@@ -286,32 +286,13 @@ def _image_reader(
         return lambda row: encoded_image(files[row]), len(images)
     dtype = rgb_pixels(images[0]).dtype
     for row, image in enumerate(images):
-        _check_pixels(f"images[{row}]", image, value_range)
-        if rgb_pixels(image).dtype != dtype:
-            raise InputError(
-                "images must have the same dtype. Received: "
-                f"{dtype} in images[0] and {rgb_pixels(image).dtype} in images[{row}]. "
-                "Convert them to uint8."
-            )
+        gray_levels(f"images[{row}]", image, value_range)
 
     def read_array(row: Any) -> tf.Tensor:
         image = tf.numpy_function(lambda row: rgb_pixels(images[row]), [row], dtype)
         return tf.ensure_shape(image, (None, None, 3))
 
     return read_array, len(images)
-
-
-def _check_pixels(
-    name: str, image: Any, value_range: tuple[float, float] | None
-) -> None:
-    """Raises unless an image is an array (height, width, 3) of gray levels."""
-    if isinstance(image, str | bytes | os.PathLike):
-        raise InputError(
-            "images must be all paths, all encoded images or all arrays. Received: a "
-            f"{type(image).__name__} as {name} among images of another kind. Convert "
-            "them to the same kind."
-        )
-    gray_levels(name, image, value_range)
 
 
 def _caption_tensor(captions: Any) -> Any:
@@ -329,21 +310,16 @@ def _caption_tensor(captions: Any) -> Any:
     has_several = [isinstance(c, Sequence) and not _is_text(c) for c in captions]
     for row, caption in enumerate(captions):
         texts = caption if has_several[row] else [caption]
-        if has_several[row] != has_several[0] or not texts:
-            raise _caption_error(row, caption)
-        if not all(map(_is_text, texts)):
-            raise _caption_error(row, caption)
+        is_like_first = has_several[row] == has_several[0]
+        if not is_like_first or not texts or not all(map(_is_text, texts)):
+            raise InputError(
+                f"captions[{row}] must be a str, or all captions must be lists of "
+                f"str. Received: {caption!r}. Pass one caption, or one list of "
+                "captions, for each image."
+            )
     if any(has_several):
         return tf.ragged.constant(captions, tf.string)
     return tf.constant(captions, tf.string)
-
-
-def _caption_error(row: int, caption: Any) -> InputError:
-    return InputError(
-        f"captions[{row}] must be a str, or all captions must be lists of str. "
-        f"Received: {caption!r}. Pass one caption, or one list of captions, for each "
-        "image."
-    )
 
 
 def _is_text(value: Any) -> bool:

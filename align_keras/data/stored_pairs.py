@@ -76,20 +76,14 @@ def split_size(builder: Any, split: str) -> int:
         # split.
         raise
     except (KeyError, ValueError, NotImplementedError) as error:
-        splits = builder.info.splits
-        existing = ", ".join(sorted(splits)) or "none"
-        split_name = split.partition("[")[0]
-        if split_name != split and split_name in splits:
-            count = splits[split_name].num_examples
-            raise InputError(
-                f"tfds_split must be a part of the {count} images of "
-                f"{builder.name}[{split_name}]. Received: tfds_split={split!r}. Choose "
-                "a smaller part, or use more pairs."
-            ) from error
+        splits = [
+            f"{name} with {builder.info.splits[name].num_examples} images"
+            for name in builder.info.splits
+        ]
         raise InputError(
-            f"tfds_split must be a split of {builder.name} ({existing}). Received: "
-            f"tfds_split={split!r}. Choose an existing split, or use a corpus with "
-            "more pairs. Two splits need at least two different images."
+            f"tfds_split must be a split of {builder.name}, which has "
+            f"{', '.join(splits) or 'none'}, or a part of one. Received: "
+            f"tfds_split={split!r}."
         ) from error
 
 

@@ -456,13 +456,9 @@ class ContrastiveModel(keras_hub.models.Task):
                 value_range=value_range,
                 with_loss_inputs=False,
             )
-            try:
-                return keras.Model.predict(
-                    self, data.batches, batch_size, verbose, steps, callbacks
-                )
-            except UnboundLocalError as error:
-                # `keras.Model.predict` raises this error if it read no batch.
-                raise empty_data_error(x) from error
+            return keras.Model.predict(
+                self, data.batches, batch_size, verbose, steps, callbacks
+            )
 
     def preprocess_samples(
         self, x: Any, y: Any = None, sample_weight: Any = None
@@ -571,7 +567,7 @@ class ContrastiveModel(keras_hub.models.Task):
         self._auto_scale_loss = kwargs.get("auto_scale_loss", True)
         super().compile(optimizer=optimizer, **kwargs)
         if optimizer is not None:
-            self._check_clipping()
+            check_clipping(optimizer, self.distribute_strategy.num_replicas_in_sync)
         # A recipe of an earlier `compile` may have lowered the momentum.
         limit_batch_norm_momentum(self, 1.0)
         self.loss = loss
@@ -594,9 +590,6 @@ class ContrastiveModel(keras_hub.models.Task):
             steps_per_execution=self.steps_per_execution,
             auto_scale_loss=self._auto_scale_loss,
         )
-        self._check_clipping()
-
-    def _check_clipping(self) -> None:
         check_clipping(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
 
     def build_optimizer(self) -> None:
@@ -604,12 +597,7 @@ class ContrastiveModel(keras_hub.models.Task):
 
         If the optimizer isn't chosen yet, the recipe "auto" is resolved for a run of
         unknown length.
-
-        Raises:
-            InputError: if the model is not compiled.
         """
-        if not self.compiled:
-            raise InputError("The model must be compiled. Call `compile()` first.")
         if self.optimizer is None:
             choose_optimizer(self, None, None)
         if not self.optimizer.built:
@@ -663,7 +651,7 @@ class ContrastiveModel(keras_hub.models.Task):
 
 
 def check_compile_arguments(arguments: dict) -> None:
-    """Raises if `compile` gets metrics, options of the loss, or unknown arguments."""
+    """Raises if `compile` gets metrics or unknown arguments."""
     for name in _UNSUPPORTED:
         if arguments.get(name) is not None:
             raise InputError(
@@ -672,16 +660,8 @@ def check_compile_arguments(arguments: dict) -> None:
                 "other metrics after fit or in a callback, such as with "
                 "align_keras.recall_at_k."
             )
-    for name in ContrastiveLoss.options():
-        if name in arguments:
-            raise InputError(
-                f"{name} must be an argument of the loss, not of compile. Received: "
-                f"{name}={arguments[name]!r}. Write "
-                f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
-                f"{arguments[name]!r}))."
-            )
     functions = (ContrastiveModel.compile, keras.Model.compile)
     argument_names = [
         name for function in functions for name in parameters_of(function)
     ]
-    refuse_unknown("compile", arguments, [*argument_names, *ContrastiveLoss.options()])
+    refuse_unknown("compile", arguments, argument_names)

@@ -122,10 +122,6 @@ def test_corpora_without_sources_are_refused(folder):
     builder = open_pairs(folder)
     with pytest.raises(InputError, match="with the feature caption_sources. Received"):
         training_batches(builder, "train", PREPROCESSOR, **arguments)
-    with pytest.raises(InputError, match="pair_weighted must be false"):
-        training_batches(
-            builder, "train", PREPROCESSOR, pair_weighted=True, **arguments
-        )
 
 
 # Captions of the records of shards by their source. The last record has no caption of a

@@ -195,12 +195,6 @@ def test_evaluation_crops_the_center():
     assert (center[1] == 200).all()
 
 
-def test_images_and_labels_must_have_the_same_length():
-    for images, labels in ((IMAGES, [0, 1]), ([], [])):
-        with pytest.raises(InputError, match="the same length, at least 1. Received: "):
-            labeled_batches(images, labels, INCEPTION, batch_size=2)
-
-
 def test_float_arrays_are_refused():
     images = [np.full((40, 50, 3), 0.5, "float32")] * 2
     with pytest.raises(InputError, match="pixels must be uint8.*Received: float32"):

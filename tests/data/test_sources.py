@@ -260,8 +260,7 @@ def test_file_names_determine_the_splits(tmp_path):
     source = open_folder(tmp_path)
     assert sorted(source.info.splits) == ["train", "validation"]
     assert captions(order(source, 3, "validation")).count("caption 5") == 1
-    words = r"\(train, validation\). Received: tfds_split='test'"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="tfds_split"):
         check_batch_size(1, source, "test")
 
 
