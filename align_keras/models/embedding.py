@@ -242,7 +242,7 @@ def embed_texts(
     Returns:
         float32 array (n, dimension).
     """
-    texts = as_sequence("texts", texts)
+    texts = plain_data(texts)
     check_texts(texts)
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     preprocessor.require_tokenizer()
@@ -303,28 +303,13 @@ def embed_images(
             "images must be a list of paths, bytes or arrays. Received: a single "
             f"{type(images).__name__}. Write [image]."
         )
-    images = as_sequence("images", images)
+    images = plain_data(images)
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     batches = [
         embed_pixels(pixels)
         for pixels in _read_ahead(images, image_converter, batch_size)
     ]
     return _concatenate(batches, dimension)
-
-
-def as_sequence(name: str, values: Any) -> Any:
-    """Returns values as a sequence with a length and integer indexes.
-
-    Raises:
-        InputError: if `values` have no length (a generator), or are a dict or a set.
-    """
-    values = plain_data(values)
-    if not hasattr(values, "__len__") or isinstance(values, dict | set):
-        raise InputError(
-            f"{name} must be a sequence, such as a list. Received: "
-            f"{type(values).__name__}. Convert it by list({name})."
-        )
-    return values
 
 
 def _read_ahead(

@@ -22,7 +22,6 @@ from align_keras.optimizers.replica_gradients import (
     take_summed_gradients,
 )
 from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
-from align_keras.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -172,11 +171,6 @@ def encoder_without_projection(
     """
     config = image_encoder.get_config()
     config.pop(CONFIG_KEY, None)
-    if config["dtype"]["class_name"] == "DTypePolicyMap":
-        raise InputError(
-            "image_encoder must have float weights. Received: a quantized image "
-            "encoder. Use the model from before the quantization."
-        )
     if rematerialize is not None:
         config["rematerialize"] = rematerialize
     if dtype is not None:

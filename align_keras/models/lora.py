@@ -355,11 +355,6 @@ def _base_digest(
 
 
 def _read(path: pathlib.Path) -> _LoraFile:
-    if not path.is_file():
-        raise InputError(
-            f"filepath must be a file of LoRA weights. Received: {path}, which doesn't "
-            "exist. Check the path."
-        )
     factors = {}
     trained = {}
     try:

@@ -116,7 +116,7 @@ def open_backbone(
     arguments = dict(arguments)
     training = {name: arguments.pop(name) for name in _TRAINING if name in arguments}
     if training:
-        _check_training_arguments(training, arguments)
+        _check_training_arguments(training)
         if path is not None:
             # The mode replaces the frozen layers of the preset.
             arguments["locked"] = False
@@ -151,7 +151,6 @@ def open_keras_file(
     # Exceptions for a damaged archive, for other contents and for unregistered classes.
     errors = (OSError, RuntimeError, zipfile.BadZipFile)
     with damage_reported(f"{path} can't be opened", "Save the model again", errors):
-        _check_archive(path)
         model = keras.saving.load_model(path)
     if not isinstance(getattr(model, "backbone", None), backbone_cls):
         raise InputError(
@@ -161,38 +160,16 @@ def open_keras_file(
     return model
 
 
-def _check_archive(path: pathlib.Path) -> None:
-    """Raises if a file in an archive differs from its checksum."""
-    # Python 3.13 doesn't verify the checksum of a file that is read with `seek`, and
-    # h5py reads in this way.
-    with zipfile.ZipFile(path) as archive:
-        damaged_file = archive.testzip()
-    if damaged_file is not None:
-        raise zipfile.BadZipFile(f"Bad CRC-32 for file {damaged_file!r}")
-
-
-def _check_training_arguments(training: dict, arguments: dict) -> None:
+def _check_training_arguments(training: dict) -> None:
     """Raises unless the arguments of `set_training` fit together."""
-    if "training" not in training:
-        names = " and ".join(training)
-        raise InputError(
-            f"{names} can only be set with training. Received: training=None. Set "
-            'training="last_blocks" or training="lora".'
-        )
-    check_choice("training", training["training"], TRAINING_MODES)
-    for name, mode in _MODE_OF_ARGUMENT.items():
-        if name in training and training["training"] != mode:
+    for name, required_mode in _MODE_OF_ARGUMENT.items():
+        mode = training.get("training")
+        if name in training and mode != required_mode:
             raise InputError(
-                f'{name} can only be set with training="{mode}". Received: '
-                f"{name}={training[name]!r} and training={training['training']!r}. "
-                f"Leave {name} out."
+                f'{name} can only be set with training="{required_mode}". Received: '
+                f"{name}={training[name]!r} and training={mode!r}."
             )
-    refused = [name for name in ("locked", "trainable") if name in arguments]
-    if refused:
-        raise InputError(
-            f"{' and '.join(refused)} must be left out if training is set. Received: "
-            f"training={training['training']!r}. Leave one of them out."
-        )
+    check_choice("training", training["training"], TRAINING_MODES)
 
 
 def argument_names(cls: type[keras.Model]) -> set[str]:
@@ -259,7 +236,7 @@ def _from_folder(
     remedy = "Save the model again, or finish the run"
     with damage_reported(f"{config_file} doesn't describe an ALIGN", remedy):
         config = read_backbone(directory)["config"]
-        _replace_arguments(config, parts, directory)
+        _replace_arguments(config, parts)
         if load_weights:
             image = config["image_encoder"]["config"]
             text = config["text_encoder"]["config"]
@@ -270,8 +247,8 @@ def _from_folder(
             check_parameters(image, text, most, files[0])
         backbone = cls.from_config(config)
     if load_weights and in_towers:
-        load_litert_weights(backbone, directory)
         check_digests(digests, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
+        load_litert_weights(backbone, directory)
     elif load_weights:
         fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} next to it"
         # h5py and Keras raise these exceptions.
@@ -283,9 +260,7 @@ def _from_folder(
     return backbone
 
 
-def _replace_arguments(
-    backbone: dict[str, Any], parts: dict[str, dict], directory: pathlib.Path
-) -> None:
+def _replace_arguments(backbone: dict[str, Any], parts: dict[str, dict]) -> None:
     """Replaces arguments in the configuration of a backbone, in place."""
     image = dict(parts["image_encoder"])
     text = dict(parts["text_encoder"])
@@ -303,19 +278,11 @@ def _replace_arguments(
         learned = parts["backbone"]["learn_temperature"]
         backbone[TRAINABLE_KEY]["temperature"] = learned
     if dtype is not None:
-        _replace_dtype(backbone, dtype, directory)
+        _replace_dtype(backbone, dtype)
 
 
-def _replace_dtype(
-    backbone: dict[str, Any], dtype: Any, directory: pathlib.Path
-) -> None:
+def _replace_dtype(backbone: dict[str, Any], dtype: Any) -> None:
     """Sets the dtype policy of a backbone and its encoders."""
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
     for part in (backbone, *(backbone[key]["config"] for key in ENCODERS)):
-        if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
-            raise InputError(
-                "dtype must be left out for a quantized model. Received: "
-                f"dtype={dtype} for the folder {directory}. Leave dtype out, or load "
-                "the model from before the quantization."
-            )
         part["dtype"] = policy

@@ -18,7 +18,6 @@ from align_keras.utils.arguments import (
     parameters_of,
     refuse_unknown,
 )
-from align_keras.utils.errors import InputError
 
 # Upper bounds of the sizes. A larger number is probably a mistake, and would fill the
 # memory or take hours.
@@ -119,12 +118,6 @@ class TextEncoder(Encoder):
         }
         for size_name, size in sizes.items():
             check_number(size_name, size, 1, MOST[size_name], whole=True)
-        if hidden_dim % num_heads:
-            raise InputError(
-                "hidden_dim must be a multiple of num_heads. Received: "
-                f"hidden_dim={hidden_dim} and num_heads={num_heads}. Change one of "
-                "them."
-            )
         # The shortest caption consists of [CLS], one token and [SEP].
         check_number("sequence_length", sequence_length, 3, MOST_TOKENS, whole=True)
         check_number(

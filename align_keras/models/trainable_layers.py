@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 import keras
 
-from align_keras.utils.errors import InputError
-
 CONFIG_KEY = "layer_trainable"
 
 
@@ -58,11 +56,6 @@ def set_trainable_flags(model: keras.Model, flags: TrainableFlags) -> None:
     set_trainable_flag(model, flags.model)
     for path, layer, parent in _weighted_layers(model):
         set_trainable_flag(layer, by_path.pop(path, parent.trainable))
-    if by_path:
-        raise InputError(
-            f"{CONFIG_KEY} of {model.name} must name layers of the model. Received: "
-            f"{', '.join(map(str, by_path))}. Save the model again."
-        )
 
 
 def take_trainable_flags(config: dict) -> TrainableFlags | None:

@@ -170,11 +170,6 @@ class _LiteWeights(ImageWeights):
     def load(self, encoder: keras.Model) -> None:
         folder = _package_folder(self.weights)
         files = sorted((folder / "models").glob("*.pth"))
-        if not files:
-            raise InputError(
-                f"{folder} must contain a .pth file. Received: a folder without such a "
-                "file. Install the distribution again."
-            )
         tensors = read_torch_file(files[0])
         ignored = [
             name

@@ -127,11 +127,6 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         check_number("min_area", min_area, 1e-9, 1)
         if central_crop is not None:
             check_number("central_crop", central_crop, 1e-9, 1)
-        if (zoom or shift or recolor) and crop in ("inception", "whole"):
-            raise InputError(
-                "`zoom`, `shift` and `recolor` need crop='random' or crop='center'. "
-                f"Received: crop={crop!r}. Leave them out for a classifier."
-            )
         super().__init__(
             image_size=(side, side),
             crop_to_aspect_ratio=False,

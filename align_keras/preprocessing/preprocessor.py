@@ -48,7 +48,8 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         omitted.
 
     Raises:
-        InputError: if an argument has the wrong type, or there is no tokenizer.
+        InputError: if the image converter is one for classifiers, or there is no
+            tokenizer.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip, WordPiece).
@@ -71,25 +72,16 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
 
     def __init__(
         self,
-        tokenizer: ALIGNTokenizer | None = None,
-        image_converter: ALIGNImageConverter | None = None,
+        tokenizer: ALIGNTokenizer | None,
+        image_converter: ALIGNImageConverter,
         **kwargs: Any,
     ) -> None:
-        if image_converter is None:
+        crop, central_crop = image_converter.crop, image_converter.central_crop
+        if crop in ("inception", "whole") or central_crop is not None:
             raise InputError(
-                "`image_converter` must be an ALIGNImageConverter. Received: "
-                "image_converter=None. Pass ALIGNImageConverter(image_size)."
-            )
-        if image_converter.crop not in ("random", "paper", "center"):
-            raise InputError(
-                "`crop` of `image_converter` must be 'random', 'paper' or 'center'. "
-                f"Received: crop={image_converter.crop!r}. Use it only for classifiers."
-            )
-        if image_converter.central_crop is not None:
-            raise InputError(
-                "`central_crop` of `image_converter` must be None. Received: "
-                f"central_crop={image_converter.central_crop}. Embedding and exports "
-                "use the whole image. Use it only for classifiers."
+                "`image_converter` must crop as in training, and use the whole image "
+                f"for embeddings. Received: crop={crop!r} and central_crop="
+                f"{central_crop}, which are for classifiers."
             )
         super().__init__(**kwargs)
         self.tokenizer = tokenizer

@@ -157,11 +157,6 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     def id_to_token(self, id: int) -> str:
         """Returns the token of an id."""
         vocabulary = self.vocabulary
-        if not 0 <= id < len(vocabulary):
-            raise InputError(
-                f"`id` must be in the range [0, {len(vocabulary) - 1}]. "
-                f"Received: id={id}. Check the vocabulary of the tokenizer."
-            )
         return vocabulary[id]
 
     def token_to_id(self, token: str) -> int:

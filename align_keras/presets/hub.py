@@ -83,11 +83,6 @@ def parse_hub_name(name: str, revision: str | None = None) -> HubName:
     named_revision = match["revision"]
     if named_revision is not None:
         named_revision = urllib.parse.unquote(named_revision)
-    if None not in (revision, named_revision) and revision != named_revision:
-        raise InputError(
-            f"`revision` must agree with the name of the model. Received: {name} and "
-            f"revision={revision!r}. Leave one of them out."
-        )
     return HubName(match["repository"], revision or named_revision, "/".join(parts))
 
 
@@ -253,13 +248,8 @@ def _download_from_kaggle(name: str, revision: str | None) -> pathlib.Path:
             f"revision={revision!r}. Append the version to the name, such as "
             f"{name}/1."
         )
-    try:
-        import kagglehub
-    except ImportError:
-        raise InputError(
-            f"{name} needs kagglehub, which isn't installed. Run `pip install "
-            "kagglehub`."
-        ) from None
+    import kagglehub
+
     try:
         return pathlib.Path(kagglehub.model_download(name.removeprefix(KAGGLE_PREFIX)))
     # kagglehub, kagglesdk and their HTTP library raise many classes.

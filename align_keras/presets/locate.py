@@ -35,13 +35,6 @@ def locate_preset(
         InputError: if there is no such preset, or if it is an export.
     """
     name = str(preset)
-    for argument, value in (("revision", revision), ("token", token)):
-        if value is not None and not is_hub_name(name):
-            raise InputError(
-                f"{argument} can only be set for a model on the Hugging Face Hub. "
-                f"Received: the preset {preset}. Leave {argument} out, or pass "
-                "hf://user/model."
-            )
     if name in preset_names():
         return None
     if name in SHIPPED_MODELS:
@@ -49,21 +42,15 @@ def locate_preset(
     if is_hub_name(name):
         return download(name, revision, token, weights=load_weights)
     path = pathlib.Path(preset)
-    if path.is_file() or is_keras_file(path):
-        if not path.is_file() or not is_keras_file(path):
-            raise InputError(
-                "A model file must exist and its name must end in .keras. Received: "
-                f'{path}. Save one with model.save("….keras"), or pass the folder of '
-                "a run."
-            )
+    if path.is_file() and is_keras_file(path):
         return path
     if not path.is_dir():
         names = [*SHIPPED_MODELS, *preset_names()]
         remedy = did_you_mean(name, names)
         remedy = remedy or f"The names of presets are {', '.join(names)}."
         raise InputError(
-            "preset must be the name of a preset or the path of a folder. Received: "
-            f"preset={preset}. {remedy}"
+            "preset must be the name of a preset, or the path of a folder or of a "
+            f".keras file. Received: preset={preset}. {remedy}"
         )
     if (path / "saved_model.pb").exists() or (path / "align").is_dir():
         raise InputError(

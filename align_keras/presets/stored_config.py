@@ -229,11 +229,6 @@ def _preprocessor_of_file(path: pathlib.Path) -> dict[str, Any]:
     """Returns the preprocessor of a `.keras` file, an archive with a config.json."""
     with zipfile.ZipFile(path) as archive:
         stored = json.loads(archive.read(CONFIG_FILE))
-    if stored["class_name"] != "ALIGN":
-        raise InputError(
-            f"{path} must contain an ALIGN. Received: {stored['class_name']}. Open it "
-            "with keras.saving.load_model."
-        )
     config = stored["config"]
     if config["preprocessor"] is not None:
         return config["preprocessor"]

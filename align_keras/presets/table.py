@@ -7,8 +7,7 @@ from typing import Any
 
 from align_keras.presets.tower_costs import TowerCost, image_tower_cost, text_tower_cost
 from align_keras.presets.variants import image_encoder_arguments, text_encoder_arguments
-from align_keras.utils.arguments import did_you_mean
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
 PAPER_PROJECTION_DIM = 640
@@ -89,12 +88,7 @@ def preset_config(name: str) -> dict:
 
 def _preset_sizes(name: str) -> _PresetSizes:
     """Returns the encoder variants and sizes of a preset."""
-    if name not in preset_names():
-        remedy = did_you_mean(name, preset_names())
-        raise InputError(
-            f"preset must be one of {', '.join(preset_names())}. Received: "
-            f"preset={name!r}. {remedy or 'Choose one of them.'}"
-        )
+    check_choice("preset", name, preset_names())
     if name in _SMALL:
         return _SMALL[name]
     _, image, text = name.split("_")

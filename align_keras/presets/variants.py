@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_choice, check_number
 
 # Modes of `Encoder.set_training`. `TrainingMode` of the configuration lists them too.
 TRAINING_MODES = ("frozen", "projection", "last_blocks", "lora", "full")
@@ -229,9 +228,6 @@ def _variant(
     kind: str, name: str, variants: Mapping[str, Any], prefix: str = ""
 ) -> Any:
     """Returns the sizes of a variant by its name, with or without the prefix."""
-    if name not in variants and prefix + str(name) not in variants:
-        raise InputError(
-            f"The variant of the {kind}_encoder must be one of {', '.join(variants)}. "
-            f"Received: {name!r}."
-        )
-    return variants[name if name in variants else prefix + name]
+    whole_name = name if name in variants else f"{prefix}{name}"
+    check_choice(f"The variant of the {kind}_encoder", whole_name, variants)
+    return variants[whole_name]

@@ -94,11 +94,3 @@ def test_the_head_is_float32_in_mixed_precision():
 def test_a_single_class_is_refused():
     with pytest.raises(InputError, match="must be .* Received: num_classes=1"):
         ImageClassifier(ImageEncoder(**SMALL), 1)
-
-
-@pytest.mark.release
-def test_a_quantized_encoder_is_refused():
-    encoder = ImageEncoder(**SMALL, projection_dim=8)
-    encoder.quantize("int8")
-    with pytest.raises(InputError, match="must have float weights. Received: a quant"):
-        encoder_without_projection(encoder)

@@ -97,20 +97,10 @@ def test_keras_loads_the_integers_of_the_litert_files(folder):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("damage", ["missing", "truncated", "table", "float tensors"])
-def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
+@pytest.mark.parametrize("name", [TOWER_FILES[1], TABLE_FILE, REST_FILE])
+def test_a_damaged_file_is_refused(folder, name, tmp_path):
     path = shutil.copytree(folder[0], tmp_path / "copy")
-    tower = path / TOWER_FILES[1]
-    if damage == "missing":
-        tower.unlink()
-    elif damage == "truncated":
-        tower.write_bytes(tower.read_bytes()[:1000])
-    elif damage == "table":
-        table = json.loads((path / TABLE_FILE).read_text())
-        first, second = list(table)[:2]
-        (path / TABLE_FILE).write_text(json.dumps(table | {first: table[second]}))
-    else:
-        (path / REST_FILE).write_bytes(b"no tensors")
+    (path / name).write_bytes((path / name).read_bytes()[:1000])
     with pytest.raises(InputError, match="is damaged"):
         ALIGN.from_preset(path)
 

@@ -117,8 +117,7 @@ def test_weights_of_a_bert_are_refused():
 @pytest.mark.ci
 def test_arguments_override_those_of_a_variant():
     assert TextEncoder.from_variant("minilm_l6", vocabulary_size=9).hidden_dim == 384
-    words = "variant of the text_encoder must be one of .* Received: 'bert_hug'"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="bert_hug"):
         TextEncoder.from_variant("bert_hug", vocabulary_size=9)
     narrow = ImageEncoder.from_variant(
         "b0", 16, width_coefficient=0.25, depth_coefficient=None, padding=None
@@ -126,8 +125,7 @@ def test_arguments_override_those_of_a_variant():
     assert (narrow.width_coefficient, narrow.depth_coefficient) == (0.25, 1.0)
     assert (narrow.projection_dim, narrow.padding) == (16, "tf")
     assert ImageEncoder.from_variant("lite0", image_size=32).lite
-    words = "variant of the image_encoder must be one of .* Received: 'b9'"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="b9"):
         ImageEncoder.from_variant("b9")
     for name in IMAGE_VARIANTS:
         assert image_encoder_arguments(name.removeprefix("efficientnet_"), 640)

@@ -10,7 +10,6 @@ import tensorflow as tf
 from align_keras.models import ALIGN, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.optimizers import Lamb, LinearWarmup, Muon
-from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align, small_batch
 
 
@@ -96,15 +95,6 @@ def test_frozen_layers_do_not_change_the_fingerprint():
     before = encoder.fingerprint()
     encoder.blocks[0].trainable = False
     assert encoder.fingerprint() == before
-
-
-def test_an_unknown_layer_is_refused():
-    model = small_align()
-    freeze_blocks(model)
-    config = model.image_encoder.get_config()
-    config["layer_trainable"]["block_9_9"] = False
-    with pytest.raises(InputError, match="layer_trainable of image_encoder.*block_9_9"):
-        ImageEncoder.from_config(config)
 
 
 def test_presets_restore_frozen_layers_unless_arguments_replace_them(tmp_path):

@@ -129,9 +129,9 @@ def test_a_copy_from_the_config_returns_the_same_inputs(pixels):
 
 
 def test_unsupported_arguments_are_refused(pixels):
-    with pytest.raises(InputError, match="`crop` .* must be 'random', 'paper' or"):
+    with pytest.raises(InputError, match="crop='inception'"):
         make_preprocessor(crop="inception")
-    with pytest.raises(InputError, match="`central_crop` .* must be None. Received: "):
+    with pytest.raises(InputError, match="central_crop=0.875"):
         make_preprocessor(central_crop=0.875)
     with pytest.raises(InputError, match="`sample_weight` must be None"):
         make_preprocessor().call(pixels, CAPTIONS, np.ones(3))

@@ -111,14 +111,6 @@ def test_a_wrong_name_is_refused(name):
         parse_hub_name(name)
 
 
-def test_the_argument_revision_must_agree_with_the_name():
-    assert parse_hub_name("a/b", "v1") == parse_hub_name("a/b@v1", "v1")
-    with pytest.raises(InputError, match="`revision` must agree with the name"):
-        parse_hub_name("a/b@v1", "v2")
-    with pytest.raises(InputError, match="revision can only be set for a model on"):
-        ALIGN.from_preset("align_nano", revision="v1")
-
-
 # === Downloads ===
 
 
@@ -334,12 +326,6 @@ def test_a_model_of_kaggle_is_opened_from_its_cache(tmp_path, monkeypatch):
         download("kaggle://user/towers/keras/small/1", revision="v1")
     with pytest.raises(InputError, match="kaggle://user/x can't be downloaded"):
         load_model("kaggle://user/x")
-
-
-def test_kaggle_needs_kagglehub(monkeypatch):
-    monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(InputError, match="Run `pip install kagglehub`"):
-        load_model("kaggle://user/towers/keras/small/1")
 
 
 def test_no_test_reaches_the_internet(hub_stub):

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -39,7 +38,6 @@ from align_keras.presets.hugging_face_processing import (
 )
 from align_keras.presets.layout import CONFIG_FILE
 from align_keras.presets.tower_costs import check_parameters
-from align_keras.presets.variants import scaled_stages
 from align_keras.text import save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
@@ -66,7 +64,6 @@ def from_hugging_face(
     )
     tensors = SafetensorsFolder(directory) if load_weights else {}
     if load_weights:
-        _check_depths(image, text, tensors, directory)
         numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
         check_parameters(image, text, 2 * numbers, directory / SAFETENSORS_FILE)
     backbone = cls(
@@ -86,26 +83,6 @@ def from_hugging_face(
         ignored = [name for name in tensors if name.endswith(IGNORED)]
         load_links(align_links(backbone), tensors, str(directory), ignored)
     return backbone
-
-
-def _check_depths(
-    image: dict, text: dict, tensors: Mapping, directory: pathlib.Path
-) -> None:
-    """Raises unless config.json describes as many layers as the weights have."""
-    stages = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
-    blocks = sum(stage.repeats for stage in stages)
-    for prefix, config_layers in (
-        ("vision_model.encoder.blocks.", blocks),
-        ("text_model.encoder.layer.", text["num_layers"]),
-    ):
-        names = [name for name in tensors if name.startswith(prefix)]
-        layers = {name.removeprefix(prefix).partition(".")[0] for name in names}
-        if config_layers != len(layers):
-            raise InputError(
-                f"{directory}: config.json must describe the {len(layers)} layers "
-                f"{prefix}… of the weights. Received: {config_layers} layers. Download "
-                "config.json and the weights again."
-            )
 
 
 def align_links(model: keras.Model) -> list[Link]:

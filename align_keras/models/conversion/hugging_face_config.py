@@ -8,7 +8,7 @@ import keras
 
 from align_keras.models.text_encoder import MOST, MOST_TOKENS
 from align_keras.presets.hugging_face_processing import SEQUENCE_LENGTH, ImageProcessing
-from align_keras.presets.variants import B0_STAGES, STEM_FILTERS, scaled_stages
+from align_keras.presets.variants import B0_STAGES, STEM_FILTERS
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
@@ -97,13 +97,6 @@ def read_sizes(
     image, _ = _read_section(
         config, "vision_config", FIXED_VISION, _VISION_NUMBERS, swish, source
     )
-    width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
-    if width[-1].filters != projection_dim:
-        raise InputError(
-            f"{source}: projection_dim must be the width of the image encoder, "
-            f"{width[-1].filters}. Received: {projection_dim}. ALIGN of transformers "
-            "has no image projection. Correct config.json."
-        )
     image["padding"] = "hugging_face"
     image.update(dataclasses.asdict(processing))
     text, activation = _read_section(
