@@ -19,12 +19,9 @@ IMAGES = "".join(f"<img src={number}.png alt=x{number}>" for number in range(1_0
 # Long pages that are parsed completely within the time limit.
 LONG_PAGES = {
     "srcset": f"<img srcset='{' ' * 300_000}'>" + IMAGE,
-    "srcset of commas": f"<img srcset='{',' * 300_000}!'>" + IMAGE,
     "srcset of addresses": f"<picture><source srcset='{'a 1w,' * 50_000}'>" + IMAGES,
     "images in elements": "<i>".join([IMAGE] * 7_000),
-    "base": f"<base href='/{'a' * 1_000_000}/'>" + IMAGES,
     "figcaption": f"<figure><figcaption>{'a ' * 500_000}</figcaption>" + IMAGES,
-    "language": f"<p lang='{'a' * 100_000}'>" + IMAGES,
     "machine names": "".join(
         f"<img src=a.png alt='{'_' * 1_990}{number}!'>" for number in range(300)
     )
@@ -52,12 +49,13 @@ def test_long_pages_are_parsed(kind):
     assert counter.bad == ({"long caption": 1_000} if kind == "figcaption" else {})
 
 
-@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "utf-7"])
+@pytest.mark.parametrize("charset", ["punycode", "utf-7"])
 def test_unusual_charsets_are_ignored(charset):
     html = f"<meta charset={charset}>{'é' * 100_000}{IMAGE}".encode()
     assert urls(html) == urls(html, charset=charset) == [PAGE + "a.png"]
 
 
+@pytest.mark.ci
 def test_only_a_page_that_needs_too_much_memory_is_dropped(monkeypatch):
     monkeypatch.setattr(page_process, "MAX_READER_BYTES", 100_000_000)
     with pytest.raises(PageError, match="parse|memory"):
@@ -65,6 +63,7 @@ def test_only_a_page_that_needs_too_much_memory_is_dropped(monkeypatch):
     assert urls(IMAGE) == [PAGE + "a.png"]
 
 
+@pytest.mark.ci
 def test_only_a_page_that_takes_too_long_is_dropped(monkeypatch):
     monkeypatch.setattr(page_process, "MAX_SECONDS", 0.2)
     with pytest.raises(PageError, match="seconds"):
@@ -87,16 +86,18 @@ def reader_processes():
     return ids
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_process_is_started_again():
     assert urls(IMAGE)
     [process] = reader_processes()
     os.kill(process, signal.SIGKILL)
-    with pytest.raises(PageError, match="exit code -9"):
+    with pytest.raises(PageError, match="-9"):
         urls(IMAGE)
     assert urls(IMAGE)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_forked_child_starts_another_process():
     assert urls(IMAGE)

@@ -14,7 +14,7 @@ def moments(batch):
     return np.array([[image.mean(), image.sum(), 1.0] for image in batch])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+@pytest.mark.parametrize("batch_size", [3, 100])
 def test_the_batch_size_does_not_change_the_embeddings(
     tmp_path, monkeypatch, batch_size
 ):
@@ -32,22 +32,18 @@ def test_no_images_give_an_empty_array(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("encode", "count", "message"),
+    "encode",
     [
-        (lambda batch: np.ones((len(batch), 2, 2)), 7, r"row per image.*\(3, 2, 2\)"),
-        (lambda batch: np.ones((1, 2)), 7, r"one row per image.*\(1, 2\)"),
-        (lambda batch: np.full((len(batch), 2), np.nan), 7, "finite"),
-        (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite"),
+        lambda batch: np.ones((len(batch), 2, 2)),
+        lambda batch: np.full((len(batch), 2), 1e9),
     ],
 )
-def test_invalid_embeddings_do_not_replace_the_file(
-    tmp_path, monkeypatch, encode, count, message
-):
+def test_invalid_embeddings_do_not_replace_the_file(tmp_path, monkeypatch, encode):
     monkeypatch.setattr(module, "IMAGES_PER_BATCH", 3)
     path = tmp_path / "e.npy"
     path.write_bytes(b"old")
-    with pytest.raises(InputError, match=message):
-        write_embeddings(path, IMAGES, encode, count)
+    with pytest.raises(InputError, match="encode"):
+        write_embeddings(path, IMAGES, encode, 7)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -83,7 +79,7 @@ def fitted_search(embeddings, keys, **options):
 
 @pytest.mark.ci
 # The principal axes cover less than half of 80 dimensions.
-@pytest.mark.parametrize("count, dimension", [(500, 16), (3000, 16), (3000, 80)])
+@pytest.mark.parametrize("count, dimension", [(500, 16), (3000, 80)])
 def test_the_search_equals_a_comparison_of_all_pairs(count, dimension):
     pytest.importorskip("faiss")
     embeddings, keys = clustered_embeddings(0, count, dimension)
@@ -115,20 +111,6 @@ def test_the_search_finds_the_near_images_of_the_buckets_of_the_paper():
 
 
 @pytest.mark.ci
-def test_evaluation_images_are_searched_in_the_clusters_of_the_corpus():
-    pytest.importorskip("faiss")
-    embeddings, keys = clustered_embeddings(2, 3000)
-    search, prepared = fitted_search(embeddings, keys)
-    references = embeddings[::3] * 2 + 0.001
-    ranks, upper_bounds = np.arange(1000), np.full(3000, 500)
-    prepared_references = search.prepare(references)
-    lowest = search.lowest_ranks(prepared, prepared_references, ranks, upper_bounds)
-    assert lowest.tolist() == brute_force(
-        embeddings, references, ranks, upper_bounds, 0.975
-    )
-
-
-@pytest.mark.ci
 def test_blocks_and_threads_do_not_change_the_ranks(monkeypatch):
     faiss = pytest.importorskip("faiss")
     embeddings, keys = clustered_embeddings(3, 3000)
@@ -154,11 +136,10 @@ def test_blocks_and_threads_do_not_change_the_ranks(monkeypatch):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("scale", [1, 7, -1])
-def test_a_cosine_at_the_threshold_is_not_near(scale):
+def test_a_cosine_at_the_threshold_is_not_near():
     pytest.importorskip("faiss")
     # The cosine is exactly 3 / 5, because the lengths 1 and 5 are whole numbers.
-    rows = scale * np.float32([[1, 0], [3, 4]])
+    rows = np.float32([[1, 0], [3, 4]])
     ranks = np.arange(2)
     for threshold, expected in ((0.6, [0, 1]), (np.nextafter(0.6, 0), [0, 0])):
         search = EmbeddingSearch(threshold=threshold)
@@ -172,12 +153,12 @@ def test_a_cosine_at_the_threshold_is_not_near(scale):
 @pytest.mark.ci
 def test_zero_rows_are_not_near_and_equal_rows_are_near_the_first():
     pytest.importorskip("faiss")
-    search = EmbeddingSearch()
-    for value, expected in ((0, np.arange(5000)), (3, np.zeros(5000))):
-        rows = np.full((5000, 4), value, np.float16)
-        search.fit([str(number) for number in range(5000)], rows)
+    search = EmbeddingSearch(clusters=20, nearest=5)
+    for value, expected in ((0, np.arange(1300)), (3, np.zeros(1300))):
+        rows = np.full((1300, 4), value, np.float16)
+        search.fit([str(number) for number in range(1300)], rows)
         prepared = search.prepare(rows)
-        ranks = np.arange(5000)
+        ranks = np.arange(1300)
         lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
         np.testing.assert_array_equal(lowest, expected)
 

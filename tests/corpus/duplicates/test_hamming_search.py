@@ -46,49 +46,38 @@ def hashes_near_each_other(seed, count, views, changed):
     return hashes
 
 
-@pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize(
-    "threshold",
-    [
-        0,
-        1,
-        pytest.param(7, marks=pytest.mark.release),
-        8,
-        pytest.param(12, marks=pytest.mark.release),
-        17,
-    ],
-)
+@pytest.mark.parametrize(("threshold", "views"), [(0, 1), (8, 3), (17, 1)])
 def test_the_search_equals_a_comparison_of_all_pairs(threshold, views):
-    queries = hashes_near_each_other(threshold, 60, views, threshold)
-    references = np.concatenate([queries[:30], queries[20:50][:, ::-1]])
-    ranks = np.random.default_rng(1).permutation(60)
-    upper_bounds = np.full(60, 50)
+    queries = hashes_near_each_other(threshold, 40, views, threshold)
+    references = np.concatenate([queries[:20], queries[10:30][:, ::-1]])
+    ranks = np.random.default_rng(1).permutation(40)
+    upper_bounds = np.full(40, 30)
     lowest_ranks = HammingSearch(threshold).lowest_ranks(
         queries, references, ranks, upper_bounds
     )
     expected = brute_force(queries, references, ranks, upper_bounds, threshold)
     assert lowest_ranks.tolist() == expected
-    assert (lowest_ranks < 50).sum() > 20
+    assert (lowest_ranks < 30).sum() > 10
 
 
 def test_the_number_of_bands_does_not_change_the_result(monkeypatch):
-    hashes = hashes_near_each_other(5, 60, 1, 12)
-    ranks = upper_bounds = np.arange(60)
-    few = HammingSearch(12).lowest_ranks(hashes, hashes, ranks, upper_bounds)
+    hashes = hashes_near_each_other(5, 40, 1, 8)
+    ranks = upper_bounds = np.arange(40)
+    few = HammingSearch(8).lowest_ranks(hashes, hashes, ranks, upper_bounds)
     monkeypatch.setattr(module, "FEW_HASHES", 0)
-    many = HammingSearch(12).lowest_ranks(hashes, hashes, ranks, upper_bounds)
+    many = HammingSearch(8).lowest_ranks(hashes, hashes, ranks, upper_bounds)
     assert few.tolist() == many.tolist()
     assert (few < upper_bounds).any()
 
 
 @pytest.mark.parametrize(
-    ("min_matrix_pairs", "pairs_per_block"), [(1, 1 << 16), (1, 5), (1 << 30, 5)]
+    ("min_matrix_pairs", "pairs_per_block"), [(1, 5), (1 << 30, 5)]
 )
 def test_matrices_and_single_pairs_have_the_same_result(
     min_matrix_pairs, pairs_per_block, monkeypatch
 ):
-    hashes = hashes_near_each_other(5, 60, 2, 12)
-    ranks = upper_bounds = np.arange(60)
+    hashes = hashes_near_each_other(5, 30, 2, 12)
+    ranks = upper_bounds = np.arange(30)
     expected = brute_force(hashes, hashes, ranks, upper_bounds, 12)
     monkeypatch.setattr(module, "MIN_MATRIX_PAIRS", min_matrix_pairs)
     monkeypatch.setattr(module, "HASH_PAIRS_PER_BLOCK", pairs_per_block)
@@ -96,19 +85,11 @@ def test_matrices_and_single_pairs_have_the_same_result(
     assert lowest_ranks.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "threshold",
-    [
-        pytest.param(0, marks=pytest.mark.release),
-        5,
-        pytest.param(12, marks=pytest.mark.release),
-        16,
-    ],
-)
+@pytest.mark.parametrize("threshold", [5, 16])
 def test_the_threshold_is_inclusive_for_any_bits(threshold):
     random = np.random.default_rng(threshold)
     upper_bounds = np.array([9])
-    for _ in range(40):
+    for _ in range(8):
         query = random.integers(0, 1 << 64, (1, 1, 2), np.uint64)
         for distance, expected in ((threshold, 0), (threshold + 1, 9)):
             reference = query.copy()
@@ -121,15 +102,13 @@ def test_the_threshold_is_inclusive_for_any_bits(threshold):
             assert lowest_ranks.tolist() == [expected]
 
 
-@pytest.mark.ci
 def test_the_block_size_does_not_change_the_result(monkeypatch):
-    hashes = hashes_near_each_other(7, 200, 2, 10)
-    ranks = upper_bounds = np.arange(200)
+    hashes = hashes_near_each_other(7, 40, 2, 10)
+    ranks = upper_bounds = np.arange(40)
     expected = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
-    for rows in (1, 7, 64):
-        monkeypatch.setattr(module, "HASHES_PER_BLOCK", rows)
-        lowest_ranks = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
-        assert lowest_ranks.tolist() == expected.tolist()
+    monkeypatch.setattr(module, "HASHES_PER_BLOCK", 7)
+    lowest_ranks = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
+    assert lowest_ranks.tolist() == expected.tolist()
 
 
 def test_equal_hashes_are_near_unless_they_are_zero():

@@ -159,12 +159,8 @@ def brute_force(keys, pixels, near):
     return sorted(dropped)
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [0, 1, *(pytest.param(seed, marks=pytest.mark.release) for seed in range(2, 6))],
-)
-def test_duplicates_by_hash_equal_the_result_of_loops(seed):
-    random = np.random.default_rng(seed)
+def test_duplicates_by_hash_equal_the_result_of_loops():
+    random = np.random.default_rng(0)
     # Random walks through the hashes give long chains of near images.
     steps = 1 << random.integers(0, 30, 300, np.uint64)
     hashes = np.bitwise_xor.accumulate(steps).reshape(-1, 1, 1) | np.uint64(1 << 40)
@@ -191,17 +187,10 @@ def test_duplicates_by_hash_equal_the_result_of_loops(seed):
         assert find_duplicates(images, threshold=4) == expected
 
 
-@pytest.mark.parametrize(
-    "seed",
-    [
-        pytest.param(0, marks=pytest.mark.ci),
-        pytest.param(1, marks=pytest.mark.release),
-        pytest.param(2, marks=pytest.mark.release),
-    ],
-)
-def test_duplicates_by_embedding_equal_the_result_of_loops(seed):
+@pytest.mark.ci
+def test_duplicates_by_embedding_equal_the_result_of_loops():
     pytest.importorskip("faiss")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     embeddings = np.cumsum(random.normal(size=(400, 8)), axis=0).astype(np.float32)
     keys = [f"{number:03}" for number in random.permutation(400)]
     pixels = random.integers(1, 4, 400).tolist()
@@ -243,10 +232,10 @@ def test_empty_sets_single_images_and_equal_images(mode):
     assert find_duplicates(single, mode=mode) == []
     empty_reference = ImageSet([], signature[:0], name="e")
     assert find_duplicates(single, [empty_reference], mode=mode) == []
-    equal = ImageSet([f"{n:04}" for n in range(3000)], np.repeat(signature, 3000, 0))
+    equal = ImageSet([f"{n:04}" for n in range(300)], np.repeat(signature, 300, 0))
     dropped = find_duplicates(equal, mode=mode)
-    assert len(dropped) == 2999 and {image.near_to for image in dropped} == {"0000"}
-    assert len(find_duplicates(equal, [coco], mode=mode)) == 3000
+    assert len(dropped) == 299 and {image.near_to for image in dropped} == {"0000"}
+    assert len(find_duplicates(equal, [coco], mode=mode)) == 300
 
 
 def test_near_duplicates_are_kept_without_the_third_step():

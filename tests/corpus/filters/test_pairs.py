@@ -44,7 +44,7 @@ thresholds_strategy = st.builds(
 )
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=50, deadline=None)
 @hypothesis.given(pairs_strategy, thresholds_strategy)
 def test_filters_equal_the_reference_with_sets_and_counters(pairs, thresholds):
     # The reference splits words at spaces only.

@@ -40,35 +40,35 @@ def test_the_hash_does_not_depend_on_the_position():
 
 
 def test_mixing_is_a_bijection_that_spreads_every_bit():
-    values = np.arange(100_000, dtype=np.uint64)
+    values = np.arange(10_000, dtype=np.uint64)
     mixed = mix(values.copy())
     assert len(np.unique(mixed)) == len(values)
-    assert mixed[12345] == mix_one(12345)
+    assert mixed[1234] == mix_one(1234)
     for bit in range(64):
         flipped = mix(values ^ np.uint64(1 << bit)) ^ mixed
         fraction = np.unpackbits(flipped.view(np.uint8)).mean()
-        assert 0.48 < fraction < 0.52
+        assert 0.47 < fraction < 0.53
 
 
 def test_similar_strings_collide_no_more_often_than_random_numbers():
-    # Among 200,000 random 32-bit numbers, 4.7 pairs are expected to be equal.
+    # Among 20,000 random 32-bit numbers, 0.05 pairs are expected to be equal.
     texts = [
-        f"{kind} number {number}" for kind in ("a", "b") for number in range(100_000)
+        f"{kind} number {number}" for kind in ("a", "b") for number in range(10_000)
     ]
     hashes = hash_strings(texts)
     assert len(np.unique(hashes)) == len(texts)
     for half in (hashes >> np.uint64(32), hashes & np.uint64(2**32 - 1)):
-        assert len(texts) - len(np.unique(half)) < 20
+        assert len(texts) - len(np.unique(half)) < 3
 
 
 def test_hashes_are_spread_evenly_over_the_partitions():
     words = [
         hashlib.md5(bytes([number % 256, number // 256])).hexdigest()[: number % 12 + 1]
-        for number in range(60_000)
+        for number in range(30_000)
     ]
     hashes = hash_strings(sorted(set(words)))
     sizes = np.bincount((hashes >> np.uint64(60)).astype(int), minlength=16)
-    assert sizes.min() > 0.93 * len(hashes) / 16
+    assert sizes.min() > 0.9 * len(hashes) / 16
 
 
 def test_the_hash_of_a_pair_depends_on_its_order():

@@ -47,14 +47,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "normalized"), CASES)
-def test_texts_are_normalized(text, normalized):
-    assert normalize_text(text) == normalized
-
-
-def test_a_list_is_normalized_like_its_texts():
+def test_texts_are_normalized():
     texts = [text for text, _ in CASES]
-    assert normalize_texts(texts) == [normalized for _, normalized in CASES]
+    expected = [normalized for _, normalized in CASES]
+    assert [normalize_text(text) for text in texts] == expected
+    assert normalize_texts(texts) == expected
     assert normalize_texts([]) == [] and normalize_texts([" "]) == [""]
 
 
@@ -100,7 +97,7 @@ def test_ideographs_are_the_same_as_in_bert():
         strip_accents=False,
         lowercase=False,
     )
-    letters = [chr(code) for code in range(0x3000, 0x30000, 7)]
+    letters = [chr(code) for code in range(0x3000, 0x30000, 97)]
     letters = [letter for letter in letters if unicodedata.category(letter) == "Lo"]
     # One range begins at 2B820 in BERT, but at 2B920 in `tokenizers` by mistake.
     letters = [letter for letter in letters if not 0x2B820 <= ord(letter) < 0x2B920]
@@ -180,18 +177,18 @@ HARMLESS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"), [(kind, text) for kind in PERSONAL for text in PERSONAL[kind]]
-)
-def test_personal_data_is_detected(kind, text):
-    assert find_personal_data(text) == kind
+@pytest.mark.parametrize("kind", PERSONAL)
+def test_personal_data_is_detected(kind):
+    for text in PERSONAL[kind]:
+        assert find_personal_data(text) == kind, text
 
 
-@pytest.mark.parametrize("text", HARMLESS)
-def test_harmless_numbers_are_not_personal_data(text):
-    assert find_personal_data(text) is None
+def test_harmless_numbers_are_not_personal_data():
+    for text in HARMLESS:
+        assert find_personal_data(text) is None, text
 
 
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.integers(10**14, 10**15 - 1))
 def test_a_card_number_has_exactly_one_valid_check_digit(number):
     visa = f"4{number:015d}"[:15]

