@@ -138,7 +138,7 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     """Runs the suite, and returns 1 if a protocol with available data failed."""
     html = options.pop("html", None)
     if html is not None:
-        check_writable("html", html, replaceable_file(html, "html").absolute().parent)
+        check_writable(replaceable_file(html, "html").absolute().parent)
     rows = print_suite(run_suite(arguments.model, **options), arguments.json)
     if html is not None:
         from align_keras.reports.result_page import write_suite_page

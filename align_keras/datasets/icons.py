@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.utils.errors import ImageError, InputError, MissingExtraError
+from align_keras.utils.errors import ImageError, MissingExtraError
 
 # Names of the files in the font folder of qtawesome, by family and without the version.
 TRAIN_FAMILIES = {
@@ -158,16 +158,7 @@ def read_font_and_charmap(
     Returns:
         `(path, charmap)`: the font, and a dict from the name of a glyph to its code
         point in hexadecimal digits.
-
-    Raises:
-        InputError: If the font or its charmap is missing.
     """
     fonts = sorted(folder.glob(f"{stem}-[0-9]*.ttf"))
     charmaps = sorted(folder.glob(f"{stem}-charmap-*.json"))
-    if not fonts or not charmaps:
-        raise InputError(
-            f"Corpus 'icons' needs the font {stem}-VERSION.ttf of qtawesome and its "
-            f"charmap, but {folder} doesn't contain both. Run `pip install "
-            '--upgrade "align-keras[quickstart]"`.'
-        )
     return fonts[-1], json.loads(charmaps[-1].read_text("utf-8"))

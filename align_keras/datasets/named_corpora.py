@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import math
-import numbers
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -88,8 +86,7 @@ def open_corpus(
 
     Raises:
         InputError: If the name is unknown, a package is missing, the pairs can't be
-            used, `data_dir` can't be written, `where` keeps no pair, or `repeats` names
-            a corpus that isn't in the mixture.
+            used, or `where` is set for a corpus without scores.
 
     Example:
 
@@ -106,7 +103,6 @@ def open_corpus(
         "progress": progress,
     }
     is_folder = os.path.isfile(os.path.join(name, "dataset_info.json"))
-    _check_repeats(repeats, [] if is_folder else name.split("+"), name)
     if is_folder:
         refuse_damaged(name, whole=False)
         builder = tfds.builder_from_directory(name)
@@ -118,14 +114,13 @@ def open_corpus(
             f"`align-keras corpus` wrote. Received: where={where!r} for corpus "
             f"{name!r}. Leave it out, or pass the folder of the shards."
         )
-    if "+" in name:
-        return _build_mixture(name, pairs, repeats=repeats, **options)
     if (name == "pairs") != (pairs is not None):
         raise InputError(
             "pairs must be the path of a table or folder for corpus 'pairs', and None "
-            f"for all other corpora. Received: pairs={pairs!r} for corpus {name!r}. "
-            "Use --pairs PATH only together with corpus 'pairs'."
+            f"for all other corpora. Received: pairs={pairs!r} for corpus {name!r}."
         )
+    if "+" in name:
+        return _build_mixture(name, repeats=repeats, **options)
     check_choice("split_by", split_by, ("image", "image_and_caption"))
     if pairs is not None:
         # The name of a configuration without this option must not change.
@@ -193,46 +188,14 @@ def _check_shorter_side(builder: Any, name: str, required_side: int | None) -> N
         )
 
 
-def _check_repeats(
-    repeats: Mapping[str, float] | None, members: Sequence[str], name: str
-) -> None:
-    """Raises unless the keys are members of a mixture and the values are above 0."""
-    if repeats is None:
-        return
-    names = set(members) if len(members) > 1 else set()
-    are_numbers = all(
-        isinstance(number, numbers.Real) and 0 < number < math.inf
-        for number in repeats.values()
-    )
-    if not names.issuperset(repeats) or not are_numbers:
-        raise InputError(
-            "repeats must map corpora of a mixture to finite numbers above 0. "
-            f"Received: repeats={dict(repeats)} for corpus {name!r}. Use for example "
-            "{'icons': 2} for corpus 'icons+stamps'."
-        )
-
-
 def _build_mixture(
     name: str,
-    pairs: str | os.PathLike | None,
     *,
     repeats: Mapping[str, float] | None,
     progress: Callable | None,
     **options: Any,
 ) -> Mixture:
-    names = name.split("+")
-    if "pairs" in names or pairs is not None:
-        raise InputError(
-            "A mixture may contain icons, stamps and prepared folders, but not pairs. "
-            f"Received: {name!r} with pairs={pairs!r}. Use 'pairs' alone, with all "
-            "pairs in one table."
-        )
-    corpora = {part: _builder_and_config(part) for part in names}
-    if len(set(map(str, corpora.values()))) < len(names):
-        raise InputError(
-            f"A mixture must name each corpus once. Received: {name!r}. Remove the "
-            "repeated corpus."
-        )
+    corpora = {part: _builder_and_config(part) for part in name.split("+")}
     members, report_progress = {}, _continued(progress) if progress else None
     for part, (builder_class, config) in corpora.items():
         members[part] = _prepare(
@@ -285,20 +248,16 @@ def _prepare(builder_class: Callable, config: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _disk_errors_as_input_errors(data_dir: str | os.PathLike) -> Iterator[None]:
-    """Converts errors while writing to `data_dir` to an `InputError` in one line."""
+    """Converts TensorFlow's errors while writing to `data_dir` to an `InputError`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         # TensorFlow is already loaded at this point, so this import is fast.
         import tensorflow as tf
 
-        if isinstance(error, OSError):
-            problem = error.strerror or str(error)
-        elif isinstance(error.__cause__, tf.errors.OpError):
-            problem = error.__cause__.message.rpartition("; ")[2]
-        else:
+        if not isinstance(error.__cause__, tf.errors.OpError):
             raise
+        problem = error.__cause__.message.rpartition("; ")[2]
         raise InputError(
-            f"data_dir must be writable. Received: data_dir={data_dir} ({problem}). "
-            "Free space on the disk, or use another --data_dir."
+            f"data_dir must be writable. Received: data_dir={data_dir} ({problem})."
         ) from error

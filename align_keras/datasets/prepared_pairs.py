@@ -12,7 +12,6 @@ from align_keras.corpus.text_tables import read_table
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import RawPair
 from align_keras.datasets.user_pairs import UserPairs, UserPairsConfig, image_stamp
-from align_keras.utils.errors import InputError
 
 # Name of the table in a folder of prepared pairs.
 TABLE = "pairs.jsonl"
@@ -58,26 +57,13 @@ def prepared_pairs_config(folder: str | os.PathLike) -> UserPairsConfig:
 
 
 def _read_table(table: pathlib.Path) -> Iterator[RawPair]:
-    malformed = DropCounter()
-    _, rows = read_table(table, "utf-8", malformed)
-    if malformed.examples:
-        raise _wrong_line(table, next(iter(malformed.examples.values())))
+    _, rows = read_table(table, "utf-8", DropCounter())
     for row, position in rows:
-        try:
-            yield RawPair(
-                id=row["id"],
-                source=table.parent / row["image"],
-                captions=tuple(row["caption"]),
-                category=row["category"],
-                split=row["split"],
-                where=position,
-            )
-        except (KeyError, TypeError) as error:
-            raise _wrong_line(table, f"{position}: {error!r}") from None
-
-
-def _wrong_line(table: pathlib.Path, problem: str) -> InputError:
-    return InputError(
-        f"Each line of {table} must be an object with id, image, caption, category and "
-        f"split. Received: {problem}. Write the folder again."
-    )
+        yield RawPair(
+            id=row["id"],
+            source=table.parent / row["image"],
+            captions=tuple(row["caption"]),
+            category=row["category"],
+            split=row["split"],
+            where=position,
+        )

@@ -68,13 +68,6 @@ class SelectedPairs:
         table = ScoreTable(scores_path(folder))
         table.check_shards(folder)
         self.selection: Selection = table.select(where)
-        if not self.selection.kept_captions:
-            raise InputError(
-                f"`where` must keep at least one pair of {folder}. Received: "
-                f"where={where!r}, which keeps none of the "
-                f"{self.selection.num_captions:,} captions. Try other conditions with "
-                "`align-keras corpus select`."
-            )
         self.builder = builder
         self.name = f"{builder.name} where {where}"
         self.info = types.SimpleNamespace(

@@ -38,7 +38,7 @@ def find_shards(name: str) -> tuple[str, str, list[SourceFile]]:
         name: a source as in `align_keras.datasets.open_sources`.
 
     Raises:
-        InputError: If the files can't be read, or have no known or several kinds.
+        InputError: If the files have no known kind or several kinds.
     """
     prefix, _, path_after_prefix = name.partition(":")
     if prefix in _SUFFIXES and path_after_prefix:
@@ -46,11 +46,7 @@ def find_shards(name: str) -> tuple[str, str, list[SourceFile]]:
     else:
         kind, path = None, name
     path = absolute_path(path)
-    try:
-        root, files = _listed(path)
-    except OSError as error:
-        problem = f"which can't be read ({error.strerror})"
-        raise _invalid_source(name, problem) from None
+    root, files = _listed(path)
     suffixes = _SUFFIXES[kind] if kind else tuple(_KIND_BY_SUFFIX)
     if len(files) != 1 or not kind:
         files = [file for file in files if file.name.lower().endswith(suffixes)]
@@ -72,7 +68,12 @@ def find_shards(name: str) -> tuple[str, str, list[SourceFile]]:
         problem = "which has no such files"
         if kinds:
             problem = f"which has files of the kinds {' and '.join(sorted(kinds))}"
-        raise _invalid_source(name, problem)
+        raise InputError(
+            "A source must be webdataset tars, TFRecord, Parquet or Arrow files "
+            f"({', '.join(_KIND_BY_SUFFIX)}), or a built corpus. Received: {name!r}, "
+            f"{problem}. Check the path, or prefix it with the kind, as in "
+            "webdataset:PATH."
+        )
     return kinds.pop(), root, files
 
 
@@ -90,10 +91,8 @@ def _listed(path: str) -> tuple[str, list[SourceFile]]:
         file = one_file(path)
         return os.path.dirname(path), [file] if file else []
     root, paths = path[: special.start()].rpartition("/")[0], [path]
-    while match := _RANGE.search(paths[0]):
+    while paths and (match := _RANGE.search(paths[0])):
         first, last = match[1], match[2]
-        if int(first) > int(last):
-            raise OSError(errno.EINVAL, f"the range {match[0]} is empty", path)
         numbers = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         paths = [
             _RANGE.sub(number, pattern, count=1)
@@ -109,7 +108,7 @@ def _listed(path: str) -> tuple[str, list[SourceFile]]:
     files = []
     for path, file in zip(paths, files_or_none, strict=True):
         if file is None:
-            raise OSError(errno.ENOENT, f"no such file: {path}", path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         files.append(file._replace(name=path[len(root) + 1 :]))
     return root, files
 
@@ -120,11 +119,3 @@ def _glob(pattern: str) -> list[str]:
     fs, path = file_system(pattern)
     scheme = pattern.partition("://")[0]
     return [f"{scheme}://{object_path.lstrip('/')}" for object_path in fs.glob(path)]
-
-
-def _invalid_source(name: str, problem: str) -> InputError:
-    return InputError(
-        "A source must be webdataset tars, TFRecord, Parquet or Arrow files "
-        f"({', '.join(_KIND_BY_SUFFIX)}), or a built corpus. Received: {name!r}, "
-        f"{problem}. Check the path, or prefix it with the kind, as in webdataset:PATH."
-    )

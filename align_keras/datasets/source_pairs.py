@@ -111,22 +111,7 @@ def open_sources(
     if not names or len(set(names)) < len(names):
         raise InputError(
             "sources must contain at least one source, and each source only once. "
-            f"Received: sources={names}. Remove repeated sources. To read a source "
-            "more often, set `weights`."
-        )
-    if weights is not None and (
-        len(weights) != len(names) or not all(weight > 0 for weight in weights)
-    ):
-        raise InputError(
-            "weights must contain a number above 0 for each source. Received: "
-            f"weights={list(weights)} for sources={names}. Use for example [2, 1] for "
-            "two sources."
-        )
-    if caption_sources and caption_column is not None:
-        raise InputError(
-            "caption_column must be left out if caption_sources is set, because each "
-            f"source is a column. Received: caption_column={caption_column!r}. Leave "
-            "it out."
+            f"Received: sources={names}."
         )
     members: dict[str, Any] = {}
     for name in names:
@@ -135,8 +120,7 @@ def open_sources(
         elif where is not None:
             raise InputError(
                 "where must be None unless all sources are corpora that `align-keras "
-                f"corpus` built. Received: where={where!r} for {name!r}. Leave it out, "
-                "or build a corpus of the source and score it."
+                f"corpus` built. Received: where={where!r} for {name!r}."
             )
         else:
             members[name] = SourcePairs(

@@ -70,14 +70,16 @@ class CachedEncoders:
         import tensorflow as tf
 
         with tf.device("/cpu:0"):
-            model = self.model
-        if model.align is None:
+            return self.model_with_weights()
+
+    def model_with_weights(self) -> Embedder:
+        """Returns the model unless it is an export."""
+        if self.model.align is None:
             raise InputError(
-                "model must be a run folder or a Hugging Face folder for protocols "
-                "that train. Received: an export, whose weights are fixed. Use the "
-                "folder from which the export was written."
+                "model must be a run folder or a Hugging Face folder for this "
+                "protocol, which needs the weights. Received: an export."
             )
-        return model
+        return self.model
 
     @functools.cached_property
     def _images(self) -> EmbeddingCache:
@@ -127,7 +129,7 @@ class CachedEncoders:
         if not len(rows):
             raise InputError(
                 f"At least one image must be decodable. Received: {len(images)} images "
-                "that can't be decoded. Use JPEG or PNG files."
+                "that can't be decoded."
             )
         return embeddings, rows
 
@@ -152,7 +154,7 @@ class CachedEncoders:
         if len(rows) < count:
             raise InputError(
                 f"The model must be able to decode all {count} images. Received: "
-                f"{count - len(rows)} images that it can't decode. Remove them."
+                f"{count - len(rows)} images that it can't decode."
             )
         return embeddings
 
@@ -225,8 +227,7 @@ def checked_path(model: Embedder, option: str) -> str:
     if model.in_memory:
         raise InputError(
             f"model must be a path if `{option}` is set, because other processes open "
-            "the model again. Received: a model in memory. Save the model, or leave "
-            f"`{option}` out."
+            "the model again. Received: a model in memory."
         )
     return model.name
 

@@ -19,6 +19,7 @@ from align_keras.protocols.public_data import (
     join_metadata_columns,
     refuse_options,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,11 +52,8 @@ def _captioned_images(request: Request) -> "CaptionedImages":
         refuse_options(request, "holds its images", "allow_missing")
         return _corpus(name, request.split or "test")
     if name in NAMED:
-        if NAMED[name].protocol != "retrieval":
-            raise InputError(
-                f"data must be captioned images. Received: data={name!r}. Evaluate it "
-                f"with the protocol {NAMED[name].protocol}."
-            )
+        captioned = [other for other in NAMED if NAMED[other].protocol == "retrieval"]
+        check_choice("data", name, captioned, "Use the protocol of this data set.")
         folder = folder_of(request) / name
         return benchmarks.read_karpathy(
             folder / f"dataset_{name}.json",
@@ -66,8 +64,7 @@ def _captioned_images(request: Request) -> "CaptionedImages":
     if not pathlib.Path(name).exists():
         raise InputError(
             "data must be flickr30k, coco, stamps, stamps/de, icons or the path of a "
-            f"table or folder of captioned images. Received: data={name!r}. Check the "
-            "path."
+            f"table or folder of captioned images. Received: data={name!r}."
         )
     if benchmarks.is_shard_folder(name):
         refuse_options(
@@ -199,11 +196,7 @@ def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    if request.data != "cxc":
-        raise InputError(
-            f"data must be cxc, the only data set with ratings of all pairs by people. "
-            f"Received: data={request.data!r}. Leave the option out."
-        )
+    check_choice("data", request.data, ["cxc"])
     folder = folder_of(request)
     split = request.split or "test"
     ratings = benchmarks.read_cxc(folder / "cxc", split)
@@ -313,14 +306,10 @@ def _captions_by_language(request: Request) -> Any:
     """Reads Multi30k or the stamps."""
     from align_keras.datasets import benchmarks
 
+    check_choice("data", request.data, ["multi30k", "stamps"])
     if request.data == "stamps":
         refuse_options(request, "holds its images", "allow_missing")
         return benchmarks.stamps_captions_by_language()
-    if request.data != "multi30k":
-        raise InputError(
-            "data must be multi30k or stamps, which have captions in English, German, "
-            f"French and Czech. Received: data={request.data!r}."
-        )
     folder = folder_of(request)
     return benchmarks.read_multi30k(
         folder / "multi30k",
@@ -341,11 +330,7 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    if request.data != "icons":
-        raise InputError(
-            "data must be icons, whose names show which icon is another icon plus a "
-            f"word. Received: data={request.data!r}. Leave the option out."
-        )
+    check_choice("data", request.data, ["icons"])
     data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
     queries = benchmarks.composed_icon_queries(data.image_ids)
@@ -386,12 +371,8 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
         "is_hard": [pair.is_hard for pair in pairs],
     }
     request.check_columns(columns)
-    if encoders.model.align is None:
-        raise InputError(
-            "simlex needs the [CLS] vector before the projection, which an export does "
-            "not have. Set `model` to the run folder or the Hugging Face folder."
-        )
-    cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
+    model = encoders.model_with_weights()
+    cosines = evaluation.word_cosines(model.encode_words, pairs)
     metrics = dict(evaluation.simlex_metrics(cosines, pairs))
     statistics = evaluation.simlex_statistics(cosines, pairs)
     return Evaluation(metrics, [ItemStatistics(statistics, columns)])

@@ -28,28 +28,8 @@ if TYPE_CHECKING:
     from align_keras.protocols.cached_encoders import CachedEncoders
 
 
-@dataclasses.dataclass(frozen=True)
-class UsualSplits:
-    """Splits of a data set that a protocol uses by default.
-
-    Attributes:
-        test: split that is evaluated.
-        train: split to learn from, or None for data sets without a training split.
-    """
-
-    test: str
-    train: str | None
-
-
-# Data sets without a split `train`, or without a split `test` that has labels.
-TFDS_SPLITS = {
-    "imagenet2012": UsualSplits(test="validation", train="train"),
-    "imagenet_v2": UsualSplits(test="test", train=None),
-    "imagenet_r": UsualSplits(test="test", train=None),
-    "imagenet_a": UsualSplits(test="test", train=None),
-    "food101": UsualSplits(test="validation", train="train"),
-}
-_DEFAULT_SPLITS = UsualSplits(test="test", train="train")
+# Data sets of TFDS whose split `test` is missing or has no labels.
+_TEST_SPLITS = {"imagenet2012": "validation", "food101": "validation"}
 # Data sets in which some classes have no images. These classes are left out.
 _WITH_EMPTY_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
@@ -94,7 +74,7 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
     # Metrics of training images are not sliced, so no metadata is needed.
     if train:
         return data
-    return join_metadata_columns(data, request, protocol_columns=("class",))
+    return join_metadata_columns(data, request)
 
 
 def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
@@ -106,20 +86,14 @@ def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
     check_splits_are_apart(request)
     train = labeled_images(request, train=True)
     test = labeled_images(request)
-    check_same_classes(train, test)
-    check_several_classes(test)
-    return train, test
-
-
-def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
-    """Raises unless two splits have the same classes."""
     if train.class_names != test.class_names:
         raise InputError(
             "data must have the same classes in both splits. Received: "
             f"{len(train.class_names)} classes in the training split and "
-            f"{len(test.class_names)} in the test split. Add the missing folders or "
-            "rename them."
+            f"{len(test.class_names)} in the test split."
         )
+    check_several_classes(test)
+    return train, test
 
 
 def check_several_classes(data: "LabeledImages") -> None:
@@ -127,8 +101,7 @@ def check_several_classes(data: "LabeledImages") -> None:
     if len(data.class_names) < 2:
         raise InputError(
             "data must have at least two classes. Received: one class, "
-            f"{data.class_names[0]!r}. Check that the folder has a subfolder for each "
-            "class."
+            f"{data.class_names[0]!r}."
         )
 
 
@@ -155,13 +128,7 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
         return "train" if train else "test"
     if is_class_folder(name):
         return _split_of_folder(name, train)
-    usual = TFDS_SPLITS.get(tfds_name(name), _DEFAULT_SPLITS)
-    if train and usual.train is None:
-        raise InputError(
-            f"train_split must be set for {name}, which has no training split. Set "
-            "it, or evaluate protocols with training on imagenet2012."
-        )
-    return usual.train if train else usual.test
+    return "train" if train else _TEST_SPLITS.get(tfds_name(name), "test")
 
 
 def _split_of_folder(name: str, train: bool) -> str | None:
@@ -173,8 +140,7 @@ def _split_of_folder(name: str, train: bool) -> str | None:
         if "train" not in splits:
             raise InputError(
                 f"data must have the folders train and test. Received: data={name!r} "
-                "without the folder train. Add this folder, or set `train_split` to "
-                "another folder."
+                "without the folder train."
             )
         return "train"
     if not splits:
@@ -183,24 +149,17 @@ def _split_of_folder(name: str, train: bool) -> str | None:
         raise InputError(
             f"data must be a folder of classes or a folder of splits. Received: "
             f"data={name!r}, whose subfolders {first_names(splits)} look like splits "
-            f"and {first_names(class_folders)} look like classes. Set `split`: "
-            f"{splits[0]!r} uses the classes in that folder, and '.' uses every "
-            "subfolder as a class."
-        )
-    if "test" not in splits:
-        raise InputError(
-            f"data must have the folder test. Received: data={name!r} with the splits "
-            f"{first_names(splits)}. Set `split` to one of the splits, such as --split "
-            f"{splits[-1]}. If the folders are classes, use --split ."
+            f"and {first_names(class_folders)} look like classes. Set `split` to a "
+            "folder, or to '.' to use every subfolder as a class."
         )
     return "test"
 
 
 def unusual_splits(request: Request) -> dict[str, str]:
     """Returns the options `split` and `train_split` that differ from the paper."""
-    usual = TFDS_SPLITS.get(tfds_name(request.data), _DEFAULT_SPLITS)
+    usual_split = _TEST_SPLITS.get(tfds_name(request.data), "test")
     splits = {}
-    if request.split is not None and request.split != usual.test:
+    if request.split is not None and request.split != usual_split:
         splits["split"] = request.split
     if request.train_split is not None:
         # A set value is reported even if it is "train", because protocols learn from
@@ -234,8 +193,7 @@ def check_splits_are_apart(request: Request) -> None:
     if overlap:
         raise InputError(
             f"train_split and split must have no image in common. Received: {train} "
-            f"and {test or 'all'} of {request.data}. Use other splits, or leave both "
-            "options out."
+            f"and {test or 'all'} of {request.data}."
         )
 
 

@@ -297,8 +297,7 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
             raise InputError(
                 "The embeddings of the model must be finite. Received: NaN or infinity "
                 f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
-                f"{len(rows)} items. The training of the model has diverged. Train the "
-                "model again with a lower learning rate."
+                f"{len(rows)} items, because the training of the model has diverged."
             )
         return rows
     # One bad item makes the whole batch fail, so the batch is divided until the bad

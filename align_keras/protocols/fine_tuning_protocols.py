@@ -23,6 +23,7 @@ from align_keras.protocols.protocol import (
     first_names,
 )
 from align_keras.protocols.public_data import join_metadata_columns, preparation_steps
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -339,11 +340,7 @@ def vtab_tasks(name: str) -> list[str]:
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS, vtab_task
 
     first, _, task_names = name.partition("/")
-    if first != "vtab":
-        raise InputError(
-            "data must be vtab, or vtab/ followed by tasks joined by +. Received: "
-            f"data={name!r}. Leave it out to evaluate all tasks."
-        )
+    check_choice("data", first, ["vtab"])
     if not task_names:
         return list(VTAB_TASKS)
     return [vtab_task(task).name for task in dict.fromkeys(task_names.split("+"))]
@@ -388,9 +385,7 @@ class VtabData:
         The ids of the images have the form `dtd/0`.
         """
         data = self.read(task, "test")
-        return join_metadata_columns(
-            data, self.request, protocol_columns=("class",), prefix=f"{task}/"
-        )
+        return join_metadata_columns(data, self.request, prefix=f"{task}/")
 
     def identity(self, task: str) -> str:
         """Returns the identity of the data of a task: name and version of the set."""

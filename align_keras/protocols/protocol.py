@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from align_keras.embedders.locations import RUNTIME_HELP
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 # Part of a model that a protocol needs.
@@ -105,12 +105,8 @@ class Request:
 
     def check_columns(self, columns: Iterable[str]) -> None:
         """Raises unless the data has the column `slice_by`."""
-        if self.slice_by is not None and self.slice_by not in columns:
-            column_names = ", ".join(sorted(columns)) or "none"
-            raise InputError(
-                f"slice_by must be one of {column_names}, the columns of this data. "
-                f"Received: slice_by={self.slice_by!r}. Use one of these columns."
-            )
+        if self.slice_by is not None:
+            check_choice("slice_by", self.slice_by, sorted(columns), "Use a column.")
 
 
 OPTIONS = {field.name: field for field in dataclasses.fields(Request)}

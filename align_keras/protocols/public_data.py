@@ -102,15 +102,12 @@ def preparation_steps(names: Iterable[str]) -> str:
     return text
 
 
-def join_metadata_columns(
-    data: Any, request: Request, protocol_columns: Iterable[str] = (), prefix: str = ""
-) -> Any:
+def join_metadata_columns(data: Any, request: Request, prefix: str = "") -> Any:
     """Adds the columns of the file `request.metadata`, if it is set, to the data.
 
     Args:
         data: dataclass with `images`, `image_ids` and `columns`.
         request: `Request`.
-        protocol_columns: names of columns that the protocol adds.
         prefix: prefix of the ids of images without ids.
     """
     if request.metadata is None:
@@ -120,11 +117,8 @@ def join_metadata_columns(
     ids = data.image_ids
     if ids is None:
         ids = [f"{prefix}{number}" for number in range(len(data.images))]
-    metadata_columns = benchmarks.join_metadata(
-        benchmarks.read_metadata_table(request.metadata),
-        ids,
-        {*data.columns, *protocol_columns},
-    )
+    table = benchmarks.read_metadata_table(request.metadata)
+    metadata_columns = benchmarks.join_metadata(table, ids)
     return dataclasses.replace(data, columns=data.columns | metadata_columns)
 
 

@@ -28,7 +28,7 @@ from align_keras.protocols.protocol import (
     Request,
     first_names,
 )
-from align_keras.utils.arguments import check_number, did_you_mean, refuse_unknown
+from align_keras.utils.arguments import check_choice, check_number, refuse_unknown
 from align_keras.utils.errors import InputError, check_tensorflow, needs_tensorflow
 from align_keras.utils.files import replaceable_file
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -117,7 +117,7 @@ def evaluate(
     request = checked_request(protocol, data=data, **options)
     # An evaluation may take hours, so the path of the page is checked before it begins.
     if html is not None:
-        check_writable("html", html, replaceable_file(html, "html").absolute().parent)
+        check_writable(replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs != "embeddings":
         check_tensorflow(f"The protocol {protocol}")
     if PROTOCOLS[protocol].needs == "weights":
@@ -145,19 +145,12 @@ def evaluate(
 
 def checked_request(protocol: str, **options: Any) -> Request:
     """Returns the options of a protocol. Raises InputError for invalid options."""
-    if protocol not in PROTOCOLS:
-        remedy = did_you_mean(protocol, PROTOCOLS) or "Choose one of them."
-        raise InputError(
-            f"protocol must be one of {', '.join(PROTOCOLS)}. Received: "
-            f"protocol={protocol!r}. {remedy}"
-        )
+    check_choice("protocol", protocol, PROTOCOLS)
     options = {name: value for name, value in options.items() if value is not None}
     refuse_unknown(protocol, options, OPTIONS)
     for name, value in options.items():
         if value == "":
-            raise InputError(
-                f"{name} must not be empty. Received: {name}=''. Leave it out."
-            )
+            raise InputError(f"{name} must not be empty. Received: {name}=''.")
         if name == "runtime":
             check_runtime(value)
     # This call raises InputError for an unknown engine.
@@ -169,14 +162,8 @@ def checked_request(protocol: str, **options: Any) -> Request:
             names = [other.name for other in PROTOCOLS.values() if other.takes(name)]
             raise InputError(
                 f"`{name}` is an option of {', '.join(names)}. Received: "
-                f"{name}={value!r} with {protocol}. Leave it out."
+                f"{name}={value!r} with {protocol}."
             )
-    if "metadata" in options and "slice_by" not in options:
-        raise InputError(
-            "`metadata` is used only with `slice_by`. Received: "
-            f"metadata={options['metadata']!r} without `slice_by`. Set `slice_by` to a "
-            "column of the file."
-        )
     data = options.pop("data", PROTOCOLS[protocol].data)
     if data is not None and protocol == "zero_shot":
         options = _with_prompts_of_folder(str(data)) | options
@@ -184,8 +171,8 @@ def checked_request(protocol: str, **options: Any) -> Request:
         options = _with_paper_prompts(options)
     if data is None:
         raise InputError(
-            f"data must be set for {protocol}. Received: data=None. Use "
-            f"{PROTOCOLS[protocol].data_help}."
+            f"data must be {PROTOCOLS[protocol].data_help} for {protocol}. Received: "
+            "data=None."
         )
     return Request(data=str(data), **options)
 
@@ -233,27 +220,18 @@ def unusual_options(protocol: str, request: Request) -> dict[str, str]:
 
 
 def check_results(request: Request) -> None:
-    """Raises unless training results can be written to the folder of `results`."""
+    """Creates the folder of `results`, and raises unless files can be written to it."""
     from align_keras.protocols.cached_encoders import results_folder
 
     folder = results_folder(request.results)
-    check_writable("results", folder, folder)
+    check_writable(folder)
 
 
-def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) -> None:
-    """Creates a folder, and raises unless files can be written to it.
-
-    `name` and `path` are the option and its value, for the message.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{name} must be in a writable folder. Received: {path} "
-            f"({error.strerror}). Choose another folder."
-        ) from None
+def check_writable(folder: pathlib.Path) -> None:
+    """Creates a folder and a temporary file in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def model_name(model: Any) -> str:
@@ -277,7 +255,7 @@ def open_encoders(
     from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 
     directory = pathlib.Path(cache) if cache else default_cache()
-    check_writable("cache", directory, directory)
+    check_writable(directory)
     if check and isinstance(model, str | pathlib.Path):
         choose_runtime(locate_model(model), _runtime_of(model, request))
     return CachedEncoders(

@@ -176,11 +176,6 @@ def open_devices(
     """
     strategy = recipe.runtime.distribution_strategy
     cluster = is_cluster(request.engine)
-    if cluster and request.workers > 1:
-        raise InputError(
-            f"workers must be left out with engine {request.engine}, which has its "
-            f"workers. Received: workers={request.workers}. Leave it out."
-        )
     if strategy != "default" and (cluster or request.workers > 1):
         option = "engine" if cluster else "workers"
         expected = "local" if cluster else "1"
@@ -236,8 +231,8 @@ def finished(
     if running_count:
         raise InputError(
             f"All trials must be finished. Received: {running_count} of {len(by_key)} "
-            "trials that another process is running. Wait until that process has "
-            "finished, and run the same command again, which reads the results."
+            "trials that another process is running. Wait until it has finished, and "
+            "run the same command again."
         )
     return [results[key] for key in keys]
 

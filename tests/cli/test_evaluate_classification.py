@@ -242,7 +242,7 @@ def test_wordnet_ids_are_refused_as_class_names(
         draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
     data = f"--data={tmp_path}/folders"
     message = evaluate("zero_shot", data, fails=True)
-    assert f"no name for '{min(imagenet_r)}'" in message
+    assert min(imagenet_r) in message
     assert "clip:imagenet1k" in message
     # The class names of ImageNet data sets come from clip-benchmark.
     monkeypatch.setitem(sys.modules, "clip_benchmark", None)
@@ -355,7 +355,7 @@ def test_wrong_options_print_one_line(evaluate, shapes, tmp_path):
             ["zero_shot", f"--data={shapes}", f"--classes={two_classes}"],
             "name the 5 classes",
         ),
-        (["zero_shot", f"--data={shapes}", "--split=val"], ": test, train."),
+        (["zero_shot", f"--data={shapes}", "--split=val"], "are test, train."),
         (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),

@@ -165,7 +165,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     [
         (
             ["vtab", "--data", "imagenet2012"],
-            "--data must be vtab, or",
+            "--data must be one of vtab",
         ),
         (["vtab", "--data", "vtab/mnist"], "The task of vtab must be one of"),
         (
@@ -214,9 +214,7 @@ def test_a_sweep_needs_a_validation_split(capsys, small_model, drawings):
 
 def test_an_export_cannot_be_trained(tmp_path):
     encoders = CachedEncoders(lambda: load_model(GOLDEN), tmp_path)
-    with pytest.raises(
-        InputError, match="Received: an export, whose weights are fixed"
-    ):
+    with pytest.raises(InputError, match="export"):
         encoders.trainable_model()
 
 

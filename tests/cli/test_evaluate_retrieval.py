@@ -369,7 +369,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["retrieval"], "--data must be set for retrieval"),
+        (["retrieval"], "--data must be"),
         (
             ["retrieval", "--data=nowhere.csv"],
             "must be flickr30k, coco, .* Received: --data='nowhere.csv'",
@@ -380,7 +380,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
         ),
         (
             ["retrieval", "--data=multi30k"],
-            "--data must be captioned images. .* Evaluate it with the protocol multi30",
+            "--data must be one of",
         ),
         (
             ["retrieval", "--data=coco", "--image_column=x"],
@@ -395,14 +395,14 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
             ["cxc_retrieval", "--split=train"],
             "split must be one of test",
         ),
-        (["cxc_similarity", "--data=coco"], "--data must be cxc"),
-        (["multi30k", "--data=coco"], "must be multi30k or stamps"),
+        (["cxc_similarity", "--data=coco"], "--data must be one of cxc"),
+        (["multi30k", "--data=coco"], "--data must be one of multi30k"),
         (
             ["multi30k", "--slice_by=category"],
-            "must be one of none, the columns of this data",
+            "--slice-by",
         ),
         (["multi30k", "--split=val"], "--split is an option of .*with multi30k"),
-        (["simlex", "--data=words.txt"], "words.txt.gz must be readable"),
+        (["simlex", "--data=words.txt"], "words.txt"),
         (["simlex", "--split=val"], "--split is an option of .*with simlex"),
     ],
 )

@@ -203,5 +203,3 @@ def test_shards_have_the_captions_of_all_sources(kind, tmp_path, monkeypatch):
 
     with pytest.raises(InputError, match="Received: drawn, without a caption"):
         open_sources(path, caption_sources=["alt", "drawn"], max_bad_fraction=1.0)
-    with pytest.raises(InputError, match="caption_column must be left out"):
-        open_sources(path, caption_sources=["alt"], caption_column="alt")

@@ -196,25 +196,3 @@ def test_prepared_members_are_not_built_again(stamps, tmp_path):
     )
     # Only stamps/de is built.
     assert calls == [(1, 3), (2, 3), (3, 3)]
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("icons+pairs", {}, "not pairs. Received: 'icons.pairs'"),
-        ("icons+stamps", {"pairs": "x.csv"}, "not pairs.*'x.csv'"),
-        ("icons+photos", {}, "Received: corpus='photos'"),
-        ("icons+", {}, "Received: corpus=''"),
-        ("stamps+icons/de", {}, "Received: corpus='icons/de'"),
-        ("stamps+stamps/xx", {}, "en, de, fr, cs"),
-        ("stamps+icons+stamps/en", {}, "each corpus once"),
-        ("icons+icons", {}, "each corpus once"),
-    ],
-)
-def test_invalid_names_raise_a_message_of_one_line(
-    stamps, tmp_path, name, options, message
-):
-    with pytest.raises(InputError, match=message) as caught:
-        open_corpus(name, data_dir=tmp_path / "data", **options)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "data").exists()

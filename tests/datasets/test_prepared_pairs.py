@@ -3,14 +3,12 @@
 import json
 import os
 
-import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.config.data_config import DataConfig
 from align_keras.datasets import PreparedPairs, open_corpus
 from align_keras.runs.run_corpora import prepare_corpus
-from align_keras.utils.errors import InputError
 
 
 def write_folder(folder, sizes):
@@ -74,25 +72,3 @@ def test_a_mixture_may_have_several_folders(tmp_path):
     assert mixture.shares(dict.fromkeys(folders, 4)) == [4, 12]
     ids = {row["id"].decode() for row in tfds.as_numpy(mixture.as_dataset(split="all"))}
     assert len(ids) == 8 and f"{folders[1]}/a/0" in ids
-    with pytest.raises(InputError, match="must name each corpus once"):
-        open_corpus(f"{folders[0]}+{folders[0]}/", data_dir=tmp_path / "data")
-
-
-@pytest.mark.parametrize("repeats", [{"a": 0}, {"a": "2"}, {"a": float("inf")}])
-def test_wrong_repeats_are_refused(tmp_path, repeats):
-    folders = [write_folder(tmp_path / name, (9, 9)) for name in "ab"]
-    repeats = {folders[0]: next(iter(repeats.values()))}
-    with pytest.raises(InputError, match="repeats must map corpora of a mixture to"):
-        open_corpus("+".join(folders), data_dir=tmp_path, repeats=repeats)
-    with pytest.raises(InputError, match="repeats must map corpora of a mixture to"):
-        open_corpus(folders[0], data_dir=tmp_path, repeats={folders[0]: 2})
-
-
-def test_a_damaged_table_is_refused(tmp_path):
-    folder = write_folder(tmp_path / "colors", (9, 9))
-    with open(tmp_path / "colors/pairs.jsonl", "a") as table:
-        table.write('{"id": "b"}\n')
-    with pytest.raises(
-        InputError, match="must be an object with id, image.*pairs.jsonl line 3"
-    ):
-        open_corpus(folder, data_dir=tmp_path / "data")

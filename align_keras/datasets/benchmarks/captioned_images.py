@@ -121,11 +121,9 @@ def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> li
     problem = (
         f"{len(missing)} of {len(paths)} images of {source} are missing: {examples}"
     )
-    if not rows:
-        raise InputError(f"{problem}. Check the folder of the images.")
-    if not allow_missing:
+    if not rows or not allow_missing:
         raise InputError(
-            f"{problem}. Download them, or use --allow-missing to leave them out."
+            f"{problem}. Check the folder, or use --allow-missing to leave them out."
         )
     say(f"{problem}. They are left out.")
     return rows
@@ -177,7 +175,7 @@ def read_caption_files(
         problem = f" ({' and '.join(dropped_lines)})" if dropped_lines else ""
         raise InputError(
             f"{path} must contain at least one image with a caption. Received: no "
-            f"usable row{problem}. Add images with captions."
+            f"usable row{problem}."
         )
     for line in dropped_lines:
         say(line)
@@ -250,8 +248,14 @@ def read_karpathy(
         Jia et al. 2021, section 5.1.
     """
     path = pathlib.Path(json_path)
-    content = _read(path)
-    entries = [_entry(path, row, value) for row, value in enumerate(content["images"])]
+    try:
+        content = json.loads(read_text(path))
+        entries = [parse_karpathy_image(value) for value in content["images"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} must be a file of Karpathy's caption_datasets.zip, such as "
+            f"dataset_coco.json. Received: {error!r}."
+        ) from None
     splits = sorted({entry.split for entry in entries})
     check_choice("split", split, splits, f"Use a split of {path.name}.")
     entries = [entry for entry in entries if entry.split == split]
@@ -269,37 +273,6 @@ def read_karpathy(
     return data.select_rows(present_images(data.images, source, allow_missing))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    text = read_text(path, "Unpack Karpathy's caption_datasets.zip into that folder")
-    try:
-        content = json.loads(text)
-        content["images"] = list(content["images"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f'{path} must be a JSON object with the list "images". Received: '
-            f"{error!r}. Download the file again."
-        ) from None
-    return content
-
-
-def _entry(path: pathlib.Path, row: int, value: object) -> KarpathyImage:
-    """Parses an entry of the file. An `InputError` names the position of the entry."""
-    try:
-        entry = parse_karpathy_image(value)
-        if "" in entry.caption_ids:
-            raise KeyError("sentid")
-        return entry
-    except KeyError as error:
-        problem = f"without {error}"
-    except (TypeError, AttributeError) as error:
-        problem = f"in another format ({error})"
-    raise InputError(
-        f"Each image of {path} must have the keys filename, split and sentences, and "
-        f"each sentence the keys raw and sentid. Received: images[{row}] {problem}. "
-        "Download the file again."
-    )
-
-
 def _check_counts(
     path: pathlib.Path, dataset: str | None, split: str, entries: list[KarpathyImage]
 ) -> None:
@@ -309,8 +282,7 @@ def _check_counts(
         raise InputError(
             f"The {split} split of {dataset} must have {expected[0]:,} images and "
             f"{expected[1]:,} captions, but {path} has {counts[0]:,} and "
-            f"{counts[1]:,}. Download the file again, because the recall on a subset "
-            "isn't comparable."
+            f"{counts[1]:,}. The recall on a subset isn't comparable."
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from align_keras.corpus.text_tables import delimited_lines
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 # ImageNet uses WordNet ids as class names.
@@ -59,14 +60,10 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
     path = pathlib.Path(source)
     suffix = path.suffix.lower()
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if suffix == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "--classes must be a file of names or clip:DATASET. Received: "
-            f"{source}, which can't be read ({error}). Check the file."
-        ) from error
+    text = path.read_text(encoding="utf-8-sig")
+    names: Any = text.splitlines()
+    if suffix == ".json":
+        names = _parse_json(text)
     if isinstance(names, list):
         while names and names[-1] == "":  # Blank lines at the end.
             names.pop()
@@ -83,9 +80,16 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         raise InputError(
             "--classes must contain one name per line, a JSON list of names or a JSON "
             f"dict of new names. Received: {source}, which has another format or an "
-            "empty name. Correct the file."
+            "empty name."
         )
     return names
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _two_columns(source: str | os.PathLike, text: str, suffix: str) -> dict[str, str]:
@@ -96,15 +100,9 @@ def _two_columns(source: str | os.PathLike, text: str, suffix: str) -> dict[str,
             raise InputError(
                 "--classes must have two columns in each line: the class name in the "
                 f"data and its name in prompts. Received: "
-                f"{error or f'{len(row)} columns'} in line {number} of {source}. "
-                "Correct the line."
+                f"{error or f'{len(row)} columns'} in line {number} of {source}."
             )
         old, new = row
-        if names.get(old, new) != new:
-            raise InputError(
-                f"--classes must name each class once. Received: {old!r} again in line "
-                f"{number} of {source}. Remove one of the lines."
-            )
         names[old] = new
     return names
 
@@ -161,7 +159,7 @@ def _names_of_dict(
     if unnamed:
         raise InputError(
             "--classes must name every class of the data. Received: no name for "
-            f"{unnamed[0]!r} and {len(unnamed) - 1} other classes. Add their names."
+            f"{unnamed[0]!r} and {len(unnamed) - 1} other classes."
         )
     return [by_name[name] for name in old]
 
@@ -177,24 +175,17 @@ def _names_of_list(names: list[str], old: Sequence[str], ordered: bool) -> list[
         return _names_of_dict(dict(zip(imagenet_ids(), names, strict=True)), old, False)
     if not ordered or len(names) != len(old):
         raise InputError(
-            f"--classes must name the {len(old)} classes of the data. Received: "
-            f"{len(names)} names, but {_differences(names, old)}. To rename classes, "
-            "use two columns separated by a tab, with the name in the data and the "
-            "name in prompts"
-            + (
-                ", or one name for each class in the order of the labels."
-                if ordered
-                else "."
-            )
+            f"--classes must name the {len(old)} classes of the data, or rename them "
+            f"in two columns separated by a tab. Received: {len(names)} names, but "
+            f"{_differences(names, old)}."
         )
     labels = {_caseless(name): label for label, name in enumerate(old)}
     for label, name in enumerate(names):
         if labels.get(_caseless(name), label) != label:
             raise InputError(
-                f"--classes must list the {len(old)} names in the order of the labels. "
-                f"Received: {name!r} for label {label}, which is {old[label]!r} in the "
-                "data. Use that order, or two columns separated by a tab, with the "
-                "name in the data and the name in prompts."
+                f"--classes must list the {len(old)} names in the order of the labels, "
+                "or rename them in two columns separated by a tab. Received: "
+                f"{name!r} for label {label}, which is {old[label]!r} in the data."
             )
     return list(names)
 
@@ -225,8 +216,8 @@ def check_names_for_prompts(class_names: Sequence[str]) -> None:
     if _are_wordnet_ids(class_names):
         raise InputError(
             "--classes must name the classes, because their WordNet ids don't occur in "
-            f"captions. Received: no name for {class_names[0]!r} or any other id. Use "
-            "a file of names, or clip:imagenet1k with clip-benchmark installed."
+            f"captions. Received: {class_names[0]!r}. Use a file of names, or "
+            "clip:imagenet1k with clip-benchmark installed."
         )
 
 
@@ -280,7 +271,7 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
     except (OSError, ValueError) as error:
         raise InputError(
             f"--templates must be one of {', '.join(sorted(groups))}, a file or "
-            f"clip:DATASET. Received: {source!r}, which can't be read. Check the path."
+            f"clip:DATASET. Received: {source!r}, which can't be read."
         ) from error
     templates = [line.strip().replace(_CLASS, "{}") for line in lines if line.strip()]
     invalid = [template for template in templates if "{}" not in template]
@@ -288,7 +279,7 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
         received = f"the line {invalid[0]!r}" if invalid else "no line"
         raise InputError(
             "--templates must have {} for the class name in each line. Received: "
-            f"{received} in {source}. Use lines such as 'an image of {{}}'."
+            f"{received} in {source}."
         )
     return templates
 
@@ -312,9 +303,5 @@ def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
     entries = json.loads(path.read_text(encoding="utf-8"))
     # Some entries are dicts with prompts for each class.
     lists = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
-    if dataset not in lists:
-        raise InputError(
-            f"{argument} clip:DATASET must be one of {', '.join(sorted(lists))}. "
-            f"Received: {dataset!r}. Use one of these names."
-        )
+    check_choice(f"The DATASET of {argument} clip:DATASET", dataset, sorted(lists))
     return lists[dataset]

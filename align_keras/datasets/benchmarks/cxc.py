@@ -15,9 +15,6 @@ from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-_REMEDY = (
-    "Clone github.com/google-research-datasets/Crisscrossed-Captions into that folder"
-)
 # First columns of the file of each task.
 _COLUMNS = {
     "sts": ("caption1", "caption2", "agg_score"),
@@ -91,14 +88,8 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
 
 
 def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
-    header, rows = read_benchmark_table(path, ".csv", _REMEDY)
-    columns = _COLUMNS[task]
-    if tuple(header[: len(columns)]) != columns:
-        raise InputError(
-            f"{path} must begin with the columns {', '.join(columns)}. Received: "
-            f"{', '.join(header) or 'no columns'}. Download it again."
-        )
-    first, second, score = columns
+    first, second, score = _COLUMNS[task]
+    _, rows = read_benchmark_table(path, ".csv", _COLUMNS[task])
     return [
         RatedPair(_coco_id(row[first]), _coco_id(row[second]), float(row[score]))
         for row, _ in rows
@@ -153,8 +144,7 @@ def cxc_captioned_images(
         if missing and not (allow_missing and len(missing) < len(rated)):
             raise InputError(
                 f"The {ratings.split} split of COCO must contain all rated {kind}, but "
-                f"{len(missing)} of {len(rated)} are missing, such as {missing[0]}. "
-                f"Read the whole split {ratings.split}."
+                f"{len(missing)} of {len(rated)} are missing, such as {missing[0]}."
             )
     rated_captions = ratings.caption_ids()
     rows = [

@@ -79,23 +79,12 @@ def read_class_folders(
     """
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
-    if not root.is_dir():
-        names = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
-        remedy = "Check the path."
-        if names:
-            ellipsis = ", …" if len(names) > 5 else ""
-            remedy = (
-                f"Use one of the folders in {folder}: {', '.join(names[:5])}{ellipsis}."
-            )
-        raise InputError(
-            f"--data must be a folder of classes. Received: {root}, which doesn't "
-            f"exist. {remedy}"
-        )
-    classes = _subfolders(root)
+    classes = _subfolders(root) if root.is_dir() else []
     if not classes:
+        names = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
         raise InputError(
             f"--data must have a subfolder for each class. Received: {root}, which has "
-            "none. Put the images of each class into a separate folder."
+            f"none. The subfolders of {folder} are {', '.join(names[:5]) or 'none'}."
         )
     images: list[str] = []
     labels: list[int] = []
@@ -106,8 +95,7 @@ def read_class_folders(
         if not files:
             raise InputError(
                 f"--data must have images of every class. Received: {class_folder} "
-                f"without images ({', '.join(IMAGE_SUFFIXES)}). Remove the folder, or "
-                "use --split if it is a split."
+                f"without images ({', '.join(IMAGE_SUFFIXES)})."
             )
         images += [str(path) for path in files]
         labels += [label] * len(files)

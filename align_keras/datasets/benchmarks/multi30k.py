@@ -62,13 +62,13 @@ def read_multi30k(
 
 def _lines(path: pathlib.Path) -> list[str]:
     """Returns the stripped lines of a file or its `.gz`, one for each image."""
-    text = read_text(path, "Clone github.com/multi30k/dataset into that folder")
+    text = read_text(path)
     # `splitlines` would also split at Unicode line separators within captions.
     lines = [line.strip() for line in text.rstrip("\n").split("\n")]
     # The recall on a subset isn't comparable.
     if len(lines) != IMAGES:
         raise InputError(
             f"{path} must have {IMAGES:,} lines, one per image. Received: "
-            f"{len(lines):,} lines. Clone the repository again."
+            f"{len(lines):,} lines."
         )
     return lines

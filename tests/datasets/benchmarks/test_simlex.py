@@ -34,45 +34,17 @@ def test_windows_line_ends_and_blank_lines_are_accepted(tmp_path, monkeypatch):
 
 def test_the_file_must_have_999_pairs(tmp_path):
     path = write_simlex(tmp_path / "SimLex-999.txt")
-    message = r"must have 999 pairs\. Received: 40 pairs\."
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="40 pairs"):
         read_simlex(path)
     write_simlex(path, simlex_lines(999))
     assert len(read_simlex(path)) == 999
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        (3, "high"),
-        (6, "1.5"),
-        (8, "2"),
-    ],
+    "lines", [[SIMLEX_HEADER, "old\tnew\tA"], [OLD_NEW.replace("\t", ",")]]
 )
-def test_a_malformed_line_is_named(tmp_path, field, value):
-    cells = OLD_NEW.split("\t")
-    cells[field] = value
-    path = write_simlex(tmp_path / "SimLex-999.txt", [SMART, "\t".join(cells)])
-    with pytest.raises(InputError, match=r"must have word1.* in SimLex-999.txt line 3"):
-        read_simlex(path)
-
-
-def test_a_short_line_is_named(tmp_path):
-    path = write_simlex(tmp_path / "SimLex-999.txt", ["old\tnew\tA"])
-    with pytest.raises(InputError, match="line 2: 3 cells but 10 columns"):
-        read_simlex(path)
-
-
-def test_a_file_with_other_columns_is_refused(tmp_path):
+def test_short_lines_and_other_columns_are_refused(tmp_path, lines):
     path = tmp_path / "SimLex-999.txt"
-    write_lines(path, [line.replace("\t", ",") for line in (SIMLEX_HEADER, OLD_NEW)])
-    with pytest.raises(InputError, match="must have word1, word2, POS"):
+    write_lines(path, lines)
+    with pytest.raises(InputError, match="word1"):
         read_simlex(path)
-    write_lines(path, [])
-    with pytest.raises(InputError, match="must have 999 pairs"):
-        read_simlex(path)
-
-
-def test_the_error_for_a_missing_file_names_its_archive(tmp_path):
-    with pytest.raises(InputError, match=r"must be readable.*SimLex-999.zip"):
-        read_simlex(tmp_path / "SimLex-999.txt")
