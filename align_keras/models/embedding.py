@@ -152,8 +152,8 @@ class EmbeddingMethods:
             the classes.
 
         Raises:
-            InputError: if there is no class or no template, if a template lacks `{}`,
-                or for a reason of `encode_images` and `encode_texts`.
+            InputError: if a template lacks `{}`, or for a reason of `encode_images`
+                and `encode_texts`.
 
         References:
             Jia et al. 2021, section 5.2.
