@@ -62,7 +62,8 @@ class WebServer(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self) -> "WebServer":
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        # `shutdown` waits for the end of a poll interval.
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

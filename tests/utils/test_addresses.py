@@ -17,14 +17,11 @@ def no_known_queries(monkeypatch):
     [
         "postgresql://me:S3cr@host/db",
         "https://me:S3cr@host:80/t.csv?page=2",
-        "s3://key:S3cr@bucket/t.csv",
         "http://:S3cr@host/",
     ],
 )
 def test_an_address_with_a_password_is_refused(address):
-    with pytest.raises(
-        InputError, match=r"\$PGPASSWORD.*~/\.netrc.*own tools"
-    ) as caught:
+    with pytest.raises(InputError, match="password") as caught:
         without_query(address)
     assert "S3cr" not in str(caught.value)
 
@@ -55,7 +52,7 @@ def test_a_renewed_signature_replaces_the_old_one():
 
 def test_two_files_that_differ_in_their_query_are_refused():
     without_query("https://host/t.csv?page=1")
-    with pytest.raises(InputError, match="differ in more than their query strings"):
+    with pytest.raises(InputError, match="t.csv"):
         without_query("https://host/t.csv?page=2")
 
 

@@ -1,14 +1,15 @@
 """Compilation of single functions by XLA on CPU and TPU strategies."""
 
 import pytest
-import tensorflow as tf
-
-from align_keras.layers.activation import activate
-from align_keras.losses import contrastive_loss
 
 
 def list_xla_functions():
     """Returns the functions in the graph of a small step that XLA compiles alone."""
+    import tensorflow as tf
+
+    from align_keras.layers.activation import activate
+    from align_keras.losses import contrastive_loss
+
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
     def replica():
@@ -35,6 +36,8 @@ def list_xla_functions():
 @pytest.mark.parametrize("on_tpu", [False, True])
 def test_no_function_is_compiled_separately_on_a_tpu(monkeypatch, on_tpu):
     """The test runs on a CPU and replaces the class of the TPU strategy."""
+    import tensorflow as tf
+
     if on_tpu:
         monkeypatch.setattr(
             tf.distribute, "TPUStrategy", tf.distribute.OneDeviceStrategy

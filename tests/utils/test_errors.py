@@ -13,17 +13,12 @@ from align_keras.utils.errors import (
     needs_tensorflow,
 )
 
-INSTALL = 'Run `pip install "align-keras[tensorflow]"`.'
-
 
 def test_a_missing_package_is_an_import_error_and_an_input_error():
     with pytest.raises(MissingExtraError) as caught:
         with needs("watch", "`watch` needs watchfiles", ", or omit `watch`"):
             import no_such_package  # noqa: F401
-    assert str(caught.value) == (
-        "`watch` needs watchfiles, which isn't installed. Run "
-        '`pip install "align-keras[watch]"`, or omit `watch`.'
-    )
+    assert "[watch]" in str(caught.value)
     assert isinstance(caught.value, InputError | ImportError)
     # Worker processes send their errors with pickle.
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -35,24 +30,21 @@ def test_a_missing_tensorflow_is_reported_for_the_outer_block(monkeypatch):
     with pytest.raises(ImportError) as caught:
         with needs_tensorflow("`evaluate`"), needs_tensorflow("`ALIGN`"):
             import tensorflow  # noqa: F401
-    message = f"`evaluate` needs TensorFlow, which isn't installed. {INSTALL}"
-    assert str(caught.value) == message
-    with pytest.raises(MissingExtraError, match="An experiment needs TensorFlow"):
+    assert "`evaluate`" in str(caught.value) and "[tensorflow]" in str(caught.value)
+    with pytest.raises(MissingExtraError, match="An experiment"):
         check_tensorflow("An experiment")
 
 
 def test_another_missing_package_of_training_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     check_tensorflow("An experiment")
-    with pytest.raises(
-        MissingExtraError, match=r"ALIGN needs keras_hub, .*tensorflow\]"
-    ):
+    with pytest.raises(MissingExtraError, match="keras_hub"):
         with needs_tensorflow("ALIGN"):
             import keras_hub  # noqa: F401
 
 
 def test_errors_of_other_packages_are_not_changed():
-    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_package'"):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         with needs_tensorflow("ALIGN"):
             import no_such_package  # noqa: F401
     with pytest.raises(MissingExtraError, match=r"\[watch\]"):

@@ -29,6 +29,7 @@ def test_importing_tensorflow_prints_nothing():
     assert (process.returncode, process.stderr) == (0, "printed")
 
 
+@pytest.mark.ci
 def test_a_failing_import_prints_its_exception(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import os; os.write(2, b'a ' + b'note'); raise ImportError('no such wheel')"

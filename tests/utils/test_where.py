@@ -6,7 +6,7 @@ Conditions are a subset of the expressions of SQLite, so SQLite can read them it
 import sqlite3
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from align_keras.utils.condition_columns import NUMBER, TEXT, Column
@@ -147,6 +147,7 @@ conditions = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(conditions)
 def test_a_condition_selects_the_same_images_as_sqlite(database, text):
     assert ids_by_condition(database, text) == ids_by_sql(database, text)
@@ -177,6 +178,7 @@ def check_accesses(connection, text):
         assert action != sqlite3.SQLITE_FUNCTION or second in functions, accesses
 
 
+@settings(max_examples=50)
 @given(
     st.one_of(
         st.text(max_size=40),
