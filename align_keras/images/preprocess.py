@@ -103,13 +103,10 @@ def checked_value_range(value_range: Any) -> tuple[float, float]:
     """Converts a value range to the black and the white level as floats.
 
     Raises:
-        InputError: if `value_range` is not two increasing, finite numbers.
+        InputError: if `value_range` is not two increasing numbers.
     """
-    try:
-        low, high = map(float, value_range)
-    except (TypeError, ValueError):
-        low = high = 0.0
-    if not low < high < float("inf"):
+    low, high = map(float, value_range)
+    if not low < high:
         raise InputError(
             "value_range must be two increasing numbers for black and white. "
             f"Received: value_range={value_range!r}. Pass (0, 1), (-1, 1) or (0, 255)."

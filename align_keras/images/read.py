@@ -11,7 +11,7 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+from align_keras.utils.files import MAX_PIXELS
 from align_keras.utils.pillow_images import GRAPH_SIGNATURES, graph_image, rgb_pixels
 
 # First bytes of JPEG, PNG, GIF and PNM.
@@ -27,34 +27,6 @@ _SIGNATURES = (
     b"P5\n",
     b"P6\n",
 )
-
-
-def image_path(path: str | os.PathLike) -> str:
-    """Returns the path of an image file as a str after a check.
-
-    A missing file is not an error here. Reading it raises an error.
-
-    Raises:
-        InputError: if the path is a pipe or a device, which may block the reader, or
-            if the file is too large.
-    """
-    path = os.fspath(path)
-    try:
-        size = os.path.getsize(path)
-    # The file is missing, or TensorFlow has a file system for its path.
-    except (OSError, ValueError):
-        return path
-    if is_special(path):
-        raise InputError(
-            f"images must be files. Received: {path}, which is a pipe or a device. "
-            "Pass the path or the bytes of a file."
-        )
-    if size > MAX_FILE_BYTES:
-        raise InputError(
-            f"images must be files of at most {MAX_FILE_BYTES:,} bytes. Received: "
-            f"{path} with {size:,} bytes. Remove it."
-        )
-    return path
 
 
 def encoded_image(image: tf.Tensor) -> tf.Tensor:
@@ -141,17 +113,16 @@ def read_image(
     try:
         if isinstance(image, str | os.PathLike):
             name = os.fspath(image)
-            image = tf.io.read_file(image_path(name))
+            image = tf.io.read_file(name)
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             content = graph_file(tf.convert_to_tensor(image))
             return preprocess_image_bytes(content, image_size)
-    except tf.errors.NotFoundError:
-        raise InputError(f"Image {name} was not found. Check the path.") from None
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
+        is_missing = isinstance(error, tf.errors.NotFoundError)
+        problem = "was not found" if is_missing else "can't be decoded"
         raise InputError(
-            f"{name} must be an image of at most {MAX_PIXELS:,} pixels, such as JPEG, "
-            "PNG, WebP or TIFF, or HEIC with the extra `heic`. It can't be decoded. "
-            "Open it and save it again, or remove it."
+            f"{name} {problem}. It must be an image of at most {MAX_PIXELS:,} pixels, "
+            "such as JPEG, PNG, WebP or TIFF, or HEIC with the extra `heic`."
         ) from None
     return preprocess_image(gray_levels(name, image, value_range), image_size)
 
@@ -162,7 +133,7 @@ def gray_levels(
     """Returns the gray levels of an array, uint8 (height, width, 3).
 
     Raises:
-        InputError: with `name`, if the array has another shape or dtype.
+        InputError: if the array has another shape or dtype.
     """
     pixels = rgb_pixels(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
@@ -170,10 +141,7 @@ def gray_levels(
             f"{name} must be an array (height, width, 3). Received: {pixels.dtype} "
             f"{pixels.shape}. To correct it, {_shape_remedy(pixels.shape)}."
         )
-    try:
-        return uint8_pixels(pixels, value_range)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+    return uint8_pixels(pixels, value_range)
 
 
 def _shape_remedy(shape: tuple[int, ...]) -> str:

@@ -77,7 +77,7 @@ def learn_vocabulary(
     check_number("size", size, least, math.inf, True, remedy)
     remedy = "The usual value is 2."
     check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
-    check_normalization(normalization)
+    check_choice("normalization", normalization, NORMALIZATIONS)
     word_counts = _count_words(captions, normalization)
     alphabet = _choose_alphabet(word_counts, size)
     vocabulary = _train(word_counts, alphabet, size, min_frequency)
@@ -122,7 +122,8 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
         list of str, the tokens in the order of their ids.
 
     Raises:
-        InputError: if the file can't be read, a line is blank, a token is repeated or a
+        OSError: if the file can't be read.
+        InputError: if the file is not UTF-8, a line is blank, a token is repeated or a
             special token is missing.
 
     Example:
@@ -134,17 +135,12 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
     """
     try:
         text = read_regular(path).decode("utf-8")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    except OSError as error:
-        raise InputError(
-            f"path must be a readable vocabulary file. Received: path={str(path)!r} "
-            f"({error.strerror}). Pass the vocabulary.txt or vocab.txt of a model."
-        ) from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"path must be a file of UTF-8 text. Received: path={str(path)!r}, whose "
-            f"byte {error.start} is invalid. Save the vocabulary as UTF-8."
+            f"byte {error.start} is invalid."
         ) from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     # `splitlines` would also split at characters such as U+2028, which tokens may
     # contain.
     vocabulary = text.removesuffix("\n").split("\n")
@@ -155,12 +151,6 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
 def is_uncased(normalization: str) -> bool:
     """Returns True if a normalization converts to lower case and removes accents."""
     return normalization == "bert_uncased"
-
-
-def check_normalization(normalization: str) -> None:
-    """Raises `InputError` if `normalization` is not one of `NORMALIZATIONS`."""
-    remedy = "Use the normalization with which the vocabulary was learned."
-    check_choice("normalization", normalization, NORMALIZATIONS, remedy)
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
@@ -175,37 +165,19 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
     """
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
-        if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
+        if not token.strip(" \t\r") or "\n" in token or token in ids:
             raise InputError(
-                f"{source} must contain one token per line and no blank lines. "
-                f"Received: {token!r:.80} at line {index + 1}. Write a token there, "
-                "such as [unused1]."
-            )
-        if token in ids:
-            raise InputError(
-                f"{source} must contain each token once. Received: {token!r:.80} at "
-                f"lines {ids[token] + 1} and {index + 1}. Rename one of them."
+                f"{source} must contain one token per line, each token once. Received: "
+                f"{token!r:.80} at line {index + 1}, which is blank or repeated. Write "
+                "another token there, such as [unused1]."
             )
         ids[token] = index
     missing = [token for token in SPECIAL_TOKENS if token not in ids]
     if missing:
         raise InputError(
             f"{source} must contain {' '.join(SPECIAL_TOKENS)}. Received: {len(ids)} "
-            f"tokens without {' '.join(missing)}. Create it with learn_vocabulary, or "
-            "add the missing tokens."
+            f"tokens without {' '.join(missing)}. Create it with learn_vocabulary."
         )
-
-
-def _check_captions(captions: Iterable[str]) -> Iterator[str]:
-    """Yields captions without characters that UTF-8 can't represent."""
-    for index, caption in enumerate(captions):
-        if not isinstance(caption, str):
-            raise InputError(
-                f"captions must be str. Received: {type(caption).__name__} at index "
-                f"{index}. Decode bytes, and remove pairs without a caption."
-            )
-        # The Rust library raises an error for lone surrogates, which are not UTF-8.
-        yield caption.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _count_words(
@@ -219,7 +191,8 @@ def _count_words(
     pre_tokenizer = BertPreTokenizer()
     counts: collections.Counter[str] = collections.Counter()
     num_captions = 0
-    captions = _check_captions(captions)
+    # The Rust library raises an error for lone surrogates, which are not UTF-8.
+    captions = (text.encode("utf-8", "ignore").decode("utf-8") for text in captions)
     while batch := list(itertools.islice(captions, _CAPTIONS_PER_BATCH)):
         num_captions += len(batch)
         # One call per batch is several times faster than one call per caption.

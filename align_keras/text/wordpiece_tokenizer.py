@@ -15,12 +15,12 @@ except ImportError:  # It is missing, or built for another version of TensorFlow
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import (
     MAX_CHARACTERS_PER_WORD,
+    NORMALIZATIONS,
     SPECIAL_TOKENS,
-    check_normalization,
     check_vocabulary,
     is_uncased,
 )
-from align_keras.utils.arguments import check_number
+from align_keras.utils.arguments import check_choice, check_number
 
 # Part of the key of embeddings on disk. Raise it if the same caption and vocabulary
 # give other token ids.
@@ -73,7 +73,7 @@ class WordPieceTokenizer(tf.Module):
         check_vocabulary(vocabulary, "vocabulary")
         remedy = "The shortest caption is [CLS], a token and [SEP]. The paper uses 64."
         check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
-        check_normalization(normalization)
+        check_choice("normalization", normalization, NORMALIZATIONS)
         self._vocabulary = tuple(vocabulary)
         self.sequence_length = int(sequence_length)
         self.normalization = normalization

@@ -1,7 +1,5 @@
 """Tests of `image_text_batches` with all accepted forms of images and captions."""
 
-import os
-
 import keras
 import numpy as np
 import pytest
@@ -236,12 +234,8 @@ def test_training_draws_one_of_several_captions(model, pixels):
     ("change", "words"),
     [
         ({"images": "a.png"}, r"Received: a single str. Write \[image\]"),
-        (
-            {"images": ["a.png"] * 4 + [os.devnull]},
-            f"{os.devnull}, which is a pipe or a device",
-        ),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
-        ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
+        ({"images": np.zeros((5, 9, 9, 3))}, "pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
         (
             {"captions": CAPTIONS[:3]},

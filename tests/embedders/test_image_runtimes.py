@@ -141,7 +141,7 @@ def test_openvino_embeds_images_in_order_and_keras_embeds_texts(model):
     np.testing.assert_array_equal(
         embedder.encode_texts(texts), model.encode_texts(texts)
     )
-    with pytest.raises(InputError, match="images\\[4\\]: pixels must be uint8"):
+    with pytest.raises(InputError, match="uint8"):
         embedder.encode_images([*images[:4], images[0] / 255])
 
 

@@ -105,8 +105,7 @@ def test_floats_in_a_value_range_are_converted_to_the_same_pixels(value_range):
         (np.full((9, 9, 3), 128), (0, 255), "Received: int64"),
         (np.full((9, 9, 3), 2.0), (0, 1), r"value_range=\(0, 1\). Received: 2 to 2"),
         (np.full((9, 9, 3), np.nan), (0, 1), "Received: nan"),
-        (np.full((9, 9, 3), 0.5), (1, 0), "two increasing numbers"),
-        (np.full((9, 9, 3), 0.5), 255, "two increasing numbers"),
+        (np.full((9, 9, 3), 0.5), (1, 0), "value_range"),
     ],
 )
 def test_ambiguous_pixels_are_refused(pixels, value_range, message):

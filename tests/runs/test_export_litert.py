@@ -304,9 +304,7 @@ def test_unreadable_images_are_skipped(align, pairs, tmp_path):
     images = [str(tmp_path / "page.png"), str(pairs.parent / "red_ring.png")]
     keras, none = measure(align, files, images)
     assert none.cosine[1] > 0.99999
-    with pytest.raises(
-        InputError, match="page.png must be an image.* It can't be decoded"
-    ):
+    with pytest.raises(InputError, match="page.png"):
         measure(align, files, images[:1])
 
 
