@@ -36,9 +36,11 @@ ALLOWED_SKIPS = (
     "not a git checkout",
     "torch installs triton",
 )
-# Marker of files that the default run excludes. They may skip all their tests because
-# of a missing package.
-_EXCLUDED = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
+# Markers of all tests of a file, and of any test.
+_MARKS_OF_FILE = re.compile(
+    r"^pytestmark = (?:\[[^\]]*?|[^\[\n]*?)pytest\.mark\.(ci|release)\b", re.MULTILINE
+)
+_MARKS = re.compile(r"pytest\.mark\.(ci|release)\b")
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -153,12 +155,24 @@ def hub_stub(monkeypatch, tmp_path):
     stub.stop()
 
 
-def pytest_ignore_collect(collection_path):
-    """Prevents `--doctest-modules` from importing scripts that are not tests."""
-    is_script = collection_path.suffix == ".py" and not collection_path.name.startswith(
-        "test_"
-    )
-    return True if is_script else None
+def pytest_ignore_collect(collection_path, config):
+    """Ignores files without tests of the tier, whose imports would take seconds.
+
+    Scripts that are not tests are ignored too, which `--doctest-modules` would import.
+    """
+    if collection_path.suffix != ".py":
+        return None
+    if not collection_path.name.startswith("test_"):
+        return True
+    text = collection_path.read_text(encoding="utf-8")
+    expression = config.getoption("markexpr")
+    excluded = set(re.findall(r"not (ci|release)\b", expression))
+    if excluded & set(_MARKS_OF_FILE.findall(text)):
+        return True
+    required = re.match(r"(ci|release)\b", expression)
+    if required and required[1] not in _MARKS.findall(text):
+        return True
+    return None
 
 
 def seed() -> None:
@@ -193,11 +207,6 @@ def pytest_runtest_makereport(item, call):
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     report = yield
-    expression = collector.config.getoption("markexpr")
-    path = collector.path
-    if "not ci" in expression and path.suffix == ".py" and path.is_file():
-        if _EXCLUDED.search(path.read_text(encoding="utf-8")):
-            return report
     return refuse_silent_skip(report)
 
 
