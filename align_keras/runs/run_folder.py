@@ -49,7 +49,9 @@ def lock_folder(
             process is writing it.
     """
     if is_read_only:
-        _check_bound(config, pathlib.Path(directory))
+        directory = pathlib.Path(directory)
+        if newest_step(directory) is not None:
+            _check_changes(_changes(config, directory), directory)
         return contextlib.nullcontext()
     refuse_url(directory, "model_dir")
     # Saving the trained model would fail after the training.
@@ -83,12 +85,6 @@ def _worker_suffix(config: ExperimentConfig) -> str:
     except (ValueError, LookupError, TypeError):
         # TensorFlow reports a mistake in TF_CONFIG later.
         return ""
-
-
-def _check_bound(config: ExperimentConfig, directory: pathlib.Path) -> None:
-    """Raises if a folder holds a checkpoint of another configuration."""
-    if newest_step(directory) is not None:
-        _check_changes(_changes(config, directory), directory)
 
 
 def _changes(
