@@ -1,11 +1,11 @@
 """Configuration of a corpus, for `align-keras corpus`."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
-from align_keras.config.section import Fraction, Report, Section
+from align_keras.config.section import Fraction, Report, Section, value_error
 from align_keras.utils.files import MAX_PIXELS
 
 
@@ -264,6 +264,19 @@ SCORE_COLUMNS = (
 )
 
 
+def _check_hooks(hooks: dict[str, str]) -> dict[str, str]:
+    for name in hooks:
+        if name in SCORE_COLUMNS or not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise value_error(
+                "names of columns other than the computed ones, with lower-case "
+                "letters, digits and underscores"
+            )
+    return hooks
+
+
+Hooks = Annotated[dict[str, str], Field(min_length=1), AfterValidator(_check_hooks)]
+
+
 class ScoreConfig(Section):
     """Scores of the pairs in the shards, for `align-keras corpus score`."""
 
@@ -274,26 +287,14 @@ class ScoreConfig(Section):
             "null to leave this column out."
         ),
     )
-    hooks: dict[str, str] | None = Field(
+    hooks: Hooks | None = Field(
         default=None,
-        min_length=1,
         description=(
             "Further columns. Each name of a column has the `package.module:function` "
             "of a function that takes a list of encoded images (bytes) and a list of "
             "their captions (str), and returns a list of float, one for each pair."
         ),
     )
-
-    def check_rules(self, report: Report) -> None:
-        for name in self.hooks or ():
-            if name in SCORE_COLUMNS or not re.fullmatch("[a-z][a-z0-9_]*", name):
-                report.refuse(
-                    "hooks",
-                    "names of new columns with lower-case letters, digits and "
-                    "underscores, such as {safety: package.module:function}",
-                    f"The columns {', '.join(SCORE_COLUMNS)} exist already.",
-                    value=name,
-                )
 
 
 class CorpusConfig(Section):

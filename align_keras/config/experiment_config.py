@@ -277,13 +277,6 @@ class FinetuneConfig(Section):
         ),
     )
 
-    def check_rules(self, report: Report) -> None:
-        if self.model is not None and not {0.0, 1.0} <= set(self.factors):
-            remedy = (
-                "Add 0 for the weights of the model, and 1 for the fine-tuned ones."
-            )
-            report.refuse("factors", "a list with 0 and 1", remedy)
-
 
 class ExperimentConfig(Section):
     """Configuration of a run with the sections of TF Model Garden.
@@ -369,6 +362,9 @@ def _sources(data: DataConfig) -> set[str]:
 
 def _check_finetune(config: ExperimentConfig, report: Report) -> None:
     """Checks the sections that a fine-tuning uses."""
+    if not {0.0, 1.0} <= set(config.finetune.factors):
+        remedy = "Add 0 for the weights of the model, and 1 for the fine-tuned ones."
+        report.refuse("finetune.factors", "a list with 0 and 1", remedy)
     train, validation = config.task.train_data, config.task.validation_data
     if train.pairs is None or validation.pairs != train.pairs:
         rule = "the same for training and validation"

@@ -57,9 +57,7 @@ class Report:
         """Returns True if a file or an override sets the option."""
         return self.name(key) in self._locations
 
-    def refuse(
-        self, key: str, rule: str, remedy: str, *related_keys: str, **received: Any
-    ) -> NoReturn:
+    def refuse(self, key: str, rule: str, remedy: str, *related_keys: str) -> NoReturn:
         """Raises `InputError` for an option.
 
         Args:
@@ -68,14 +66,12 @@ class Report:
             remedy: advice as a sentence.
             related_keys: dotted keys that also cause the error. The message starts with
                 the location of the first key that was set.
-            received: `value=` replaces the value of the option in the message.
         """
         located_key = next(filter(self.is_set, (key, *related_keys)), None)
         start = f"{self._locations[self.name(located_key)]}: " if located_key else ""
-        value = received["value"] if received else self.get(key)
         raise InputError(
             f"{start}'{self.name(key)}' must be {rule}. Received: "
-            f"{describe_value(value)}. {remedy}"
+            f"{describe_value(self.get(key))}. {remedy}"
         )
 
     def multiple(self, key: str, divisor_key: str) -> None:
