@@ -25,11 +25,6 @@ STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 
 needs_photographs = needs("sklearn")
-SOURCES = [
-    "noise",
-    pytest.param("china", marks=needs_photographs),
-    pytest.param("flower", marks=needs_photographs),
-]
 
 
 @functools.cache
@@ -118,15 +113,12 @@ def marks_of(image, number):
         for number, scale in enumerate(SCALES)
     ],
 )
-@pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
-def test_crops_are_close_to_resize_and_crop(image, image_size, multiple, limit, corner):
+def test_crops_are_close_to_resize_and_crop(image, image_size, multiple, limit):
     source = source_image(image_of(image), image_size, multiple)
     content = encoded(source, quality=92)
     slack = crop_size_to_resize_size(image_size) - image_size
-    expected = resize_and_crop(
-        content, image_size, *(slack * fraction for fraction in corner)
-    )
-    position = tuple(0.999 * fraction for fraction in corner)
+    expected = resize_and_crop(content, image_size, slack, slack)
+    position = (0.999, 0.999)
     crop = crop_image_bytes(content, image_size, position).numpy()
     difference = mean_difference(crop, expected)
     assert difference < limit
@@ -140,11 +132,10 @@ def test_crops_are_close_to_resize_and_crop(image, image_size, multiple, limit, 
     np.testing.assert_array_equal(mirrored, crop[:, ::-1])
 
 
-@pytest.mark.parametrize("factor", [2.5, 3.5])
-def test_all_source_pixels_of_a_pixel_are_averaged(factor):
+def test_all_source_pixels_of_a_pixel_are_averaged():
     # The mean of black and white rows is gray. Interpolation of four pixels would give
     # stripes.
-    side = round(64 * factor) * 346 // 289
+    side = round(64 * 3.5) * 346 // 289
     pixels = np.zeros((side, side, 3), np.uint8)
     pixels[::2] = 255
     crop = crop_image_bytes(encoded(Image.fromarray(pixels), "PNG"), 64, (0.3, 0.3))
@@ -169,13 +160,8 @@ def detail(pixels):
         pytest.param("china", 2.8, 1.25, marks=[needs_photographs, CI]),
     ],
 )
-@pytest.mark.parametrize(
-    "size", [(720, 540), (600, 600), pytest.param((461, 346), marks=RELEASE)]
-)
-def test_crops_have_as_many_details_as_those_of_pillow(
-    image, limit, max_detail_ratio, size
-):
-    source = image_of(image).resize(size, Image.Resampling.LANCZOS)
+def test_crops_have_as_many_details_as_those_of_pillow(image, limit, max_detail_ratio):
+    source = image_of(image).resize((720, 540), Image.Resampling.LANCZOS)
     content = encoded(source, quality=95)
     resized = Image.open(io.BytesIO(content)).resize(
         (346, 346), Image.Resampling.BILINEAR
@@ -223,7 +209,7 @@ def filter_differences(images, image_size):
     return differences
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.skipif(not STAMPS.is_dir(), reason="needs tuxpaint-stamps-default")
 @needs_photographs
 @pytest.mark.parametrize(
@@ -243,7 +229,7 @@ def test_the_docstring_states_the_differences_of_the_filter(
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
+@pytest.mark.parametrize("size", [(60, 400), (1, 1)])
 def test_small_and_narrow_images_are_cropped(size):
     image = image_of("noise").resize(size, Image.Resampling.LANCZOS)
     for content in (encoded(image, "PNG"), encoded(image, quality=95)):
@@ -267,11 +253,8 @@ def test_an_enlarged_window_is_interpolated_exactly():
 
 @pytest.mark.ci
 @pytest.mark.parametrize("keep_aspect", [True, False])
-@pytest.mark.parametrize("image", SOURCES)
-def test_crops_of_images_in_a_corpus_are_close_to_those_of_the_originals(
-    image, keep_aspect
-):
-    content = encoded(image_of(image), quality=95)
+def test_crops_of_images_in_a_corpus_are_close_to_those_of_the_originals(keep_aspect):
+    content = encoded(image_of("noise"), quality=95)
     stored = store_image(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
     crop = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
     # The difference is two to five gray levels, mainly from JPEG and less smoothing.

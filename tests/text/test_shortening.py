@@ -53,7 +53,7 @@ def character_tokenizer(texts, is_uncased, length):
 @pytest.mark.parametrize("long", [0, 256])
 def test_tokens_do_not_change(monkeypatch, is_uncased, long):
     monkeypatch.setattr(shortening, "_LONG", long)
-    texts = random_texts(100, seed=long)
+    texts = random_texts(25, seed=long)
     for length in (3, 32):
         tokenizer = character_tokenizer(texts, is_uncased, length)
         short = shorten_texts(texts, length - 2, is_uncased)
@@ -66,9 +66,9 @@ def test_tokens_do_not_change(monkeypatch, is_uncased, long):
             assert actual.ids == expected.ids, ascii(text)
 
 
-@pytest.mark.parametrize("part", ["ab ", "!", "a", "日", " ", "a\u0301", "[MASK]"])
+@pytest.mark.parametrize("part", ["ab ", "a", "日", "[MASK]"])
 def test_a_long_text_becomes_short(part):
-    text = part * 1_000_000
+    text = part * 100_000
     tracemalloc.start()
     try:
         [short] = shorten_texts([text], 32, True)

@@ -41,13 +41,13 @@ def test_frequent_pairs_of_a_small_example_become_tokens():
 
 
 def test_the_vocabulary_does_not_depend_on_the_order_of_the_captions():
-    captions = made_up_captions(2000)
+    captions = made_up_captions(500)
     first = learn_vocabulary(captions, 400)
-    for seed in range(3):
-        random.Random(seed).shuffle(captions)
-        assert learn_vocabulary(captions, 400) == first
+    random.Random(0).shuffle(captions)
+    assert learn_vocabulary(captions, 400) == first
 
 
+@pytest.mark.ci
 def test_another_process_learns_the_same_vocabulary():
     # The Hugging Face trainer alone gives a different vocabulary in each process.
     script = (
@@ -73,7 +73,7 @@ def test_captions_are_read_once():
     assert learn_vocabulary(iter(captions), 200) == learn_vocabulary(captions, 200)
 
 
-@pytest.mark.parametrize("size", [6, 7, 15, 40, 100, 100_000])
+@pytest.mark.parametrize("size", [6, 40, 100_000])
 def test_the_vocabulary_is_never_larger_than_its_size(size):
     vocabulary = learn_vocabulary(made_up_captions(300), size)
     assert len(vocabulary) <= size
@@ -131,7 +131,7 @@ def test_special_tokens_in_captions_are_learned_as_text():
 def test_captions_have_as_many_tokens_as_with_the_hugging_face_trainer(
     tmp_path, stamp_captions
 ):
-    captions = stamp_captions[::4]
+    captions = stamp_captions[::12]
     reference = BertWordPieceTokenizer()
     reference.train_from_iterator(captions, 4000, min_frequency=2, show_progress=False)
     path = tmp_path / "vocab.txt"
