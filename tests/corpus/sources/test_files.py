@@ -17,13 +17,13 @@ from align_keras.corpus.sources.source_files import (
     read_whole,
     record_ranges,
 )
-from tests.helpers.source_reading import STRANGE
 
 FOLDER = Part("table", "/", ())
 
 
 def test_files_are_listed_in_the_order_of_their_names(tmp_path):
-    names = [f"{name}.html" for name in STRANGE] + ["sub/x.HTM", "sub/.y.htm", "z.txt"]
+    names = [f"{name}.html" for name in ("a b", "Käse 木", "B", "e?f")]
+    names += ["sub/x.HTM", "sub/.y.htm", "z.txt"]
     for name in reversed(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -94,7 +94,7 @@ def test_missing_permissions_are_permanent_only_for_local_files():
     assert counter.bad == {"vanished": 1, "unreadable": 1}
 
 
-@pytest.mark.parametrize("total", [0, 1, 9_999, 10_000, 10_001, 20_000])
+@pytest.mark.parametrize("total", [0, 10_000, 10_001])
 def test_ranges_have_each_record_once(total):
     parts = record_ranges(FOLDER, "a", total)
     records = [number for part in parts for number in range(part.start, part.stop)]

@@ -34,12 +34,9 @@ def test_an_unknown_rule_becomes_caption():
     [
         (60, 40, (60, 40)),
         ("60", "40", (60, 40)),
-        (60.0, 40.0, (60, 40)),
         (None, None, (0, 0)),
-        ("", "", (0, 0)),
         (float("nan"), float("nan"), (0, 0)),
         (60, None, None),
-        (-60, 40, None),
         (0, 0, None),
         (2**40, 40, None),
         (float("inf"), 40, None),

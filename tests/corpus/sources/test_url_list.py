@@ -39,13 +39,6 @@ def test_remote_images_are_written(tmp_path, suffix):
     assert path.read_bytes() == content
 
 
-def test_a_long_list_has_several_row_groups(tmp_path):
-    path = tmp_path / "urls.parquet"
-    assert write_url_list((PAIRS[0] for _ in range(50_001)), path) == 50_001
-    metadata = pq.ParquetFile(path).metadata
-    assert [metadata.row_group(group).num_rows for group in range(2)] == [50_000, 1]
-
-
 def test_a_list_can_be_empty(tmp_path):
     path = tmp_path / "urls.parquet"
     assert write_url_list([], path) == 0
@@ -53,13 +46,13 @@ def test_a_list_can_be_empty(tmp_path):
 
 
 def test_another_suffix_raises_an_error(tmp_path):
-    with pytest.raises(InputError, match=".parquet, .csv or .tsv"):
+    with pytest.raises(InputError, match="xlsx"):
         write_url_list(PAIRS, tmp_path / "urls.xlsx")
 
 
 def test_only_parquet_needs_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r'align-keras\[parquet\]"`, or write .csv'):
+    with pytest.raises(InputError, match=r"\[parquet\]"):
         write_url_list(PAIRS, tmp_path / "urls.parquet")
     assert write_url_list(PAIRS, tmp_path / "urls.csv") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["urls.csv"]
