@@ -40,7 +40,8 @@ class MatryoshkaLoss(PairLoss):
         Scalar float tensor, the weighted sum of the losses.
 
     Raises:
-        InputError: if a width is not a whole number or wider than the embeddings.
+        InputError: if widths are equal, wider than the embeddings or not whole numbers,
+            or if there is another number of weights.
 
     References:
         Kusupati et al. 2022, "Matryoshka Representation Learning", section 3.
@@ -67,6 +68,13 @@ class MatryoshkaLoss(PairLoss):
         for width in self.widths:
             check_number("widths", width, 1, 2**31, True, remedy)
         self.weights = (1.0,) * len(self.widths) if weights is None else tuple(weights)
+        is_repeated = len(set(self.widths)) < len(self.widths)
+        if is_repeated or len(self.weights) != len(self.widths):
+            raise InputError(
+                "widths must differ, and weights must have one number for each of "
+                f"them. Received: widths={list(self.widths)} and "
+                f"weights={list(self.weights)}."
+            )
         self.parts = tuple(f"loss_{width}" for width in self.widths)
 
     @property
