@@ -140,6 +140,25 @@ def small_model(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a finished run with export, index and report. Don't change it.
+
+    The first process of pytest that needs the run builds it for all processes.
+    """
+    import filelock
+
+    from tests.helpers.small_run import write_finished_run
+
+    folder = tmp_path_factory.getbasetemp() / "finished_run"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parents[1] / "finished_run"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "run" / "report.html").exists():
+            write_finished_run(folder)
+    return folder / "run"
+
+
 @pytest.fixture
 def hub_stub(monkeypatch, tmp_path):
     """Stub of the Hugging Face Hub, to which the client of this process connects.

@@ -31,6 +31,55 @@ SMALL = ",".join(
 )
 
 
+# Overrides of the shortest run. The image encoder has one block and is locked, since
+# TensorFlow needs seconds to trace its gradients.
+TINY = ",".join(
+    [
+        SMALL,
+        "task.model.image_encoder.num_stages=1",
+        "task.model.image_encoder.locked=true",
+        "trainer.train_steps=4",
+        "trainer.checkpoint_interval=2",
+        "trainer.validation_interval=4",
+    ]
+)
+
+
+def pairs_override(pairs, data_dir):
+    """Returns the override by which a run trains and evaluates on a table of pairs."""
+    return {
+        f"task.{section}.{name}": str(value)
+        for section in ("train_data", "validation_data")
+        for name, value in (("pairs", pairs), ("tfds_data_dir", data_dir))
+    }
+
+
+def write_finished_run(folder):
+    """Trains on drawn images, and writes the export, the index and the report.
+
+    Tests get the folder `folder / "run"` from the fixture `finished_run`, which builds
+    it once for all processes of pytest. The table is `folder / "pairs/pairs.jsonl"`.
+
+    Example:
+
+    ```python
+    @pytest.mark.ci
+    def test_a_run_is_searched(finished_run):
+        assert len(open_run(finished_run).search("a red ring", k=3)) == 3
+
+
+    def test_a_run_continues(finished_run, tmp_path):
+        run = shutil.copytree(finished_run, tmp_path / "run")  # before changes
+    ```
+    """
+    from align_keras import train_experiment
+    from align_keras.config import load_config
+
+    override = pairs_override(write_pairs(folder / "pairs"), folder / "data")
+    config = load_config("quickstart_stamps", params_override=[override, TINY])
+    train_experiment(config, folder / "run", with_results=True)
+
+
 def draw(color, shape):
     """Draws an image of 48 x 48 pixels of a color and a shape."""
     image = Image.new("RGB", (48, 48), "white")
