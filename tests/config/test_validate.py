@@ -7,6 +7,7 @@ from align_keras.config import ExperimentConfig, load_config, validate
 from align_keras.utils.errors import InputError
 
 MODEL = "task.model"
+FRACTION = "task.loss.contrastive.negatives_fraction"
 IMAGE, TEXT = f"{MODEL}.image_encoder", f"{MODEL}.text_encoder"
 DATA, VALIDATION = "task.train_data", "task.validation_data"
 OPTIMIZER = "trainer.optimizer_config.optimizer"
@@ -15,105 +16,60 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
 
 
 @pytest.mark.parametrize(
-    "override, rule",
+    "override, key",
     [
-        ("trainer.max_to_keep=0", "greater than 0"),
-        ("trainer.seed=-1", "greater than or equal to 0"),
-        ("trainer.seed=4294967296", "less than or equal to 4294967295"),
-        (f"{IMAGE}.drop_connect_rate=1", "less than 1"),
-        (f"{RATE}.stepwise.values=[0.1, 0]", "greater than 0"),
-        ("finetune.factors=[1.1]", "less than or equal to 1"),
-        (f"{DATA}.caption_sources={{alt: 0}}", "greater than 0"),
-        (f"{DATA}.source=[{{path: a, weight: 0}}]", "greater than 0"),
-    ],
-)
-def test_values_out_of_range_are_refused(override, rule):
-    with pytest.raises(InputError) as caught:
-        load_config(params_override=override)
-    assert f"must be {rule}. Received: " in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "override, expected",
-    [
-        ("trainer.train_steps=1500", ["trainer.train_steps", "steps_per_loop (1000)"]),
-        ("trainer.checkpoint_interval=7", ["checkpoint_interval", "a multiple of"]),
-        ("trainer.validation_interval=7", ["validation_interval", "a multiple of"]),
+        # Ranges.
+        ("trainer.max_to_keep=0", "trainer.max_to_keep"),
+        ("trainer.seed=4294967296", "trainer.seed"),
+        (f"{DATA}.caption_sources={{alt: 0}}", f"{DATA}.caption_sources.alt"),
+        (f"{DATA}.source=[{{path: a, weight: 0}}]", f"{DATA}.source.0.weight"),
+        ("task.evaluation.ks=[5, 1]", "task.evaluation.ks"),
+        ("task.evaluation.ks=[]", "task.evaluation.ks"),
         (
-            "trainer.train_steps=10000",
-            ["warmup_steps", "< trainer.train_steps"],
+            f"{OPTIMIZER}.lamb.exclude_from_weight_decay=['(']",
+            f"{OPTIMIZER}.lamb.exclude_from_weight_decay.0",
         ),
+        # Rules between options.
+        ("trainer.train_steps=1500", "trainer.train_steps"),
+        ("trainer.checkpoint_interval=7", "trainer.checkpoint_interval"),
+        ("trainer.train_steps=10000", f"{WARMUP}.warmup_steps"),
+        ("trainer.best_checkpoint_eval_metric=t2i/recall_at_2", "t2i/recall_at_2"),
+        (f"{FRACTION}=0.3", FRACTION),
+        (f"{DATA}.micro_batch_size=100", f"{DATA}.micro_batch_size"),
+        ("runtime.num_replicas=2", "runtime.distribution_strategy"),
+        ("runtime.tpu=local", "runtime.distribution_strategy"),
         (
-            f"{RATE}.type=stepwise,{RATE}.stepwise.boundaries=[2, 1]",
-            ["boundaries", "must be increasing"],
+            "runtime.num_replicas=3,runtime.distribution_strategy=mirrored",
+            f"{DATA}.global_batch_size",
         ),
-        (
-            "task.loss.contrastive.negatives_fraction=0.3",
-            ["1 divided by a divisor of the batch size per replica (16384)"],
-        ),
-        (
-            f"{DATA}.micro_batch_size=100",
-            ["a divisor of the batch size per replica (16384)"],
-        ),
-        (
-            "trainer.best_checkpoint_eval_metric=t2i/recall_at_2",
-            ["one of t2i/recall_at_1, t2i/recall_at_5"],
-        ),
-        (
-            f"{TEXT}.rank=4",
-            ["rank' must be null unless training is lora", f"Set {TEXT}.training=lora"],
-        ),
-        (
-            f"{IMAGE}.blocks=1,{IMAGE}.training=full",
-            ["blocks' must be null unless training is last_blocks"],
-        ),
-        (f"{DATA}.corpus=pairs", [f"'{DATA}.pairs' must be a path"]),
-        (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
+        (f"{TEXT}.rank=4", f"{TEXT}.rank"),
+        (f"{IMAGE}.blocks=1,{IMAGE}.training=full", f"{IMAGE}.blocks"),
+        (f"{TEXT}.vocabulary=a.txt,{TEXT}.weights=minilm-l6", f"{TEXT}.vocabulary"),
+        (f"{DATA}.corpus=pairs", f"{DATA}.pairs"),
+        (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", f"{DATA}.corpus"),
+        # Training and validation would share pairs.
         (
             f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv,{VALIDATION}.tfds_split=all",
-            [
-                f"'{VALIDATION}.tfds_split' must be a part, such as test",
-                "Choose other pairs",
-            ],
+            f"{VALIDATION}.tfds_split",
         ),
         (
             f"{DATA}.corpus=icons+stamps,{DATA}.tfds_split=all,"
             f"{VALIDATION}.corpus=stamps",
-            [
-                f"'{DATA}.tfds_split' must be a part, such as train",
-                "Choose other pairs",
-            ],
+            f"{DATA}.tfds_split",
         ),
         (
             f"{DATA}.corpus=c/1.0.0,{DATA}.tfds_split=all,{VALIDATION}.corpus=c/1.0.0/",
-            [f"'{DATA}.tfds_split' must be a part, such as train"],
-        ),
-        (f"{OPTIMIZER}.lamb.exclude_from_weight_decay=['(']", ["regular expression"]),
-        (f"{OPTIMIZER}.adamw.exclude_from_weight_decay=['*']", ["regular expression"]),
-        ("task.evaluation.ks=[5, 1]", ["increasing"]),
-        ("task.evaluation.ks=[1, 1]", ["without repetition"]),
-        ("task.evaluation.ks=[]", ["must not be empty"]),
-        ("runtime.num_replicas=2", ["distribution_strategy' must be mirrored"]),
-        ("runtime.tpu=local", ["distribution_strategy' must be tpu if runtime.tpu"]),
-        (
-            f"{TEXT}.vocabulary=tokens.txt,{TEXT}.weights=minilm-l6",
-            [f"'{TEXT}.vocabulary' must be null if {TEXT}.weights is set"],
-        ),
-        (
-            "runtime.num_replicas=3,runtime.distribution_strategy=mirrored",
-            ["global_batch_size' must be a multiple of runtime.num_replicas (3)"],
+            f"{DATA}.tfds_split",
         ),
     ],
 )
-def test_options_that_violate_a_rule_are_refused(override, expected):
+def test_a_wrong_value_is_refused(override, key):
     with pytest.raises(InputError) as caught:
         load_config(params_override=override)
     message = str(caught.value)
     # The message starts with the location of an option that was set.
     assert message.startswith("params_override '")
-    assert "\n" not in message
-    for part in expected:
-        assert part in message, message
+    assert "\n" not in message and f"'{key}'" in message
 
 
 @pytest.mark.parametrize(
@@ -180,16 +136,13 @@ def test_every_type_name_has_its_member():
 )
 def test_options_that_a_preset_determines_are_refused(key, value):
     override = {f"{MODEL}.preset": "align_nano", key: value}
-    message = (
-        rf"'{key}' must be omitted, because {MODEL}.preset \(align_nano\) determines it"
-    )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=key):
         load_config(params_override=override)
     config = load_config(params_override={**override, f"{MODEL}.preset": None})
     if (key, value) != (f"{IMAGE}.image_size", 289):
         model = config.task.model.model_copy(update={"preset": "align_nano"})
         task = config.task.model_copy(update={"model": model})
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=key):
             validate(config.model_copy(update={"task": task}))
 
 

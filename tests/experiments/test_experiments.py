@@ -238,25 +238,9 @@ def test_names_of_the_configuration_match_those_of_the_models():
     assert typing.get_args(TrainingMode) == variants.TRAINING_MODES
 
 
-# Experiments whose models take long to build. B5 takes 18 CPU seconds.
-HEAVY = (
-    "align_small_en",
-    "align_b3_mini_cc3m",
-    "align_b5_base",
-    "align_b7_base",
-    "align_l2_large",
-    "align_l2_large_mling",
-    "finetune_coco",
-    "finetune_flickr30k",
-    FINETUNING,
-)
-DEFAULT = ("quickstart_icons",)
-
-
-def tier(name):
-    if name in DEFAULT:
-        return ()
-    return pytest.mark.release if name in HEAVY else pytest.mark.ci
+# Tier of an experiment whose model is built. B5 takes 18 CPU seconds. The other
+# experiments are in the release tier.
+TIERS = {"quickstart_icons": (), "stamps_warm_start": pytest.mark.ci}
 
 
 # Numbers of weights of the image encoders in the reference code, without the 1×1 head.
@@ -270,7 +254,7 @@ ENCODER_WEIGHTS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=tier(name)) for name in FILES],
+    [pytest.param(name, marks=TIERS.get(name, pytest.mark.release)) for name in FILES],
 )
 def test_the_model_of_an_experiment_computes_embeddings_and_a_loss(name):
     import numpy as np
