@@ -57,7 +57,7 @@ def json_kind(path: str) -> str | None:
     """Returns the kind of a JSON file, "coco" or "karpathy", or None."""
     try:
         content = json.loads(read_regular(path, MAX_JSON_BYTES))
-        images = content["images"]
+        images = list(content["images"])
         if "annotations" in content:
             return "coco" if "caption" in content["annotations"][0] else None
         return "karpathy" if "sentences" in images[0] else None
@@ -108,8 +108,8 @@ def _entries(
     text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)
-        images = content["images"]
-        annotations = content["annotations"] if kind == "coco" else []
+        images = list(content["images"])
+        annotations = list(content["annotations"]) if kind == "coco" else []
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} must be a JSON file of kind {kind}. Received: another structure "
