@@ -261,7 +261,7 @@ def write_wrong_pairs(folder, name):
         good_rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + good_rows + "gone.png,a\nlost.png,b\n")
         return table, "--max-bad-fraction"
-    return folder / "nowhere.csv", "does not exist"
+    return folder / "nowhere.csv", "nowhere.csv"
 
 
 @pytest.mark.parametrize(
