@@ -197,6 +197,13 @@ def _checked(
         check_choice("weights", options["weights"], WEIGHTS)
     if "quantize" in options:
         check_choice("quantize", options["quantize"], QUANTIZATIONS)
+    if options.get("quantize") == "int8" and (
+        format == "web" or "images" not in options
+    ):
+        raise InputError(
+            "quantize must not be int8 for a page, or without `images` that calibrate "
+            "it. Received: quantize='int8'. Choose dynamic-int8, which is as small."
+        )
     if isinstance(model, str | os.PathLike):
         locate_model(model)
     check_format_packages(format, options)

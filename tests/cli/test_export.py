@@ -246,6 +246,8 @@ def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
         ),
         ([*web, "--weights", "float16"], "is an option of the format saved_model. Rec"),
         (["--model", str(tmp_path / "export")], "the export"),
+        ([*web, "--quantize", "int8"], "Choose dynamic-int8"),
+        (["litert", "--quantize", "int8"], "Choose dynamic-int8"),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
         (["--to", ""], "Received: '', which is or contains the current folder"),

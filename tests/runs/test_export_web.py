@@ -149,9 +149,3 @@ def test_the_runtime_is_checked(tmp_path):
     for folder in (tmp_path, fake_runtime(tmp_path / "old", "0.1.1")):
         with pytest.raises(InputError, match=LITERT_JS_VERSION):
             check_litert_js(folder)
-
-
-def test_int8_is_refused(align, tmp_path):
-    pairs = str(write_pairs(tmp_path))
-    with pytest.raises(InputError, match="dynamic-int8"):
-        write_web(align, _empty(tmp_path), None, quantize="int8", images=pairs)
