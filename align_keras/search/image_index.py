@@ -17,6 +17,7 @@ import numpy as np
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
+from align_keras.search.index.folder_files import ENCODINGS
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import (
     NO_MODEL,
@@ -25,7 +26,6 @@ from align_keras.search.index.image_store import (
     ScannedRows,
 )
 from align_keras.search.index.opening import (
-    check_encoding,
     check_model_of_writer,
     default_index,
     identity_of,
@@ -38,6 +38,7 @@ from align_keras.search.index.schema import LeftOutFile
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query
 from align_keras.search.query.searcher import Searcher
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -119,14 +120,14 @@ class Index:
                 index, or the index has another model or other `vectors`.
         """
         is_cluster(engine)  # This call raises InputError for an unknown engine.
-        check_encoding(folder, vectors)
+        if vectors is not None:
+            check_choice("`vectors`", vectors, ENCODINGS)
         kind = store_class(folder)
         if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
-            options = {} if vectors is None else {"encoding": vectors}
-            kind.create(folder, identity_of(opened), **options)
+            kind.create(folder, identity_of(opened), vectors)
         index = cls._open(folder, opened)
         if vectors is not None and index.store.encoding != vectors:
             raise InputError(
@@ -345,7 +346,6 @@ class Index:
                 "`rebuild` must be called for an index in a folder. Received: a "
                 "database. Create another database for the other model."
             )
-        check_encoding(folder, vectors)
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
         if old.store.has_items:

@@ -206,7 +206,7 @@ def test_an_index_of_another_model_is_refused(run_folder, tmp_path):
     model = ModelIdentity(str(tmp_path / "export"), "0" * 16, 4)
     folder = tmp_path / "index"
     Index.from_embeddings(np.eye(4), list("abcd"), folder=folder, model=model)
-    message = "model that computed its embeddings.*or use the model of the"
+    message = "model that computed its embeddings"
     with pytest.raises(InputError, match=message):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "params.yaml").write_text("")

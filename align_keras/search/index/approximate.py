@@ -148,12 +148,6 @@ class Approximate:
         return candidates
 
 
-def is_undamaged(folder: pathlib.Path, vectors_file: str) -> bool:
-    """Returns False if the file of the approximate index is damaged."""
-    path = approximate_path(folder, vectors_file)
-    return not path.exists() or _has_checksum(path)
-
-
 def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
     """Reads the index of faiss, or returns None if the file is missing or damaged."""
     if not path.exists() or not _has_checksum(path):

@@ -309,22 +309,22 @@ class SqliteDatabase(Database):
         """Raises InputError for views, triggers and generated columns."""
         # They contain SQL, which would run when an index from an untrusted source is
         # opened.
-        for kind, name, sql in self.fetch_rows(
-            "SELECT type, name, sql FROM sqlite_master"
-        ):
-            is_virtual = str(sql).upper().startswith("CREATE VIRTUAL")
-            if kind not in ("table", "index") or is_virtual:
-                raise damage_error(
-                    self.location, f"its database contains the {kind} {name!r:.60}"
-                )
+        foreign = [
+            f"the {kind} {name!r:.60}"
+            for kind, name, sql in self.fetch_rows(
+                "SELECT type, name, sql FROM sqlite_master"
+            )
+            if kind not in ("table", "index")
+            or str(sql).upper().startswith("CREATE VIRTUAL")
+        ]
         for table in SQLITE_TABLES:
-            for column in self.fetch_rows(f"PRAGMA table_xinfo({table})"):
-                # The last field is not 0 for hidden and generated columns.
-                if column[-1]:
-                    raise damage_error(
-                        self.location,
-                        f"its database contains the generated column {column[1]!r}",
-                    )
+            columns = self.fetch_rows(f"PRAGMA table_xinfo({table})")
+            # The last field is not 0 for hidden and generated columns.
+            foreign += [
+                f"the generated column {row[1]!r}" for row in columns if row[-1]
+            ]
+        if foreign:
+            raise damage_error(self.location, f"its database contains {foreign[0]}")
 
     def _explained(self, text: str) -> Exception:
         """Returns the error for a message of SQLite, with a remedy."""

@@ -59,13 +59,15 @@ class FolderStore(ImageStore):
             )
         self.vectors = VectorsFile(self.database, self.dimension)
         self._filtered: dict[tuple, np.ndarray] = {}
-        self._check_row_numbers()
+        # Maps the vectors, so that this object can still search them after another
+        # process has replaced the folder.
+        self.vectors.rows()
 
     # === Folder ===
 
     @staticmethod
     def create(
-        folder: str | os.PathLike, model: ModelIdentity, encoding: str = "float32"
+        folder: str | os.PathLike, model: ModelIdentity, encoding: str | None = None
     ) -> None:
         """Creates an empty index in the folder unless it already holds an index."""
         with FolderStore.locked(folder):
@@ -74,7 +76,7 @@ class FolderStore(ImageStore):
 
     @staticmethod
     def initialize(
-        folder: pathlib.Path, model: ModelIdentity, encoding: str = "float32"
+        folder: pathlib.Path, model: ModelIdentity, encoding: str | None = None
     ) -> None:
         """Writes an empty index to the folder, and replaces an existing index.
 
@@ -88,7 +90,7 @@ class FolderStore(ImageStore):
         }
         first_values = {
             "rows": 0,
-            "vectors": vectors_name(0, encoding),
+            "vectors": vectors_name(0, encoding or "float32"),
             "header": _header_text(header),
             "norm_error": 0.0,
             "runs": 0,
@@ -102,16 +104,12 @@ class FolderStore(ImageStore):
         """Returns True if a folder holds an index.
 
         Raises:
-            InputError: if the folder is a file or contains other files.
+            OSError: if the folder is a file.
+        InputError: if the folder contains other files.
         """
         folder = pathlib.Path(folder)
         if not folder.exists():
             return False
-        if not folder.is_dir():
-            raise InputError(
-                f"An index must be a folder. Received: the file {folder}. Choose "
-                "another path."
-            )
         if (folder / HEADER).exists():
             _read_header(folder)
             return True
@@ -195,18 +193,6 @@ class FolderStore(ImageStore):
         self.vectors.close()
 
     # === Checks ===
-
-    def _check_row_numbers(self) -> None:
-        """Raises InputError if the database and the vectors do not match."""
-        self.vectors.rows()
-        lowest = self.database.fetch_value("SELECT min(row) FROM images")
-        highest = self.database.fetch_value("SELECT max(row) FROM images")
-        if lowest is not None:
-            is_number = isinstance(lowest, int) and isinstance(highest, int)
-            if not is_number or lowest < 0 or highest >= len(self.vectors):
-                raise damage_error(
-                    self.folder, f"{DATABASE} refers to rows that do not exist"
-                )
 
     def check_complete(self) -> None:
         self.vectors.check_complete()
@@ -337,10 +323,8 @@ class FolderStore(ImageStore):
 
 
 def _read_header(folder: pathlib.Path) -> dict[str, Any]:
-    try:
-        header = read_json(folder / HEADER)
-    except InputError as error:
-        raise damage_error(folder, str(error)) from None
+    path = folder / HEADER
+    header = read_json(path) if path.exists() else {}
     if header.get("format") != _FORMAT:
         raise InputError(
             "An index must be a folder that `align-keras index` wrote. Received: "

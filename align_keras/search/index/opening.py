@@ -6,7 +6,6 @@ stores the name of its model, and an index may come from an untrusted source.
 
 import os
 import pathlib
-import re
 import shlex
 from typing import Any
 
@@ -15,32 +14,17 @@ from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
 from align_keras.search.index.database import RebuiltIndexError
-from align_keras.search.index.folder_files import ENCODINGS, run_index_command
+from align_keras.search.index.folder_files import run_index_command
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import NO_MODEL, ImageStore, ModelIdentity
-from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
-# Matches connection strings of libpq such as `host=db password=…`, which would
-# otherwise be treated as paths of folders.
-_KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
-
 
 def is_database(location: str | os.PathLike) -> bool:
-    """Returns True for the address of a PostgreSQL database, and False for a path.
-
-    Raises:
-        InputError: if the location is a connection string with `host=` or the like.
-    """
-    if not isinstance(location, str):
-        return False
-    if _KEY_AND_VALUE.search(location):
-        raise InputError(
-            "An index in a database must be named by its address. Received: "
-            f"{location!r}. Write it as postgresql://USER@HOST/DATABASE."
-        )
-    return location.startswith(("postgresql:", "postgres:"))
+    """Returns True for the address of a PostgreSQL database, and False for a path."""
+    prefixes = ("postgresql:", "postgres:")
+    return isinstance(location, str) and location.startswith(prefixes)
 
 
 def default_index() -> str | pathlib.Path:
@@ -68,18 +52,6 @@ def store_class(location: str | os.PathLike) -> Any:
     from align_keras.search.index.postgres_store import PostgresStore
 
     return PostgresStore
-
-
-def check_encoding(location: str | os.PathLike, vectors: str | None) -> None:
-    """Checks the requested encoding of the embeddings of an index."""
-    if vectors is None:
-        return
-    check_choice("`vectors`", vectors, ENCODINGS)
-    if is_database(location):
-        raise InputError(
-            "`vectors` must be used with an index in a folder. Received: a database, "
-            "which stores 16 bits per number. Leave `vectors` out."
-        )
 
 
 def open_index_model(store: ImageStore) -> Embedder:
@@ -139,24 +111,21 @@ def check_model(store: ImageStore, model: Embedder) -> None:
     if _is_model_of(store, model):
         return
     index_model = store.header["model"]
-    rule = (
-        f"The index {store.folder} must be searched with the model that computed "
-        f"its embeddings, {index_model['name']} ({index_model['fingerprint']}). "
-        f"Received: {model.name} ({model.fingerprint})."
-    )
     if store.has_items:
         command = run_index_command(pathlib.Path(store.folder))
-        writer = f"`{command}`" if command else "`Index.from_embeddings`"
-        raise InputError(
-            f"{rule} Write the index again with {writer}, or use the model of the "
-            "index."
+        remedy = f"`{command}`" if command else "`Index.from_embeddings`"
+    else:
+        sources = [shlex.quote(os.fsdecode(root)) for root in store.sources()]
+        command = " ".join(["align-keras index", *sources])
+        remedy = (
+            f"`{command} --index {shlex.quote(str(store.folder))} "
+            f"{_model_options(model.reference())} --rebuild`"
         )
-    sources = [shlex.quote(os.fsdecode(root)) for root in store.sources()]
-    command = " ".join(["align-keras index", *sources])
     raise InputError(
-        f"{rule} Rebuild the index with `{command} --index "
-        f"{shlex.quote(str(store.folder))} {_model_options(model.reference())} "
-        "--rebuild`."
+        f"The index {store.folder} must be searched with the model that computed "
+        f"its embeddings, {index_model['name']} ({index_model['fingerprint']}). "
+        f"Received: {model.name} ({model.fingerprint}). Use the model of the index, or "
+        f"build it again with {remedy}."
     )
 
 
@@ -216,14 +185,9 @@ def _open_without_confirmation(reference: dict[str, Any]) -> Embedder | None:
     dimensions = reference.get("dimensions")
     folder = name
     if name.startswith(HUB_PREFIX):
-        try:
-            folder = download(name, local_files_only=True)
-        except InputError:
-            raise InputError("its files are not in the cache") from None
+        folder = download(name, local_files_only=True)
     elif is_hub_name(name) or not (name in SHIPPED_MODELS or os.path.isabs(name)):
         return None
-    if os.path.isabs(folder) and not os.path.exists(folder):
-        raise InputError("no such folder")
     location = locate_model(folder)
     if location.folder.is_file() or choose_runtime(location, runtime) == "saved_model":
         return None

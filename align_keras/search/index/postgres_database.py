@@ -14,7 +14,7 @@ from align_keras.utils.addresses import password_error
 from align_keras.utils.errors import InputError, needs
 
 if TYPE_CHECKING:
-    from psycopg import Connection, OperationalError
+    from psycopg import Connection
 
 _VERSION = 2
 # Keys of advisory locks. They are even, because the keys of files are odd.
@@ -155,20 +155,7 @@ class PostgresDatabase(Database):
     def lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         if is_ascii:
             return f'lower({sql} COLLATE "C")'
-        if not self._supports_unicode():
-            raise InputError(
-                "`where` must use only ASCII letters with `like` in this database, "
-                "because its encoding isn't UTF8 or its server has no ICU. Create the "
-                "database with `createdb --encoding UTF8`."
-            )
         return f"translate(lower({sql} COLLATE \"und-x-icu\"), 'ς', 'σ')"
-
-    def _supports_unicode(self) -> bool:
-        sql = (
-            "SELECT getdatabaseencoding() = 'UTF8' AND EXISTS "
-            "(SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
-        )
-        return self.fetch_value(sql)
 
     def _sql(self, text: str) -> str:
         return text.replace("%", "%%").replace("?", "%s")
@@ -177,86 +164,23 @@ class PostgresDatabase(Database):
 def _connect(address: str) -> "Connection":
     with needs("postgres", "An index in PostgreSQL needs psycopg"):
         import psycopg
-    _check_no_password(address)
     try:
+        parameters = psycopg.conninfo.conninfo_to_dict(address)
+        if parameters.keys() & {"password", "sslpassword"}:
+            name = parameters.get("dbname")
+            raise password_error(f"the address of the database {name}")
         return psycopg.connect(
             address,
             autocommit=True,
             connect_timeout=10,
             options="-c search_path=align_keras,public",
         )
-    except psycopg.OperationalError as error:
-        raise _connection_error(address, error) from None
-
-
-def _check_no_password(address: str) -> None:
-    import psycopg
-
-    try:
-        parameters = psycopg.conninfo.conninfo_to_dict(address)
     except psycopg.Error as error:
         raise InputError(
-            "An index in a database must be named as postgresql://USER@HOST/DATABASE. "
-            f"Received: {address} ({_message(error)}). Correct the address."
+            f"Cannot connect to the database {address} ({_message(error)}). Write the "
+            "address as postgresql://USER@HOST/DATABASE, check that the server is "
+            "running, and set the password in $PGPASSWORD or in ~/.pgpass."
         ) from None
-    if parameters.keys() & {"password", "sslpassword"}:
-        raise password_error(f"the address of the database {parameters.get('dbname')}")
-
-
-def _connection_error(address: str, error: "OperationalError") -> InputError:
-    """Returns the InputError for a connection that failed, with the server's reason."""
-    import psycopg
-
-    line = _message(error)
-    # The ping distinguishes an unreachable server from one that refuses the connection.
-    if psycopg.pq.PGconn.ping(address.encode()) != psycopg.pq.Ping.OK:
-        return _unreachable_error(address, line)
-    parameters = psycopg.conninfo.conninfo_to_dict(address)
-    database = str(parameters.get("dbname", ""))
-    attempt = error.pgconn
-    if attempt is not None and attempt.needs_password:
-        return InputError(
-            f"The database {address} requires a password. Received: none "
-            f"({line}). Set it in $PGPASSWORD or in ~/.pgpass."
-        )
-    if _lacks_database(address, database):
-        return InputError(
-            f"The database {database!r} must exist on the server. Received: "
-            f"{address}. Create it there with `createdb --encoding UTF8 "
-            f"{database}`, and install pgvector in it with `psql {database} -c 'CREATE "
-            "EXTENSION vector'`."
-        )
-    if attempt is not None and attempt.used_password:
-        return InputError(
-            f"The database {address} rejected the user or the password "
-            f"({line}). Correct the user in the address, or the password in "
-            "$PGPASSWORD or in ~/.pgpass."
-        )
-    return InputError(
-        f"The database {address} rejected the connection ({line}). Check the "
-        "user and the name of the database, or ask its administrator."
-    )
-
-
-def _lacks_database(address: str, database: str) -> bool:
-    """Returns True if the server is reachable and has no database of this name."""
-    import psycopg
-
-    try:
-        connection = psycopg.connect(address, dbname="postgres", connect_timeout=10)
-        with contextlib.closing(connection):
-            sql = "SELECT 1 FROM pg_database WHERE datname = %s"
-            return connection.execute(sql, [database]).fetchone() is None
-    except psycopg.Error:
-        return False
-
-
-def _unreachable_error(address: str, line: str) -> InputError:
-    return InputError(
-        f"The database {address} can't be reached ({line}). Check that it is "
-        "running, then run the same command again. Images that were already written "
-        "are kept."
-    )
 
 
 def _has_index(connection: "Connection") -> bool:
@@ -266,27 +190,15 @@ def _has_index(connection: "Connection") -> bool:
 
 @contextlib.contextmanager
 def _explained_errors(address: str) -> Iterator[None]:
-    """Replaces common errors of psycopg with an InputError that has a remedy."""
+    """Replaces errors of psycopg with an InputError."""
     import psycopg
 
     try:
         yield
-    except psycopg.OperationalError as error:
-        raise _unreachable_error(address, _message(error)) from None
-    except (
-        psycopg.errors.UndefinedFunction,
-        psycopg.errors.DatatypeMismatch,
-        psycopg.errors.InvalidTextRepresentation,
-        psycopg.errors.NumericValueOutOfRange,
-    ) as error:
+    except psycopg.Error as error:
         raise InputError(
-            "`where` must compare numbers with numbers and text with text. Received: "
-            f"{_message(error)}. Write text in quotes, and numbers without quotes."
-        ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise InputError(
-            f"The database {address} must allow this user to write. Received: "
-            f"{_message(error)}. Ask its administrator, or name another user."
+            f"The database {address} reported an error ({_message(error)}). Check that "
+            "it is running and that this user may use it."
         ) from None
 
 

@@ -52,8 +52,11 @@ class PostgresStore(ImageStore):
         super().__init__(database, database.read_header())
 
     @staticmethod
-    def create(address: str, model: ModelIdentity) -> None:
-        """Creates an empty index unless the database has an index."""
+    def create(address: str, model: ModelIdentity, encoding: str | None = None) -> None:
+        """Creates an empty index unless the database has an index.
+
+        `encoding` is ignored, because pgvector stores 16 bits per number.
+        """
         PostgresDatabase.create(address, model)
 
     @staticmethod

@@ -266,16 +266,9 @@ class VectorsFile:
             self._compare(block, row_checksums(vectors[block]), stored)
 
     def check(self) -> int:
-        """Checks all rows and the approximate index. Returns the number of rows."""
+        """Checks all rows, and returns their number."""
         rows = len(self)
         self.check_range(0, rows)
-        if not approximate.is_undamaged(self._folder, self.name):
-            path = approximate_path(self._folder, self.name)
-            raise InputError(
-                f"The approximate index must be undamaged. Received: {path}. Remove "
-                "this file, and create it again with `align-keras index --index "
-                f"{shlex.quote(str(self._folder))}`."
-            )
         return rows
 
     def check_range(self, start: int, stop: int) -> None:

@@ -206,10 +206,6 @@ def test_damage_is_detected(tmp_path):
 
 
 def test_wrong_encodings_are_refused(tmp_path, capsys):
-    with pytest.raises(InputError, match="`vectors` must be"):
-        Index.build(tmp_path / "index", [tmp_path], GOLDEN, vectors="int4")
-    with pytest.raises(InputError, match="which stores 16 bits per number"):
-        Index.build("postgresql://me@nowhere/db", [tmp_path], vectors="float16")
     assert main(["index", str(tmp_path), "--vectors", "int4"]) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert "--vectors must be one of float32, float16" in error

