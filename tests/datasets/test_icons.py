@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import open_corpus
+from align_keras.datasets import icons, open_corpus
 from align_keras.datasets.icons import (
     CANVAS,
     MARGIN,
@@ -21,6 +21,10 @@ from align_keras.datasets.icons import (
 )
 from tests.helpers.docs_text import SITE, read_page
 
+# One glyph in this number is read, and the glyphs with these names.
+GLYPH_STEP = 100
+NAMED = {"account-arrow-left", "activity-thin", "activity-bold"}
+
 needs_fonts = pytest.mark.skipif(
     importlib.util.find_spec("qtawesome") is None, reason="needs qtawesome's fonts"
 )
@@ -28,9 +32,18 @@ needs_fonts = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    # `.ci/run` builds the corpus in this folder before the tests.
-    folder = os.environ.get("TFDS_DATA_DIR") or tmp_path_factory.mktemp("icons")
-    open_corpus("icons", data_dir=folder)
+    """Folder with a corpus of some glyphs of each font."""
+    folder = tmp_path_factory.mktemp("icons")
+    read = icons.read_font_and_charmap
+
+    def read_some_glyphs(fonts, stem):
+        font, charmap = read(fonts, stem)
+        names = [*sorted(charmap)[::GLYPH_STEP], *sorted(NAMED & set(charmap))]
+        return font, {name: charmap[name] for name in names}
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(icons, "read_font_and_charmap", read_some_glyphs)
+        open_corpus("icons", data_dir=folder)
     return folder
 
 
@@ -49,19 +62,6 @@ def examples(data_dir):
 
 @needs_fonts
 @pytest.mark.ci
-def test_the_numbers_of_icons_are_as_expected(data_dir, examples):
-    metadata = tfds.builder("icons", data_dir=data_dir).info.metadata
-    blank = metadata["dropped"].get("blank glyph", 0)
-    count = len(examples["train"]) + len(examples["test"])
-    assert metadata["kept"] == count and "blank glyph" in metadata["filtered"]
-    # The numbers differ a little between versions of the fonts.
-    assert len(examples["train"]) + blank == pytest.approx(14_981, rel=0.05)
-    assert len(examples["test"]) == pytest.approx(1_402, rel=0.05)
-    assert blank < 20
-
-
-@needs_fonts
-@pytest.mark.ci
 def test_no_family_is_in_both_splits(examples):
     families = {
         split: {example["category"].decode() for example in members.values()}
@@ -74,7 +74,7 @@ def test_no_family_is_in_both_splits(examples):
 @pytest.mark.ci
 def test_every_glyph_is_dark_on_white_fitted_and_centered(examples):
     largest_side = CANVAS - 2 * MARGIN
-    for example in list(examples["train"].values())[::50]:
+    for example in list(examples["train"].values())[::5]:
         image = example["image"]
         assert image.shape == (CANVAS, CANVAS, 3)
         assert (image == image[:, :, :1]).all()
@@ -94,7 +94,7 @@ def test_identical_glyphs_share_their_key(examples):
     for example in all_examples.values():
         pixels = example["image"].tobytes()
         assert by_key.setdefault(example["image_key"], pixels) == pixels
-    assert len(by_key) == len(set(by_key.values())) < len(all_examples)
+    assert len(by_key) == len(set(by_key.values()))
 
 
 @needs_fonts
@@ -138,9 +138,11 @@ def test_small_characters_are_enlarged_and_blank_characters_are_none():
 
 @needs_fonts
 @pytest.mark.release
-def test_the_tutorial_trains_on_icons(data_dir, tmp_path, capsys, monkeypatch):
+def test_the_tutorial_trains_on_icons(tmp_path, capsys, monkeypatch):
     script = SITE / "tutorials/train_with_fit.py"
-    monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=data_dir))
+    folder = os.environ.get("TFDS_DATA_DIR") or tmp_path
+    open_corpus("icons", data_dir=folder)
+    monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=folder))
     monkeypatch.setattr("sys.argv", [script.name, "160", "1"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
