@@ -10,13 +10,10 @@ from align_keras import load_model
 from align_keras.embedders import locations
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.images.preprocess import PREPROCESSING_VERSION
-from align_keras.models import ALIGN
-from align_keras.search import Index
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.small import small_align
-from tests.helpers.tiny_export import image_bytes, write_tiny_export
 
 IMAGES = [
     np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
@@ -30,38 +27,11 @@ def fingerprints(align):
     return model.image_fingerprint, model.text_fingerprint
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "run"
-    small_align().save_to_preset(folder)
-    return folder
-
-
-def test_a_run_folder_opens_with_equal_fingerprints(run):
-    model = load_model(str(run))
-    images = model.encode_images(IMAGES)
-    np.testing.assert_array_equal(images, model.align.encode_images(IMAGES))
-    assert model.encode_texts(["a cat"]).shape == (1, 16)
-    assert model.encode_words(["cat"]).shape == (1, 16)
-    reopened = load_model(str(run))
-    assert reopened.image_fingerprint == model.image_fingerprint
-    assert reopened.text_fingerprint == model.text_fingerprint
-    assert model.image_fingerprint != model.text_fingerprint
-
-
-def test_a_keras_file_opens_like_a_preset(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+def test_a_keras_file_opens_like_a_preset(tmp_path):
     align = small_align()
-    align.save("model.keras")
-    model = load_model("model.keras")
+    align.save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
     assert model.fingerprint == load_model(align).fingerprint
-    (tmp_path / "red.png").write_bytes(image_bytes("red"))
-    Index.build("index", [tmp_path], "model.keras")
-    assert len(Index.open("index", "model.keras").query("a cat")) == 1
-    # A .keras file may run code, so an index does not open it by itself.
-    with pytest.raises(InputError, match="must be opened with --model"):
-        Index.open("index").query("a cat")
 
 
 def test_only_changes_of_embeddings_change_a_fingerprint():
@@ -132,9 +102,9 @@ def test_a_preprocessing_version_changes_a_fingerprint(monkeypatch, version, cha
     assert (current[0] != previous[0], current[1] != previous[1]) == changes
 
 
-def test_the_formula_of_fingerprints_stays(run):
+def test_the_formula_of_fingerprints_stays():
     """A changed formula would make all caches and indexes of users invalid."""
-    align = ALIGN.from_preset(run)
+    align = small_align()
     image = align.image_encoder.fingerprint()
     text = align.text_encoder.fingerprint()
 
@@ -144,38 +114,18 @@ def test_the_formula_of_fingerprints_stays(run):
             sha.update(hashlib.sha256(part.encode()).digest())
         return sha.hexdigest()[:16]
 
-    model = load_model(run)
+    model = load_model(align)
     assert model.image_fingerprint == digest(image, "keras", str(PREPROCESSING_VERSION))
     words = [align.normalization, str(TOKENIZATION_VERSION), *align.vocabulary]
     assert model.text_fingerprint == digest(text, *words)
     assert model.fingerprint == digest(image + text + "keras")
 
 
-def test_a_runtime_that_is_not_installed_is_refused(run, monkeypatch):
+def test_a_runtime_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").touch()
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(InputError, match="needs openvino, which isn't installed"):
-        load_model(run, "openvino")
-
-
-@pytest.mark.ci
-def test_an_export_embeds_paths_bytes_and_arrays(tmp_path):
-    model = load_model(write_tiny_export(tmp_path / "export"))
-    red = np.full((5, 7, 3), (255, 0, 0), np.uint8)
-    (tmp_path / "red.png").write_bytes(image_bytes("red"))
-    embeddings = model.encode_images(
-        [red, image_bytes("red"), tmp_path / "red.png", image_bytes("blue")]
-    )
-    np.testing.assert_array_equal(embeddings[0], embeddings[1])
-    np.testing.assert_array_equal(embeddings[0], embeddings[2])
-    assert embeddings[0] @ embeddings[3] < 0.5
-    assert embeddings[0] @ model.encode_texts(["a red bicycle"])[0] > 0.9
-    assert model.align is None and model.runtime == "saved_model"
-    with pytest.raises(InputError, match="Keras model to embed words"):
-        model.encode_words(["red"])
-    reopened = load_model(tmp_path / "export")
-    assert reopened.image_fingerprint == model.image_fingerprint
-    second_model = load_model(write_tiny_export(tmp_path / "second", scale=2.0))
-    assert second_model.image_fingerprint != model.image_fingerprint
+    with pytest.raises(InputError, match="openvino"):
+        load_model(tmp_path, "openvino")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +166,9 @@ def test_wrong_names_and_runtimes_are_refused_without_tensorflow(
 
 def test_a_folder_takes_precedence_over_an_architecture(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small_align().save_to_preset("align_nano")
-    assert load_model("align_nano").dimension == 16
+    (tmp_path / "align_nano").mkdir()
+    (tmp_path / "align_nano" / "config.json").touch()
+    assert locate_model("align_nano").preset == tmp_path / "align_nano"
 
 
 def test_hub_and_shipped_models_are_located_by_name(tmp_path, monkeypatch):
@@ -238,11 +189,13 @@ def test_hub_and_shipped_models_are_located_by_name(tmp_path, monkeypatch):
     assert location.folder != tmp_path / "align_small_en"
 
 
-def test_a_name_opens_the_model_from_any_directory(run, monkeypatch, tmp_path):
-    monkeypatch.chdir(run.parent)
-    name = load_model(run.name).name
+def test_a_name_opens_the_model_from_any_directory(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
     monkeypatch.chdir(tmp_path)
-    assert load_model(name).name == name == str(run)
+    name = locate_model("run").name
+    monkeypatch.chdir("/")
+    assert locate_model(name).name == name == str(tmp_path / "run")
 
 
 def test_load_model_accepts_models_in_memory_and_embedders():
@@ -250,15 +203,14 @@ def test_load_model_accepts_models_in_memory_and_embedders():
     model = load_model(align)
     assert model.in_memory and model.name == align.name and model.runtime == "keras"
     assert load_model(model) is model is load_model(model, "keras")
-    message = "`runtime` must be keras, the runtime of this Embedder"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="runtime"):
         load_model(model, "openvino")
-    with pytest.raises(InputError, match="a model in memory.*runtime='litert'"):
+    with pytest.raises(InputError, match="runtime"):
         load_model(align, "litert")
 
 
-def test_an_embedder_composes_queries(run):
-    model = load_model(run)
+def test_an_embedder_composes_queries():
+    model = load_model(small_align())
     query = model.encode_query(IMAGES[0], plus="red", minus=["cat"])
     np.testing.assert_allclose(
         query, model.align.encode_query(IMAGES[0], "red", ["cat"]), atol=1e-6

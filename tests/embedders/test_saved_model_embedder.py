@@ -60,27 +60,6 @@ def test_image_formats_are_decoded(model, tiny, format):
     )
 
 
-def test_any_unicode_is_embedded(model):
-    assert model.encode_texts(
-        ["Füchse 狐 \U0001f98a", "\udcff", "a" * 10_000]
-    ).shape == (
-        3,
-        4,
-    )
-
-
-def test_text_embeddings_equal_those_of_the_signature(model, tiny_export):
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(tiny_export))
-    texts = ["red", "green blue"]
-    expected = loaded.signatures["encode_text"](captions=tf.constant(texts))
-    np.testing.assert_array_equal(
-        model.encode_texts(texts), expected["text_embedding"].numpy()
-    )
-    assert model.count_tokens(texts) == 3
-
-
 def test_errors_name_the_unreadable_image(model, tiny, tmp_path):
     good = tiny.image_bytes("red")
     (tmp_path / "good.png").write_bytes(good)
@@ -95,26 +74,6 @@ def test_errors_name_the_unreadable_image(model, tiny, tmp_path):
         model.encode_images([tmp_path / "missing.png"])
     with pytest.raises(InputError, match="image 1"):
         model.encode_images([good, b"not an image"])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda model: model.encode_texts("red"),
-            r"list of str. Received: a single str. .*\[text",
-        ),
-        (lambda model: model.encode_texts(["red", 3]), "Received: int at position 1"),
-        (
-            lambda model: model.encode_images("a.png"),
-            r"a single str. Pass a list, \[image\]",
-        ),
-        (lambda model: model.encode_images(b"abc"), "Received: a single bytes"),
-    ],
-)
-def test_arguments_of_a_wrong_type_are_refused(model, call, message):
-    with pytest.raises(InputError, match=message):
-        call(model)
 
 
 def test_the_newest_version_of_the_combined_export_opens(tmp_path, tiny_export):
@@ -140,13 +99,3 @@ def test_missing_signatures_are_refused(tmp_path, tiny):
     (tmp_path / "image" / "signatures.json").unlink()
     with pytest.raises(InputError, match="preprocessing"):
         load_model(tmp_path / "image")
-
-
-def test_device_files_are_refused_as_images(model):
-    with pytest.raises(OSError, match="/dev/zero"):
-        model.encode_images(["/dev/zero"])
-
-
-def test_empty_inputs_return_empty_arrays(model):
-    assert model.encode_images([]).shape == (0, 4)
-    assert model.encode_texts([]).shape == (0, 4)
