@@ -18,6 +18,7 @@ from align_keras.embedders.embedder import Embedder
 from align_keras.search.query.query import check_request_texts
 from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.local_server import RequestError
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.truncation import truncate_embeddings
 
@@ -93,19 +94,10 @@ def _read_request(body: bytes, model: Embedder, model_name: str) -> EmbeddingReq
             f"model={requested_model!r:.80}. Correct it, or leave it out.",
         )
     encoding = values.get("encoding_format", "float")
-    if encoding not in _FORMATS:
-        raise InputError(
-            f"`encoding_format` must be float or base64. Received: {encoding!r:.80}. "
-            "Leave it out for float."
-        )
+    check_choice("`encoding_format`", encoding, _FORMATS)
     dimensions = values.get("dimensions")
     if dimensions is not None:
-        is_integer = isinstance(dimensions, int) and not isinstance(dimensions, bool)
-        if not is_integer or not 1 <= dimensions <= model.dimension:
-            raise InputError(
-                f"`dimensions` must be an integer from 1 to {model.dimension}. "
-                f"Received: {dimensions!r:.80}. Leave it out for all components."
-            )
+        check_number("`dimensions`", dimensions, 1, model.dimension, whole=True)
     inputs = values.get("input")
     return EmbeddingRequest(_read_inputs(inputs), encoding == "base64", dimensions)
 

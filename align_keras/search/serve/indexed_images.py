@@ -3,6 +3,7 @@
 A file is read only if its content is the indexed content.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -64,17 +65,14 @@ def _read_indexed(index: Index, image: dict[str, Any]) -> bytes:
             raise RequestError(404, f"The index has no copy of the image {id!r:.160}.")
         file = os.fsencode(stored)
     path = os.fsdecode(file)
-    try:
+    content = None
+    with contextlib.suppress(ImageError):
         content, _ = read_file(file)
-    except ImageError as error:
-        raise RequestError(
-            410, f"The image {path} can no longer be read ({error.detail})."
-        ) from None
-    if content_hash(content) != image["content"]:
+    if content is None or content_hash(content) != image["content"]:
         raise RequestError(
             410,
-            f"The image {path} has changed since it was indexed. Run `align-keras "
-            "index` again.",
+            f"The image {path} has changed or was removed since it was indexed. Run "
+            "`align-keras index` again.",
         )
     return content
 

