@@ -100,6 +100,7 @@ run_trials(TRIALS, functools.partial(record_run, directory, pause=0.5), director
 """
 
 
+@pytest.mark.ci
 def test_a_killed_sweep_resumes(tmp_path):
     root = pathlib.Path(__file__).parents[2]
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=root)

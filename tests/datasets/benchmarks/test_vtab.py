@@ -62,26 +62,16 @@ def test_the_tasks_match_the_benchmark():
     "name, train_size, validation, test",
     [
         ("caltech101", 3059, "train[2753:2953]", "test"),
-        ("cifar100", 50_000, "train[45000:45200]", "test"),
-        ("dtd", 1880, "validation[:200]", "test"),
-        ("oxford_flowers102", 1020, "validation[:200]", "test"),
         ("oxford_iiit_pet", 3680, "train[2944:3144]", "test"),
-        ("sun397", 76_128, "validation[:200]", "test"),
-        ("svhn_cropped", 73_257, "train[65931:66131]", "test"),
-        ("patch_camelyon", 262_144, "validation[:200]", "test"),
+        ("dtd", 1880, "validation[:200]", "test"),
         ("eurosat", 27_000, "train[16200:16400]", "train[21600:]"),
-        ("resisc45", 31_500, "train[18900:19100]", "train[25200:]"),
-        ("diabetic_retinopathy_detection", 35_126, "validation[:200]", "test"),
         ("clevr_count_all", 70_000, "train[63000:63200]", "validation"),
-        ("clevr_closest_object_distance", 70_000, "train[63000:63200]", "validation"),
-        ("dmlab", 65_550, "validation[:200]", "test"),
         (
             "dsprites_label_x_position",
             737_280,
             "train[589824:590024]",
             "train[663552:]",
         ),
-        ("kitti_closest_vehicle_distance", 6347, "validation[:200]", "test"),
         ("smallnorb_label_azimuth", 24_300, "test[:200]", "test[50%:]"),
     ],
 )
@@ -99,23 +89,13 @@ def test_splits_match_the_public_code(name, train_size, validation, test):
 # --- Classes of annotations ---
 
 
-@pytest.mark.parametrize(
-    "depths, label",
-    [
-        ([7.9, 20.0], 0),
-        ([8.0], 0),
-        ([8.01, 9.7], 1),
-        ([8.6], 2),
-        ([9.2], 3),
-        ([10.0, 12.0], 4),
-        ([10.1], 5),
-        ([99.0], 5),
-    ],
-)
-def test_the_clevr_distance_is_the_interval_of_the_nearest_object(depths, label):
-    pixels = np.array([[3.0, 4.0, depth] for depth in depths], "float32")
-    objects = {"pixel_coords": pixels}
-    assert vtab.clevr_closest_object_distance(objects) == label
+def test_the_clevr_distance_is_the_interval_of_the_nearest_object():
+    scenes = [[7.9, 20.0], [8.0], [8.01, 9.7], [8.6], [9.2], [10.0, 12.0], [10.1]]
+    labels = []
+    for depths in scenes:
+        pixels = np.array([[3.0, 4.0, depth] for depth in depths], "float32")
+        labels.append(vtab.clevr_closest_object_distance({"pixel_coords": pixels}))
+    assert labels == [0, 0, 1, 2, 3, 4, 5]
 
 
 def test_the_clevr_count_starts_at_three_objects():
@@ -123,23 +103,21 @@ def test_the_clevr_count_starts_at_three_objects():
     assert counts == list(range(8))
 
 
-@pytest.mark.parametrize(
-    "types, distances, label",
-    [
-        ([0, 3], [7.0, 1.0], 0),  # The nearer object is a pedestrian.
-        ([1], [8.0], 0),
-        ([2, 0], [40.0, 8.1], 1),
-        ([0], [20.5], 2),
-        ([3, 7], [2.0, -1000.0], 3),
-        ([], [], 3),
-    ],
-)
-def test_the_kitti_distance_is_the_interval_of_the_nearest_vehicle(
-    types, distances, label
-):
-    locations = np.array([[50.0, 0.0, z] for z in distances], "float32").reshape(-1, 3)
-    objects = {"type": np.array(types, "int64"), "location": locations}
-    assert vtab.kitti_closest_vehicle_distance(objects) == label
+def test_the_kitti_distance_is_the_interval_of_the_nearest_vehicle():
+    scenes = [
+        ([0, 3], [7.0, 1.0]),  # The nearer object is a pedestrian.
+        ([1], [8.0]),
+        ([2, 0], [40.0, 8.1]),
+        ([0], [20.5]),
+        ([3, 7], [2.0, -1000.0]),
+        ([], []),
+    ]
+    labels = []
+    for types, distances in scenes:
+        locations = np.array([[50.0, 0.0, z] for z in distances], "float32")
+        objects = {"type": np.array(types, int), "location": locations.reshape(-1, 3)}
+        labels.append(vtab.kitti_closest_vehicle_distance(objects))
+    assert labels == [0, 0, 1, 2, 3, 3]
 
 
 def test_dsprites_positions_and_angles_are_grouped():
@@ -153,18 +131,9 @@ def test_dsprites_positions_and_angles_are_grouped():
 # --- Readers ---
 
 
-# `mock_data` generates annotations of different lengths for one example of KITTI.
-MOCKED = [name for name in VTAB_TASKS if not name.startswith("kitti")]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.ci if number % 4 else [])
-        for number, name in enumerate(MOCKED)
-    ],
-)
-def test_every_task_is_read_from_tfds(name):
+# One task for each kind: a class, an annotation, a number of objects.
+@pytest.mark.parametrize("name", ["dtd", "smallnorb_label_azimuth", "clevr_count_all"])
+def test_tasks_are_read_from_tfds(name):
     task = VTAB_TASKS[name]
     with (
         tfds.testing.mock_data(num_examples=3),
@@ -293,12 +262,10 @@ def test_dsprites_images_are_white_on_black(prepared):
 
 
 def test_unknown_or_unprepared_data_raises(tmp_path, monkeypatch):
-    with pytest.raises(
-        InputError, match="The task of vtab must be one of cal.* 'imagenet'"
-    ):
+    with pytest.raises(InputError, match="task"):
         read_vtab("imagenet", "test")
-    with pytest.raises(InputError, match="split must be one of train800"):
+    with pytest.raises(InputError, match="split"):
         read_vtab("dtd", "train")
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    with pytest.raises(InputError, match="resisc45 isn't prepared"):
+    with pytest.raises(InputError, match="resisc45"):
         read_vtab("resisc45", "test")
