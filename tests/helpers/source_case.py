@@ -129,7 +129,7 @@ class SourceCase:
         assert list(counter.bad) == ["vanished"]
 
     @pytest.mark.parametrize(
-        "count", [20, pytest.param(4_000, marks=pytest.mark.release)]
+        "count", [20, pytest.param(2_000, marks=pytest.mark.release)]
     )
     def test_damaged_files_are_read_or_refused(self, folder, count):
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -149,8 +149,9 @@ class SourceCase:
 
         read_count, refused_count = check_folder(folder, names, read, count)
         assert read_count and read_count + refused_count == count
-        # The damage can end a line or an archive, in less than one of 1,000 cases.
-        assert not self.counts_losses or len(uncounted_losses) <= count / 1000
+        # The damage can end a line or look like the padding of an archive. This happens
+        # in less than two of 1,000 cases.
+        assert not self.counts_losses or len(uncounted_losses) <= count / 500
 
 
 def set_new_times(folder):
