@@ -66,3 +66,16 @@ def test_unicode_separators_do_not_divide_captions(tmp_path):
     (tmp_path / "a.txt").write_bytes("one\u2028two,\x85three\r\nlast".encode())
     pairs, _ = read_source(tmp_path)
     assert [pair.caption for pair in pairs] == ["one two, three", "last"]
+
+
+def test_the_original_size_is_read_from_the_metadata_of_img2dataset(tmp_path):
+    for name, metadata in (
+        ("a", '{"original_width": 60, "original_height": 40}'),
+        ("b", "[]"),
+        ("c", "{broken"),
+    ):
+        (tmp_path / f"{name}.jpg").touch()
+        (tmp_path / f"{name}.txt").write_text("A cat")
+        (tmp_path / f"{name}.json").write_text(metadata)
+    pairs, _ = read_source(tmp_path)
+    assert [pair.original_size for pair in pairs] == [(60, 40), None, None]
