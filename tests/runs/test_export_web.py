@@ -8,16 +8,18 @@ import pytest
 from PIL import Image
 
 from align_keras.export.web_page import LITERT_JS_VERSION, check_litert_js
+from align_keras.models import ALIGN
 from align_keras.runs.export_web import embed_page_images, read_run_images, write_web
 from align_keras.search import Index
 from align_keras.utils.errors import InputError
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_encoders
 from tests.helpers.small_run import draw, write_pairs
 
 
 @pytest.fixture(scope="module")
 def align():
-    return small_align()
+    encoders = small_encoders(num_stages=1)
+    return ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
 
 
 def test_images_of_a_table_are_embedded(align, tmp_path):

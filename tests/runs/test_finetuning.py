@@ -22,7 +22,7 @@ from tests.helpers.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
 
 SIZES = f"{SMALL},task.model.image_encoder.num_stages=1"
 SHORT = (
-    "finetune.projection_epochs=2,finetune.blocks=1,finetune.blocks_epochs=2,"
+    "finetune.projection_epochs=1,finetune.blocks=1,finetune.blocks_epochs=1,"
     "finetune.factors=[0,0.5,1],finetune.max_forgetting=1"
 )
 CAPTIONS = ["a red circle", "a blue bar"]

@@ -18,14 +18,15 @@ from align_keras.runs.model_export import EXPORT_FORMATS
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.hub_stub import Repository
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_encoders
 
 NAME = "user/model"
 
 
 @pytest.fixture(scope="module")
 def align():
-    return small_align()
+    encoders = small_encoders(num_stages=1)
+    return ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
 
 
 @pytest.fixture(scope="module")

@@ -285,7 +285,7 @@ def test_an_input_that_is_slower_than_the_step(contrastive):
         for batch in contrastive.batches().take(10):
             # A batch that was prefetched while the step is traced wouldn't be slow.
             ended_steps.acquire()
-            time.sleep(0.5)
+            time.sleep(0.2)
             yield batch
 
     class StepEnd(keras.callbacks.Callback):

@@ -11,15 +11,15 @@ import pytest
 import tensorflow as tf
 
 from align_keras.config.experiment_config import TrainerConfig
+from align_keras.models import ALIGN
 from align_keras.models.fit_callbacks import NonFiniteStepError
 from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW
 from align_keras.training import diagnosis as diagnosis_module
 from align_keras.training import train_model
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
-from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
-from tests.helpers.small import small_align, small_batch
+from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 
 
 def make_batches(start_step):
@@ -27,11 +27,22 @@ def make_batches(start_step):
     return dataset.shuffle(32, seed=1).repeat().skip(8 * start_step).batch(8)
 
 
-def compiled_model(loss_upper_bound=None, **optimizer):
+def tiny_align(locked=True):
+    """Returns an ALIGN whose image encoder has one block.
+
+    A locked image encoder has no gradients, which take long to trace.
+    """
+    encoders = small_encoders(num_stages=1, locked=locked)
+    return ALIGN.from_encoders(
+        *encoders, vocabulary=VOCABULARY, initial_temperature=0.2
+    )
+
+
+def compiled_model(loss_upper_bound=None, locked=True):
     keras.utils.set_random_seed(0)
-    model = small_align(initial_temperature=0.2)
+    model = tiny_align(locked)
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 8)
-    model.compile(AdamW(schedule, **optimizer), loss_upper_bound=loss_upper_bound)
+    model.compile(AdamW(schedule), loss_upper_bound=loss_upper_bound)
     return model
 
 
@@ -41,9 +52,10 @@ def run(
     batches=make_batches,
     evaluate=None,
     batch_ids=None,
+    locked=True,
     **trainer_options,
 ):
-    model = compiled_model()
+    model = compiled_model(locked=locked)
     trainer_options = {"steps_per_loop": 2, **trainer_options}
     interval = max(4, trainer_options["steps_per_loop"])
     schedule = TrainerConfig(
@@ -69,6 +81,12 @@ def finished_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("finished")
     run(directory, 8)
     return directory
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A compiled model, whose weights and step are undefined."""
+    return compiled_model()
 
 
 def without_rates(lines):
@@ -114,7 +132,7 @@ def run_in_float16(directory, steps):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = small_align(initial_temperature=0.2)
+        model = tiny_align()
     finally:
         keras.config.set_dtype_policy("float32")
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(1e-2), initial_scale=2.0**24)
@@ -163,7 +181,7 @@ def test_steps_with_an_overflowing_scaled_gradient_count_as_steps(tmp_path):
 def test_non_finite_gradients_stop_the_run_only_at_a_loss_scale_of_1(scale, finite):
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(), initial_scale=scale)
     optimizer.build([])
-    model = small_align()
+    model = tiny_align()
     model.compile(optimizer)
     losses = (tf.constant(1.0), tf.constant(1.0))
     assert bool(is_finite_step(model, losses, [tf.constant(np.inf)])) == finite
@@ -197,7 +215,7 @@ def test_the_diagnosis_contains_the_pairs_of_all_workers(tmp_path, monkeypatch):
 
 @pytest.mark.ci
 def test_fit_continues_training_after_a_run_with_the_default_recipe(tmp_path):
-    model = small_align()
+    model = tiny_align()
     model.compile()
     schedule = TrainerConfig(
         train_steps=4, steps_per_loop=2, checkpoint_interval=4, validation_interval=4
@@ -244,14 +262,14 @@ def test_nan_stops_the_run_before_the_update_and_names_the_pairs(tmp_path):
         return [f"pair {row}" for row in range(8)]
 
     with pytest.raises(InputError, match="returns 2 embeddings.*pairs pair 2, pair 5"):
-        run(tmp_path, 8, batches=poisoned, batch_ids=batch_ids)
+        run(tmp_path, 8, batches=poisoned, batch_ids=batch_ids, locked=False)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
     assert (diagnosis["name"], diagnosis["step"]) == ("non_finite_step", 5)
     assert "the loss isn't finite" in diagnosis["problem"]
     assert diagnosis["remedy"].startswith("Lower the learning rate")
     assert diagnosis["bad_ids"] == ["pair 2", "pair 5"]
     assert diagnosis["towers"]["text"]["embeddings_not_finite"] == 0
-    model = compiled_model()
+    model = compiled_model(locked=False)
     assert RunCheckpoints(model, str(tmp_path / "checkpoints")).restore_latest() == 4
     assert np.isfinite(model.loss_metrics[0].sums.numpy()).all()
     # The forward pass with NaN changed no variable, not even moving statistics.
@@ -277,17 +295,18 @@ def test_a_loss_above_its_bound_stops_fit_before_the_update(tmp_path):
         pytest.param(0.99, marks=pytest.mark.release),
     ],
 )
-def test_a_truncated_checkpoint_is_skipped(finished_run, tmp_path, suffix, share):
+def test_a_truncated_checkpoint_is_skipped(
+    finished_run, model, tmp_path, suffix, share
+):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(finished_run / "checkpoints", checkpoints)
     newest = pathlib.Path(checkpoints_in(checkpoints)[0] + suffix)
     os.truncate(newest, int(share * newest.stat().st_size))
     (checkpoints / "checkpoint").unlink()
-    assert RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest() == 4
+    assert RunCheckpoints(model, str(checkpoints)).restore_latest() == 4
 
 
-def test_old_checkpoints_outside_the_list_of_tensorflow_are_deleted(tmp_path):
-    model = compiled_model()
+def test_old_checkpoints_outside_the_list_of_tensorflow_are_deleted(model, tmp_path):
     checkpoints = RunCheckpoints(model, str(tmp_path), max_to_keep=2)
     for step in (2, 4, 6):
         model.optimizer.iterations.assign(step)
@@ -302,7 +321,7 @@ def test_old_checkpoints_outside_the_list_of_tensorflow_are_deleted(tmp_path):
     assert steps == [9, 6, 4]
 
 
-def test_checkpoints_with_flipped_bytes_are_refused(finished_run, tmp_path):
+def test_checkpoints_with_flipped_bytes_are_refused(finished_run, model, tmp_path):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(finished_run / "checkpoints", checkpoints)
     for path in checkpoints_in(checkpoints):
@@ -310,22 +329,12 @@ def test_checkpoints_with_flipped_bytes_are_refused(finished_run, tmp_path):
         damaged = bytearray(data.read_bytes())
         damaged[len(damaged) // 2] ^= 255
         data.write_bytes(damaged)
-    with pytest.raises(InputError, match="All .* checkpoints in .* are damaged"):
-        RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest()
+    with pytest.raises(InputError, match="damaged"):
+        RunCheckpoints(model, str(checkpoints)).restore_latest()
 
 
 def test_the_checkpoint_of_another_model_is_refused(finished_run):
-    other_model = small_align()
+    other_model = tiny_align()
     other_model.compile(keras.optimizers.SGD(0.1))
     with pytest.raises(InputError, match="doesn't fit the model"):
         RunCheckpoints(other_model, str(finished_run / "checkpoints")).restore_latest()
-
-
-def test_the_log_drops_an_incomplete_line(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.append(1, {"loss": 1 / 3})
-    with open(log.path, "a") as file:
-        file.write(json.dumps({"step": 2})[:-1])
-    assert log.read() == [{"step": 1, "loss": 0.333333}]
-    log.truncate_after(1)
-    assert log.path.read_text().count("\n") == 1
