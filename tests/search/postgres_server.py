@@ -41,7 +41,11 @@ class Server:
         return f"postgresql://tester@/{database}?host={self.folder}"
 
     def start(self):
-        options = f"-c listen_addresses='' -c unix_socket_directories={self.folder}"
+        # A crash of the machine may lose the data of a test.
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={self.folder} "
+            "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+        )
         log = self.folder / "log"
         self._run("pg_ctl", "start", "-w", "-D", self.data, "-l", log, "-o", options)
 

@@ -135,14 +135,19 @@ def start_indexer(database, folder, colors):
 def test_two_indexers_divide_the_work_and_survive_a_kill(
     database, many_photos, tmp_path, colors
 ):
+    import psycopg
+
     random = np.random.default_rng(1)
-    for number in range(600):
+    for number in range(200):
         color = tuple(random.integers(0, 256, 3).tolist())
         content = colors.image_bytes(color, (300, 200 + number))
         (many_photos / f"more{number}.png").write_bytes(content)
     expected = Index.build(tmp_path / "index", [many_photos], colors.GOLDEN)
     killed = start_indexer(database, many_photos, colors)
-    time.sleep(2.5)
+    with psycopg.connect(database, autocommit=True) as connection:
+        claims = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        while not connection.execute(claims).fetchone()[0]:
+            time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     pair = [start_indexer(database, many_photos, colors) for _ in range(2)]
