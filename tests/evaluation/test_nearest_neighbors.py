@@ -12,7 +12,7 @@ from align_keras.evaluation import nearest_neighbors, neighbor_ranks, recall_of_
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
-BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
+BLOCK_SIZES = (1, 7, 4096)
 
 
 def unit_rows(rows, dimension, seed=0, dtype=np.float32):
@@ -36,7 +36,7 @@ def brute_force(queries, gallery, k):
     return np.array(top_rows)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data(), block_size=st.sampled_from(BLOCK_SIZES))
 def test_neighbors_equal_a_brute_force_search_with_ties(data, block_size):
     """Few distinct values produce many ties and are exact in fixed point."""
@@ -126,7 +126,7 @@ def test_the_lower_of_two_equal_rows_comes_first():
         assert scores[query, 0] == scores[query, 1] > scores[query, 2]
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e30])
 def test_neighbors_do_not_depend_on_the_scale(scale):
     queries, gallery = unit_rows(9, 8, 1, np.float64), unit_rows(80, 8, 2, np.float64)
     rows, scores = nearest_neighbors(queries * scale, gallery * scale, 3)
@@ -136,7 +136,7 @@ def test_neighbors_do_not_depend_on_the_scale(scale):
         np.testing.assert_allclose(scores, unscaled_scores * scale**2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
+@pytest.mark.parametrize("dtype", [np.float16, np.int8])
 def test_all_dtypes_have_the_same_neighbors(dtype):
     gallery = (np.eye(4) * 3).astype(dtype)
     rows, scores = nearest_neighbors(gallery, gallery, 1)

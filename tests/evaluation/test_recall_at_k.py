@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.recorded_oracles import recorded
 
-BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
+BLOCK_SIZES = (3, 64, 4096)
 
 
 def unit_rows(rng, rows, dimension):
@@ -115,8 +115,7 @@ def test_ranks_of_rows_with_lengths_near_one_do_not_depend_on_the_block_size():
         np.testing.assert_array_equal(result, results[0])
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
+@pytest.mark.parametrize(("dtype", "order"), [(np.float16, "C"), (np.int8, "F")])
 def test_ranks_do_not_depend_on_dtype_and_memory_order(dtype, order):
     queries = np.array([[3, 1], [1, 3], [2, 2]], dtype, order=order)
     gallery = np.array([[1, 0], [0, 1]], dtype, order=order)
@@ -124,7 +123,7 @@ def test_ranks_do_not_depend_on_dtype_and_memory_order(dtype, order):
     assert ranks.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_ranks_do_not_depend_on_the_lengths_of_the_queries(scale):
     rng = np.random.default_rng(2)
     queries, gallery = unit_rows(rng, 20, 16), unit_rows(rng, 30, 16)
@@ -200,7 +199,7 @@ def test_a_copy_of_the_query_is_not_ignored():
     assert ranks.tolist() == [1, 0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_leaving_out_a_row_equals_a_gallery_without_it(data):
     row = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=2, max_size=2)
@@ -230,7 +229,7 @@ def test_recall_of_ranks_ignores_queries_without_positives():
     assert recall_of_ranks([0, 4, 5, -1], (1, 5)) == {1: 1 / 3, 5: 2 / 3}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_ranks_equal_an_exact_brute_force_search(data):
     dimension = data.draw(st.integers(1, 3))

@@ -9,7 +9,6 @@ from PIL import Image
 from align_keras.datasets import open_corpus
 from align_keras.datasets.benchmarks.tfds_images import stamps_by_category
 from align_keras.datasets.stamps import STAMPS_DIR, Stamps
-from align_keras.utils.errors import InputError
 
 CATEGORIES = {"animals": 12, "naturalforces": 3, "town": 9}
 
@@ -51,15 +50,6 @@ def test_the_halves_are_complete_and_equal_images_are_in_the_same_half(builder):
     assert len(train.images) > 6 and len(test.images) > 6
     assert sorted([*train.images, *test.images]) == sorted(both.images)
     assert not set(train.images) & set(test.images)
-    assert stamps_by_category(builder, "test").images == test.images
-    assert stamps_by_category(builder).images == both.images
-
-
-def test_an_unknown_split_raises(builder):
-    with pytest.raises(
-        InputError, match="(?i)train, test, all.*received.*'validation'"
-    ):
-        stamps_by_category(builder, "validation")
 
 
 @pytest.mark.release

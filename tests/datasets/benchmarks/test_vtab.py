@@ -172,7 +172,8 @@ def prepare(name, data_dir, splits):
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
+def digits(tmp_path_factory):
+    """Folder of the data set svhn_cropped with a number in each image."""
     folder = tmp_path_factory.mktemp("tfds")
     numbered = np.zeros((2100, 32, 32, 3), "uint8")
     numbered[:, :, :, 0] = (np.arange(2100) // 256)[:, None, None]
@@ -182,6 +183,12 @@ def data_dir(tmp_path_factory):
         for row, pixels in enumerate(numbered)
     ]
     prepare("svhn_cropped", folder, {"train": digits, "test": digits[:7]})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
     street = {
         "alpha": 0.0,
         "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0),
@@ -229,7 +236,8 @@ def numbers_of(data):
 
 
 @pytest.mark.ci
-def test_the_splits_have_the_documented_sizes_and_are_disjoint(prepared):
+def test_the_splits_have_the_documented_sizes_and_are_disjoint(digits, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(digits))
     train, validation, both, test = (
         read_vtab("svhn_cropped", split) for split in VTAB_SPLITS
     )
