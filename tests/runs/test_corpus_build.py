@@ -46,26 +46,17 @@ def test_a_folder_of_images_only_is_an_evaluation_set(source, tmp_path, capsys):
     corpus = build(source, "dedup", against)
     [dropped] = corpus.stages["dedup"].facts["dropped"]
     assert dropped[1] == "near an evaluation image"
-    assert "isn't compared" not in capsys.readouterr().err
+    assert "unreadable" not in capsys.readouterr().err
     (folder / "broken.png").write_bytes(b"no image")
     build(source, "dedup", against)
-    [line] = [text for text in capsys.readouterr().err.splitlines() if "isn't" in text]
-    assert line == (
-        "corpus dedup: the corpus isn't compared with 1 unreadable images and 0 pairs "
-        f"of images that aren't downloaded of folder:{folder}"
-    )
+    assert "1 unreadable" in capsys.readouterr().err
 
 
 def test_an_evaluation_set_without_readable_images_is_refused(source, tmp_path):
     pytest.importorskip("selectolax")
     page = tmp_path / "evaluation.html"
     page.write_text('<img src="https://example.org/a.jpg"><img src="none.png">')
-    message = (
-        "must name sources with readable images on this machine. Received: "
-        f"html:{page} with 1 unreadable images and 1 pairs of images that aren't "
-        "downloaded. Download the images"
-    )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="duplicates.against"):
         build(source, "dedup", [f"html:{page}"])
 
 

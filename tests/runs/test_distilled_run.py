@@ -10,7 +10,7 @@ import align_keras
 from align_keras.config import load_config
 from align_keras.training.checkpoints import checkpoints_in
 from align_keras.utils.errors import InputError
-from tests.helpers.small_run import SMALL, write_pairs
+from tests.helpers.small_run import SMALL, TINY, write_pairs
 
 SIZES = f"{SMALL},task.model.image_encoder.num_stages=1"
 TEACHER = "task.distillation.teacher=align_small_en"
@@ -53,10 +53,9 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.ci
-def test_a_run_reports_the_losses_and_refuses_another_teacher(home, capsys):
+def test_a_run_reports_the_losses_and_refuses_another_teacher(home):
     run_folder = home / "run"
-    train(run_folder, TWO_TEACHERS, "task.distillation.embedding_weight=0")
-    assert "embedding the training pairs by align_small_en" in capsys.readouterr().err
+    train(run_folder, TINY, TWO_TEACHERS, "task.distillation.embedding_weight=0")
     assert (home / "cache" / "align_keras" / "embeddings").is_dir()
     lines = (run_folder / "metrics.jsonl").read_text().splitlines()
     metrics = json.loads(lines[-1])
@@ -70,8 +69,8 @@ def test_a_run_reports_the_losses_and_refuses_another_teacher(home, capsys):
     assert inputs["teacher"] == f"{fingerprint} {fingerprint}"
     inputs["teacher"] = "0" * 16
     (run_folder / "inputs.json").write_text(json.dumps(inputs))
-    with pytest.raises(InputError, match="distillation.teacher must have the content"):
-        train(run_folder, TWO_TEACHERS, "task.distillation.embedding_weight=0")
+    with pytest.raises(InputError, match="distillation.teacher must have"):
+        train(run_folder, TINY, TWO_TEACHERS, "task.distillation.embedding_weight=0")
     with pytest.raises(InputError, match="embedding_weight' must be 0 if"):
         train(home / "two", TWO_TEACHERS)
     with pytest.raises(InputError, match="width of the teacher's embeddings, 384"):

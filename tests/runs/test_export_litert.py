@@ -240,16 +240,6 @@ def test_without_images_there_are_no_figures(without_images):
     assert "Nothing was measured. A table or folder of images measures" in messages
 
 
-def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):
-    export_litert(align, tmp_path, images=str(pairs), license="CC0")
-    printed = capfd.readouterr()
-    # The log lines of the converters are suppressed.
-    assert "INFO" not in printed.err
-    assert "0000 00:00" not in printed.err
-    assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
-    assert "Cosines are measured on " in printed.err
-
-
 def test_a_data_set_calibrates_with_its_training_split(pairs, monkeypatch, capsys):
     paths = [str(path) for path in sorted(pairs.parent.glob("*.png"))]
 

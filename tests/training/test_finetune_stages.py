@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from align_keras.losses import ContrastiveLoss
+from align_keras.models import ALIGN
 from align_keras.training.finetune_stage import depth_multipliers, epochs_since_best
 from align_keras.training.interpolation import read_weights
 from align_keras.training.projection_stage import (
@@ -13,7 +14,7 @@ from align_keras.training.projection_stage import (
     project_features,
     train_projections,
 )
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_encoders
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
 LOSS = ContrastiveLoss(
@@ -23,7 +24,8 @@ LOSS = ContrastiveLoss(
 
 @pytest.fixture(scope="module")
 def align():
-    return small_align()
+    encoders = small_encoders(num_stages=1)
+    return ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
 
 
 @pytest.fixture(scope="module")

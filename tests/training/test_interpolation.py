@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from align_keras.models import ALIGN
 from align_keras.training.interpolation import interpolate_weights, read_weights
-from tests.helpers.small import small_align
+from tests.helpers.small import VOCABULARY, small_encoders
 
 
 @pytest.fixture(scope="module")
 def align():
-    return small_align()
+    encoders = small_encoders(num_stages=1)
+    return ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
 
 
 def changed(weights, seed=0):

@@ -52,7 +52,7 @@ def test_a_strategy_does_not_copy_the_dataset(monkeypatch):
 
 def test_the_strategy_tpu_needs_a_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
-    with pytest.raises(InputError, match="A TPU must be available .*no TPU, because"):
+    with pytest.raises(InputError, match="TPU_NAME"):
         make_strategy("tpu")
 
 
