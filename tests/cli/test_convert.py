@@ -85,27 +85,12 @@ def test_a_missing_source_is_refused(tmp_path, capsys):
     assert (code, "preset" in line) == (1, True)
 
 
-def test_the_current_folder_is_refused_as_target(tmp_path, capsys, monkeypatch):
-    (tmp_path / "hf").mkdir()
-    monkeypatch.chdir(tmp_path)
-    code, line = convert(capsys, "hf", tmp_path / "hf", "--to", ".")
-    assert (code, "which is or contains the current folder" in line) == (1, True)
-
-
 def test_an_empty_source_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, line = convert(capsys, "hf", tmp_path / "empty", "--to", tmp_path / "run")
     assert code == 1
     assert "config.json" in line
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("format", ["torch", "hg"])
-def test_an_unknown_format_is_refused(format, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        main(["convert", format, "a", "--to", "b"])
-    assert exit_info.value.code == 2
-    assert "invalid choice" in capsys.readouterr().err
 
 
 # Runs commands in a process that can write files of 100 kB at most.

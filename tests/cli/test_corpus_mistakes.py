@@ -15,57 +15,18 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["build"], "A corpus must have at least one source."),
-        (["build", "--source=zip:/"], "A source must be KIND:PATH"),
-        (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must be set for the stage urls"),
-        (["build", "--source=html:.", "--to=a.csv"], "--to must be left out"),
-        (
-            ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
-            "min_words",
-        ),
-        (
-            [
-                "build",
-                "--source=table:a.csv",
-                "--params_override=filter.max_unigrams=2",
-            ],
-            "filter.min_unigrams",
-        ),
-        (["build", "--source=table:a.csv", "--config=none.yaml"], "none.yaml"),
-        (
-            [
-                "dedup",
-                *ONE_WORKER,
-                "--source=table:a.csv",
-                "--params_override=images.refuse=no_such_module:refuse",
-            ],
-            "images.refuse must be module:function",
-        ),
-        (
-            ["shard", "--source=table:a.csv", *ONE_WORKER],
-            "The corpus must not be empty",
-        ),
-        (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
-        (["build", "--source=html:empty"], "must have files of kind html"),
-        (["select", "--where=draw < 1"], "Run `align-keras corpus score`."),
-        (["score", "--source=html:.", "--model=no_such_model"], "no_such_model"),
-        (
-            [
-                "score",
-                "--source=html:.",
-                "--params_override=score.hooks.safety=no_such_module:f",
-            ],
-            "score.hooks.safety must be module:function",
-        ),
-        (["score", *ONE_WORKER], "A corpus must have at least one source."),
+        (["dedup", "--params_override=images.refuse=no_module:f"], "images.refuse"),
+        (["shard"], "must not be empty"),
+        (["urls", "--to=a.txt"], ".parquet"),
+        (["score", "--params_override=score.hooks.a=no_module:f"], "score.hooks.a"),
     ],
 )
 def test_wrong_options_print_one_line(words, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pathlib.Path("empty").mkdir()
     pathlib.Path("a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")
-    assert main(["corpus", *words, "--out=out"]) == 1
+    assert (
+        main(["corpus", *words, "--source=table:a.csv", *ONE_WORKER, "--out=out"]) == 1
+    )
     captured = capsys.readouterr()
     assert captured.out == ""
     *progress, error = captured.err.splitlines()
@@ -84,22 +45,6 @@ def test_a_corpus_of_evaluation_copies_is_refused(tmp_path, capsys):
         in error
     )
     assert "captions" not in error
-
-
-def test_usage_errors_exit_with_2(capsys):
-    usage_errors = (
-        ["corpus"],
-        ["corpus", "bild", "--out=a"],
-        ["corpus", "build"],
-        ["corpus", "build", "--out=a", "--workers=0"],
-        ["corpus", "build", "--out=a", "--workers=x"],
-    )
-    for words in usage_errors:
-        with pytest.raises(SystemExit) as exit_info:
-            main(words)
-        assert exit_info.value.code == 2
-        captured = capsys.readouterr()
-        assert captured.err.splitlines()[-1].startswith("align-keras corpus: error: ")
 
 
 def test_a_second_command_reports_that_it_waits(tmp_path, monkeypatch, capsys):

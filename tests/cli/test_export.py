@@ -235,34 +235,6 @@ def test_missing_packages_are_reported_before_the_model_is_opened(
     assert f'pip install "align-keras[{extra}]"' in error
 
 
-def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
-    (tmp_path / "export" / "align").mkdir(parents=True)
-    (tmp_path / "nothing").mkdir()
-    target, web = tmp_path / "full", ["web"]
-    for options, message in (
-        (
-            ["--quantize", "int8"],
-            "--quantize is an option of the format litert and web",
-        ),
-        ([*web, "--weights", "float16"], "is an option of the format saved_model. Rec"),
-        (["--model", str(tmp_path / "export")], "the export"),
-        ([*web, "--quantize", "int8"], "Choose dynamic-int8"),
-        (["litert", "--quantize", "int8"], "Choose dynamic-int8"),
-        (["--model", str(tmp_path / "nothing")], "which has no config.json"),
-        (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
-        (["--to", ""], "Received: '', which is or contains the current folder"),
-        (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),
-    ):
-        arguments = ["--model", str(run_folder), "--to", str(target), *options]
-        assert main(["export", *arguments]) == 1
-        error = capsys.readouterr().err
-        assert message in error and len(error.strip().splitlines()) == 1
-    assert not target.exists()
-    with pytest.raises(SystemExit):
-        main(["export", "--model", "m", "--to", "d", "--quantize", "int4"])
-    assert "weight-int8" in capsys.readouterr().err
-
-
 def test_the_help_of_a_format_lists_its_options(capsys):
     for export_format, listed, unlisted in (
         ("saved_model", ("--weights",), ("--quantize", "--title", "--license")),
@@ -291,15 +263,6 @@ def test_options_may_come_before_or_after_the_format(monkeypatch, words):
     )
     assert main(["export", "--model", "m", "--to", "d", *words]) == 0
     assert calls[0]["images"] == "p.csv" and calls[0]["license"] == "CC0"
-
-
-def test_the_model_and_the_folder_are_required(capsys):
-    for words, message in (
-        (["onnx", "--to", "d"], "--model must be set"),
-        (["--model", "m"], "--to must be set"),
-    ):
-        assert main(["export", *words]) == 1
-        assert message in capsys.readouterr().err
 
 
 @pytest.mark.ci

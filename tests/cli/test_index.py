@@ -93,19 +93,6 @@ def test_an_index_has_the_chosen_number_of_dimensions(folder, tmp_path, capsys):
     assert (len(index), index.dimension) == (5, 2)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--model", str(GOLDEN), "--dimensions", "9"], "dimensions"),
-        (["--dimensions", "2"], "--dimensions must be used with --model"),
-    ],
-)
-def test_wrong_dimensions_are_explained(folder, capsys, options, message):
-    assert main(["index", str(folder), *options]) == 1
-    err = capsys.readouterr().err
-    assert message in err and "Traceback" not in err
-
-
 def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
     for name in ("a.psd", "b.JXL", "c.xcf", "d.exr"):
         (folder / name).touch()
@@ -176,30 +163,6 @@ def test_hits_show_the_match_the_duplicates_and_the_whole_path(
     assert f"| path {folder / 'red too.png'} (duplicates: 1) | " in out
 
 
-@pytest.mark.parametrize(
-    "words, expected",
-    [
-        (["search", "red", "--where", "wide > 1"], "--where"),
-        (["search"], "TEXT"),
-        (
-            ["search", "red", "--index", "nowhere"],
-            "doesn't exist. Create the index with `align-keras",
-        ),
-        (["index", "nowhere"], "SOURCE"),
-        (
-            ["index", "--remove", "nowhere"],
-            "--remove must be images, folders or tables",
-        ),
-    ],
-)
-def test_errors_name_the_options(folder, capsys, words, expected):
-    build(folder)
-    capsys.readouterr()
-    assert main(words) == 1
-    err = capsys.readouterr().err
-    assert expected in err and "Traceback" not in err
-
-
 def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     towers = tmp_path / "towers"
     shutil.copytree(GOLDEN, towers)
@@ -268,11 +231,6 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-
-
-def test_an_empty_index_is_refused(capsys):
-    assert main(["index", "--index", ""]) == 1
-    assert "--index must not be empty" in capsys.readouterr().err
 
 
 def test_an_image_is_removed_before_an_update(folder, capsys, tmp_path):

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
@@ -74,41 +73,6 @@ def test_help_lists_the_commands(capsys):
         assert summary.split(",")[0] in " ".join(captured.out.split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_a_help(capsys, name):
-    with pytest.raises(SystemExit) as exit_info:
-        main([name, "--help"])
-    assert exit_info.value.code == 0
-    # An option or nested command that the help of the command lists.
-    expected_options = {
-        "convert": "--to",
-        "data": "karpathy",
-        "corpus": "--out",
-        "export": "--to",
-        "plan": "--devices",
-        "evaluate": "--model",
-        "index": "--index",
-        "push": "--exports",
-        "embed": "--to",
-        "finetune": "--pairs",
-        "serve": "--model",
-        "mcp": "--model",
-        "tag": "--labels",
-    }
-    expected = expected_options.get(name, "--model_dir")
-    assert f"{expected} " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_breaks_no_word_at_a_hyphen(capsys, monkeypatch, name):
-    for columns in ("50", "61", "72", "80"):
-        monkeypatch.setenv("COLUMNS", columns)
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert not [line for line in lines if re.search(r"\w-$", line)]
-
-
 def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["--version"])
@@ -144,12 +108,6 @@ def test_usage_errors_name_the_mistake(capsys, command):
     assert message == "align-keras mcp: error: unexpected arguments: my_index"
     message = usage_error(capsys, "--vers")
     assert message.endswith("unknown option --vers. Did you mean --version?")
-
-
-@pytest.mark.parametrize("name", ["index", "search", "tag", "serve", "mcp"])
-def test_every_command_names_its_index_by_the_same_option(capsys, name):
-    message = usage_error(capsys, name, "--indx", "folder")
-    assert message.endswith("unknown option --indx. Did you mean --index?")
 
 
 @pytest.fixture
@@ -493,45 +451,6 @@ def test_an_error_of_another_library_with_the_same_name_is_a_bug():
     assert describe_error(ResourceExhaustedError("no space left")) is None
 
 
-# Runs the command in a process in which imports of slow libraries fail.
-WITHOUT_SLOW_LIBRARIES = """
-import sys
-for name in ("tensorflow", "keras", "tensorflow_datasets", "scipy", "torch"):
-    sys.modules[name] = None
-from align_keras.cli.main import main
-sys.exit(main())
-"""
-
-
-def run_without_slow_libraries(*arguments, **keywords):
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_SLOW_LIBRARIES, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **keywords,
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments, code",
-    [
-        (["--help"], 0),
-        (["--version"], 0),
-        (["serach"], 2),
-        (["search", "--modeldir", "x"], 2),
-        *[([name, "--help"], 0) for name in COMMANDS],
-        (["train", "--experiment", "no_such", "--model_dir", "run"], 1),
-    ],
-)
-def test_help_and_usage_errors_import_no_slow_library(arguments, code, tmp_path):
-    result = run_without_slow_libraries(*arguments, cwd=tmp_path)
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 # Replaces the subcommand `search`, so that a process of the command starts quickly.
 SCRIPT = """
 import sys, types
@@ -619,31 +538,3 @@ def test_an_interrupt_prints_one_line():
     )
     assert result.returncode == 130
     assert result.stderr == "align-keras search: error: Interrupted.\n"
-
-
-def test_every_command_has_a_module():
-    for name in COMMANDS:
-        module = main_module.importlib.import_module(f"align_keras.cli.{name}")
-        assert callable(module.add_arguments) and callable(module.run)
-
-
-def test_the_table_of_recalls_fits_a_terminal(capsys, monkeypatch):
-    from align_keras.cli.train import print_metrics
-
-    monkeypatch.setenv("COLUMNS", "80")
-    metrics = {
-        f"{direction}/{name}": value
-        for direction in ("t2i", "i2t")
-        for name, value in (
-            ("recall_at_10", 0.123),
-            ("chance_recall_at_10", 0.0004),
-            ("queries", 125_000.0),
-            ("candidates", 1_025_000.0),
-        )
-    }
-    print_metrics(metrics)
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    (row, _) = [line for line in lines if "text → image" in line or "image →" in line]
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[1:] == ["10", "12.3", "0.04", "308", "125,000", "1,025,000"]

@@ -41,15 +41,6 @@ def plan_as_json(capsys, *arguments, base=NANO):
     return json.loads(plan_as_table(capsys, "--json", *arguments, base=base))
 
 
-def error_line(capsys, *arguments):
-    """Runs a command that fails, and returns the only line of stderr."""
-    code = main(["plan", *arguments])
-    captured = capsys.readouterr()
-    assert (code, captured.out) == (1, "")
-    (line,) = captured.err.strip().splitlines()
-    return line
-
-
 def test_parameters_and_operations_match_the_model(capsys):
     from align_keras.presets.tower_costs import image_tower_cost
     from align_keras.runs.model_from_config import build_model
@@ -301,59 +292,6 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
     assert plan_as_json(capsys, override)["fits"] is False
     assert plan_as_json(capsys)["fits"] is True
     assert plan_as_json(capsys, "--device-kind=cpu")["fits"] is None
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (
-            ("--devices=3", "--device-kind=h100"),
-            "--devices must be a divisor of the global batch size 16384",
-        ),
-        (("--devices=0", "--device-kind=h100"), "Received: --devices=0"),
-        (("--devices=2", "--device-kind=tpuv3"), "Did you mean tpu_v3?"),
-        (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
-        (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
-        (
-            ("--devices=2", "--device-kind=h100", "--text-utilization=1.1"),
-            "--text-utilization must be a number from 1e-06 to 1. Received: "
-            "--text-utilization=1.1",
-        ),
-        (
-            ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),
-            "Did you mean 'align_b7_base'?",
-        ),
-        (
-            (
-                "--devices=4096",
-                "--device-kind=h100",
-                "--params_override=task.train_data.micro_batch_size=8",
-            ),
-            "`micro_batch_size` must be a divisor of 4, the number of pairs per device",
-        ),
-        (("--device-kind=cpu",), "--devices must be set for device_kind='cpu'"),
-        (
-            (
-                "--device-kind=v100",
-                "--experiment=align_l2_large",
-                "--params_override=task.model.image_encoder.rematerialize=false,"
-                "runtime.mixed_precision_dtype=float32",
-            ),
-            "more memory than v100 has with any number of devices that divides the "
-            "batch size 16,384",
-        ),
-        (
-            ("--device-kind=h100", "--protocol=imagenet"),
-            "Recipe imagenet.yaml was not found in experiments/evaluation",
-        ),
-        (
-            ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),
-            "unknown key 'batch'. Did you mean 'batch_size'?",
-        ),
-    ],
-)
-def test_wrong_inputs_print_one_line(capsys, arguments, words):
-    assert words in error_line(capsys, *arguments)
 
 
 def test_optimizer_slots_are_counted():

@@ -59,18 +59,9 @@ def test_a_model_is_pushed_with_all_options(push, hub_stub, tmp_path):
     assert result.metric_value == 0.25
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["no_such_folder", NAME], "MODEL must be align_small_en, the folder of a run"),
-        ([GOLDEN, "model"], "must have a name of the form hf://user/model"),
-        ([GOLDEN, "other/model"], "your token doesn't permit it"),
-    ],
-)
-def test_a_mistake_is_one_line(push, words, message):
-    code, err = push(*words)
-    assert code == 1 and err.count("\n") == 1
-    assert err.startswith("align-keras push: error: ") and message in err
+def test_a_repository_of_another_user_is_refused(push):
+    code, err = push(GOLDEN, "other/model")
+    assert code == 1 and "token" in err and err.count("\n") == 1
 
 
 def test_a_push_needs_a_login(push, monkeypatch):

@@ -229,65 +229,6 @@ def last_error_line(capsys):
     return captured.err.strip().splitlines()[-1]
 
 
-def write_wrong_pairs(folder, name):
-    """Writes wrong pairs.
-
-    Args:
-        folder: path of the new pairs.
-        name: str, the mistake, one of the parameters of the test below.
-
-    Returns:
-        tuple of the path of the table and a part of the expected error.
-    """
-    write_pairs(folder)
-    table = folder / "bad.csv"
-    if name == "missing column":
-        table.write_text("drawing,caption\nred_circle.png,a\n")
-        return table, "drawing"
-    if name == "wrong encoding":
-        table.write_bytes("image,caption\nred_circle.png,caf\xe9\n".encode("latin-1"))
-        return table, "--encoding"
-    if name == "empty corpus":
-        table.write_text("image,caption\n")
-        return table, "corpus must not be empty"
-    if name == "batch larger than the corpus":
-        rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
-        table.write_text("image,caption\n" + rows)
-        return table, "global_batch_size"
-    if name == "one image":
-        table.write_text("image,caption\nred_circle.png,a red circle\n")
-        return table, "two different images"
-    if name == "missing files":
-        good_rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
-        table.write_text("image,caption\n" + good_rows + "gone.png,a\nlost.png,b\n")
-        return table, "--max-bad-fraction"
-    return folder / "nowhere.csv", "nowhere.csv"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "missing column",
-        "wrong encoding",
-        "empty corpus",
-        "batch larger than the corpus",
-        "one image",
-        "missing files",
-        "no file",
-    ],
-)
-def test_wrong_pairs_print_one_line(name, tmp_path, capsys, monkeypatch):
-    # A call of None would fail, so the test passes only if the error comes before
-    # TensorFlow is imported.
-    monkeypatch.setattr("align_keras.runs.session.start_tensorflow", None)
-    table, words = write_wrong_pairs(tmp_path / "pairs", name)
-    batch = "task.train_data.global_batch_size=" + ("1" if name == "one image" else "8")
-    override = f"--params_override={batch}"
-    assert main(arguments(table, tmp_path / "run", override)) == 1
-    assert words in last_error_line(capsys)
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
 @pytest.mark.release
 def test_a_loss_of_nan_prints_one_line(pairs, tmp_path, capsys):
     override = (

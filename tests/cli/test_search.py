@@ -149,23 +149,6 @@ def test_the_output_shows_all_hits_and_escapes_markup(run_folder, capsys):
     assert out.index("fa-red") < out.index("fa-green")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--model_dir", "RUN", "--index", "X", "red"],
-        ["--model_dir", "RUN", "red", "--text-weight", "0"],
-        ["--model_dir", "RUN", "red", "--text-weight", "two"],
-        ["--model_dir", "RUN", "-k", "0", "red"],
-        ["--model_dir", "RUN", "-k", "many", "red"],
-    ],
-)
-def test_usage_errors_exit_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        parse(*arguments)
-    assert exit_info.value.code == 2
-    assert "usage:" in capsys.readouterr().err
-
-
 def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="no config.json"):
         search.run(parse("--model_dir", tmp_path, "red"))
@@ -182,16 +165,6 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
             search.run(parse("--model_dir", run_folder, *incomplete_query))
     with pytest.raises(InputError, match="cancel out"):
         search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
-
-
-def test_errors_name_the_options(run_folder, capsys):
-    command = ["search", f"--model_dir={run_folder}"]
-    for words, expected in (
-        ([], "A search must have --image or a TEXT"),
-        (["red", "-k", "100001"], "-k"),
-    ):
-        assert main([*command, *words]) == 1
-        assert f"align-keras search: error: {expected}" in capsys.readouterr().err
 
 
 def test_a_run_can_be_searched_in_python(run_folder):
@@ -269,8 +242,3 @@ def test_hits_have_one_layout_in_every_terminal(columns, capsys, monkeypatch):
     [title, line] = capsys.readouterr().out.splitlines()
     assert title == "cats"
     assert line == f"1. score 0.500 | match 50% | path {path} | caption a chart"
-
-
-def test_a_missing_run_is_reported(capsys):
-    assert main(["search", "--model_dir", "nowhere", "cat"]) == 1
-    assert "--model_dir" in capsys.readouterr().err

@@ -185,28 +185,6 @@ def test_calibrated_thresholds_are_of_the_model(photos, labels, tmp_path):
         model.classify(images, ["red"], other)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "The images must be named by FOLDER or --index"),
-        (["X", "--out", "tags.txt"], "must be one of .csv"),
-        (["X", "--labels", "none.txt"], "No such file"),
-        (["X", "--thresholds", "bad.json"], "tag --calibrate` wrote"),
-        (["X", "--out", ""], "--out must not be empty. Received: --out=''"),
-        (["X", "--labels", "twice.txt"], "blank or repeated"),
-    ],
-)
-def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "labels.txt").write_text("a\n")
-    (tmp_path / "twice.txt").write_text("a\na\n")
-    (tmp_path / "bad.json").write_text("{}")
-    assert main(["tag", "--labels", "labels.txt", *words]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
 def test_the_shipped_model_has_thresholds_and_a_text_weight():
     model = load_model("align_small_en")
     assert model.text_weight == 1.0
