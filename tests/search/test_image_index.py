@@ -55,29 +55,6 @@ def test_images_are_found_by_text_by_image_and_by_both(build, photos, colors):
     assert (blue.columns["width"], blue.columns["height"]) == (40, 24)
 
 
-def test_an_update_embeds_only_new_content(build, photos, colors):
-    index = build(photos)
-    before = {hit.path: hit.id for hit in index.query("red", k=9)}
-    changes = build(photos).changes
-    assert (changes.unchanged, changes.added, changes.changed) == (3, 0, 0)
-    assert changes.unreadable["unreadable"] == 1
-    (photos / "green.png").rename(photos / "Italy" / "meadow.png")
-    (photos / "red.png").write_bytes(colors.image_bytes((200, 0, 90)))
-    (photos / "Italy" / "blue.jpg").unlink()
-    shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
-    changes = build().changes
-    counts = (changes.added, changes.changed, changes.renamed, changes.removed)
-    assert counts == (1, 1, 1, 1)
-    hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
-    assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]
-    # Renamed and changed images keep their ids.
-    assert (
-        hits[str(photos / "Italy" / "meadow.png")] == before[str(photos / "green.png")]
-    )
-    assert hits[str(photos / "red.png")] == before[str(photos / "red.png")]
-    assert index.query("red")[0].score < 0.99
-
-
 def test_a_new_modification_time_does_not_change_the_image(build, photos):
     rows = build(photos).store.vectors.rows().shape
     os.utime(photos / "red.png", (1, 1))
@@ -85,98 +62,17 @@ def test_a_new_modification_time_does_not_change_the_image(build, photos):
     assert index.changes.unchanged == 3 and index.store.vectors.rows().shape == rows
 
 
-def test_conditions_are_applied_before_ranking(build, photos, colors):
-    for number in range(40):
-        (photos / f"{number:02}.png").write_bytes(
-            colors.image_bytes((255 - number, 5 * number, 0))
-        )
-    index = build(photos)
-    hits = index.query("red", k=2, where="folder like '%Italy%' or name = 'green.png'")
-    assert names(hits) == ["green.png", "blue.jpg"] or len(hits) == 2
-    assert set(names(hits)) == {"green.png", "blue.jpg"}
-    assert index.query("red", where="width > 1000") == []
-    with pytest.raises(InputError, match="wide"):
-        index.query("red", where="wide > 3")
-
-
-def record_statements(monkeypatch):
-    """Returns a list to which connections that open later append their statements."""
-    statements = []
-    connect = sqlite3.connect
-
-    def connect_recorded(*arguments, **options):
-        connection = connect(*arguments, **options)
-        connection.set_trace_callback(statements.append)
-        return connection
-
-    monkeypatch.setattr(sqlite3, "connect", connect_recorded)
-    return statements
-
-
-def test_rows_of_a_condition_are_cached_until_the_index_changes(
-    tmp_path, photos, colors, monkeypatch
-):
+def test_conditions_apply_to_the_current_images(build, photos, colors, monkeypatch):
     monkeypatch.setattr(folder_store, "CONDITION_IMAGES_PER_BLOCK", 2)
-    Index.build(tmp_path / "index", [photos], colors.GOLDEN)
-    statements = record_statements(monkeypatch)
-    index = Index.open(tmp_path / "index")
-
-    def names(number=9):
-        hits = index.query("red", where=f"width < {number + 100}", duplicates=True)
-        return {os.path.basename(hit.path) for hit in hits}
-
-    assert names() == {"red.png", "green.png", "blue.jpg"}
-    # The rows of a condition are read by one statement for each block of images.
-    first_blocks = [sql for sql in statements if "id BETWEEN 0 AND 1" in sql]
-    assert len(first_blocks) == 1
-    statements.clear()
-
-    def condition_reads():
-        return sum("id BETWEEN 0 AND 1" in sql for sql in statements)
-
-    assert len(names()) == 3 and condition_reads() == 0
-    (photos / "green.png").unlink()
-    (photos / "other.png").write_bytes(colors.image_bytes("blue"))
-    Index.open(tmp_path / "index").add()
-    statements.clear()
-    assert names() == {"red.png", "other.png", "blue.jpg"} and condition_reads() == 1
-    for number in range(9):
-        names(number)
-    assert condition_reads() == 10
-    # The rows of the last four conditions are cached.
-    for number in range(5, 9):
-        names(number)
-    assert condition_reads() == 10
-    names(4)
-    assert condition_reads() == 11
-
-
-def test_near_duplicates_are_merged_and_k_hits_are_returned(build, photos, colors):
-    for number in range(70):
-        path = photos / f"red{number}.png"
-        path.write_bytes(colors.image_bytes("red", (24, 25 + number)))
     index = build(photos)
-    hits = index.query("red", k=3)
-    assert len(hits) == 3 and len(hits[0].duplicates) == 70
-    assert names(hits[1:]) == ["green.png", "blue.jpg"] or names(hits[1:])[::-1]
-    hits = index.query("red", k=3, duplicates=True)
-    assert all("red" in hit.path and not hit.duplicates for hit in hits)
-
-
-def test_a_table_adds_captions_and_columns(build, photos, colors):
-    table = photos.parent / "table.csv"
-    table.write_text(
-        "image,caption,Country,stars\nphotos/red.png,a red thing,Italy,3\n"
-        "photos/green.png,a leaf,Peru,5\nphotos/none.png,nothing,Peru,1\n"
-    )
-    index = build(table)
-    assert len(index) == 2
-    assert index.changes.unreadable == {"of the table: No such file or directory": 1}
-    (hit,) = index.query("blue", where="country = 'Peru' and stars > 4")
-    assert hit.captions == ["a leaf"] and hit.columns["stars"] == 5
-    table.write_text(table.read_text().replace("a leaf", "a lawn"))
-    (hit,) = build().query("green", k=1)
-    assert hit.captions == ["a lawn"]
+    for _ in range(2):
+        hits = index.query("red", where="width < 100")
+        assert set(names(hits)) == {"red.png", "green.png", "blue.jpg"}
+    (photos / "green.png").unlink()
+    (photos / "other.png").write_bytes(colors.image_bytes((90, 0, 90)))
+    build()
+    hits = index.query("red", where="width < 100")
+    assert set(names(hits)) == {"red.png", "other.png", "blue.jpg"}
 
 
 def test_a_table_loses_no_image_because_of_its_ids_or_captions(build, photos):
@@ -195,20 +91,12 @@ def test_a_table_loses_no_image_because_of_its_ids_or_captions(build, photos):
     assert hit.columns["name"] == "green.png"
 
 
-def test_names_that_are_not_utf8_and_circular_links_are_handled(build, photos, colors):
-    name = os.path.join(os.fsencode(photos), b"\xff caf\xe9.png")
-    with open(name, "wb") as file:
-        file.write(colors.image_bytes((255, 255, 0)))
+def test_circular_links_are_handled(build, photos):
     (photos / "Italy" / "parent").symlink_to(photos)
     (photos / "loop.png").symlink_to(photos / "loop.png")
     index = build(photos)
-    assert len(index) == 4
-    hit = index.query("red green", k=1)[0]
-    assert os.fsencode(hit.path) == name
-    assert "\\xff caf\\xe9.png" in hit.columns["name"]
-    assert any(
-        "levels of symbolic links" in reason for reason in index.changes.unreadable
-    )
+    assert len(index) == 3
+    assert sum(index.changes.unreadable.values()) == 2
 
 
 def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, capsys):
@@ -218,23 +106,13 @@ def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, ca
     assert len(index) == 3 and index.changes.unavailable == [str(photos)]
     photos.mkdir()
     assert len(build()) == 3
-    message = "contains no image. Its 3 images stay in the index."
-    assert message in capsys.readouterr().err
+    assert str(photos) in capsys.readouterr().err
     assert index.remove([photos]) == 3 and len(index) == 0
     assert index.query("red") == []
-    with pytest.raises(InputError, match="image files, .*which contains none"):
+    with pytest.raises(InputError, match="sources"):
         build(photos)
-    with pytest.raises(InputError, match="contain a folder or a table"):
+    with pytest.raises(InputError, match="sources"):
         build()
-
-
-def test_images_are_removed_from_the_index(build, photos):
-    index = build(photos)
-    assert index.remove([photos / "red.png"]) == 1
-    assert names(index.query("red", k=9)) != [] and len(index) == 2
-    assert index.remove([photos / "Italy"]) == 1
-    with pytest.raises(InputError, match="must be images, folders or tables"):
-        index.remove([photos / "red.png"])
 
 
 def test_rows_without_an_image_are_removed(build, photos, monkeypatch):
@@ -620,16 +498,20 @@ def test_an_index_does_not_open_a_model_that_may_run_code(
             use()
 
 
-def test_an_index_opens_towers_and_presets_with_their_runtime(
-    photos, tmp_path, colors, small_model
+@pytest.mark.parametrize(
+    "runtime", ["auto", pytest.param("keras", marks=pytest.mark.ci)]
+)
+def test_an_index_opens_its_model_with_its_options(
+    request, photos, tmp_path, colors, runtime
 ):
-    for model, runtime in ((colors.GOLDEN, "auto"), (small_model, "keras")):
-        folder = tmp_path / runtime
-        opened = load_model(model, runtime, 3)
-        Index.build(folder, [photos], opened)
-        index = Index.open(folder)
-        assert index.query("red", k=1) == Index.open(folder, opened).query("red", k=1)
-        assert index.model.reference() == opened.reference()
+    is_preset = runtime == "keras"
+    model = request.getfixturevalue("small_model") if is_preset else colors.GOLDEN
+    opened = load_model(model, runtime, 3)
+    folder = tmp_path / "index"
+    Index.build(folder, [photos], opened)
+    index = Index.open(folder)
+    assert index.query("red", k=1) == Index.open(folder, opened).query("red", k=1)
+    assert index.model.reference() == opened.reference()
 
 
 def test_an_index_opens_a_model_of_the_hub_from_the_cache_only(

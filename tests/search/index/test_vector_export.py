@@ -83,22 +83,6 @@ def test_a_parquet_file_has_the_fingerprint_and_typed_columns(folder, tmp_path):
     assert rows["green.png"]["captions"] == []
 
 
-@pytest.mark.ci
-def test_a_database_is_exported(folder, tmp_path, database, colors):
-    photos = folder / "photos"
-    (photos / "cut.png").write_bytes(colors.image_bytes("red")[:50])
-    index = Index.build(database, [photos], colors.GOLDEN)
-    [left_out] = index.left_out()
-    (photos / "cut.png").unlink()
-    assert left_out.path == f"{photos}/cut.png" and left_out.detail
-    vectors_path, table_path, _ = index.export(tmp_path / "a.npy")
-    with open(table_path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == [f"{color}.png" for color in sorted(COLORS)]
-    for row, vector in zip(rows, np.load(vectors_path), strict=True):
-        np.testing.assert_array_equal(index.embedding(int(row["id"])), vector)
-
-
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
 def test_an_export_does_not_replace_other_data(folder, tmp_path, name):
     index = Index.open(folder / "index")
