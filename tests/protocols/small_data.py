@@ -1,14 +1,17 @@
-"""Models and data sets that the tests of `align-keras evaluate` share."""
+"""A model and data sets that the tests of the protocols share."""
 
 import dataclasses
 import io
-import string
+import pathlib
+import zlib
 from unittest import mock
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
+import align_keras
+from align_keras.embedders import Embedder
+from align_keras.utils.errors import InputError
 from tests.helpers.small_benchmarks import (
     coco_name,
     cxc_rows,
@@ -16,21 +19,77 @@ from tests.helpers.small_benchmarks import (
     write_coco,
     write_cxc,
     write_flickr30k,
-    write_multi30k,
     write_simlex,
 )
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
-LETTERS = string.ascii_lowercase + string.digits
-VOCABULARY = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *LETTERS,
-    *(f"##{letter}" for letter in LETTERS),
-]
+
+class HashModel(Embedder):
+    """Model in memory whose embeddings are random numbers that only the input decides.
+
+    A test can therefore compare metrics with a calculation from the embeddings.
+    """
+
+    name = "hashes"
+    runtime = "keras"
+    in_memory = True
+    align = object()
+    dimension = 16
+    fingerprint = image_fingerprint = text_fingerprint = "hashes"
+
+    def encode_images(self, images):
+        return np.stack([self._vector(_image_content(image)) for image in images])
+
+    def encode_texts(self, texts):
+        return np.stack([self._vector(text.encode()) for text in texts])
+
+    encode_words = encode_texts
+
+    def encode_resized(self, images):
+        raise NotImplementedError("protocols embed images in their original size")
+
+    def _vector(self, content):
+        if content == b"no image":
+            raise InputError("The image must be decodable.")
+        vector = np.random.default_rng(zlib.crc32(content)).normal(size=self.dimension)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _image_content(image):
+    if hasattr(image, "read"):
+        content = image.read()
+        image.seek(0)
+        return content
+    return image if isinstance(image, bytes) else pathlib.Path(image).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def align():
+    return HashModel()
+
+
+@pytest.fixture
+def evaluate(align, data, tmp_path_factory):
+    """Function that evaluates the model with options such as "--split=train".
+
+    It returns the result, or the message of the error if `fails` is true.
+    """
+    cache = tmp_path_factory.getbasetemp() / "embeddings"
+
+    def run(protocol, *words, fails=False):
+        options = {"data_root": str(data)}
+        for word in words:
+            name, equals, value = word.removeprefix("--").partition("=")
+            options[name] = value if equals else True
+        if fails:
+            with pytest.raises((InputError, OSError)) as error:
+                align_keras.evaluate(align, protocol, cache=cache, **options)
+            return str(error.value)
+        result = align_keras.evaluate(align, protocol, cache=cache, **options)
+        check_counts(result["metrics"])
+        return result
+
+    return run
 
 
 def check_counts(metrics):
@@ -46,37 +105,7 @@ def check_counts(metrics):
         assert metrics[present_counts[-1].replace("queries", "candidates")] > 0
 
 
-@pytest.fixture(scope="module")
-def align():
-    """Small ALIGN model whose vocabulary covers all letters and digits."""
-    from align_keras.models import ALIGN, TextEncoder
-    from tests.helpers.small import small_encoders
-
-    text_encoder = TextEncoder(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=1,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=32,
-        projection_dim=16,
-        sequence_length=40,
-    )
-    # With the initial weights, the embeddings of all captions differ by less than 1e-6,
-    # so that rounding would determine the ranks.
-    for variable in text_encoder.trainable_variables:
-        if variable.path.endswith(("kernel", "embeddings")):
-            variable.assign(20 * variable)
-    return ALIGN.from_encoders(small_encoders()[0], text_encoder, vocabulary=VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def model(align, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "run"
-    align.save_to_preset(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Folder for --data_root with small versions of all data sets."""
     root = tmp_path_factory.mktemp("data")
@@ -85,7 +114,6 @@ def data(tmp_path_factory):
     write_flickr30k(root / "flickr30k")
     write_coco(root / "coco")
     write_cxc(root / "cxc", cxc_rows())
-    write_multi30k(root / "multi30k", root / "flickr30k/images", 1000)
     (root / "SimLex-999").mkdir()
     write_simlex(root / "SimLex-999/SimLex-999.txt", simlex_lines(999))
     return root
@@ -131,7 +159,7 @@ def encode_cxc(align, data):
     return images, texts, pairs
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """Folder of five classes with six training images and two test images each."""
     root = tmp_path_factory.mktemp("shapes")
@@ -146,6 +174,8 @@ def shapes(tmp_path_factory):
 @pytest.fixture
 def imagenet_r(tmp_path, monkeypatch, capsys):
     """Three images in the TFDS format of ImageNet-R. Returns their class ids."""
+    import tensorflow_datasets as tfds
+
     # The ids of the classes banana and tabby cat.
     ids = ["n07753592", "n02123045", "n07753592"]
     examples = []

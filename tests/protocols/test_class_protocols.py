@@ -3,13 +3,11 @@
 import functools
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
 from align_keras import datasets
-from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, icons, open_corpus
 from align_keras.datasets.benchmarks import (
     LabeledImages,
@@ -18,12 +16,12 @@ from align_keras.datasets.benchmarks import (
     read_stored_images,
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
-from tests.cli import evaluate_fixtures
 from tests.helpers.oracle_process import call_oracle, needs
-from tests.helpers.small import small_align
 from tests.helpers.small_run import COLORS, SHAPES, draw
+from tests.protocols import small_data
 
-imagenet_r, shapes = evaluate_fixtures.imagenet_r, evaluate_fixtures.shapes
+align, data, evaluate = small_data.align, small_data.data, small_data.evaluate
+imagenet_r, shapes = small_data.imagenet_r, small_data.shapes
 # Class folder → class name in the prompts.
 CLASS_NAMES = {
     "circle": "round",
@@ -32,47 +30,6 @@ CLASS_NAMES = {
     "cross": "x",
     "ring": "o",
 }
-
-
-@pytest.fixture(scope="module")
-def align():
-    align = small_align()
-    # With the initial weights, all embeddings are nearly equal, so that rounding would
-    # determine the results.
-    for encoder in (align.image_encoder, align.text_encoder):
-        for variable in encoder.trainable_variables:
-            if variable.path.endswith(("kernel", "embeddings")):
-                variable.assign(4 * variable)
-    return align
-
-
-@pytest.fixture(scope="module")
-def model(align, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "run"
-    align.save_to_preset(folder)
-    return folder
-
-
-@pytest.fixture
-def evaluate(model, tmp_path_factory, capsys):
-    """Function that runs the command and returns its JSON, or stderr if it fails."""
-    cache = tmp_path_factory.getbasetemp() / "embeddings"
-
-    def run(protocol, *arguments, fails=False):
-        code = main(
-            ["evaluate", protocol, f"--model={model}", f"--cache={cache}"]
-            + [*arguments, "--json"]
-        )
-        captured = capsys.readouterr()
-        assert code == (1 if fails else 0), captured.err
-        if fails:
-            assert "Traceback" not in captured.err
-            return captured.err
-        result = json.loads(captured.out)
-        evaluate_fixtures.check_counts(result["metrics"])
-        return result
-
-    return run
 
 
 def list_images(folder):
@@ -234,20 +191,12 @@ def test_candidates_are_the_classes_of_the_data_set(
     assert ("zero_shot/top_5" in metrics) == (classes > 5)
 
 
-def test_wordnet_ids_are_refused_as_class_names(
-    evaluate, imagenet_r, tmp_path, monkeypatch
-):
-    for name in set(imagenet_r):
-        (tmp_path / "folders" / name).mkdir(parents=True)
-        draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
-    data = f"--data={tmp_path}/folders"
-    message = evaluate("zero_shot", data, fails=True)
-    assert min(imagenet_r) in message
-    assert "clip:imagenet1k" in message
-    # The class names of ImageNet data sets come from clip-benchmark.
-    monkeypatch.setitem(sys.modules, "clip_benchmark", None)
-    message = evaluate("zero_shot", "--data=imagenet_r", fails=True)
-    assert "pip install clip-benchmark" in message
+def test_wordnet_ids_are_refused_as_class_names(evaluate, tmp_path):
+    for name in ("n02123045", "n07753592"):
+        (tmp_path / name).mkdir()
+        draw("red", "bar").save(tmp_path / name / "1.png")
+    message = evaluate("zero_shot", f"--data={tmp_path}", fails=True)
+    assert "n02123045" in message and "clip:imagenet1k" in message
 
 
 @pytest.mark.ci
@@ -326,8 +275,6 @@ def test_recall_of_composed_queries_matches_a_calculation(
     assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(examples) - 1))
     assert metrics["images"] == len(examples)
     assert result["slices"]["recall_at_5[circle check]/items"] == 12
-    message = evaluate("composed", "--slice_by=color", fails=True)
-    assert "must be one of category, sign, words" in message
     # Queries are sliced by a column of their image.
     path = tmp_path / "metadata.csv"
     houses = [example.id for example in examples if "house" in example.id]
@@ -356,10 +303,9 @@ def test_wrong_options_print_one_line(evaluate, shapes, tmp_path):
             "name the 5 classes",
         ),
         (["zero_shot", f"--data={shapes}", "--split=val"], "are test, train."),
-        (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
-        (["composed", "--data=stamps"], "Received: --data='stamps'"),
+        (["composed", "--data=stamps"], "stamps"),
     ):
         message = evaluate(*arguments, fails=True)
         assert expected in message
