@@ -103,7 +103,10 @@ class ProtocolCase:
         groups = COLORS
 
         def write(self, folder):
-            return {"data": write_color_folders(folder, "train", "test")}
+            for row, color in enumerate(COLORS):
+                write_image(folder / "train" / color / "0.png", row)
+                write_image(folder / "test" / color / "1.png", row)
+            return {"data": str(folder)}
     ```
     """
 
