@@ -174,18 +174,18 @@ def test_a_table_is_embedded_to_npy_shards_without_pyarrow(
 
 
 def test_kills_do_not_change_the_output(tmp_path):
-    """A job that is killed several times writes the same bytes as another job."""
+    """A job that is killed twice writes the same bytes as another job."""
     source = tmp_path / "captions.txt"
     words = list(COLORS)
     source.write_text(
-        "".join(f"{words[n % 3]} {words[n % 2]} {n}\n" for n in range(3000))
+        "".join(f"{words[n % 3]} {words[n % 2]} {n}\n" for n in range(1500))
     )
     expected = embed(source, tmp_path / "a", model=GOLDEN, rows_per_file=50)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "align_keras.cli.main", "embed", str(source)]
     command += ["--to", str(out), "--model", str(GOLDEN), "--rows-per-file", "50"]
     # The last kill happens while the shards are written.
-    for pattern in (".tasks/*.json", ".tasks/*.json", "0*.parquet"):
+    for pattern in (".tasks/*.json", "0*.parquet"):
         done = len(list(out.glob(pattern)))
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while len(list(out.glob(pattern))) < done + 3:
@@ -193,7 +193,7 @@ def test_kills_do_not_change_the_output(tmp_path):
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (out / ".tasks").exists() and len(list(out.glob("0*"))) < 60
+        assert (out / ".tasks").exists() and len(list(out.glob("0*"))) < 30
     subprocess.run(command, check=True)
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "a"))
     for file in expected.files:

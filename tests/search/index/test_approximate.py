@@ -118,7 +118,7 @@ def test_a_damaged_file_is_not_searched(tmp_path, small_limits):
     path = approximate_path(tmp_path, "vectors.0.f32")
     content = path.read_bytes()
     rng = np.random.default_rng(0)
-    for position in [0, *rng.integers(0, len(content), 40).tolist()]:
+    for position in [0, *rng.integers(0, len(content), 10).tolist()]:
         damaged = bytearray(content)
         damaged[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)

@@ -27,16 +27,24 @@ def contents(index):
     return images
 
 
-@pytest.mark.ci
-def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_path):
-    for number in range(160):
+@pytest.mark.parametrize(
+    ("num_images", "most_kills"),
+    [
+        pytest.param(40, 3, marks=pytest.mark.ci),
+        pytest.param(160, 15, marks=pytest.mark.release),
+    ],
+)
+def test_kills_at_random_moments_do_not_change_the_index(
+    photos, colors, tmp_path, num_images, most_kills
+):
+    for number in range(num_images):
         color = (number, 255 - number, (7 * number) % 256)
         path = photos / f"{number:03}.png"
         path.write_bytes(colors.image_bytes(color, (200, 200)))
     undisturbed = Index.build(tmp_path / "undisturbed", [photos], colors.GOLDEN)
     rng = random.Random(0)
     folder, indexed, kills = tmp_path / "killed", 0, 0
-    for _ in range(15):
+    for _ in range(most_kills):
         command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         # Before the index exists, the process is killed while it creates the index.
@@ -54,7 +62,7 @@ def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_pat
             count = len(Index.open(folder))
             assert count >= indexed
             indexed = count
-    assert kills > 3
+    assert kills > 2
     killed = Index.build(folder, [photos], colors.GOLDEN)
     expected, images = contents(undisturbed), contents(killed)
     assert images.keys() == expected.keys()
