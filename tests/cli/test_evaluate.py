@@ -10,6 +10,7 @@ import pytest
 from align_keras.cli.common import print_json, print_table
 from align_keras.cli.evaluate import print_result
 from align_keras.cli.main import main
+from align_keras.embedders.litert_embedder import LiteRTEmbedder
 from align_keras.protocols.paper_results import figures_as_shares, paper_results
 from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.protocols.run_protocol import (
@@ -20,8 +21,8 @@ from align_keras.protocols.run_protocol import (
 from align_keras.reports.result_tables import (
     ResultTable,
 )
+from tests.helpers.color_towers import GOLDEN
 from tests.helpers.pages import Page
-from tests.helpers.small import small_align
 from tests.helpers.small_run import COLORS, SHAPES, draw, write_pairs
 
 
@@ -29,7 +30,6 @@ from tests.helpers.small_run import COLORS, SHAPES, draw, write_pairs
 def work_folder(tmp_path_factory):
     """Folder with a model, captioned images, and images in one folder per class."""
     work_folder = tmp_path_factory.mktemp("evaluate")
-    small_align().save_to_preset(work_folder / "run")
     write_pairs(work_folder / "pairs")
     (work_folder / "pairs" / "red_ring.png").write_bytes(b"no image")
     for split in ("train", "test"):
@@ -46,7 +46,7 @@ def run(work_folder, capsys, monkeypatch):
     """Function that runs the command and returns exit code, stdout and stderr."""
     monkeypatch.chdir(work_folder)
 
-    def run(*arguments, model="run"):
+    def run(*arguments, model=str(GOLDEN)):
         model = ["--model", model] if model else []
         cache = [] if "--cache" in arguments else ["--cache", "cache"]
         code = main(["evaluate", *arguments, *model, *cache])
@@ -124,13 +124,12 @@ def test_retrieval_prints_a_table_and_writes_a_page(run, work_folder):
     assert all(len(line) <= 80 for line in lines)
     assert re.search(r"│ images_left_out *│ *1 │", out)
     assert re.search(r"│ t2i/recall_at_10, % *│ *\d+\.\d │ *\d+\.\d\d │", out)
-    assert lines[-1] == "runtime: keras"
+    assert lines[-1] == "runtime: litert"
     assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
     page_content = Page(page.read_text(encoding="utf-8"))
     assert "retrieval on pairs/pairs.jsonl" in page_content.words
     assert page_content.attributes("img") and "Text → image" in page_content.words
-    assert "keras" in page_content.words
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
@@ -139,24 +138,18 @@ def test_only_json_is_printed_on_stdout(run, work_folder, monkeypatch):
     first_run = run(*RETRIEVAL, "--json")
     result = json.loads(first_run[1], parse_constant=pytest.fail)
     assert (result["model"], result["protocol"], result["paper"]) == (
-        "run",
+        str(GOLDEN),
         "retrieval",
         {},
     )
-    assert result["runtime"] == "keras" and result["metrics"]["images"] == 39
+    assert result["runtime"] == "litert" and result["metrics"]["images"] == 39
     assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
 
     def refuse(*arguments, **options):
         raise AssertionError("the embeddings must come from the cache")
 
-    from align_keras.models import ALIGN, ALIGNImageConverter
-
-    monkeypatch.setattr(ALIGN, "encode_texts", refuse)
-    monkeypatch.setattr(ALIGNImageConverter, "read", refuse)
-    monkeypatch.setattr(
-        "align_keras.models.embedding.EmbeddingMethods.encode_images",
-        lambda *arguments, **options: None,
-    )
+    for name in ("encode_images", "encode_texts"):
+        monkeypatch.setattr(LiteRTEmbedder, name, refuse)
     code, out, err = run(*RETRIEVAL, "--json", "--html", "both.html")
     assert (code, json.loads(out)) == (0, result)
     assert (work_folder / "both.html").exists() and "wrote both.html" in err

@@ -15,7 +15,7 @@ from align_keras.cli.main import main, parse_arguments
 from align_keras.runs.run_index import open_run_index, write_run_index
 from align_keras.search import Hit, Index, ModelIdentity, Query
 from align_keras.utils.errors import InputError
-from tests.helpers.tiny_export import COLORS, image_bytes, write_tiny_export
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
 
 def parse(*arguments):
@@ -28,7 +28,7 @@ def parse(*arguments):
 def run_folder(tmp_path_factory):
     """Folder of a run with an export and an index of three images."""
     folder = tmp_path_factory.mktemp("run")
-    write_tiny_export(folder / "export")
+    shutil.copytree(GOLDEN, folder / "export")
     images = [image_bytes(color) for color in COLORS]
     embeddings = load_model(folder / "export").encode_images(images)
     captions = [["[bold]a red \x1b[31mone"], ["leaf", "grass"], ["the sea " * 30]]
@@ -77,8 +77,8 @@ def test_the_index_of_a_run_supports_all_options(run_folder, capsys):
         run_folder, capsys, "red", "--where", "captions like '%sea%'"
     )
     assert paths == ["fa-blue"]
-    query, paths = search_paths(run_folder, capsys, "--where", "width = 8", "-k", 2)
-    assert paths == ["fa-blue", "fa-green"] and query["where"] == "width = 8"
+    query, paths = search_paths(run_folder, capsys, "--where", "width = 24", "-k", 2)
+    assert paths == ["fa-blue", "fa-green"] and query["where"] == "width = 24"
     assert search.run(parse("--model_dir", run_folder, "red", "-0")) == 0
     paths = capsys.readouterr().out.split("\0")
     assert pathlib.Path(paths[0]).read_bytes() == image_bytes("red")
