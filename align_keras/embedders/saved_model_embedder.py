@@ -69,7 +69,7 @@ class SavedModelEmbedder(Embedder):
             self._model = self._tensorflow.saved_model.load(str(self.directory))
         except FileNotFoundError:
             # TensorFlow also raises this class for an unknown operation.
-            if _has_unknown_operations(self._tensorflow, self.directory):
+            if has_unknown_operations(self._tensorflow, self.directory):
                 check_tensorflow_text(f"The export {self.directory}")
             raise
         # TensorFlow uses all cores for a call, so parallel calls would not be faster.
@@ -186,7 +186,7 @@ def _tensorflow_with_text_ops() -> Any:
     return tensorflow
 
 
-def _has_unknown_operations(tensorflow: Any, directory: pathlib.Path) -> bool:
+def has_unknown_operations(tensorflow: Any, directory: pathlib.Path) -> bool:
     """Returns True if the file of a SavedModel lists operations of other packages."""
     from tensorflow.core.protobuf import saved_model_pb2
 

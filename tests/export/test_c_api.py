@@ -78,7 +78,7 @@ def test_text_embeddings_equal_those_of_keras(model, folder, name):
         )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_similarities_and_scores_equal_those_of_keras(model, folder, files):
     names = ["cat", "dog"]
     templates = ["a {}", "the {} there"]

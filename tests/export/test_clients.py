@@ -120,7 +120,9 @@ def test_the_rest_client_raises_errors_of_the_server(export, rest_server):
             client.predict(rest_server, model, signature, inputs)
 
 
-@pytest.mark.parametrize("name", ["client_rest", "client_grpc"])
+@pytest.mark.parametrize(
+    "name", ["client_rest", pytest.param("client_grpc", marks=pytest.mark.release)]
+)
 def test_clients_run_as_programs(
     model, export, grpc_server, rest_server, tmp_path, name
 ):

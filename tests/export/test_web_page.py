@@ -77,7 +77,10 @@ def small(tmp_path_factory, runtime, model):
     return Export(folder, model, embed_page_images(model, pairs), 5e-5)
 
 
-@pytest.fixture(scope="module", params=["small", "run"])
+@pytest.fixture(
+    scope="module",
+    params=["small", pytest.param("run", marks=pytest.mark.release)],
+)
 def export(request, tmp_path_factory, runtime):
     """Exports a small model, or the model of a run with its index."""
     if request.param == "small":
@@ -164,7 +167,7 @@ def check_hits(hits, export, query, tolerance=None):
     np.testing.assert_allclose(row_scores, expected_scores, atol=tolerance)
 
 
-@pytest.mark.parametrize("text", ["red circle", "  Blåue, RING! ", "漢 👩‍🚀 zzzz"])
+@pytest.mark.parametrize("text", ["  Blåue, RING! ", "漢 👩‍🚀 zzzz"])
 def test_a_text_query_has_the_hits_of_python(page, export, text):
     page.fill("#query", text)
     page.press("#query", "Enter")

@@ -79,7 +79,7 @@ def find_differences(captions, actual, expected):
 def test_hard_and_random_captions_have_the_ids_of_python(
     tokenize_in_node, normalization
 ):
-    captions = [*HARD_CASES, *random_captions(3000, seed=1)]
+    captions = [*HARD_CASES, *random_captions(1000, seed=1)]
     # The vocabulary contains all characters, since [UNK] would hide differences.
     vocabulary = learn_vocabulary(captions, 8000, normalization=normalization)
     tokenizer = WordPieceTokenizer(vocabulary, 32, normalization)
@@ -104,10 +104,14 @@ def test_captions_have_the_ids_of_hugging_face(tokenize_in_node, tmp_path):
     assert find_differences(captions, ids, expected) == []
 
 
+@pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.release)])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_all_characters_are_normalized_as_in_python(tokenize_in_node, normalization):
+def test_all_characters_are_normalized_as_in_python(
+    tokenize_in_node, normalization, step
+):
     # A character between two letters is kept, removed, folded, isolated or a space.
-    points = [p for p in range(0x30000) if not 0xD800 <= p < 0xE000]
+    points = [*range(0x3000), *range(0x3000, 0x30000, step)]
+    points = [p for p in points if not 0xD800 <= p < 0xE000]
     captions = [f"a{chr(point)}b" for point in points]
     new_letters = {chr(point) for point in NEW_LETTERS[normalization]}
     captions = [caption for caption in captions if caption[1] not in new_letters]
@@ -141,7 +145,7 @@ def test_lone_surrogates_are_removed(tokenize_in_node):
     assert ids == tokenize_in_python(tokenizer, replaced)[0]
 
 
-@pytest.mark.parametrize("caption", ["red " * 25_000, "x" * 100_000, "漢" * 100_000])
+@pytest.mark.parametrize("caption", ["red " * 25_000, "漢" * 100_000])
 def test_huge_captions_have_the_ids_of_python(tokenize_in_node, caption):
     tokenizer = WordPieceTokenizer(VOCABULARY, 64)
     ids, _ = tokenize_in_node(tokenizer, [caption])

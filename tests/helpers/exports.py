@@ -26,6 +26,27 @@ def exported_align():
 
 
 @functools.cache
+def encoder_fingerprints():
+    """Returns the fingerprints of the two encoders before the first export."""
+    align = exported_align()
+    return align.image_encoder.fingerprint(), align.text_encoder.fingerprint()
+
+
+@functools.cache
+def captioned_images():
+    """Returns the path of a table of drawn images and captions."""
+    from tests.helpers.small_run import write_pairs
+
+    return str(write_pairs(_temporary_folder()))
+
+
+def _temporary_folder():
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
 def export_folder(format, **options):
     """Returns the folder of an export. Tests must not change it.
 
@@ -35,8 +56,8 @@ def export_folder(format, **options):
     """
     from align_keras import export_model
 
-    parent = pathlib.Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    encoder_fingerprints()
+    parent = _temporary_folder()
     if format == "keras":
         exported_align().save_to_preset(parent / format)
     else:
