@@ -67,8 +67,8 @@ class SavedModelEmbedder(Embedder):
         try:
             # The model must stay alive, since signatures do not reference variables.
             self._model = self._tensorflow.saved_model.load(str(self.directory))
-        except FileNotFoundError:
-            # TensorFlow also raises this class for an unknown operation.
+        except RuntimeError:
+            # TensorFlow raises this class for an unknown operation.
             if has_unknown_operations(self._tensorflow, self.directory):
                 check_tensorflow_text(f"The export {self.directory}")
             raise
@@ -187,15 +187,16 @@ def _tensorflow_with_text_ops() -> Any:
 
 
 def has_unknown_operations(tensorflow: Any, directory: pathlib.Path) -> bool:
-    """Returns True if the file of a SavedModel lists operations of other packages."""
+    """Returns True if the graph of a SavedModel has operations of other packages."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved_model = saved_model_pb2.SavedModel()
     saved_model.ParseFromString((directory / "saved_model.pb").read_bytes())
     return any(
-        not hasattr(tensorflow.raw_ops, operation.name)
+        not hasattr(tensorflow.raw_ops, node.op)
         for meta_graph in saved_model.meta_graphs
-        for operation in meta_graph.meta_info_def.stripped_op_list.op
+        for function in meta_graph.graph_def.library.function
+        for node in function.node_def
     )
 
 

@@ -36,6 +36,17 @@ class TestSavedModel(RuntimeCase):
     format = "saved_model"
     runtime = "saved_model"
 
+    def test_missing_text_operations_are_reported(self, monkeypatch):
+        import tensorflow as tf
+
+        def load(folder):
+            raise RuntimeError("Op type not registered")
+
+        monkeypatch.setitem(sys.modules, "tensorflow_text", None)
+        monkeypatch.setattr(tf.saved_model, "load", load)
+        with pytest.raises(InputError, match="tensorflow-text"):
+            self.open()
+
 
 class TowerCase(RuntimeCase):
     """Tests of exports with an image tower and a text tower."""
