@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
@@ -283,6 +282,8 @@ except Exception as error:
 
 
 def test_an_error_of_tensorflow_while_writing_names_the_folder(tmp_path, monkeypatch):
+    import tensorflow as tf
+
     def fail(builder, **options):
         cause = tf.errors.ResourceExhaustedError(None, None, "a/b; File too large")
         raise RuntimeError("Failed to write") from cause

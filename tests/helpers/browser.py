@@ -11,8 +11,6 @@ import threading
 
 import pytest
 
-from align_keras.export.web_page import LITERT_JS_VERSION
-
 
 def node_modules(tmp_path_factory):
     """Returns the `node_modules` folder with @litertjs/core.
@@ -25,6 +23,9 @@ def node_modules(tmp_path_factory):
         return pathlib.Path(npm_folder, "node_modules")
     if shutil.which("npm") is None:
         pytest.skip("npm isn't installed")
+    # Importing TensorFlow takes seconds.
+    from align_keras.export.web_page import LITERT_JS_VERSION
+
     folder = tmp_path_factory.mktemp("npm")
     options = ("--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder))
     package = f"@litertjs/core@{LITERT_JS_VERSION}"

@@ -10,7 +10,7 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabeledImages, read_shard_classes
-from align_keras.protocols import fine_tuning_protocols, trials
+from align_keras.protocols import fine_tuning_protocols
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.helpers.drawings import draw
@@ -120,6 +120,8 @@ def test_the_identity_of_tfds_data_includes_version_and_split(monkeypatch):
 
 
 def test_trials_run_again_for_another_version(tmp_path, monkeypatch):
+    from align_keras.protocols import trials
+
     completed_runs = []
 
     def run(trial, scratch):

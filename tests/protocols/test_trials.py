@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_recipe
-from align_keras.protocols.trials import (
-    Trial,
-    build_stages,
-    stage_schedule,
-    swept_recipe,
-)
 
 
-def test_learning_rates_of_the_imagenet_recipe_match_the_paper():
+@pytest.fixture(scope="module")
+def trials():
+    from align_keras.protocols import trials  # Importing TensorFlow takes seconds.
+
+    return trials
+
+
+def test_learning_rates_of_the_imagenet_recipe_match_the_paper(trials):
     recipe = load_recipe("imagenet_full")
     count = 1_281_167
-    head, full = build_stages(recipe, lambda size, step: (size, step), count)
+    head, full = trials.build_stages(recipe, lambda size, step: (size, step), count)
     assert (head.learns_encoder, full.learns_encoder) == (False, True)
     assert full.encoder_multiplier == 0.1
     assert head.steps == full.steps == 100 * count // 1024
@@ -37,8 +38,8 @@ def test_learning_rates_of_the_imagenet_recipe_match_the_paper():
             assert rate == pytest.approx(start * 0.2**power, rel=1e-5), step
 
 
-def test_learning_rates_of_the_fine_grained_recipe_decay_along_a_cosine():
-    head, full = build_stages(
+def test_learning_rates_of_the_fine_grained_recipe_decay_along_a_cosine(trials):
+    head, full = trials.build_stages(
         load_recipe("fine_grained"), lambda size, step: (size, step), 2040
     )
     assert head.steps == full.steps == 20_000
@@ -50,22 +51,22 @@ def test_learning_rates_of_the_fine_grained_recipe_decay_along_a_cosine():
         assert float(stage.learning_rate(20_000)) == 0.0
 
 
-def test_stages_may_be_skipped_or_have_one_step():
+def test_stages_may_be_skipped_or_have_one_step(trials):
     recipe = load_recipe("fine_grained", params_override="head.steps=null")
-    stages = build_stages(recipe, lambda size, step: (size, step), 100)
+    stages = trials.build_stages(recipe, lambda size, step: (size, step), 100)
     assert [stage.learns_encoder for stage in stages] == [True]
     few = load_recipe("imagenet_frozen", params_override="head.epochs=1")
-    (stage,) = build_stages(few, lambda size, step: (size, step), 100)
+    (stage,) = trials.build_stages(few, lambda size, step: (size, step), 100)
     assert stage.steps == 1 and stage.learning_rate == 0.1
     constant = load_recipe("fine_grained", params_override="head.schedule=constant")
-    assert stage_schedule(constant.head, 5, 1.0) == 1e-2
+    assert trials.stage_schedule(constant.head, 5, 1.0) == 1e-2
 
 
-def test_options_of_a_sweep_are_drawn_from_their_ranges():
+def test_options_of_a_sweep_are_drawn_from_their_ranges(trials):
     recipe = load_recipe("vtab")
-    swept = [swept_recipe(recipe, number) for number in range(400)]
-    assert swept[3] == swept_recipe(recipe, 3)
-    assert swept[3] != swept_recipe(recipe.model_copy(update={"seed": 1}), 3)
+    swept = [trials.swept_recipe(recipe, number) for number in range(400)]
+    assert swept[3] == trials.swept_recipe(recipe, 3)
+    assert swept[3] != trials.swept_recipe(recipe.model_copy(update={"seed": 1}), 3)
     # Half of the log-uniform rates are in each decade. The standard deviation of the
     # share of 400 draws is 2.5%, so the bounds are four deviations away.
     assert (
@@ -91,14 +92,14 @@ def test_options_of_a_sweep_are_drawn_from_their_ranges():
     )
 
 
-def test_inputs_of_a_trial_do_not_depend_on_other_trials():
+def test_inputs_of_a_trial_do_not_depend_on_other_trials(trials):
     recipe = load_recipe("vtab")
     fewer = recipe.model_copy(update={"runs": 1, "seed": 5})
-    trials = [
-        Trial("dtd", "train800", "val200", trial_recipe, 0)
+    two_trials = [
+        trials.Trial("dtd", "train800", "val200", trial_recipe, 0)
         for trial_recipe in (recipe, fewer)
     ]
-    assert trials[0].inputs("m", "d") == trials[1].inputs("m", "d")
-    json.dumps(trials[0].inputs("m", "d"))
-    other = Trial("dtd", "train800", "val200", recipe, 1)
-    assert other.inputs("m", "d") != trials[0].inputs("m", "d")
+    assert two_trials[0].inputs("m", "d") == two_trials[1].inputs("m", "d")
+    json.dumps(two_trials[0].inputs("m", "d"))
+    other = trials.Trial("dtd", "train800", "val200", recipe, 1)
+    assert other.inputs("m", "d") != two_trials[0].inputs("m", "d")
