@@ -81,15 +81,6 @@ def test_a_presigned_table_is_indexed_without_its_signature(run, web):
 COMMANDS = [
     ("embed", "{}", "--to", "out", "--format", "npy", "--model", GOLDEN),
     ("corpus", "build", "--out", "corpus", "--source", "pairs:{}"),
-    (
-        "train",
-        "--experiment",
-        "own_pairs",
-        "--model_dir",
-        "run",
-        "--params_override",
-        "task.train_data.pairs={},task.validation_data.pairs={}",
-    ),
     ("plan", "--experiment", "own_pairs", "--params_override", "task.x={}"),
     ("evaluate", "retrieval", "--model", GOLDEN, "--data", "{}"),
     ("search", "red", "--model_dir", "{}"),

@@ -1,6 +1,5 @@
 """`align-keras corpus score` and `select`, and training on the selected pairs."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -15,7 +14,6 @@ from align_keras.cli.main import main
 from align_keras.corpus.scores import ScoreTable
 from align_keras.corpus.shard_folder import read_shard, shard_counts
 from tests.helpers.small_corpus import ONE_WORKER, run
-from tests.helpers.small_run import SMALL, write_pairs
 
 pytestmark = pytest.mark.ci
 
@@ -285,25 +283,3 @@ def test_scores_of_rebuilt_shards_are_refused(copied, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert "written for other shards" in error
     assert "Run `align-keras corpus score` again" in error
-
-
-def test_training_reads_the_selected_pairs(scored, tmp_path, capsys):
-    out = scored[0]
-    shards = out / "web_pairs/1.0.0"
-    where = "detected_language = 'en'"
-    overrides = [
-        *(option for option in SMALL.split(",") if "batch_size" not in option),
-        "task.train_data.global_batch_size=4",
-        f"task.train_data.corpus={shards}",
-        f"task.validation_data.pairs={write_pairs(tmp_path / 'validation')}",
-    ]
-    command = ["train", f"--params_override={','.join(overrides)}", "--json"]
-    command += [f'--params_override=task.train_data.where="{where}"']
-    assert main([*command, f"--model_dir={tmp_path / 'run'}"]) == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["step"] == 8
-    assert f"where {where} keeps " in captured.err
-    too_large = "--params_override=task.train_data.global_batch_size=100"
-    assert main([*command, too_large, f"--model_dir={tmp_path / 'other'}"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "global_batch_size must be at most" in error and where in error

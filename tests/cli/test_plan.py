@@ -312,12 +312,12 @@ def test_optimizer_slots_are_counted():
 def test_optimizer_slots_match_the_optimizers():
     from align_keras.runs.model_from_config import build_model, compile_model
 
-    for kind in ("lamb", "adamw", "muon", "sgd"):
+    model = build_model(load_config(params_override=NANO).task.model)
+    for kind in ("lamb", "muon", "sgd"):
         config = load_config(
             params_override=f"{NANO},trainer.optimizer_config.optimizer.type={kind},"
             "trainer.optimizer_config.ema.average_decay=0.9"
         )
-        model = build_model(config.task.model)
         compile_model(model, config)
         model.build_optimizer()
         num_optimizer_values = sum(
