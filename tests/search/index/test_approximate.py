@@ -8,6 +8,15 @@ from align_keras.search.index.approximate import Approximate, build_or_update
 from align_keras.search.index.folder_files import approximate_path
 
 
+@pytest.fixture(autouse=True)
+def single_thread():
+    """Lets faiss use one thread, because idle threads take CPU time here."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
 def vectors_of(count, seed=0):
     vectors = np.random.default_rng(seed).normal(size=(count, 16)).astype("float32")
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

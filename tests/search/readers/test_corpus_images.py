@@ -1,38 +1,61 @@
 """Indexes a built corpus whose shards are TFRecord or ArrayRecord files."""
 
+import struct
+
 import pytest
 
+from align_keras.corpus.sources.tfrecord_files import masked_crc
 from align_keras.search import Index
 
 CAPTIONS = {"red": ["a red wall", "paint"], "green": ["a meadow"], "blue": ["the sea"]}
 
 
+def field(number, content):
+    """Returns a field of a protobuf message, which contains bytes."""
+    length = len(content)
+    varint = b""
+    while length >= 128:
+        varint += bytes([length % 128 + 128])
+        length //= 128
+    return bytes([8 * number + 2]) + varint + bytes([length]) + content
+
+
+def example(**features):
+    """Returns the bytes of a `tf.train.Example`, without importing TensorFlow."""
+    entries = b""
+    for name, values in features.items():
+        feature = field(1, b"".join(field(1, value) for value in values))
+        entries += field(1, field(1, name.encode()) + field(2, feature))
+    return field(1, entries)
+
+
+def write_tfrecord(path, messages):
+    with open(path, "wb") as file:
+        for message in messages:
+            for part in (struct.pack("<Q", len(message)), message):
+                file.write(part + masked_crc(part).to_bytes(4, "little"))
+
+
 @pytest.fixture(params=["tfrecord", "array_record"])
 def shard(request, tmp_path, colors):
     """Returns the shard of a corpus with the files that an index reads."""
-    import tensorflow as tf
-
-    def values(*texts):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
-
     folder = tmp_path / "out" / "web_pairs" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "features.json").write_text("{}")
     (tmp_path / "out" / "corpus.yaml").write_text("")
     shard = folder / f"web_pairs-train.{request.param}-00000-of-00001"
+    messages = [
+        example(image=[colors.image_bytes(color)], captions=map(str.encode, captions))
+        for color, captions in CAPTIONS.items()
+    ]
     if request.param == "tfrecord":
-        writer = tf.io.TFRecordWriter(str(shard))
-    else:
-        from array_record.python import array_record_module
+        write_tfrecord(shard, messages)
+        return shard
+    from array_record.python import array_record_module
 
-        writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
-    for color, captions in CAPTIONS.items():
-        features = {
-            "image": values(colors.image_bytes(color)),
-            "captions": values(*map(str.encode, captions)),
-        }
-        example = tf.train.Example(features=tf.train.Features(feature=features))
-        writer.write(example.SerializeToString())
+    writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
+    for message in messages:
+        writer.write(message)
     writer.close()
     return shard
 
