@@ -74,9 +74,10 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
 
     Example:
 
-    >>> import align_keras
-    >>> encoder = align_keras.ALIGN.from_preset("align_small_en").image_encoder
-    >>> load_image_weights(encoder, "align_small_en")
+    ```python
+    encoder = align_keras.ImageEncoder(image_size=224)
+    load_image_weights(encoder, "imagenet")
+    ```
     """
     image_weights(weights).load(image_encoder)
 

@@ -46,7 +46,8 @@ def test_the_loss_is_the_weighted_sum_of_the_losses_of_all_widths(tile_size):
 def test_training_reports_the_loss_of_each_width():
     model = small_align()
     inner = ContrastiveLoss(share_equal_images=True)
-    model.compile(SGD(0.01), MatryoshkaLoss(inner, [4, 16], [2.0, 1.0]))
+    loss = MatryoshkaLoss(inner, [4, 16], [2.0, 1.0])
+    model.compile(SGD(0.01), loss, run_eagerly=True)
     batch = {**small_batch(), "image_ids": np.arange(4)}
     history = model.fit(tf.data.Dataset.from_tensors(batch), verbose=0).history
     expected = 2.0 * history["loss_4"][0] + history["loss_16"][0]

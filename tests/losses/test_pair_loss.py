@@ -51,7 +51,8 @@ def train_step(loss, strategy=None):
     """Returns a model without dropout after a step, and the reported metrics."""
     with strategy_scope(strategy):
         model = make_model(synchronized=True)
-        model.compile(SGD(0.05, momentum=0.0, weight_decay=0.0), loss)
+        optimizer = SGD(0.05, momentum=0.0, weight_decay=0.0)
+        model.compile(optimizer, loss, run_eagerly=strategy is None)
     batches = tf.data.Dataset.from_tensor_slices(batch()).batch(ROWS, True)
     history = model.fit(batches, verbose=0).history
     return model, {name: values[0] for name, values in history.items()}

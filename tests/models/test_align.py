@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import resource
 import shutil
 
 import keras
@@ -62,7 +61,7 @@ def test_config_keys_equal_the_constructor_arguments(cls):
 
 def test_fit_lowers_the_loss_and_calls_each_encoder_once():
     keras.utils.set_random_seed(0)
-    image_encoder, text_encoder = small_encoders()
+    image_encoder, text_encoder = small_encoders(num_stages=1)
     calls = []
     for encoder in (image_encoder, text_encoder):
         original = encoder.call
@@ -90,7 +89,7 @@ def test_fit_lowers_the_loss_and_calls_each_encoder_once():
 def test_a_fixed_temperature_does_not_change():
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.25, learn_temperature=False)
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     history = model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0).history
     assert history["temperature"] == [pytest.approx(0.25)]
     assert float(model.temperature) == pytest.approx(0.25)
@@ -180,7 +179,8 @@ def test_encode_images_accepts_floats_with_a_value_range(model):
 
 @pytest.mark.ci
 def test_a_keras_file_and_a_preset_folder_restore_the_embeddings(model, tmp_path):
-    model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
+    loss = ContrastiveLoss(reduction="mean")
+    model.compile(keras.optimizers.AdamW(1e-3), loss, run_eagerly=True)
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
     pixels = list(small_batch(seed=3)["images"])
     expected = model.encode_images(pixels), model.encode_texts(["a red cat"])
@@ -409,19 +409,6 @@ def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"vocabulary\.txt"):
         ALIGN.from_preset(tmp_path)
-
-
-def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
-    large = tmp_path / "large.png"
-    with open(large, "wb") as file:
-        file.truncate(600_000_000)  # The sparse file uses no disk space.
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        InputError, match="at most 512,000,000 bytes. Received: .*large"
-    ):
-        model.encode_images([large])
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 100_000  # KiB
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_hub_models_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
         ALIGN.from_preset("hf://kakaobrain/nothing")
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_opening_a_folder_needs_neither_torch_nor_transformers(folder):
     script = (
         "import sys\n"

@@ -52,7 +52,7 @@ def copy_keras_weights(reference, encoder):
     ("padding", "size"),
     [
         pytest.param("hugging_face", 64, marks=pytest.mark.release),
-        pytest.param("hugging_face", 75, marks=pytest.mark.ci),
+        pytest.param("hugging_face", 75, marks=pytest.mark.release),
         pytest.param("tf", 75, marks=pytest.mark.ci),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_locked_encoder_without_projection_has_no_trainable_weights():
 
 @pytest.mark.parametrize(
     "number",
-    [0, *(pytest.param(number, marks=pytest.mark.ci) for number in range(1, 5))],
+    [0, *(pytest.param(number, marks=pytest.mark.release) for number in range(1, 5))],
 )
 def test_lite_has_as_many_parameters_as_in_pytorch(number):
     question, expected = recorded("lite_parameters")[number]
@@ -206,9 +206,7 @@ def small_encoder(request):
     return ImageEncoder(**SMALL, lite=request.param)
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (33, 47), (64, 35), (129, 32), (101, 99)]
-)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (129, 32)])
 def test_images_of_any_size_from_32_are_embedded(small_encoder, height, width):
     embedding = small_encoder(random_images(height, width, 2))
     assert embedding.shape == (2, *small_encoder.output_shape[1:])

@@ -79,7 +79,11 @@ def test_lite0_equals_the_pytorch_model():
     "variant, reference_options",
     [
         ("efficientnet_b0", {"model_id": "b0", "se_ratio": 0.25}),
-        ("efficientnet_b7", {"model_id": "b7", "se_ratio": 0.25}),
+        pytest.param(
+            "efficientnet_b7",
+            {"model_id": "b7", "se_ratio": 0.25},
+            marks=pytest.mark.release,
+        ),
         # Lite0 is B0 with ReLU6 and without squeeze-and-excitation.
         (
             "efficientnet_lite0",
@@ -257,8 +261,9 @@ def test_minilm_equals_the_model_of_transformers():
 
 @pytest.mark.ci
 @needs("official")
-@pytest.mark.parametrize("version", ["BertEncoder", "BertEncoderV2"])
-@pytest.mark.parametrize("root", ["encoder", "model"])
+@pytest.mark.parametrize(
+    "version, root", [("BertEncoder", "encoder"), ("BertEncoderV2", "model")]
+)
 def test_a_bert_checkpoint_of_model_garden_is_loaded(version, root, tmp_path):
     from official.nlp.modeling import networks
 
@@ -347,19 +352,17 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
     assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name, value", [("num_heads", 4), ("activation", "gelu"), ("pooling", "mean")]
-)
-def test_text_settings_that_fit_all_shapes_are_compared(tmp_path, name, value):
-    source = small_align().text_encoder
-    small_align().save_to_preset(tmp_path / "run")
-    target = TextEncoder.from_config({**source.get_config(), name: value})
-    before = target.get_weights()
-    message = f"must have {name}={getattr(source, name)!r}.*Received: {name}={value!r}"
-    with pytest.raises(InputError, match=message):
-        load_text_weights(target, str(tmp_path / "run"))
-    for weight, expected in zip(target.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, expected)
+def test_text_settings_that_fit_all_shapes_are_compared(tmp_path):
+    model = small_align()
+    model.save_to_preset(tmp_path / "run")
+    config = model.text_encoder.get_config()
+    for name, value in {"num_heads": 4, "pooling": "mean"}.items():
+        target = TextEncoder.from_config({**config, name: value})
+        before = target.get_weights()
+        with pytest.raises(InputError, match=name):
+            load_text_weights(target, str(tmp_path / "run"))
+        for weight, expected in zip(target.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, expected)
 
 
 @pytest.mark.ci
@@ -412,9 +415,10 @@ def test_a_pickle_with_code_is_refused(tmp_path):
         (lambda m, p: load_image_weights(m.image_encoder, "imagenet"), "B0 to B7"),
         (lambda m, p: load_text_weights(m.text_encoder, "minilm-l9"), "minilm-l6"),
         (lambda m, p: load_text_weights(m.text_encoder, f"{p}/x"), "prefix"),
-        (
+        pytest.param(
             lambda m, p: load_image_weights(ImageEncoder(image_size=64), f"{p}/no.h5"),
-            "can't be loaded into keras.applications.EfficientNetB0",
+            "EfficientNetB0",
+            marks=pytest.mark.ci,
         ),
     ],
 )

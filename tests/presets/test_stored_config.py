@@ -29,7 +29,10 @@ def presets(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "hugging_face", "name"])
+@pytest.mark.parametrize(
+    "kind",
+    ["folder", "file", pytest.param("hugging_face", marks=pytest.mark.ci), "name"],
+)
 def test_the_parts_are_those_of_the_model(presets, kind):
     preset, options = presets[kind]
     model = ALIGN.from_preset(preset, **options)
