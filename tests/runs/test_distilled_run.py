@@ -69,11 +69,11 @@ def test_a_run_reports_the_losses_and_refuses_another_teacher(home):
     assert inputs["teacher"] == f"{fingerprint} {fingerprint}"
     inputs["teacher"] = "0" * 16
     (run_folder / "inputs.json").write_text(json.dumps(inputs))
-    with pytest.raises(InputError, match="distillation.teacher must have"):
+    with pytest.raises(InputError, match="distillation.teacher"):
         train(run_folder, TINY, TWO_TEACHERS, "task.distillation.embedding_weight=0")
-    with pytest.raises(InputError, match="embedding_weight' must be 0 if"):
+    with pytest.raises(InputError, match="embedding_weight"):
         train(home / "two", TWO_TEACHERS)
-    with pytest.raises(InputError, match="width of the teacher's embeddings, 384"):
+    with pytest.raises(InputError, match="384"):
         train(home / "other_width", TEACHER)
     message = r"^task\.distillation\.teacher: .*'no_teacher'"
     with pytest.raises(InputError, match=message):

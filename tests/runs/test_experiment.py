@@ -17,7 +17,7 @@ from align_keras.runs.session import explain_data_errors
 from align_keras.text import wordpiece_tokenizer
 from align_keras.utils.errors import InputError
 from tests.helpers.docs_text import read_page
-from tests.helpers.small_run import SMALL, write_pairs
+from tests.helpers.small_run import TINY, pairs_override, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -39,8 +39,8 @@ def test_overrides_apply_to_names_paths_and_configurations(tmp_path):
 
 def test_input_errors_within_tensorflow_are_raised_again():
     task = load_config(params_override="task.train_data.source=a").task
-    message = "{{node PyFunc}} InputError: The source changed. Run again.\nTrace"
-    with pytest.raises(InputError, match="^The source changed. Run again.$"):
+    message = "{{node PyFunc}} InputError: The source changed.\nTrace"
+    with pytest.raises(InputError, match="^The source changed.$"):
         with explain_data_errors(task):
             raise RuntimeError(message)
 
@@ -100,21 +100,12 @@ def test_without_tensorflow_text_the_weights_of_the_run_embed_the_queries(
 @pytest.mark.release
 def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     table = write_pairs(tmp_path / "pairs")
-    data = {
-        "corpus": "pairs",
-        "pairs": str(table),
-        "tfds_data_dir": str(tmp_path / "data"),
-    }
-    overrides = {
-        f"task.{section}.{name}": value
-        for section in ("train_data", "validation_data")
-        for name, value in data.items()
-    }
-    config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
+    override = pairs_override(table, tmp_path / "data")
+    config = load_config("quickstart_stamps", params_override=[override, TINY])
     run = align_keras.train_experiment(
         config, tmp_path / "run", with_evaluation=False
     ).directory
-    longer = {"trainer.train_steps": 12}
+    longer = {"trainer.train_steps": 8}
     uses = (
         lambda: align_keras.train_experiment(config, run, params_override=longer),
         lambda: align_keras.evaluate_experiment(config, run),
@@ -133,7 +124,7 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     ):
         table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
         for use in uses:
-            with pytest.raises(InputError, match=f"train_data must .*{message}"):
+            with pytest.raises(InputError, match=message):
                 use()
     table.write_text(original)
 
@@ -142,18 +133,14 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     lines = vocabulary.splitlines(keepends=True)
     path.write_text("".join([*lines[:5], *lines[:4:-1]]))
     for use in uses:
-        with pytest.raises(
-            InputError, match="vocabulary.txt must .* the vocabulary that"
-        ):
+        with pytest.raises(InputError, match="vocabulary"):
             use()
     for use in (
         lambda: align_keras.open_run(run).model,
         lambda: align_keras.index_experiment(config, run),
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
-        with pytest.raises(
-            InputError, match="vocabulary.txt is damaged or doesn't fit"
-        ):
+        with pytest.raises(InputError, match="vocabulary"):
             use()
     # A removed vocabulary is learned again.
     path.unlink()
@@ -162,7 +149,7 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     )
     assert resumed.model is not None
     assert path.read_text() == vocabulary
-    assert (run / "checkpoints" / "ckpt-12.index").exists()
+    assert (run / "checkpoints" / "ckpt-8.index").exists()
 
 
 def test_validation_images_that_are_training_images_are_reported(tmp_path):
@@ -172,15 +159,10 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path):
     for name, rows in files.items():
         (table.parent / f"{name}.jsonl").write_text("".join(rows))
     for name, is_shared in (("apart", False), ("shared", True)):
-        overrides = {
-            "task.train_data.pairs": str(table.parent / "train.jsonl"),
-            "task.train_data.tfds_split": "all",
-            "task.validation_data.pairs": str(table.parent / f"{name}.jsonl"),
-            "task.train_data.tfds_data_dir": str(tmp_path / "data"),
-            "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
-        }
-        config = load_config("quickstart_stamps", params_override=overrides)
-        task = config.task
+        override = pairs_override(table.parent / "train.jsonl", tmp_path / "data")
+        override["task.train_data.tfds_split"] = "all"
+        override["task.validation_data.pairs"] = str(table.parent / f"{name}.jsonl")
+        task = load_config("quickstart_stamps", params_override=override).task
         corpora = open_corpora(task, 64)
         split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
@@ -194,14 +176,9 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path):
 
 def test_splits_that_were_made_in_other_ways_may_share_images(tmp_path):
     table = write_pairs(tmp_path / "pairs")
-    overrides = {
-        "task.train_data.pairs": str(table),
-        "task.validation_data.pairs": str(table),
-        "task.validation_data.split_by": "image_and_caption",
-        "task.train_data.tfds_data_dir": str(tmp_path / "data"),
-        "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
-    }
-    task = load_config("quickstart_stamps", params_override=overrides).task
+    override = pairs_override(table, tmp_path / "data")
+    override["task.validation_data.split_by"] = "image_and_caption"
+    task = load_config("quickstart_stamps", params_override=override).task
     corpora = open_corpora(task, 64)
     split = task.validation_data.tfds_split
     validation_pairs = read_retrieval_set(corpora.validation, split)

@@ -282,7 +282,7 @@ def test_a_folder_calibrates_without_captions(pairs, tmp_path):
     images = [str(tmp_path / "inner" / "red_ring.png")]
     assert calibration_images(str(tmp_path)) == images
     (tmp_path / "inner" / "red_ring.png").unlink()
-    with pytest.raises(InputError, match=r"must contain images \(.jpg"):
+    with pytest.raises(InputError, match="must contain images"):
         calibration_images(str(tmp_path))
 
 

@@ -62,13 +62,13 @@ def test_images_of_a_folder_are_embedded(align, tmp_path, capsys):
 
 def test_a_folder_without_readable_images_is_refused(align, tmp_path):
     (tmp_path / "c.png").write_bytes(b"not an image")
-    with pytest.raises(InputError, match="no usable images among 1: 1 unreadable"):
+    with pytest.raises(InputError, match="1 unreadable"):
         embed_page_images(align, str(tmp_path))
 
 
 @pytest.mark.ci
 def test_images_are_read_from_the_index_of_a_run(tmp_path):
-    with pytest.raises(InputError, match="images .* no folder `index`"):
+    with pytest.raises(InputError, match="`index`"):
         read_run_images(str(tmp_path))
     folder = tmp_path / "index"
     ids = list("abcdefghijklmnop")

@@ -179,7 +179,7 @@ def test_three_pairs_are_too_few(inputs, tmp_path, capsys):
 
 
 def test_a_missing_table_is_refused(tmp_path):
-    with pytest.raises(InputError, match="`pairs` must be an existing table or folder"):
+    with pytest.raises(InputError, match="none.csv"):
         align_keras.finetune(pairs=tmp_path / "none.csv")
 
 
@@ -197,7 +197,7 @@ def test_the_section_and_the_data_must_fit():
 
 
 def test_a_fine_tuning_has_one_mode(tmp_path):
-    with pytest.raises(InputError, match="mode must be train_and_eval for"):
+    with pytest.raises(InputError, match="mode"):
         align_keras.train_experiment(
             "own_pairs", tmp_path / "run", with_evaluation=False
         )

@@ -177,10 +177,10 @@ def test_a_private_model_stays_private(hub_stub, token, monkeypatch):
     push_to_hub(GOLDEN, NAME)
     assert hub_stub.repositories[NAME].private
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(InputError, match="no such repository that you may read"):
+    with pytest.raises(InputError, match="no such repository"):
         ALIGN.from_preset(f"hf://{NAME}")
     hub_stub.repositories["user/public"] = Repository()
-    with pytest.raises(InputError, match="`private` must be left out.*is public"):
+    with pytest.raises(InputError, match="`private`"):
         push_to_hub(GOLDEN, "user/public", private=True, token=token)
     assert files_of(hub_stub, "user/public") == {}
 
@@ -273,14 +273,14 @@ def test_an_upload_needs_a_token_that_may_write(hub_stub, monkeypatch):
     with pytest.raises(InputError, match="hf auth login"):
         push_to_hub(GOLDEN, NAME)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="Unset HF_HUB_OFFLINE"):
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
         push_to_hub(GOLDEN, NAME, token=hub_stub.add_user("user"))
 
 
 def test_damaged_metadata_of_a_card_are_refused(hub_stub, token, tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "towers")
     (tmp_path / "towers" / "README.md").write_text("---\n- license\n---\n# Towers\n")
-    with pytest.raises(InputError, match="metadata at the top of README.md must be"):
+    with pytest.raises(InputError, match="README.md"):
         push_to_hub(tmp_path / "towers", NAME)
 
 

@@ -61,12 +61,12 @@ def test_a_tpu_that_refuses_or_ignores_connections_is_an_error(monkeypatch):
     with socket.socket() as server, socket.socket() as client:
         server.bind(("127.0.0.1", 0))
         address = "{}:{}".format(*server.getsockname())
-        with pytest.raises(InputError, match=f"grpc://{address}' .*refused"):
+        with pytest.raises(InputError, match="refused"):
             make_strategy("tpu", tpu=f"grpc://{address}")
         # The next connection waits until this one is accepted.
         server.listen(0)
         client.connect(server.getsockname())
-        with pytest.raises(InputError, match=f"grpc://{address}' .*timed out"):
+        with pytest.raises(InputError, match="timed out"):
             make_strategy("tpu", tpu=f"grpc://{address}")
 
 
@@ -74,7 +74,7 @@ def test_a_tpu_that_accepts_a_connection_and_never_answers_is_an_error(monkeypat
     monkeypatch.setattr(strategies, "_CONNECTION_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = "grpc://{}:{}".format(*server.getsockname())
-        with pytest.raises(InputError, match=f"{address}' .*timed out"):
+        with pytest.raises(InputError, match="timed out"):
             make_strategy("tpu", tpu=address)
 
 
@@ -87,7 +87,7 @@ def test_the_tpu_address_is_the_argument_local_or_the_value_of_tpu_name(
     tmp_path, monkeypatch
 ):
     monkeypatch.delenv("TPU_NAME", raising=False)
-    with pytest.raises(InputError, match="TPU_NAME isn't set"):
+    with pytest.raises(InputError, match="TPU_NAME"):
         tpu_address(None, str(tmp_path))
     monkeypatch.setenv("TPU_NAME", "mine")
     assert tpu_address(None, str(tmp_path)) == "mine"
