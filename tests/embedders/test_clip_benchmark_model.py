@@ -65,11 +65,19 @@ def data(tmp_path_factory):
     return root
 
 
+@pytest.fixture(
+    scope="module", params=["litert", pytest.param("keras", marks=pytest.mark.release)]
+)
+def runtime(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def figures(data):
+def figures(data, runtime):
     """Metrics of CLIP_benchmark's command by data set."""
     options = {
         "--model": ["align_small_en"],
+        "--pretrained": [runtime],
         "--dataset": NAMES,
         "--dataset_root": [f"{data}/{{dataset_cleaned}}"],
         "--recall_k": ["1", "5", "10"],
@@ -85,14 +93,13 @@ def figures(data):
         name: json.loads((data / f"{name.removeprefix('wds/')}.json").read_text())
         for name in NAMES
     }
-    # The default is the runtime of `evaluate`.
-    assert {result["pretrained"] for result in results.values()} == {"keras"}
+    assert {result["pretrained"] for result in results.values()} == {runtime}
     return {name: result["metrics"] for name, result in results.items()}
 
 
-def measured(data, protocol, folder, cache):
+def measured(data, protocol, folder, cache, runtime):
     result = align_keras.evaluate(
-        "align_small_en", protocol, str(data / folder), cache=cache
+        "align_small_en", protocol, str(data / folder), cache=cache, runtime=runtime
     )
     return result["metrics"]
 
@@ -103,16 +110,16 @@ def measured(data, protocol, folder, cache):
     not pathlib.Path("/usr/share/tuxpaint/stamps").exists(),
     reason="needs tuxpaint-stamps-default",
 )
-def test_figures_are_equal_to_four_digits(data, figures, tmp_path, capsys):
+def test_figures_are_equal_to_four_digits(data, figures, runtime, tmp_path, capsys):
     cache = tmp_path / "cache"
-    metrics = measured(data, "retrieval", "flickr8k", cache)
+    metrics = measured(data, "retrieval", "flickr8k", cache, runtime)
     for k in (1, 5, 10):
         for direction, kind in (("t2i", "image"), ("i2t", "text")):
             expected = figures["wds/flickr8k"][f"{kind}_retrieval_recall@{k}"]
             value = metrics[f"{direction}/recall_at_{k}"]
             assert value == pytest.approx(expected, abs=5e-5)
             assert 0 < value < 1
-    classes = measured(data, "zero_shot", "stamps", cache)
+    classes = measured(data, "zero_shot", "stamps", cache, runtime)
     for metric, key in (
         ("top_1", "acc1"),
         ("top_5", "acc5"),
@@ -121,10 +128,10 @@ def test_figures_are_equal_to_four_digits(data, figures, tmp_path, capsys):
         expected = figures["wds/stamps"][key]
         assert classes[f"zero_shot/{metric}"] == pytest.approx(expected, abs=5e-5)
         assert 0 < expected < 1
-    _check_published(data, figures, cache, tmp_path, capsys)
+    _check_published(data, figures, runtime, cache, tmp_path, capsys)
 
 
-def _check_published(data, figures, cache, tmp_path, capsys):
+def _check_published(data, figures, runtime, cache, tmp_path, capsys):
     """Compares the figures of CLIP_benchmark by tools/check_published.py."""
     entries = [
         {
@@ -154,6 +161,7 @@ def _check_published(data, figures, cache, tmp_path, capsys):
         "--model=align_small_en",
         f"--figures={path}",
         f"--cache={cache}",
+        f"--runtime={runtime}",
         "--from-folders",
     ]
     assert check_published.main(command) == 0
