@@ -64,8 +64,9 @@ def crop_image_bytes(
     >>> crop_image_bytes(jpeg, 64, (0.5, 0.5)).shape
     TensorShape([64, 64, 3])
     """
+    # The function would be traced again for each value of another type than a tensor.
     return _decode_and_crop(
-        image_bytes,
+        tf.convert_to_tensor(image_bytes),
         image_size,
         tf.convert_to_tensor(position),
         tf.convert_to_tensor(is_flipped),

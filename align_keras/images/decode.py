@@ -136,7 +136,8 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     >>> decode_image(png).numpy().tolist()
     [[[255, 255, 255]]]
     """
-    return _decode(image_bytes)
+    # The function would be traced again for each value of another type than a tensor.
+    return _decode(tf.convert_to_tensor(image_bytes))
 
 
 @tf.function(autograph=False)
