@@ -4,6 +4,7 @@ import gc
 import importlib.abc
 import importlib.util
 import os
+import pathlib
 import random
 import re
 import sys
@@ -189,9 +190,16 @@ def pytest_ignore_collect(collection_path, config):
     if excluded & set(_MARKS_OF_FILE.findall(text)):
         return True
     required = re.match(r"(ci|release)\b", expression)
-    if required and required[1] not in _MARKS.findall(text):
+    if required and required[1] not in _MARKS.findall(text + _harnesses(text)):
         return True
     return None
+
+
+def _harnesses(text):
+    """Returns the text of the harnesses whose marked tests a test file inherits."""
+    names = re.findall(r"^from tests\.helpers\.(\w+_case) import", text, re.MULTILINE)
+    folder = pathlib.Path(__file__).parent / "helpers"
+    return "".join((folder / f"{name}.py").read_text("utf-8") for name in names)
 
 
 def seed() -> None:
