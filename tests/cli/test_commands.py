@@ -288,7 +288,7 @@ class TestTag(CommandCase):
 class TestMcp(CommandCase):
     command = "mcp"
     options = ("--index", "--model")
-    mistakes = {("--index=nowhere",): "nowhere"}
+    mistakes = {("--index=nowhere", "--runtime=litert"): "--runtime"}
     usage_errors = [("my_index",), ("--indx=folder",)]
 
 

@@ -240,7 +240,7 @@ def test_names_of_the_configuration_match_those_of_the_models():
 
 # Tier of an experiment whose model is built. B5 takes 18 CPU seconds. The other
 # experiments are in the release tier.
-TIERS = {"quickstart_icons": (), "stamps_warm_start": pytest.mark.ci}
+TIERS = {"quickstart_icons": pytest.mark.ci}
 
 
 # Numbers of weights of the image encoders in the reference code, without the 1×1 head.
