@@ -23,6 +23,13 @@ def tiny_export(tmp_path_factory):
 
 
 @pytest.fixture
+def empty_export(tmp_path):
+    """An export that no process opens."""
+    (tmp_path / "saved_model.pb").touch()
+    return tmp_path
+
+
+@pytest.fixture
 def arguments():
     """Returns images and captions with embeddings, which no process reads."""
     rows = np.eye(1, 4)
@@ -40,20 +47,20 @@ def replace_process(monkeypatch, code=0, stdout="", stderr=""):
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
 
 
-def test_embeddings_that_differ_raise_an_error(tiny_export, arguments, monkeypatch):
+def test_embeddings_that_differ_raise_an_error(empty_export, arguments, monkeypatch):
     for difference in ("0.5", "NaN"):
         replace_process(monkeypatch, stdout=difference)
         with pytest.raises(RuntimeError, match="difference"):
-            check_standalone(tiny_export, **arguments)
+            check_standalone(empty_export, **arguments)
     replace_process(monkeypatch, stdout="0.00009")
-    assert check_standalone(tiny_export, **arguments) == 0.00009
+    assert check_standalone(empty_export, **arguments) == 0.00009
 
 
-def test_a_failed_process_is_reported_in_one_line(tiny_export, arguments, monkeypatch):
+def test_a_failed_process_is_reported_in_one_line(empty_export, arguments, monkeypatch):
     error = "a note\nInvalidArgumentError: no image\n"
     replace_process(monkeypatch, code=1, stderr=error)
     with pytest.raises(RuntimeError, match="InvalidArgumentError"):
-        check_standalone(tiny_export, **arguments)
+        check_standalone(empty_export, **arguments)
 
 
 def run_script(monkeypatch, folder):

@@ -79,8 +79,8 @@ def evaluate(classifier, images, labels):
     return classify(classifier, evaluation_batches_of(images, 32), labels)
 
 
-def evaluation_batches_of(images, batch_size, side=SIDE):
-    converter = ALIGNImageConverter(side, central_crop=0.875)
+def evaluation_batches_of(images, batch_size):
+    converter = ALIGNImageConverter(SIDE, central_crop=0.875)
     return evaluation_batches(images, converter, batch_size=batch_size)
 
 
@@ -387,8 +387,8 @@ def test_ranks_count_ties_and_nan_against_the_correct_class():
         [np.nan, 5.0, 1.0],
     ]
     labels = np.array([0, 1, 0, 2, 1, 1])
-    images = [np.full((4, 4, 3), number, "uint8") for number in range(6)]
-    batches = evaluation_batches_of(images, 4, side=32)
+    images = np.arange(6, dtype="uint8")[:, None, None, None]
+    batches = tf.data.Dataset.from_tensor_slices((range(6), images)).batch(4)
     result = classify(fixed_classifier(logits), batches, labels)
     np.testing.assert_array_equal(result.ranks, [0, 1, 1, 2, 2, 1])
     np.testing.assert_array_equal(result.rows, range(6))

@@ -1,4 +1,4 @@
-"""Tests of resumed, terminated, averaged and best states of a run.
+"""Tests of checkpoints, and of resumed, terminated, averaged and best states of a run.
 
 The tests share one small model, since tracing takes long. `as_in_a_new_process` resets
 all variables to their initial values. As in a new process, values that are not in a
@@ -26,7 +26,8 @@ from align_keras.training.checkpoints import (
     checkpoints_in,
     read_best_value,
 )
-from tests.helpers.small import VOCABULARY, small_batch
+from align_keras.utils.errors import InputError
+from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 
 EMA_MOMENTUM = 0.5
 RATES = ("pairs_per_second", "input_wait_fraction")
@@ -57,7 +58,7 @@ def traced():
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
-        num_stages=3,
+        num_stages=1,
         image_size=32,
         projection_dim=16,
         locked=True,
@@ -123,7 +124,7 @@ def assert_same_state(directory, expected_directory):
         {name for name in reader.get_variable_to_shape_map() if "variables" in name}
         for reader in readers
     ]
-    assert names[0] == names[1] and len(names[0]) > 100
+    assert names[0] == names[1] and len(names[0]) > 50
     for name in names[0] - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
         value, expected = (np.asarray(reader.get_tensor(name)) for reader in readers)
         assert value.tobytes() == expected.tobytes(), name
@@ -262,3 +263,71 @@ def test_evaluations_and_the_final_model_use_the_moving_average(
     # Opening the finished run again restores the moving average too.
     train(as_in_a_new_process(), tmp_path, 4, 1, 1)
     assert float(weight.numpy()) == final_weight
+
+
+# === Checkpoints ===
+
+
+@pytest.fixture
+def finished(as_in_a_new_process, tmp_path):
+    """Folder of a finished run with checkpoints of the steps 4 and 2, and its model."""
+    model = as_in_a_new_process()
+    train(model, tmp_path / "finished", 4, 2, 2, max_to_keep=2)
+    return tmp_path / "finished", model
+
+
+def test_a_finished_run_is_not_changed(as_in_a_new_process, finished):
+    folder, _ = finished
+    files = {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()
+    }
+    model = as_in_a_new_process()
+    lines = train(model, folder, 4, 2, 2, max_to_keep=2)
+    assert [line["step"] for line in lines] == [2, 4]
+    assert int(model.optimizer.iterations) == 4
+    # The log is written again with the same content.
+    del files[folder / "metrics.jsonl"]
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_damaged_checkpoints_are_skipped_until_all_are_damaged(finished):
+    folder, model = finished
+    newest, oldest = checkpoints_in(folder / "checkpoints")
+    restore = RunCheckpoints(model, str(folder / "checkpoints")).restore_latest
+    os.truncate(f"{newest}.data-00000-of-00001", 0)
+    assert restore() == 2
+    os.truncate(f"{newest}.index", 0)
+    (folder / "checkpoints" / "checkpoint").unlink()
+    assert restore() == 2
+    data = pathlib.Path(f"{oldest}.data-00000-of-00001")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 255
+    data.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        restore()
+
+
+def test_the_checkpoint_of_another_model_is_refused(finished):
+    folder, _ = finished
+    other_model = ALIGN.from_encoders(*small_encoders(num_stages=1))
+    other_model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(InputError, match="fit the model"):
+        RunCheckpoints(other_model, str(folder / "checkpoints")).restore_latest()
+
+
+def test_old_checkpoints_outside_the_list_of_tensorflow_are_deleted(
+    as_in_a_new_process, tmp_path
+):
+    model = as_in_a_new_process()
+    checkpoints = RunCheckpoints(model, str(tmp_path), max_to_keep=2)
+    for step in (2, 4, 6):
+        model.optimizer.iterations.assign(step)
+        if step == 6:
+            # Checkpoint 1 isn't in the list because of a kill, and checkpoint 9 of a
+            # later step is damaged.
+            for file in tmp_path.glob("ckpt-2.*"):
+                for number in (1, 9):
+                    shutil.copy(file, tmp_path / f"ckpt-{number}{file.suffix}")
+        checkpoints.save()
+    steps = [int(pathlib.Path(path).name[5:]) for path in checkpoints_in(tmp_path)]
+    assert steps == [9, 6, 4]
