@@ -4,7 +4,6 @@ import gc
 import importlib.abc
 import importlib.util
 import os
-import pathlib
 import random
 import re
 import sys
@@ -37,11 +36,10 @@ ALLOWED_SKIPS = (
     "not a git checkout",
     "torch installs triton",
 )
-# Markers of all tests of a file, and of any test.
+# Marker of all tests of a file.
 _MARKS_OF_FILE = re.compile(
     r"^pytestmark = (?:\[[^\]]*?|[^\[\n]*?)pytest\.mark\.(ci|release)\b", re.MULTILINE
 )
-_MARKS = re.compile(r"pytest\.mark\.(ci|release)\b")
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
@@ -189,17 +187,7 @@ def pytest_ignore_collect(collection_path, config):
     excluded = set(re.findall(r"not (ci|release)\b", expression))
     if excluded & set(_MARKS_OF_FILE.findall(text)):
         return True
-    required = re.match(r"(ci|release)\b", expression)
-    if required and required[1] not in _MARKS.findall(text + _harnesses(text)):
-        return True
     return None
-
-
-def _harnesses(text):
-    """Returns the text of the harnesses whose marked tests a test file inherits."""
-    names = re.findall(r"^from tests\.helpers\.(\w+_case) import", text, re.MULTILINE)
-    folder = pathlib.Path(__file__).parent / "helpers"
-    return "".join((folder / f"{name}.py").read_text("utf-8") for name in names)
 
 
 def seed() -> None:
