@@ -480,20 +480,30 @@ def test_an_index_does_not_open_a_model_that_may_run_code(
             use()
 
 
-@pytest.mark.parametrize(
-    "runtime", ["auto", pytest.param("keras", marks=pytest.mark.ci)]
-)
-def test_an_index_opens_its_model_with_its_options(
-    request, photos, tmp_path, colors, runtime
-):
-    is_preset = runtime == "keras"
-    model = request.getfixturevalue("small_model") if is_preset else colors.GOLDEN
-    opened = load_model(model, runtime, 3)
+def test_an_index_opens_its_model_with_its_options(photos, tmp_path, colors):
+    opened = load_model(colors.GOLDEN, "auto", 3)
     folder = tmp_path / "index"
     Index.build(folder, [photos], opened)
     index = Index.open(folder)
     assert index.query("red", k=1) == Index.open(folder, opened).query("red", k=1)
     assert index.model.reference() == opened.reference()
+
+
+def test_an_index_opens_a_preset(build, photos, tmp_path, monkeypatch, colors):
+    build(photos)
+    preset = tmp_path / "preset"
+    preset.mkdir()
+    (preset / "config.json").write_text("{}")
+    rename_model(tmp_path / "index", str(preset))
+    opened = []
+
+    def load_preset(folder, runtime, dimensions):
+        opened.append(folder)
+        return load_model(colors.GOLDEN, runtime, dimensions)
+
+    monkeypatch.setattr("align_keras.search.index.opening.load_model", load_preset)
+    assert names(Index.open(tmp_path / "index").query("red", k=1)) == ["red.png"]
+    assert opened == [str(preset)]
 
 
 def test_an_index_opens_a_model_of_the_hub_from_the_cache_only(
