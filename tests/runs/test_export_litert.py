@@ -30,6 +30,7 @@ from align_keras.runs.export_litert import (
 from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
 from tests.helpers.image_files import readable_files, refused_files
+from tests.helpers.small import VOCABULARY, small_encoders
 from tests.helpers.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
@@ -41,10 +42,17 @@ TEXTS = ["a red ring", "bars", "a green cross"]
 
 
 @pytest.fixture(scope="module")
-def align(small_model):
+def align(pairs):
+    """A model with one block in its image encoder, and statistics of drawn images."""
     from align_keras.models import ALIGN
 
-    return ALIGN.from_preset(small_model)
+    encoders = small_encoders(lite=True, num_stages=1, batch_norm_momentum=0.5)
+    model = ALIGN.from_encoders(*encoders, vocabulary=VOCABULARY)
+    paths = sorted(map(str, pairs.parent.glob("*.png")))
+    pixels = np.stack([read_pixels(path, model.image_size) for path in paths])
+    for _ in range(6):
+        model.image_encoder(pixels, training=True)
+    return model
 
 
 @pytest.fixture(scope="module")
