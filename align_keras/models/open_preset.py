@@ -151,6 +151,7 @@ def open_keras_file(
     # Exceptions for a damaged archive, for other contents and for unregistered classes.
     errors = (OSError, RuntimeError, zipfile.BadZipFile)
     with damage_reported(f"{path} can't be opened", "Save the model again", errors):
+        _check_archive(path)
         model = keras.saving.load_model(path)
     if not isinstance(getattr(model, "backbone", None), backbone_cls):
         raise InputError(
@@ -158,6 +159,16 @@ def open_keras_file(
             "it with keras.saving.load_model."
         )
     return model
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Raises if a file in an archive differs from its checksum."""
+    # Python 3.13 doesn't verify the checksum of a file that is read with `seek`, and
+    # h5py reads in this way.
+    with zipfile.ZipFile(path) as archive:
+        damaged_file = archive.testzip()
+    if damaged_file is not None:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {damaged_file!r}")
 
 
 def _check_training_arguments(training: dict) -> None:

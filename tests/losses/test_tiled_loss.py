@@ -16,7 +16,7 @@ from tests.helpers.recorded_oracles import recorded
 SCRIPT = pathlib.Path(__file__).with_name("tiled_replicas_script.py")
 ROWS = 13
 # Tiles that don't divide 13 rows, and saved tiles.
-TILE_SIZES = (5, "auto")
+TILE_SIZES = (5, pytest.param("auto", marks=pytest.mark.ci))
 
 
 def unit_rows(count, width, seed):
@@ -66,11 +66,11 @@ def assert_equal(actual, expected, rtol):
         )
 
 
-@pytest.mark.parametrize("tile_size", [5, pytest.param("auto", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("tile_size", TILE_SIZES)
 def test_the_tiled_form_equals_the_plain_form_in_float64(tile_size):
     # At 1 / 1000, logits are too large to be exponentiated without a shift.
     images, texts = unit_rows(ROWS, 6, 0), unit_rows(ROWS, 6, 1)
-    for temperature in (1.0, 1 / 16, 1 / 64, 1 / 128, 1 / 1000):
+    for temperature in (1.0, 1 / 64, 1 / 1000):
         plain = run(images, texts, temperature)
         tiled = run(images, texts, temperature, tile_size=tile_size)
         # Logits of up to 1000 are rounded by 2e-16 of their size, and 13 are summed.

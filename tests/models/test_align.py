@@ -73,7 +73,7 @@ def test_fit_lowers_the_loss_and_calls_each_encoder_once():
         encoder.call = counted
     model = ALIGN.from_encoders(image_encoder, text_encoder, initial_temperature=0.5)
     model.compile(keras.optimizers.AdamW(1e-2))
-    dataset = tf.data.Dataset.from_tensors(small_batch()).repeat()
+    dataset = tf.data.Dataset.from_tensors(small_batch(2)).repeat()
     calls.clear()
     history = model.fit(dataset, epochs=8, steps_per_epoch=1, verbose=0).history
     # The step is traced once, and the trace calls each encoder once.

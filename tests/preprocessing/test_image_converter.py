@@ -55,7 +55,6 @@ def test_evaluation_of_all_forms_equals_preprocess_image(pixels, paths):
     dataset = tf.data.Dataset.from_tensors(pixels)
     for images in (
         converter(pixels),
-        converter(paths),
         converter(tf.stack(files)),
         converter(ragged),
         converter.convert(pixels),
