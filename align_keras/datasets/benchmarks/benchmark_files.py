@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.text_tables import Table, parse_table
+from align_keras.corpus.text_tables import Table, decode, parse_table
 from align_keras.utils.errors import InputError
 
 
@@ -13,8 +13,8 @@ def read_text(path: pathlib.Path) -> str:
     """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file."""
     packed = path.with_name(f"{path.name}.gz")
     if packed.exists() and not path.exists():
-        return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
-    return path.read_text(encoding="utf-8-sig")
+        return decode(packed, gzip.decompress(packed.read_bytes()), "utf-8")
+    return decode(path, path.read_bytes(), "utf-8")
 
 
 def read_benchmark_table(

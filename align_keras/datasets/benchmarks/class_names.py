@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from align_keras.corpus.text_tables import delimited_lines
+from align_keras.corpus.text_tables import decode, delimited_lines
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
@@ -60,7 +60,7 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
     path = pathlib.Path(source)
     suffix = path.suffix.lower()
-    text = path.read_text(encoding="utf-8-sig")
+    text = decode(path, path.read_bytes(), "utf-8")
     names: Any = text.splitlines()
     if suffix == ".json":
         names = _parse_json(text)

@@ -80,11 +80,16 @@ def test_a_missing_clip_benchmark_is_named(monkeypatch):
 
 @pytest.mark.parametrize(
     "file, content",
-    [("a.txt", "cat\n\ndog\n"), ("a.json", '["a", 3]'), ("a.json", "[")],
+    [
+        ("a.txt", "cat\n\ndog\n"),
+        ("a.txt", "café\n"),
+        ("a.json", '["a", 3]'),
+        ("a.json", "["),
+    ],
 )
 def test_malformed_files_raise(tmp_path, file, content):
-    (tmp_path / file).write_text(content)
-    with pytest.raises(InputError, match="--classes"):
+    (tmp_path / file).write_text(content, "cp1252")
+    with pytest.raises(InputError, match=r"a\."):
         read_class_names(tmp_path / file)
 
 
