@@ -15,11 +15,6 @@ from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN
 from tests.helpers.small import small_align
 
-IMAGES = [
-    np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
-    for seed in range(3)
-]
-
 
 def fingerprints(align):
     """Returns the fingerprints of image and text embeddings of a model."""
@@ -207,11 +202,3 @@ def test_load_model_accepts_models_in_memory_and_embedders():
         load_model(model, "openvino")
     with pytest.raises(InputError, match="runtime"):
         load_model(align, "litert")
-
-
-def test_an_embedder_composes_queries():
-    model = load_model(small_align())
-    query = model.encode_query(IMAGES[0], plus="red", minus=["cat"])
-    np.testing.assert_allclose(
-        query, model.align.encode_query(IMAGES[0], "red", ["cat"]), atol=1e-6
-    )

@@ -29,6 +29,11 @@ class TestKeras(RuntimeCase):
     runtime = "keras"
     shares_texts = True
 
+    def test_queries_are_composed(self, embedder, images):
+        query = embedder.encode_query(images[0], plus="red", minus=["cat"])
+        expected = exported_align().encode_query(images[0], "red", ["cat"])
+        np.testing.assert_allclose(query, expected, atol=1e-6)
+
 
 @pytest.mark.ci
 @needs("tensorflow_text")
