@@ -95,10 +95,7 @@ def test_a_missing_model_is_reported_before_sources_are_read(folder, tmp_path, c
     wrong_model = "--params_override=duplicates.encoder=no_such_folder"
     assert main([*command(folder, tmp_path), wrong_model]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        len(lines) == 1
-        and "error: duplicates.encoder must be align_small_en, the folder" in lines[0]
-    )
+    assert len(lines) == 1 and "no_such_folder" in lines[0]
     assert not pathlib.Path(tmp_path, "stages").exists()
 
 
