@@ -424,6 +424,12 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
         )
     count = len(columns[0])
     first = int(count * (1 - share))
+    if not 0 < first < count:
+        raise InputError(
+            "validation_split must leave at least one pair to train on and one to "
+            f"validate on. Received: validation_split={share} for {count} pairs. Pass "
+            "validation_data, or another fraction."
+        )
     training = [values[:first] for values in columns]
     validation = [values[first:] for values in columns]
     if is_inputs:

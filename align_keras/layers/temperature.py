@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from align_keras.utils.errors import InputError
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Temperature(keras.layers.Layer):
@@ -36,6 +38,11 @@ class Temperature(keras.layers.Layer):
     def __init__(self, initial_temperature: float = 1.0, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        if not initial_temperature > 0:
+            raise InputError(
+                "initial_temperature must be positive. Received: "
+                f"initial_temperature={initial_temperature}. Use 1.0, as in the paper."
+            )
         self.initial_temperature = float(initial_temperature)
         self.log_temperature = self.add_weight(
             name="log_temperature",

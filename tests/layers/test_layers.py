@@ -11,6 +11,7 @@ from align_keras.layers import (
     MBConvBlock,
     Temperature,
 )
+from align_keras.utils.errors import InputError
 
 
 def random_images(seed=0, shape=(4, 6, 6, 5)):
@@ -103,3 +104,9 @@ def test_a_copy_from_the_config_has_the_same_config(layer):
     assert (
         type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
     )
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_temperatures_that_are_not_positive_are_refused(value):
+    with pytest.raises(InputError, match="initial_temperature"):
+        Temperature(value)

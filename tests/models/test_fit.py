@@ -400,6 +400,11 @@ def test_validation_split_is_refused_for_datasets(model, pixels):
         model.fit(pairs, validation_split=0.5)
 
 
+def test_a_validation_split_without_pairs_is_refused(model, paths):
+    with pytest.raises(InputError, match="validation_split"):
+        model.fit(paths, CAPTIONS, validation_split=0.01)
+
+
 @pytest.mark.ci
 def test_an_error_names_the_unreadable_image(model, pixels, paths, tmp_path):
     broken = tmp_path / "broken.jpg"
