@@ -219,6 +219,9 @@ class DataConfig(Section):
         if self.pairs is not None and self.corpus not in (None, "pairs"):
             rule = f"pairs if {report.name('pairs')} is set"
             report.refuse("corpus", rule, OMIT_ONE, "pairs")
+        if self.caption_sources is not None and self.pair_weighted:
+            rule = "false if caption_sources is set"
+            report.refuse("pair_weighted", rule, OMIT_ONE, "caption_sources")
         members = (self.corpus or "").split("+")
         repeated = set(self.corpus_repeats or ())
         if repeated and (len(members) == 1 or not repeated.issubset(members)):
@@ -230,6 +233,10 @@ class DataConfig(Section):
         if self.cache and self.source is not None:
             remedy = "Leave one of them out, or build a corpus."
             report.refuse("cache", "false if source is set", remedy, "source")
+        has_weights = {item.weight is not None for item in self.source or ()}
+        if len(has_weights) > 1:
+            rule = "a list with a weight for each path, or for none"
+            report.refuse("source", rule, "Add the missing weights.")
 
 
 class ValidationDataConfig(DataConfig):

@@ -251,6 +251,7 @@ class TextEncoderConfig(_EncoderConfig):
 
     def check_rules(self, report: Report) -> None:
         super().check_rules(report)
+        report.multiple("hidden_dim", "num_heads")
         report.refuse_both("vocabulary", "weights")
 
 

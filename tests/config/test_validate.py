@@ -43,6 +43,12 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
             f"{DATA}.global_batch_size",
         ),
         (f"{TEXT}.rank=4", f"{TEXT}.rank"),
+        (f"{TEXT}.hidden_dim=10,{TEXT}.num_heads=4", f"{TEXT}.hidden_dim"),
+        (
+            f"{DATA}.caption_sources.alt=1,{DATA}.pair_weighted=true",
+            f"{DATA}.pair_weighted",
+        ),
+        (f"{DATA}.source=[{{path: a, weight: 1}}, b]", f"{DATA}.source"),
         (f"{IMAGE}.blocks=1,{IMAGE}.training=full", f"{IMAGE}.blocks"),
         (f"{TEXT}.vocabulary=a.txt,{TEXT}.weights=minilm-l6", f"{TEXT}.vocabulary"),
         (f"{DATA}.corpus=pairs", f"{DATA}.pairs"),
