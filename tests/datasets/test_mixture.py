@@ -121,10 +121,8 @@ def test_an_epoch_repeats_the_examples_of_a_member(toys):
 def test_a_split_that_a_member_does_not_have_raises(toys):
     mixture = mixture_of(toys, "big", "tests")
     assert list(mixture.info.splits) == ["test"]
-    for split in ("train", "train[:5%]"):
-        with pytest.raises(InputError, match="tfds_split"):
-            read_captions(mixture, split)
-    assert len(read_captions(mixture, tfds.Split.ALL)) == 76
+    with pytest.raises(InputError, match="tfds_split"):
+        read_captions(mixture, "train[:5%]")
 
 
 def test_a_batch_larger_than_all_members_raises(toys):
