@@ -194,7 +194,7 @@ def test_a_file_without_a_readable_image_stops_the_run(tmp_path):
     for _, parts in rows:
         parts["jpg"] = b"junk"
     write_tar(tmp_path / "a.tar", rows)
-    with pytest.raises(tf.errors.OpError, match="must hold an image that can be read"):
+    with pytest.raises(tf.errors.OpError, match="can be read"):
         order(open_folder(tmp_path), 1)
 
 
@@ -202,11 +202,11 @@ def test_a_changed_file_is_detected_and_indexed_again(tmp_path):
     write_tars(tmp_path, 2)
     source = open_folder(tmp_path)
     write_tar(tmp_path / "00001.tar", samples(100, 3))
-    with pytest.raises(tf.errors.OpError, match="InputError: .*00001.tar has changed"):
+    with pytest.raises(tf.errors.OpError, match="00001.tar has changed"):
         order(source, 12)
     assert sorted(captions(order(open_folder(tmp_path), 9)))[6:] == ALL_CAPTIONS[3:6]
     os.remove(tmp_path / "00000.tar")
-    with pytest.raises(tf.errors.OpError, match="InputError: .*00000.tar was removed"):
+    with pytest.raises(tf.errors.OpError, match="00000.tar was removed"):
         order(source, 12)
 
 

@@ -34,7 +34,7 @@ def test_a_teacher_of_another_width_is_compared_by_its_similarities():
     loss = loss_of(DistillationLoss(embedding_weight=0.0), [teacher, teacher])
     assert float(loss(student, student)) > 0
     loss = loss_of(DistillationLoss(), [teacher, teacher])
-    with pytest.raises(InputError, match="width 6, and 9 for the teacher"):
+    with pytest.raises(InputError, match="width 6"):
         loss(student, student)
 
 
@@ -54,9 +54,9 @@ def test_training_reports_each_part_of_the_loss():
     expected = 0.5 * metrics["loss_embedding"] + 2.0 * metrics["loss_similarity"]
     assert metrics["loss"] == pytest.approx(expected + 0.25 * contrastive, rel=1e-6)
     del batch["teacher_text_embeddings"]
-    with pytest.raises(InputError, match="must contain teacher_text_embeddings"):
+    with pytest.raises(InputError, match="teacher_text_embeddings"):
         model.evaluate(tf.data.Dataset.from_tensors(batch), verbose=0)
-    with pytest.raises(InputError, match="image_text_batches.*teacher="):
+    with pytest.raises(InputError, match="teacher="):
         model.fit(np.zeros((1, 32, 32, 3), "uint8"), ["a"], verbose=0)
 
 

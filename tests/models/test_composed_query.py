@@ -101,5 +101,5 @@ def test_weights_of_texts_and_several_images():
     expected = mean + 6 * vectors[2] + vectors[3]
     np.testing.assert_allclose(query[0], expected / np.linalg.norm(expected), rtol=1e-6)
     for text in ("snow^0", "snow^-1", "^2"):
-        with pytest.raises(ValueError, match="must be words, \\^ and a number"):
+        with pytest.raises(ValueError, match="\\^"):
             encode_query(model, plus=text)

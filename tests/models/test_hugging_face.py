@@ -256,7 +256,7 @@ def test_hub_models_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
     model = ALIGN.from_preset("hf://kakaobrain/align-base")
     assert model.image_size == 289
     assert model.vocabulary == VOCABULARY
-    with pytest.raises(InputError, match="hf://kakaobrain/nothing can't be downloaded"):
+    with pytest.raises(InputError, match="kakaobrain/nothing"):
         ALIGN.from_preset("hf://kakaobrain/nothing")
 
 
@@ -434,7 +434,7 @@ def test_invalid_preprocessing_settings_are_refused(folder, tmp_path, edit, word
 def test_token_ids_must_count_from_0_without_gaps(tmp_path, ids):
     content = json.dumps({"model": {"vocab": ids}})
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(InputError, match="must count from 0 without gaps"):
+    with pytest.raises(InputError, match="gaps"):
         read_vocabulary(tmp_path)
     complete_ids = {token: number for number, token in enumerate(VOCABULARY)}
     content = json.dumps({"model": {"vocab": complete_ids}})
@@ -531,7 +531,7 @@ def test_preprocessing_of_either_file_reaches_the_model(folder, tmp_path, nested
 def test_a_folder_without_preprocessing_is_refused(folder, tmp_path):
     copy = edited_config(folder, tmp_path / "copy", lambda config: None)
     (copy / "preprocessor_config.json").unlink()
-    with pytest.raises(InputError, match="Neither preprocessor_config.json nor"):
+    with pytest.raises(InputError, match="preprocessor_config.json"):
         ALIGN.from_preset(copy)
 
 
@@ -540,7 +540,7 @@ def test_files_that_disagree_are_refused(tmp_path):
     write_settings(tmp_path, PREPROCESSOR, nested=True)
     assert read_image_processing(tmp_path).image_size == 289
     write_settings(tmp_path, {**PREPROCESSOR, **IMAGENET}, nested=True)
-    with pytest.raises(InputError, match="must describe the same image preprocessing"):
+    with pytest.raises(InputError, match="preprocessing"):
         read_image_processing(tmp_path)
 
 
@@ -569,7 +569,7 @@ def test_a_truncated_or_missing_weights_file_is_refused(folder, tmp_path):
     broken = changed_copy(folder, tmp_path / "broken", lambda tensors: None)
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="must be a complete safetensors file"):
+    with pytest.raises(InputError, match="safetensors"):
         ALIGN.from_preset(broken)
     path.unlink()
     with pytest.raises(InputError, match="model.safetensors"):
@@ -577,12 +577,12 @@ def test_a_truncated_or_missing_weights_file_is_refused(folder, tmp_path):
 
 
 def test_models_that_transformers_does_not_support_are_refused(tmp_path):
-    with pytest.raises(InputError, match="Received: image_encoder.projection_dim"):
+    with pytest.raises(InputError, match="image_encoder.projection_dim"):
         to_hugging_face(small_align(), tmp_path / "align")
     odd = ImageEncoder(width_coefficient=0.5, depth_coefficient=0.3, image_size=40)
     model = ALIGN.from_encoders(
         odd, small_encoders_of_hugging_face()[1], vocabulary=VOCABULARY
     )
-    with pytest.raises(InputError, match="Received: image_encoder.padding tf"):
+    with pytest.raises(InputError, match="image_encoder.padding"):
         to_hugging_face(model, tmp_path / "align")
     assert not (tmp_path / "align").exists()

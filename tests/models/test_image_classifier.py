@@ -92,5 +92,5 @@ def test_the_head_is_float32_in_mixed_precision():
 
 
 def test_a_single_class_is_refused():
-    with pytest.raises(InputError, match="must be .* Received: num_classes=1"):
+    with pytest.raises(InputError, match="num_classes=1"):
         ImageClassifier(ImageEncoder(**SMALL), 1)

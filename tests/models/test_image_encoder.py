@@ -97,14 +97,14 @@ def test_channels_first_is_refused():
     data_format = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:
-        with pytest.raises(InputError, match="Received: .* 'channels_first'. Call"):
+        with pytest.raises(InputError, match="channels_first"):
             ImageEncoder(width_coefficient=0.25, num_stages=1, image_size=32)
     finally:
         keras.config.set_image_data_format(data_format)
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(InputError, match="padding must be one of tf, hugging_face"):
+    with pytest.raises(InputError, match="padding"):
         ImageEncoder(**SMALL, padding="same")
 
 
@@ -223,7 +223,5 @@ def test_an_encoder_may_have_only_the_first_stages():
     shapes = [variable.shape for variable in full_encoder.weights]
     assert [v.shape for v in encoder.weights] == shapes[: len(encoder.weights)]
     assert ImageEncoder.from_config(encoder.get_config()).num_stages == 3
-    with pytest.raises(
-        InputError, match="num_stages must be .* Received: num_stages=8"
-    ):
+    with pytest.raises(InputError, match="num_stages=8"):
         ImageEncoder(**SMALL, num_stages=8)

@@ -51,7 +51,7 @@ def test_a_compiled_model_can_be_cloned_and_saved_with_its_options(tmp_path):
 
 
 def test_hdf5_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="must end in .keras"):
+    with pytest.raises(InputError, match="keras"):
         small_align().save(tmp_path / "model.h5")
     assert not list(tmp_path.iterdir())
 

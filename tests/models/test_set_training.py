@@ -351,12 +351,12 @@ def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
         plain.load_lora_weights(tmp_path / "missing.lora.h5")
     damaged = tmp_path / "damaged.lora.h5"
     damaged.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match="not a file of LoRA weights, or is damaged"):
+    with pytest.raises(InputError, match="damaged"):
         plain.load_lora_weights(damaged)
     with pytest.raises(InputError, match="must have LoRA factors"):
         plain.save_lora_weights(path)
     plain.image_encoder.get_layer("projection").bias.assign(np.ones(16))
-    with pytest.raises(InputError, match="must be the one from which the LoRA"):
+    with pytest.raises(InputError, match="the one from which"):
         plain.load_lora_weights(path)
     with pytest.raises(InputError, match="must have the architecture"):
         small_align(projection_dim=8).load_lora_weights(path)

@@ -108,9 +108,9 @@ def test_a_model_trains_and_its_files_restore_the_embeddings(architecture, tmp_p
 
 
 def test_weights_of_a_bert_are_refused():
-    with pytest.raises(InputError, match="must be a BERT .*architecture='distil_bert"):
+    with pytest.raises(InputError, match="distil_bert"):
         bert_links(build())
-    with pytest.raises(InputError, match="architecture must be one of bert, distil"):
+    with pytest.raises(InputError, match="architecture"):
         TextEncoder.from_variant("bert_tiny", vocabulary_size=9, architecture="gpt")
 
 

@@ -45,7 +45,7 @@ def test_an_encoder_without_projection_is_refused():
             sequence_length=8,
         ),
     )
-    with pytest.raises(InputError, match="text_encoder must have a projection"):
+    with pytest.raises(InputError, match="text_encoder"):
         truncate_model(model, 8)
 
 

@@ -382,7 +382,7 @@ def test_an_align_with_another_padding_is_refused_for_odd_sides(tmp_path):
     config = {**source.get_config(), "padding": "tf"}
     even = ImageEncoder.from_config({**config, "image_size": 64})
     load_image_weights(even, str(folder))
-    with pytest.raises(InputError, match="padding must be 'hugging_face', with which"):
+    with pytest.raises(InputError, match="padding"):
         load_image_weights(ImageEncoder.from_config(config), str(folder))
 
 

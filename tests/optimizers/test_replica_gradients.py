@@ -59,6 +59,6 @@ def test_only_optimizers_of_the_package_get_summed_gradients():
 def test_an_optimizer_that_clips_before_the_sum_is_refused():
     clipping = keras.optimizers.Adam(global_clipnorm=1.0)
     check_clipping(clipping, 1)
-    with pytest.raises(InputError, match="on 2 replicas, .* Received: Adam"):
+    with pytest.raises(InputError, match="2 replicas"):
         check_clipping(clipping, 2)
     check_clipping(SGD(global_clipnorm=1.0), 2)

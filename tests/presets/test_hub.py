@@ -107,7 +107,7 @@ def test_a_name_has_a_repository_a_revision_and_a_folder(name, expected):
     "name", ["hf://a", "hf://", "a/b@", "a/b/../c", "a/b c", "a//b"]
 )
 def test_a_wrong_name_is_refused(name):
-    with pytest.raises(InputError, match="must have a name of the form hf://user"):
+    with pytest.raises(InputError, match="hf://user"):
         parse_hub_name(name)
 
 
@@ -177,7 +177,7 @@ def test_a_folder_of_a_repository_is_opened(hub_stub, tmp_path):
     assert load_model("hf://user/model/phone").runtime == "litert"
     with pytest.raises(InputError, match="a repository without onnx"):
         load_model("hf://user/model/onnx")
-    with pytest.raises(InputError, match="'hf://user/model', which has no config.json"):
+    with pytest.raises(InputError, match="config.json"):
         load_model("hf://user/model")
 
 
@@ -195,7 +195,7 @@ def test_a_private_repository_needs_the_token_of_its_user(
 ):
     token = hub_stub.add_user("user")
     hub_stub.add_model("user/private", GOLDEN, private=True)
-    with pytest.raises(InputError, match="no such repository that you may read"):
+    with pytest.raises(InputError, match="no such repository"):
         load_model("hf://user/private")
     # An argument, the file of `hf auth login`, and the environment.
     assert download("hf://user/private", token=token).is_dir()
@@ -322,9 +322,9 @@ def test_a_model_of_kaggle_is_opened_from_its_cache(tmp_path, monkeypatch):
     model = load_model("kaggle://user/towers/keras/small/1")
     assert model.name == "kaggle://user/towers/keras/small/1"
     assert model.runtime == "litert"
-    with pytest.raises(InputError, match="revision.*must be left out.*on Kaggle"):
+    with pytest.raises(InputError, match="revision"):
         download("kaggle://user/towers/keras/small/1", revision="v1")
-    with pytest.raises(InputError, match="kaggle://user/x can't be downloaded"):
+    with pytest.raises(InputError, match="kaggle://user/x"):
         load_model("kaggle://user/x")
 
 
