@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from align_keras.images import decode_image, uint8_pixels
+from align_keras.images import decode_image, image_path, uint8_pixels
 from align_keras.images.read import graph_file, read_graph_file
 from align_keras.utils.errors import InputError
 
@@ -156,7 +156,7 @@ def _items(images: Collection, labels: Collection) -> tuple[Callable, tf.data.Da
         # `encode_png` would fail for floats, and `ignore_errors` would hide this.
         uint8_pixels(first)
     if isinstance(first, str | os.PathLike):
-        paths = tf.constant(list(map(os.fspath, images)))
+        paths = tf.constant(list(map(image_path, images)))
         return read_graph_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
 
     def encoded() -> Iterator:

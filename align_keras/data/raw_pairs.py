@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 import tensorflow as tf
 
+from align_keras.images import image_path
 from align_keras.images.read import (
     encoded_image,
     graph_file,
@@ -278,7 +279,7 @@ def _image_reader(
         return read_file, len(images)
     images = list(images.numpy() if tf.is_tensor(images) else images)
     if all(isinstance(image, str | os.PathLike) for image in images):
-        paths = tf.constant(list(map(os.fspath, images)), tf.string)
+        paths = tf.constant(list(map(image_path, images)), tf.string)
         return lambda row: read_graph_file(paths[row]), len(images)
     if all(isinstance(image, bytes) for image in images):
         files = tf.constant(images, tf.string)

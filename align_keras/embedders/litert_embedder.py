@@ -16,8 +16,13 @@ from align_keras.embedders.tower_embedder import (
     foreign_tower,
     missing_tower,
 )
+from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
 
+# Maximum size of the vocabulary and of the metadata in a tower, in bytes. The
+# multilingual vocabulary of BERT has 1 MB. The limit is necessary since a compressed
+# file of 400 KB can expand to 400 MB.
+_MAX_MEMBER = 32 * 2**20
 _FORMAT = "litert"
 # Number of texts per call of a resizable tower.
 _TEXTS_PER_CALL = 16
@@ -79,7 +84,7 @@ class LiteRTEmbedder(TowerEmbedder):
 
     def read_vocabulary(self) -> str:
         with zipfile.ZipFile(self.paths["text"]) as archive:
-            return archive.read(self.vocabulary_file).decode()
+            return _read_member(archive, self.vocabulary_file).decode()
 
     def _tower(self, kind: str) -> Any:
         """Returns the interpreter of a tower for the current thread."""
@@ -95,11 +100,25 @@ class LiteRTEmbedder(TowerEmbedder):
         return tower
 
 
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Returns the content of a member, or raises if it exceeds `_MAX_MEMBER` bytes."""
+    # The limit applies to the content that was read, since a header can state a wrong
+    # size.
+    with archive.open(name) as file:
+        content = file.read(_MAX_MEMBER + 1)
+    if len(content) > _MAX_MEMBER:
+        raise InputError(
+            f"{name} of a tower must have at most {_MAX_MEMBER:,} bytes. Received: "
+            f"{archive.filename}."
+        )
+    return content
+
+
 def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
     """Returns the metadata in a tower without reading its flatbuffer."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("metadata.json"))
+            return json.loads(_read_member(archive, "metadata.json"))
     except FileNotFoundError:
         raise missing_tower(path, _FORMAT, LITERT_FILES) from None
     except (zipfile.BadZipFile, KeyError) as error:

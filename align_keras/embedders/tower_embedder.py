@@ -14,6 +14,10 @@ from align_keras.text.shortening import shorten_texts
 from align_keras.utils.arguments import check_is_sequence, check_texts
 from align_keras.utils.errors import InputError
 
+# Maximum image side and length of a caption in the metadata of a tower, in pixels and
+# tokens. Such an image takes 200 MB.
+_MAX_SIDE = 8192
+_MAX_TOKENS = 8192
 # Number of images that are in memory at a time.
 _BATCH_SIZE = 64
 
@@ -54,6 +58,12 @@ class TowerEmbedder(Embedder):
             image_dimension = metadata["image"]["outputs"][0]["shape"][-1]
         except (LookupError, TypeError) as error:
             raise foreign_tower(paths["text"], self.export_format, error) from None
+        if not 0 < self.image_size <= self.resize_to <= _MAX_SIDE:
+            problem = f"its images have {self.resize_to} pixels per side"
+            raise foreign_tower(paths["image"], self.export_format, problem)
+        if not 0 < self.sequence_length <= _MAX_TOKENS:
+            problem = f"its captions have {self.sequence_length} tokens"
+            raise foreign_tower(paths["text"], self.export_format, problem)
         if image_dimension != self.dimension:
             problem = (
                 f"its embeddings must have the length {self.dimension} of those of the "

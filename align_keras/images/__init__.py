@@ -16,7 +16,7 @@ from align_keras.images.preprocess import (
     resize_image,
     uint8_pixels,
 )
-from align_keras.images.read import read_image, readable_images
+from align_keras.images.read import image_path, read_image, readable_images
 
 __all__ = [
     "augment_images",

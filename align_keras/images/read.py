@@ -11,7 +11,7 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_PIXELS
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 from align_keras.utils.pillow_images import GRAPH_SIGNATURES, graph_image, rgb_pixels
 
 # First bytes of JPEG, PNG, GIF and PNM.
@@ -27,6 +27,29 @@ _SIGNATURES = (
     b"P5\n",
     b"P6\n",
 )
+
+
+def image_path(path: str | os.PathLike) -> str:
+    """Returns the path of an image file as a str after a check.
+
+    A missing file is not an error here. Reading it raises an error.
+
+    Raises:
+        InputError: if the path is a pipe or a device, which may block the reader, or
+            if the file is too large.
+    """
+    path = os.fspath(path)
+    try:
+        size = os.path.getsize(path)
+    # The file is missing, or TensorFlow has a file system for its path.
+    except (OSError, ValueError):
+        return path
+    if is_special(path) or size > MAX_FILE_BYTES:
+        raise InputError(
+            f"images must be files of at most {MAX_FILE_BYTES:,} bytes. Received: "
+            f"{path}, a pipe, a device or a larger file."
+        )
+    return path
 
 
 def encoded_image(image: tf.Tensor) -> tf.Tensor:
@@ -113,7 +136,7 @@ def read_image(
     try:
         if isinstance(image, str | os.PathLike):
             name = os.fspath(image)
-            image = tf.io.read_file(name)
+            image = tf.io.read_file(image_path(name))
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             content = graph_file(tf.convert_to_tensor(image))
             return preprocess_image_bytes(content, image_size)

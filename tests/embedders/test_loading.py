@@ -1,7 +1,10 @@
 """Opening models by their names, and the fingerprints of their embeddings."""
 
 import hashlib
+import json
+import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -202,3 +205,29 @@ def test_load_model_accepts_models_in_memory_and_embedders():
         load_model(model, "openvino")
     with pytest.raises(InputError, match="runtime"):
         load_model(align, "litert")
+
+
+@pytest.mark.parametrize(
+    "kind, changes",
+    [
+        ("text", {"sequence_length": 10**9}),
+        ("image", {"image_size": 10**9, "resize_to": 10**9}),
+        ("image", {"note": "a" * 40_000_000}),
+    ],
+)
+def test_metadata_of_towers_cannot_fill_the_memory(tmp_path, kind, changes):
+    folder = shutil.copytree(GOLDEN, tmp_path / "towers")
+    path = folder / f"{kind}.tflite"
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+        start = min(member.header_offset for member in archive.infolist())
+    metadata = json.loads(files["metadata.json"])
+    metadata["preprocessing"] |= changes
+    files["metadata.json"] = json.dumps(metadata).encode()
+    path.write_bytes(content[:start])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    with pytest.raises(InputError, match=f"{kind}.tflite"):
+        load_model(folder)

@@ -23,6 +23,8 @@ from align_keras.images.decode import pixels_by_header
 from align_keras.images.read import encoded_image, read_graph_file
 from align_keras.search.readers.image_files import find_images
 from align_keras.search.readers.photos import read_upright
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import MAX_FILE_BYTES
 from align_keras.utils.pillow_images import decode_rgb
 
 
@@ -238,3 +240,12 @@ def test_functions_that_are_not_inlined_contain_no_operations_that_raise():
         for operation in operations
         if operation.startswith(("Assert", "Decode", "Extract"))
     ]
+
+
+def test_devices_and_large_files_are_refused(tmp_path):
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    for path in ("/dev/zero", large):
+        with pytest.raises(InputError, match=os.path.basename(path)):
+            read_image(path, 0, 8)
