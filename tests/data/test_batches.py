@@ -35,7 +35,7 @@ def mixture(builder, tmp_path_factory):
 
 
 # Combinations that aren't listed here belong to the release tier.
-TIERS = {("builder", "cached"): [], ("sharded", "cropped"): pytest.mark.ci}
+CI = (("builder", "cached"), ("sharded", "cropped"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ TIERS = {("builder", "cached"): [], ("sharded", "cropped"): pytest.mark.ci}
         pytest.param(
             corpus,
             kind,
-            marks=TIERS.get((corpus, kind), pytest.mark.release),
+            marks=pytest.mark.ci if (corpus, kind) in CI else pytest.mark.release,
         )
         for corpus in ("builder", "sharded", "mixture")
         for kind in KINDS
@@ -184,6 +184,7 @@ def test_pair_weighted_epochs_contain_all_captions_once(builder, kind):
     assert_equal(first_batches[7:], resumed)
 
 
+@pytest.mark.ci
 def test_equal_images_have_equal_ids(builder):
     options = {"pair_weighted": True, "with_image_ids": True, "cache": True}
     rows = batches(builder, 6, **options)
@@ -200,6 +201,7 @@ def test_all_captions_of_an_image_are_drawn(builder):
     assert {VOCABULARY.index(letter) for letter in "xyz"} <= set(endings)
 
 
+@pytest.mark.ci
 def test_batches_have_the_expected_shapes_and_dtypes(builder):
     batch = batches(builder, 1)[0]
     assert batch["images"].shape == (8, 32, 32, 3)

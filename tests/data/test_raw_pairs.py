@@ -90,12 +90,11 @@ def forms_of(pixels, paths):
 @pytest.mark.parametrize(
     "name",
     [
-        "list of tuples",
         "arrays",
         "batches",
         *(
             pytest.param(name, marks=pytest.mark.ci)
-            for name in ("array", "two datasets")
+            for name in ("array", "two datasets", "list of tuples")
         ),
         *(
             pytest.param(name, marks=pytest.mark.release)

@@ -120,6 +120,7 @@ def test_each_teacher_needs_a_weight(images):
         )
 
 
+@pytest.mark.ci
 def test_a_pair_without_an_embedding_is_refused(images, teacher):
     with pytest.raises(tf.errors.OpError, match="each caption of a batch"):
         batch_of(images, ["another caption"] * 8, teacher)
@@ -130,6 +131,7 @@ def test_a_pair_without_an_embedding_is_refused(images, teacher):
         teacher.lookup(tf.constant([1], tf.int64), tf.constant(CAPTIONS[:1]))
 
 
+@pytest.mark.ci
 def test_batches_of_a_corpus_have_the_embeddings_of_their_captions(
     model, cache, tmp_path
 ):

@@ -38,6 +38,7 @@ def test_a_teacher_of_another_width_is_compared_by_its_similarities():
         loss(student, student)
 
 
+@pytest.mark.ci
 def test_training_reports_each_part_of_the_loss():
     model = small_align()
     inner = MatryoshkaLoss(ContrastiveLoss(share_equal_images=True), [4, 16])

@@ -83,6 +83,7 @@ def test_replicas_make_the_update_of_one_device(two_replicas, loss):
         np.testing.assert_allclose(actual, expected, atol=2e-5, err_msg=actual.path)
 
 
+@pytest.mark.ci
 def test_a_keras_file_restores_the_loss(tmp_path):
     model = small_align()
     model.compile(SGD(0.1), ContrastiveLoss(**LOSS_OPTIONS))

@@ -51,6 +51,7 @@ def test_arguments_for_a_preset_name_reach_the_encoders():
     )
 
 
+@pytest.mark.ci
 def test_arguments_for_a_folder_must_not_change_the_meaning_of_the_weights(folder):
     model = ALIGN.from_preset(
         folder, dropout=0.25, locked=True, image_size=40, learn_temperature=False

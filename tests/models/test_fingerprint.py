@@ -19,6 +19,7 @@ def preset(tmp_path_factory):
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16"])
 def test_the_fingerprint_of_another_dtype_is_that_of_the_converted_model(preset, dtype):
     model = ALIGN.from_preset(preset)

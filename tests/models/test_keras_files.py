@@ -56,6 +56,7 @@ def test_hdf5_files_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_a_file_has_the_exact_merged_kernels_in_half_precision(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path)

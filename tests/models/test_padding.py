@@ -297,6 +297,7 @@ def test_a_step_that_xla_compiles_keeps_the_length_of_its_batch():
     assert inputs["token_ids"].shape[1] == 40
 
 
+@pytest.mark.ci
 def test_texts_keep_their_order_in_batches_of_similar_lengths():
     keras.utils.set_random_seed(0)
     image_encoder, text_encoder = small_encoders(sequence_length=40)

@@ -103,6 +103,7 @@ def test_a_stream_of_unknown_length_is_resolved_without_steps(model):
     assert model.resolved_recipe.steps == 2
 
 
+@pytest.mark.ci
 def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
     compile_eagerly(model)
     model.train_on_batch(small_batch())
@@ -142,6 +143,7 @@ def test_all_inputs_determine_steps_and_batch_size(
     assert caught.value.args == expected
 
 
+@pytest.mark.ci
 def test_momentum_of_moving_statistics_depends_on_the_run_length(model):
     layers = [
         layer
@@ -212,6 +214,7 @@ def test_options_set_after_compile_are_preserved(model):
     assert model.run_eagerly
 
 
+@pytest.mark.ci
 def test_a_warmup_longer_than_the_run_is_reported(model, capsys):
     compile_eagerly(model, SGD(LinearWarmup(1e-3, 2)))
     model.fit(batches(1), verbose=0)

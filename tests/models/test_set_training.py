@@ -213,6 +213,7 @@ def adapted(tmp_path_factory):
     return model, folder
 
 
+@pytest.mark.ci
 def test_a_preset_has_the_merged_kernels(adapted, tmp_path):
     model, _ = adapted
     model.save_to_preset(tmp_path)

@@ -97,6 +97,7 @@ def test_frozen_layers_do_not_change_the_fingerprint():
     assert encoder.fingerprint() == before
 
 
+@pytest.mark.ci
 def test_presets_restore_frozen_layers_unless_arguments_replace_them(tmp_path):
     model = small_align()
     freeze_all_but_one(model)

@@ -352,6 +352,7 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
     assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
 
 
+@pytest.mark.ci
 def test_text_settings_that_fit_all_shapes_are_compared(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "run")

@@ -33,6 +33,7 @@ def test_a_folder_with_a_saved_model_is_refused(tmp_path, name):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.ci
 def test_a_preset_without_a_tokenizer_does_not_adopt_an_earlier_one(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path)

@@ -31,7 +31,12 @@ def presets(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "kind",
-    ["folder", "file", pytest.param("hugging_face", marks=pytest.mark.ci), "name"],
+    [
+        "folder",
+        "name",
+        pytest.param("file", marks=pytest.mark.ci),
+        pytest.param("hugging_face", marks=pytest.mark.ci),
+    ],
 )
 def test_the_parts_are_those_of_the_model(presets, kind):
     preset, options = presets[kind]
