@@ -2,6 +2,7 @@
 
 import gzip
 import pathlib
+import zlib
 from collections.abc import Sequence
 
 from align_keras.corpus.drop_counter import DropCounter
@@ -13,7 +14,13 @@ def read_text(path: pathlib.Path) -> str:
     """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file."""
     packed = path.with_name(f"{path.name}.gz")
     if packed.exists() and not path.exists():
-        return decode(packed, gzip.decompress(packed.read_bytes()), "utf-8")
+        try:
+            content = gzip.decompress(packed.read_bytes())
+        except (EOFError, zlib.error):
+            raise InputError(
+                f"{packed} must be a complete file. Download it again."
+            ) from None
+        return decode(packed, content, "utf-8")
     return decode(path, path.read_bytes(), "utf-8")
 
 

@@ -31,6 +31,14 @@ def test_a_clone_of_the_repository_is_read(tmp_path, packed):
     assert data.captions["cs"][3] == ["pes black 3"]
 
 
+def test_a_truncated_download_is_named(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=True)
+    for path in (tmp_path / "multi30k").rglob("*.gz"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match="complete"):
+        read(tmp_path)
+
+
 def test_the_data_folder_of_the_repository_is_read(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     data = read_multi30k(tmp_path / "multi30k/data", tmp_path / "images")
