@@ -17,10 +17,9 @@ from tests.helpers.oracle_process import needs
 from tests.helpers.small_corpus import ONE_WORKER, arguments, run
 from tests.helpers.small_run import SMALL
 
-pytestmark = needs("cv2")
+pytestmark = [pytest.mark.ci, needs("cv2")]
 
 
-@pytest.mark.ci
 def test_a_source_that_changes_during_the_build_is_reported(
     tmp_path, monkeypatch, capsys
 ):
