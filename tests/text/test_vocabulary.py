@@ -131,7 +131,7 @@ def test_special_tokens_in_captions_are_learned_as_text():
 def test_captions_have_as_many_tokens_as_with_the_hugging_face_trainer(
     tmp_path, stamp_captions
 ):
-    captions = stamp_captions[::12]
+    captions = stamp_captions[::4]
     reference = BertWordPieceTokenizer()
     reference.train_from_iterator(captions, 4000, min_frequency=2, show_progress=False)
     path = tmp_path / "vocab.txt"
