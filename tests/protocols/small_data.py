@@ -197,3 +197,34 @@ def imagenet_r(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder)
     return ids
+
+
+def sampled_correlations(images, texts, pairs, count):
+    """Returns Spearman correlations of samples of half of the images, by SciPy.
+
+    Each sample has one rated caption of each image.
+
+    Args:
+        images: embeddings of images.
+        texts: embeddings of captions.
+        pairs: tuples (row of a caption, row of an image, score).
+        count: number of images from which the samples are drawn.
+    """
+    from scipy import stats
+
+    rng = np.random.default_rng(5)
+    pairs_of_image = [
+        [pair for pair in pairs if pair[1] == row] for row in range(count)
+    ]
+    correlations = []
+    for _ in range(1000):
+        rows = rng.choice(count, count // 2, replace=False)
+        chosen = [
+            pairs_of_image[row][rng.integers(len(pairs_of_image[row]))] for row in rows
+        ]
+        cosines = [float(texts[first] @ images[row]) for first, row, _ in chosen]
+        scores = [score for *_, score in chosen]
+        is_constant = len(set(scores)) == 1 or len(set(cosines)) == 1
+        correlation = 0.0 if is_constant else stats.spearmanr(cosines, scores).statistic
+        correlations.append(correlation)
+    return correlations

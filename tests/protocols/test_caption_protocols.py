@@ -12,7 +12,7 @@ from tests.helpers.small_benchmarks import (
     write_image,
 )
 from tests.protocols import small_data
-from tests.protocols.small_data import encode_cxc, encode_data
+from tests.protocols.small_data import encode_cxc, encode_data, sampled_correlations
 
 align, data, evaluate = small_data.align, small_data.data, small_data.evaluate
 
@@ -140,27 +140,11 @@ def test_recall_on_cxc_matches_a_calculation(evaluate, align, data):
 @pytest.mark.ci
 @needs("scipy")
 def test_correlation_on_cxc_matches_scipy(evaluate, align, data):
-    from scipy import stats
-
     images, texts, pairs = encode_cxc(align, data)
     metrics = evaluate("cxc_similarity")["metrics"]
     # Each bootstrap sample draws half of the images and one rated caption of each.
     mean, deviation = metrics["sits/spearman"], metrics["sits/spearman_std"]
-    rng, correlations = np.random.default_rng(5), []
-    for _ in range(1000):
-        drawn_rows = rng.choice(6, 3, replace=False)
-        chosen = [
-            image_pairs[rng.integers(len(image_pairs))]
-            for image_pairs in (
-                [p for p in pairs["sits"] if p[1] == row] for row in drawn_rows
-            )
-        ]
-        cosines = [float(texts[first] @ images[row]) for first, row, _ in chosen]
-        scores = [score for *_, score in chosen]
-        if len(set(scores)) == 1 or len(set(cosines)) == 1:
-            correlations.append(0.0)
-        else:
-            correlations.append(stats.spearmanr(cosines, scores).statistic)
+    correlations = sampled_correlations(images, texts, pairs["sits"], 6)
     # The correlation of three ranks has a standard deviation of about 0.6. The standard
     # error of the mean is about 0.02.
     assert mean == pytest.approx(np.mean(correlations), abs=0.08)

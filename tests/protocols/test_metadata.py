@@ -141,8 +141,6 @@ def test_slices_of_cxc_retrieval_match_a_calculation(
 def test_slices_of_cxc_similarity_match_a_calculation(
     evaluate, slice_by_location, align, data, tmp_path
 ):
-    from scipy import stats
-
     groups = np.array(["in", "in", "in", "in", "out", "out"])
     arguments = slice_by_location(
         {coco_name(row): group for row, group in enumerate(groups)}
@@ -151,21 +149,7 @@ def test_slices_of_cxc_similarity_match_a_calculation(
     result = evaluate("cxc_similarity", *arguments, f"--html={page}")
     images, texts, pairs = small_data.encode_cxc(align, data)
     # Each bootstrap sample draws two of the four images of the group.
-    rng, correlations = np.random.default_rng(5), []
-    for _ in range(1000):
-        drawn_rows = rng.choice(4, 2, replace=False)
-        chosen = [
-            image_pairs[rng.integers(len(image_pairs))]
-            for image_pairs in (
-                [p for p in pairs["sits"] if p[1] == row] for row in drawn_rows
-            )
-        ]
-        cosines = [float(texts[first] @ images[row]) for first, row, _ in chosen]
-        scores = [score for *_, score in chosen]
-        constant = len(set(scores)) == 1 or len(set(cosines)) == 1
-        correlations.append(
-            0.0 if constant else stats.spearmanr(cosines, scores).statistic
-        )
+    correlations = small_data.sampled_correlations(images, texts, pairs["sits"], 4)
     slices = result["slices"]
     # Samples are 1, -1 or 0, so that the standard error of each mean is about 0.03.
     assert slices["sits/spearman[in]"] == pytest.approx(np.mean(correlations), abs=0.13)
