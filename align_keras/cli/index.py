@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Number of files that the summary lists for each reason.
 _EXAMPLES = 3
+# Options that need an update of the index.
+_OPTIONS_OF_UPDATE = ("rebuild", "watch", "left_out", "vectors")
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
 # Seconds until a failed update of `--watch` is repeated without a change of a file. An
@@ -121,6 +123,12 @@ def run(arguments: argparse.Namespace) -> int:
             "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
+        excluded = ("sources", "remove", "export", *_OPTIONS_OF_UPDATE)
+        used = next((name for name in excluded if getattr(arguments, name)), None)
+        if used is not None:
+            raise InputError(
+                f"`check` must be used alone. Received: `{used}` too. Run two commands."
+            )
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {shown_folder} match their checksums")
         return 0
@@ -160,7 +168,7 @@ def _is_update(arguments: argparse.Namespace) -> bool:
     """Returns True unless the command only removes or exports images."""
     if not (arguments.remove or arguments.export):
         return True
-    names = ("sources", "rebuild", "watch", "left_out", "vectors")
+    names = ("sources", *_OPTIONS_OF_UPDATE)
     return any(getattr(arguments, name) for name in names)
 
 

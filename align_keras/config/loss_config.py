@@ -207,7 +207,23 @@ class DistillationConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
-        if self.teacher and len(self.teacher) > 1 and self.embedding_weight:
+        if self.teacher is None:
+            if self != DistillationConfig():
+                report.refuse(
+                    "teacher",
+                    "the name of a model if other options of the section are set",
+                    "Write, for example, align_small_en.",
+                    "embedding_weight",
+                    "similarity_weight",
+                    "contrastive_weight",
+                    "temperature",
+                )
+            return
+        embedding_weight = report.name("embedding_weight")
+        if not (self.embedding_weight or self.similarity_weight):
+            rule = f"above 0 if {embedding_weight} is 0"
+            report.refuse("similarity_weight", rule, CHANGE_ONE, "embedding_weight")
+        if len(self.teacher) > 1 and self.embedding_weight:
             # The embeddings of different teachers aren't in the same space.
             rule = f"0 if {report.name('teacher')} has several models"
             report.refuse("embedding_weight", rule, CHANGE_ONE, "teacher")

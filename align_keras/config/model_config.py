@@ -66,6 +66,8 @@ class _EncoderConfig(Section):
         return "projection" if self.locked else "full"
 
     def check_rules(self, report: Report) -> None:
+        if self.locked and self.training not in (None, "projection"):
+            report.refuse_both("training", "locked")
         for name, mode in (("blocks", "last_blocks"), ("rank", "lora")):
             if getattr(self, name) is not None and self.training_mode != mode:
                 rule = f"null unless training is {mode}"
@@ -306,6 +308,24 @@ class ModelConfig(Section):
     )
 
     def check_rules(self, report: Report) -> None:
+        image, text = self.image_encoder, self.text_encoder
+        has_class_names = image.num_classes == 1000 and image.weights is not None
+        has_text_weights = text.weights is not None and not text.projection
+        if self.project_class_names and not (has_class_names and has_text_weights):
+            report.refuse(
+                "project_class_names",
+                "false without image_encoder.num_classes=1000, the weights of both "
+                "towers and text_encoder.projection=false",
+                "Set these options, or leave it out.",
+            )
+        modes = {image.training_mode, text.training_mode}
+        if modes == {"frozen"} and not self.learn_temperature:
+            report.refuse(
+                "image_encoder.training",
+                "projection, last_blocks, lora or full if the text encoder is frozen "
+                "and learn_temperature is false",
+                "Train at least one of them.",
+            )
         if self.preset is None:
             return
         preset = report.name("preset")

@@ -40,8 +40,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
             `replicas_per_group` are set, if the number of rows isn't a multiple of
-            `virtual_batch_size`, or the number of replicas isn't a multiple of
-            `replicas_per_group`.
+            `virtual_batch_size` or the number of replicas isn't a multiple of
+            `replicas_per_group`, or if one of these is set with `renorm` or an axis
+            that isn't the last one.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
@@ -84,6 +85,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         super().build(input_shape)
         last = len(input_shape) - 1
         self._normalizes_last_axis = self.axis in (-1, last)
+        is_plain = self._normalizes_last_axis and not self._renormalizes
+        if not is_plain and (self.virtual_batch_size or self.replicas_per_group):
+            raise InputError(
+                "virtual_batch_size and replicas_per_group need axis=-1 and no renorm. "
+                f"Received: axis={self.axis} and renorm={self._renormalizes}. Leave "
+                "them out, or move the channels to the last axis."
+            )
 
     def call(
         self,

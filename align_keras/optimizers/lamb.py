@@ -12,6 +12,7 @@ from align_keras.optimizers.fused_updates import (
     moment_scales,
 )
 from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.utils.errors import InputError
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
@@ -20,6 +21,14 @@ class _LambUpdate(keras.optimizers.Optimizer):
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
+        for variable in variables:
+            if variable.dtype not in ("float32", "float64"):
+                raise InputError(
+                    "Lamb needs weights of float32 or float64, because its moments "
+                    f"are rounded to 0 in 16 bits. Received: {variable.path} of "
+                    f"{variable.dtype}. Use the policy mixed_bfloat16, which keeps "
+                    "weights of float32."
+                )
         super().build(variables)
         self._first_moments, self._second_moments = self.add_optimizer_variables(
             variables, ["first_moment", "second_moment"]
@@ -87,6 +96,9 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         weight_decay: float ≥ 0.
         **kwargs: arguments of `LearningRateMultipliers` and of
             `keras.optimizers.Optimizer`.
+
+    Raises:
+        InputError: if a weight is neither of float32 nor of float64.
 
     References:
         You et al. 2020, "Large batch optimization for deep learning", algorithm 2. Jia

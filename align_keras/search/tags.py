@@ -74,7 +74,7 @@ def tag_images(
 
     Args:
         index: `Index`.
-        labels: sequence of str.
+        labels: texts of the labels.
         thresholds: as in `Embedder.classify`.
 
     Returns:
@@ -268,7 +268,7 @@ def calibrate(
             to the table, and a column `labels`, `label` or `tags`. A cell has several
             labels joined by `;`, or is empty if none of the labels fits. A JSONL file
             may have lists.
-        labels: sequence of str.
+        labels: texts of the labels.
 
     Returns:
         `LabelThresholds` of the model, as `calibrate_thresholds` chooses them.

@@ -209,6 +209,7 @@ class TestIndex(CommandCase):
         (".", "--index=new", "--dimensions=2"): "--model",
         (".", "--index=new", f"--model={GOLDEN}", "--dimensions=9"): "dimensions",
         ("--watch", "--index=s3://bucket/index"): "--index",
+        (".", "--index=new", "--check"): "--check",
     }
     usage_errors = [("--indx=folder",)]
 

@@ -51,6 +51,25 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{DATA}.source=[{{path: a, weight: 1}}, b]", f"{DATA}.source"),
         (f"{IMAGE}.blocks=1,{IMAGE}.training=full", f"{IMAGE}.blocks"),
         (f"{TEXT}.vocabulary=a.txt,{TEXT}.weights=minilm-l6", f"{TEXT}.vocabulary"),
+        (f"{IMAGE}.training=lora,{IMAGE}.locked=true", f"{IMAGE}.training"),
+        (
+            f"{IMAGE}.training=frozen,{TEXT}.training=frozen,"
+            f"{MODEL}.learn_temperature=false",
+            f"{IMAGE}.training",
+        ),
+        (f"{MODEL}.project_class_names=true", f"{MODEL}.project_class_names"),
+        ("task.distillation.embedding_weight=0.5", "task.distillation.teacher"),
+        (
+            "task.distillation.teacher=align_small_en,"
+            "task.distillation.embedding_weight=0,"
+            "task.distillation.similarity_weight=0",
+            "task.distillation.similarity_weight",
+        ),
+        (
+            "finetune.model=m,runtime.distribution_strategy=tpu",
+            "runtime.distribution_strategy",
+        ),
+        (f"finetune.model=m,{DATA}.micro_batch_size=32", f"{DATA}.micro_batch_size"),
         (f"{DATA}.corpus=pairs", f"{DATA}.pairs"),
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", f"{DATA}.corpus"),
         # Training and validation would share pairs.

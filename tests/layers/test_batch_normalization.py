@@ -225,3 +225,9 @@ def test_the_config_of_an_encoder_restores_the_arguments():
     assert FusedBatchNormalization.from_config(norms[0].get_config()).get_config() == (
         norms[0].get_config()
     )
+
+
+def test_shared_statistics_need_the_last_axis():
+    layer = FusedBatchNormalization(axis=1, virtual_batch_size=2)
+    with pytest.raises(InputError, match="axis"):
+        layer.build((None, 3, 5, 4))

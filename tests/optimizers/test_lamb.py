@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.optimizers import Lamb, LinearWarmup, paper_schedule
+from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
@@ -99,3 +100,9 @@ def test_20_steps_equal_those_of_model_garden():
     for actual, expected in zip(variables, reference_variables, strict=True):
         # The operations have another order, so float32 is rounded differently.
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-6)
+
+
+def test_16_bit_weights_are_refused():
+    variable = keras.Variable(np.ones(3), dtype="bfloat16", name="kernel")
+    with pytest.raises(InputError, match="kernel"):
+        Lamb(0.1).apply([keras.ops.ones(3)], [variable])
