@@ -1,7 +1,8 @@
 """Web page and JSON API of `align-keras serve`.
 
-docs/pages/guides/serve.md documents the requests. The server sends a file only for the
-id of an image in the index, and only if the content of the file is the indexed content.
+docs/pages/guides/json_api.md documents the requests. The server sends a file only for
+the id of an image in the index, and only if the content of the file is the indexed
+content.
 """
 
 import asyncio

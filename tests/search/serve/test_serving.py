@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ci
 
 TOKEN = "0123456789abcdef-secret"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-GUIDE = pathlib.Path(__file__).parents[3] / "docs/pages/guides/serve.md"
+GUIDE = pathlib.Path(__file__).parents[3] / "docs/pages/guides/server.md"
 # Line of the access log: the common log format, and the seconds.
 LOG_LINE = re.compile(
     r'(\S+) - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d \+0000\] "(\S+) (\S+) HTTP/1\.1" '
