@@ -39,6 +39,8 @@ if (location.protocol === "file:") {
   config.textContent = config.textContent.replaceAll('"navigation.instant', '"none');
 }
 </script>"""
+# Metadata of a reference page. Its many headings must not hide the guides in a search.
+REFERENCE = "---\nsearch: {boost: 0.3}\n---\n"
 # Signs of the bounds of a number, by their keywords in JSON Schema.
 SIGNS = {
     "minimum": "≥",
@@ -142,7 +144,7 @@ def benchmark(name):
 def api():
     """Returns the API page: its introduction, then the names of each task."""
     check_api_names()
-    parts = [(ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
+    parts = [REFERENCE, (ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
     for heading, introduction, packages in api_tasks.TASKS:
         parts += [f"## {heading}", "", introduction, "", "```python"]
         entries = []
@@ -167,6 +169,7 @@ def check_api_names():
 
 def command_line():
     parts = [
+        REFERENCE,
         "# Command line",
         "This page lists the options of every command. You see the same text with "
         "`--help`.",
@@ -263,6 +266,7 @@ def cell(text):
 
 def experiments():
     parts = [
+        REFERENCE,
         "# Experiments",
         "This page lists the files in `experiments/` with their commands, hardware, "
         "duration and expected metrics. Each header starts with the command to run.",

@@ -1,4 +1,4 @@
-"""axe-core reports no serious problem on pages of the site, in Chromium."""
+"""The site has no serious accessibility problem and answers searches, in Chromium."""
 
 import os
 import pathlib
@@ -32,6 +32,50 @@ REPEATED_ENTRIES = (
     ".doc-class ~ .doc-class, .doc-function ~ .doc-function, "
     ".md-nav--secondary .md-nav__item ~ .md-nav__item"
 )
+QUESTIONS = "start/questions.html#"
+# Searches of readers, with the pages and sections that may come first.
+SEARCHES = {
+    "train on my folder of images": (
+        "guides/own_pairs.html",
+        QUESTIONS + "how-do-i-train-on-my-folder-of-images",
+    ),
+    "how large a batch": (
+        "guides/scale.html",
+        QUESTIONS + "how-large-a-batch-do-i-need",
+    ),
+    "use my own optimizer or callback": (
+        "guides/python.html",
+        QUESTIONS + "can-i-use-my-own-optimizer-callback-or-loss",
+    ),
+    "use with TensorFlow Serving": (
+        "guides/tensorflow_serving.html",
+        QUESTIONS + "can-i-use-it-with-tensorflow-serving",
+    ),
+    "fine-tune on my pairs": (
+        "guides/finetune.html",
+        QUESTIONS + "how-do-i-fine-tune-on-my-pairs",
+    ),
+    "which model for photos": (
+        "start/choose_a_model.html",
+        "guides/photos.html",
+        QUESTIONS + "which-model-should-i-use-for-photos",
+    ),
+    "out of memory": (
+        "guides/memory.html",
+        "guides/troubleshooting.html#out-of-memory",
+        QUESTIONS + "what-can-i-do-when-it-runs-out-of-memory",
+    ),
+    "search does not find": (
+        "guides/photos.html",
+        "guides/search.html",
+        QUESTIONS + "why-does-the-search-not-find-my-photo",
+    ),
+    "several GPUs": (
+        "guides/scale.html",
+        QUESTIONS + "can-i-train-on-several-gpus-or-machines",
+    ),
+    "how good is it": ("benchmarks.html", QUESTIONS + "how-good-is-it"),
+}
 OVERFLOW = "document.documentElement.scrollWidth - innerWidth"
 
 
@@ -67,7 +111,7 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser(axe):
+def browser():
     with chromium() as browser:
         yield browser
 
@@ -118,3 +162,37 @@ def test_a_page_from_a_disk_has_no_serious_problem(browser, axe, site):
     page.locator(".md-search__input").press_sequentially("duplicates")
     page.wait_for_selector(".md-search-result__item")
     page.close()
+
+
+# === Searches ===
+
+
+@pytest.fixture(scope="module")
+def search_page(browser, address):
+    """Home page whose search box is open."""
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page.goto(address + "index.html")
+    page.click(".md-search__input")
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("query", SEARCHES)
+def test_a_search_finds_its_answer_first(search_page, address, query):
+    location = first_result(search_page, query).removeprefix(address)
+    page, _, _ = location.partition("#")
+    assert {location, page}.intersection(SEARCHES[query]), location
+
+
+def first_result(page, query):
+    """Returns the address of the first section that a query finds."""
+    search_box = page.locator(".md-search__input")
+    results = page.locator(".md-search-result__item")
+    for text in ("", query):
+        search_box.fill(text)
+        # The theme reads the box when a key is released.
+        search_box.press("End")
+        results.first.wait_for(state="attached" if text else "detached")
+    # A page comes before its best section. Its other sections are folded.
+    link = results.first.locator("> a").last
+    return link.evaluate("({href}) => href.replace(/[?]h=[^#]*/, '')")
