@@ -1,6 +1,5 @@
 """Steps of a fine-tuning, from the pairs to the report."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -190,6 +189,7 @@ def _train_stages(
         train_stage(
             model,
             stage,
+            config.finetune,
             batches.start_at,
             loss,
             folder / stage.name,
@@ -225,13 +225,11 @@ def finetune_stages(config: ExperimentConfig, images: int) -> list[FinetuneStage
         blocks=settings.blocks,
         epochs=settings.blocks_epochs,
         rate=settings.blocks_rate,
-        depth_decay=settings.depth_decay,
-        patience=settings.patience,
     )
-    all_layers = dataclasses.replace(
-        last_blocks,
+    all_layers = FinetuneStage(
         name="3_all_layers",
         mode="full",
+        blocks=settings.blocks,
         epochs=settings.full_epochs,
         rate=settings.full_rate,
     )
@@ -258,7 +256,6 @@ def _train_projections(
     batch_size: int,
 ) -> None:
     """Trains the first stage and writes its recalls."""
-    settings = config.finetune
     encoders = (model.image_encoder, model.text_encoder)
     if all(encoder.projection_dim is None for encoder in encoders):
         say("  the model has no projections, so the stage is skipped")
@@ -281,11 +278,9 @@ def _train_projections(
         model,
         train_features,
         build_loss(config.task.loss, model.image_encoder.output_shape[-1]),
+        config.finetune,
         evaluate=evaluate,
-        epochs=settings.projection_epochs,
-        rate=settings.projection_rate,
         batch_size=batch_size,
-        patience=settings.patience,
         seed=config.trainer.seed,
     )
     path = folder / PROJECTION_STAGE / "metrics.jsonl"

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from align_keras.config.experiment_config import TrainerConfig
+from align_keras.config.experiment_config import FinetuneConfig, TrainerConfig
 from align_keras.losses import PairLoss
 from align_keras.models import ALIGN
 from align_keras.optimizers import AdamW, LinearWarmup
@@ -34,15 +34,11 @@ class FinetuneStage:
         blocks: number of blocks for `"last_blocks"`.
         epochs: largest number of epochs.
         rate: highest learning rate of the projections.
-        depth_decay: factor of the learning rate from a block to the block before
-            it.
-        patience: number of epochs without a better validation recall after which
-            the stage ends.
 
     Example:
 
-    >>> FinetuneStage("2_blocks", "last_blocks", 2, 8, 2e-4, 0.7, 2).patience
-    2
+    >>> FinetuneStage("2_last_blocks", "last_blocks", 2, 8, 2e-4).description
+    'the last 2 blocks of each encoder'
     """
 
     name: str
@@ -50,8 +46,6 @@ class FinetuneStage:
     blocks: int
     epochs: int
     rate: float
-    depth_decay: float
-    patience: int
 
     @property
     def description(self) -> str:
@@ -64,6 +58,7 @@ class FinetuneStage:
 def train_stage(
     model: ALIGN,
     stage: FinetuneStage,
+    settings: FinetuneConfig,
     make_batches: Callable,
     loss: PairLoss,
     directory: pathlib.Path,
@@ -82,6 +77,7 @@ def train_stage(
     Args:
         model: `ALIGN`.
         stage: `FinetuneStage`.
+        settings: options of all stages.
         make_batches: as in `train_model`.
         loss: `PairLoss`.
         directory: folder of the stage, for its checkpoints and its metrics.
@@ -111,7 +107,8 @@ def train_stage(
         seed=seed,
         callbacks=(),
     )
-    model.compile(_build_optimizer(model, stage, steps), loss)
+    optimizer = _build_optimizer(model, stage.rate, settings.depth_decay, steps)
+    model.compile(optimizer, loss)
     keras.utils.set_random_seed(seed)
     log = MetricsLog(directory / "metrics.jsonl")
     checkpoints = RunCheckpoints(model, directory / "checkpoints", 1)
@@ -126,13 +123,13 @@ def train_stage(
         # Rounded as in the log, so that a resumed stage counts the same epochs.
         rounded = {STAGE_METRIC: float(f"{values[STAGE_METRIC]:.6g}")}
         lines = [*log.read(), rounded]
-        if epochs_since_best(lines) >= stage.patience:
+        if epochs_since_best(lines) >= settings.patience:
             model.stop_training = True
         return values
 
     step = checkpoints.restore_latest()
     lines = [line for line in log.read() if line["step"] <= step]
-    if step == 0 or epochs_since_best(lines) < stage.patience:
+    if step == 0 or epochs_since_best(lines) < settings.patience:
         train_model(
             model,
             make_batches,
@@ -160,15 +157,17 @@ def epochs_since_best(lines: list[dict]) -> int:
     return len(values) - 1 - values.index(max(values))
 
 
-def _build_optimizer(model: ALIGN, stage: FinetuneStage, steps: int) -> AdamW:
+def _build_optimizer(
+    model: ALIGN, rate: float, depth_decay: float, steps: int
+) -> AdamW:
     """Returns AdamW with a warm-up, a cosine decay and lower rates in deep layers."""
     warmup_steps = int(_WARMUP_FRACTION * steps)
-    cosine = keras.optimizers.schedules.CosineDecay(stage.rate, steps - warmup_steps)
+    cosine = keras.optimizers.schedules.CosineDecay(rate, steps - warmup_steps)
     multipliers: dict[str, float] = {}
     for encoder in (model.image_encoder, model.text_encoder):
-        multipliers |= depth_multipliers(encoder, stage.depth_decay)
+        multipliers |= depth_multipliers(encoder, depth_decay)
     return AdamW(
-        LinearWarmup(cosine, warmup_steps, stage.rate / (warmup_steps + 1)),
+        LinearWarmup(cosine, warmup_steps, rate / (warmup_steps + 1)),
         weight_decay=_WEIGHT_DECAY,
         learning_rate_multipliers=multipliers,
     )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.config.experiment_config import FinetuneConfig
 from align_keras.losses import PairLoss
 from align_keras.models import ALIGN
 from align_keras.models.embedding import embed_images, embed_texts
@@ -135,12 +136,10 @@ def train_projections(
     model: ALIGN,
     features: PairFeatures,
     loss: PairLoss,
+    settings: FinetuneConfig,
     *,
     evaluate: Callable[[], float],
-    epochs: int,
-    rate: float,
     batch_size: int,
-    patience: int,
     seed: int = 0,
 ) -> list[float]:
     """Trains the projections and the temperature, and keeps the best weights.
@@ -152,13 +151,10 @@ def train_projections(
         model: `ALIGN` with at least one projection.
         features: `PairFeatures` of the training pairs.
         loss: `PairLoss`.
+        settings: `projection_epochs` ≥ 1, `projection_rate` and `patience` are used.
         evaluate: function that returns the quality of the current projections, such as
             validation recall.
-        epochs: int ≥ 1.
-        rate: highest learning rate of AdamW.
         batch_size: at most the number of images.
-        patience: number of epochs without a better value after which the training
-            ends.
         seed: seed of the order and of the captions.
 
     Returns:
@@ -174,7 +170,8 @@ def train_projections(
     ]
     variables += model.temperature_layer.trainable_variables
     steps_per_epoch = len(features.images) // batch_size
-    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * steps_per_epoch)
+    steps = settings.projection_epochs * steps_per_epoch
+    schedule = keras.optimizers.schedules.CosineDecay(settings.projection_rate, steps)
     optimizer = AdamW(schedule, weight_decay=0.0)
     optimizer.build(variables)
 
@@ -197,7 +194,7 @@ def train_projections(
     caption_counts = np.bincount(features.image_rows, minlength=image_count)
     values = [evaluate()]
     best = [variable.numpy() for variable in variables]
-    for _ in range(epochs):
+    for _ in range(settings.projection_epochs):
         order = random.permutation(image_count)
         captions = first_caption + random.integers(0, caption_counts)
         for start in range(0, steps_per_epoch * batch_size, batch_size):
@@ -211,7 +208,7 @@ def train_projections(
         values.append(evaluate())
         if values[-1] > max(values[:-1]):
             best = [variable.numpy() for variable in variables]
-        if len(values) - 1 - int(np.argmax(values)) >= patience:
+        if len(values) - 1 - int(np.argmax(values)) >= settings.patience:
             break
     for variable, value in zip(variables, best, strict=True):
         variable.assign(value)

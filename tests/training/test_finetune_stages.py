@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from align_keras.config.experiment_config import FinetuneConfig
 from align_keras.losses import ContrastiveLoss
 from align_keras.models import ALIGN
 from align_keras.training.finetune_stage import depth_multipliers, epochs_since_best
@@ -55,9 +56,10 @@ def test_projected_features_are_the_embeddings(align, pairs, features):
 
 
 def train(align, features, evaluate, **options):
-    settings = {"epochs": 3, "rate": 0.01, "batch_size": 6, "patience": 9}
+    values = {"projection_epochs": 3, "projection_rate": 0.01, "patience": 9}
+    settings = FinetuneConfig(**values | options)
     return train_projections(
-        align, features, LOSS, evaluate=evaluate, **settings | options
+        align, features, LOSS, settings, evaluate=evaluate, batch_size=6
     )
 
 
@@ -93,7 +95,9 @@ def test_projections_stop_early_and_repeat_exactly(align, features):
                 variable.assign(start[variable.path])
         align.temperature_layer.log_temperature.assign(0.0)
         values = iter([0.1, 0.2, 0.2, 0.2, 0.9])
-        recalls = train(align, features, values.__next__, epochs=9, patience=2)
+        recalls = train(
+            align, features, values.__next__, projection_epochs=9, patience=2
+        )
         assert recalls == [0.1, 0.2, 0.2, 0.2]
         results.append(projection_weights(align))
     for path, value in results[0].items():
