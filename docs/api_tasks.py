@@ -20,7 +20,7 @@ TASKS = (
     ),
     (
         "Build and train a model in Keras",
-        "You train `ALIGN` with `compile` and `fit` like any Keras model. [In "
+        "You train `ALIGN` with `compile` and `fit` like any Keras model. [Train in "
         "Python](../guides/python.md) explains the steps.",
         {
             "": (
@@ -314,7 +314,8 @@ TASKS = (
     ),
     (
         "Estimate time and memory",
-        "You estimate a run before you start it.",
+        "You estimate a run before you start it. [Estimate time and memory of a "
+        "run](../guides/plan.md) explains the result.",
         {"planning": ("plan", "plan_recipe")},
     ),
     (
