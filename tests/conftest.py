@@ -84,8 +84,17 @@ def _make_repeatable(hypothesis):
     hypothesis.settings.load_profile("repeatable")
 
 
-sys.meta_path.insert(0, _AfterImport("tensorflow", _split_cpu))
-sys.meta_path.insert(0, _AfterImport("hypothesis", _make_repeatable))
+def _call_after_import(name, function):
+    """Calls a function with a module as soon as the module is imported."""
+    # The pytest plugin of schemathesis imports hypothesis before this file is read.
+    if name in sys.modules:
+        function(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _AfterImport(name, function))
+
+
+_call_after_import("tensorflow", _split_cpu)
+_call_after_import("hypothesis", _make_repeatable)
 
 
 @pytest.fixture(scope="session")
