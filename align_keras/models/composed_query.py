@@ -55,7 +55,7 @@ def encode_query(
         Jia et al. 2021, section 7 and figure 5. The default weights 2 and 1 gave the
         best results in the paper, which also subtracts with the weight 2. The search
         removes words instead (Widdows 2003, "Orthogonal negation in vector spaces"),
-        because this finds more images (see `guides/search.md`).
+        because this finds more images (see `how/scores.md`).
     """
     plus = _texts("plus", plus)
     minus = _texts("minus", minus)

@@ -48,7 +48,7 @@ def block_lines():
     shell = ("", "bash", "sh", "console")
     texts = [block.text for block in code_blocks(README) if block.language in shell]
     text = "\n".join(texts).replace("\\\n", " ")
-    parts = [part for line in text.split("\n") for part in re.split("&&|; ", line)]
+    parts = re.split(r"\n|&&|; | \| ", text)
     return [re.sub(r"\s+#.*$", "", part).strip() for part in parts if part.strip()]
 
 
