@@ -4,6 +4,8 @@ import random
 import resource
 import time
 
+import pytest
+
 from align_keras.utils.errors import InputError
 
 # Limit of a read in CPU seconds, and kilobytes per megabyte.
@@ -12,6 +14,13 @@ SECONDS, MEGABYTES = 5, 1000
 # other folders and NUL bytes.
 _TRAPS = [b"0", b"-1", b"1e999", b"NaN", b"9" * 30, b"null", b"true", b"[]", b"{}"]
 _TRAPS += [b"[" * 5000, b'{"a":' * 5000, b"../x", b"\0", b"\xff\xfe", b"'", b'"', b"*a"]
+
+
+def counts(few, many):
+    """Returns a mark that sets `count`, the number of damaged copies, for each tier."""
+    return pytest.mark.parametrize(
+        "count", [few, pytest.param(many, marks=pytest.mark.release)]
+    )
 
 
 def damage(content, source):

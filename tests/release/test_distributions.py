@@ -44,7 +44,7 @@ SMALL = ",".join(
 )
 # Tests of public functions, and of code that uses private parts of other packages.
 TESTS_OF_LOWEST = [
-    "tests/test_artifacts.py",
+    "tests/artifacts",
     "tests/layers",
     "tests/models/test_align.py",
     "tests/models/test_quantization.py",

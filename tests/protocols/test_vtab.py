@@ -1,4 +1,4 @@
-"""`align-keras evaluate vtab`: its tasks, its sweep and its metrics."""
+"""Protocol vtab: its tasks, its sweep and its metrics."""
 
 import pathlib
 import re
@@ -12,10 +12,13 @@ from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.run_protocol import sliced
+from align_keras.utils.errors import InputError
 from tests.helpers.drawings import evaluate
 from tests.helpers.small_benchmarks import create_unprepared_builder
 
 
+# Eight trials trace their graphs, which takes more than 10 minutes on a busy machine.
+@pytest.mark.timeout(3600)
 @pytest.mark.release
 def test_vtab_runs_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
@@ -69,7 +72,7 @@ def test_vtab_runs_on_mock_data(capsys, tmp_path, small_model):
         )
     # Each of the 2 tasks has 2 trials and 2 runs.
     assert len(list((tmp_path / "results").glob("*.json"))) == 8
-    assert "svhn_cropped: the best of 2 trials has" in messages
+    assert "best of 2 trials" in messages
     assert set(result["metrics"]) == {
         f"vtab/{task}{suffix}"
         for task in ("svhn_cropped", "dsprites_label_orientation")
@@ -148,3 +151,28 @@ def test_the_commands_of_the_recipe_name_existing_tasks():
     assert [fine_tuning_protocols.vtab_tasks(name) for name in task_names] == [
         ["dtd", "svhn_cropped"]
     ]
+
+
+def test_vtab_lists_the_data_sets_to_prepare(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds")
+    )
+
+    def check_error(*tasks):
+        with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
+            fine_tuning_protocols.VtabData(Request("vtab")).check(tasks)
+        return str(caught.value)
+
+    # Two tasks use the data set dSprites.
+    message = check_error(
+        "dtd", "dsprites_label_orientation", "dsprites_label_x_position"
+    )
+    assert "2 of 2 data sets" in message
+    assert "tfds build dtd dsprites," in message
+    assert "by hand" not in message
+    message = check_error("dtd", "resisc45", "svhn_cropped")
+    assert "3 of 3" in message
+    assert "files of resisc45 by hand" in message
+    # The message about a single data set has its folder, or the instructions of TFDS.
+    assert str(tmp_path / "tfds") in check_error("dtd")
+    assert "downloads/manual" in check_error("resisc45")
