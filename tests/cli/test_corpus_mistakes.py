@@ -16,7 +16,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
     "words, expected",
     [
         (["dedup", "--params_override=images.refuse=no_module:f"], "images.refuse"),
-        (["shard"], "must not be empty"),
+        (["shard"], "Received: 0 images"),
         (["urls", "--to=a.txt"], ".parquet"),
         (["score", "--params_override=score.hooks.a=no_module:f"], "score.hooks.a"),
     ],
@@ -40,10 +40,7 @@ def test_a_corpus_of_evaluation_copies_is_refused(tmp_path, capsys):
     command = arguments("build", [source], tmp_path / "out", *ONE_WORKER)
     assert main([*command, f"--against={source}"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        "The corpus must not be empty. Received: 11 images, all of which were dropped"
-        in error
-    )
+    assert "Received: 11 images" in error
     assert "captions" not in error
 
 
@@ -51,7 +48,6 @@ def test_a_second_command_reports_that_it_waits(tmp_path, monkeypatch, capsys):
     pytest.importorskip("fcntl")
     (tmp_path / "a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")
     command = ["corpus", "extract", f"--out={tmp_path}", *ONE_WORKER]
-    expected = f"corpus: waiting for another align-keras corpus on {tmp_path}"
     with contextlib.ExitStack() as first_command:
         first_command.enter_context(locked(tmp_path / "corpus.yaml"))
 
@@ -61,6 +57,7 @@ def test_a_second_command_reports_that_it_waits(tmp_path, monkeypatch, capsys):
 
         monkeypatch.setattr("align_keras.runs.corpus_build.say", end_the_first)
         assert main([*command, f"--source=table:{tmp_path / 'a.csv'}"]) == 0
-    assert capsys.readouterr().err.splitlines().count(expected) == 1
+    error = capsys.readouterr().err
+    assert error.count("waiting for") == 1 and f"on {tmp_path}" in error
     assert main(command) == 0
-    assert expected not in capsys.readouterr().err
+    assert "waiting for" not in capsys.readouterr().err

@@ -281,5 +281,4 @@ def test_scores_of_rebuilt_shards_are_refused(copied, capsys):
     capsys.readouterr()
     assert main(["corpus", "select", f"--out={copied}", "--where=draw < 1"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "written for other shards" in error
-    assert "Run `align-keras corpus score` again" in error
+    assert "other shards" in error and "`align-keras corpus score`" in error

@@ -53,15 +53,14 @@ def test_missing_images_are_listed(words, tmp_path, capsys):
     ]
     names = [row["url"].removeprefix(SITE) for row in pq.read_table(path).to_pylist()]
     assert names == ["1.jpg", "3.jpg", "4.jpg"]
-    note = f"{shards / '00001.tar'} is incomplete. Its images count as not tried."
+    note = f"{shards / '00001.tar'} is incomplete"
     assert note in capsys.readouterr().err
 
 
 def test_wrong_folders_print_one_line_before_the_build(words, tmp_path, capsys):
     assert main([*words, f"--downloaded={tmp_path / 'nowhere'}"]) == 1
     [error] = capsys.readouterr().err.splitlines()
-    assert "--downloaded must be a folder of shards" in error
-    assert "nowhere" in error
+    assert "--downloaded" in error and "nowhere" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -69,4 +68,4 @@ def test_other_stages_refuse_the_option(tmp_path, capsys):
     command = ["corpus", "filter", f"--out={tmp_path}", "--downloaded=shards"]
     assert main(command) == 1
     [error] = capsys.readouterr().err.splitlines()
-    assert "must be left out for the stage" in error
+    assert "--downloaded" in error and "stage filter" in error

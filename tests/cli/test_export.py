@@ -47,7 +47,8 @@ def test_a_run_is_exported_with_its_card(run_folder, tmp_path, capsys, monkeypat
     assert "loss" not in card
     # An existing export is not overwritten.
     assert main(arguments) == 1
-    assert "--to must be a new or an empty folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--to" in error and "contains files" in error
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +110,9 @@ def test_the_model_card_lists_the_metrics_of_groups(mixed, tmp_path, monkeypatch
     card = (target / "README.md").read_text()
     assert "### retrieval on stamps, split train\n" in card
     assert "| t2i/recall_at_1 | 0.25 |\n| i2t/x | – |\n" in card
-    assert "By `category`, with 95% bootstrap intervals:\n" in card
+    assert "By `category`, with 95%" in card
     assert "| t2i/recall_at_1[a\\|b] | 0.5 | 0.375–0.625 | 64 |\n" in card
-    assert "signatures.json" in card and "No evaluation was recorded" not in card
+    assert "signatures.json" in card and "No evaluation" not in card
 
 
 def test_an_evaluation_in_memory_is_in_the_model_card(model, tmp_path, monkeypatch):
@@ -120,15 +121,15 @@ def test_an_evaluation_in_memory_is_in_the_model_card(model, tmp_path, monkeypat
     export_model(model, tmp_path / "export", evaluation=[report])
     card = (tmp_path / "export/README.md").read_text()
     assert "### retrieval on stamps, split train\n" in card
-    assert "No evaluation was recorded" not in card
+    assert "No evaluation" not in card
 
 
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (lambda report: report.pop("metrics"), "must be the output"),
-        (lambda report: report.update(model="another"), "an evaluation of another"),
-        (None, "must be the output"),
+        (lambda report: report.pop("metrics"), "align-keras evaluate"),
+        (lambda report: report.update(model="another"), "evaluation of another"),
+        (None, "align-keras evaluate"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_the_export(
@@ -201,14 +202,14 @@ def test_missing_packages_are_reported_before_the_model_is_opened(
     target = str(tmp_path / "export")
     # The remedy for a package does not help if the model does not exist.
     assert main(["export", "--model", "nowhere", "--to", target, *options]) == 1
-    assert "'nowhere', which does not exist" in capsys.readouterr().err
+    assert "--model='nowhere'" in capsys.readouterr().err
     # This model cannot be opened, so the package is checked before that.
     model = tmp_path / "damaged"
     model.mkdir()
     (model / "config.json").write_text("{}")
     assert main(["export", "--model", str(model), "--to", target, *options]) == 1
     error = capsys.readouterr().err
-    assert f"needs {package}, which isn't installed" in error
+    assert f"needs {package}" in error
     assert f'pip install "align-keras[{extra}]"' in error
 
 
@@ -253,8 +254,8 @@ def test_a_model_in_memory_is_exported(model, tmp_path, monkeypatch):
     assert exported[0][0] is model
     assert "Model card" in (tmp_path / "new" / "README.md").read_text()
     for target, export_format, message in (
-        ("other", "jpeg", "format must be one of saved_model, litert, web, onnx"),
-        ("new", "saved_model", "to must be a new or an empty folder"),
+        ("other", "jpeg", "format.*saved_model, litert, web, onnx"),
+        ("new", "saved_model", "to must.*contains files"),
     ):
         with pytest.raises(InputError, match=message):
             export_model(model, tmp_path / target, export_format)
@@ -314,9 +315,9 @@ def test_weights_that_are_not_finite_are_not_exported(run_folder, tmp_path, caps
         arguments = ["export", "--model", str(tmp_path / "diverged"), name]
         assert main([*arguments, "--to", str(tmp_path / "served")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "must have finite weights. Received: NaN or infinity in 1 of" in line
-        assert "stem" in line
-    with pytest.raises(InputError, match="must have finite weights"):
+        assert "finite weights" in line
+        assert "in 1 of" in line and "stem" in line
+    with pytest.raises(InputError, match="finite weights"):
         export_saved_model(model, tmp_path / "served")
     assert [path.name for path in tmp_path.iterdir()] == ["diverged"]
 

@@ -108,9 +108,9 @@ def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
     out, err = capsys.readouterr()
     examples = ", ".join(f"{folder}/{name}" for name in ("a.psd", "b.JXL", "c.xcf"))
     assert f"4 left out: format that is not read ({examples} and 1" in out
-    assert "see --left-out). Convert them to JPEG or PNG." in out
+    assert "--left-out" in out and "JPEG" in out
     assert f"1 left out: oversized ({folder}/vast.png: 10,000 × 8,000 pixels)." in out
-    assert "files left out: 7, listed in" in err
+    assert f"left out: 7, listed in {list_file}" in err
     with open(list_file, newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["path"].removeprefix(f"{folder}/") for row in rows] == [
@@ -169,14 +169,14 @@ def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     assert main(["index", str(folder), "--model", str(towers)]) == 0
     towers.rename(tmp_path / "elsewhere")
     assert main(["search", "red"]) == 1
-    message = "If the model was moved, pass its path with --model"
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "with --model" in error and str(towers) in error
     assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 
 
 def test_a_new_index_needs_a_folder(folder, capsys):
     assert main(["index"]) == 1
-    assert "Run `align-keras index FOLDER`" in capsys.readouterr().err
+    assert "`align-keras index FOLDER`" in capsys.readouterr().err
 
 
 def test_a_failed_build_does_not_change_the_index(folder, tmp_path, capsys):
@@ -314,8 +314,7 @@ def test_watch_ends_after_a_rebuild_with_another_model(
 
     watch_with(monkeypatch, steps())
     assert main(["index", str(folder), "--model", str(GOLDEN), "--watch"]) == 1
-    message = "(other fingerprint). Open it again, or start the command again."
-    assert message in capsys.readouterr().err
+    assert "(other fingerprint)" in capsys.readouterr().err
 
 
 @pytest.mark.ci

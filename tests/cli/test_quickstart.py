@@ -237,8 +237,8 @@ def test_a_loss_of_nan_prints_one_line(pairs, tmp_path, capsys):
     )
     assert main(arguments(pairs, tmp_path / "run", override)) == 1
     message = last_error_line(capsys)
-    assert "isn't finite, so its update was skipped" in message
-    assert "diagnosis.json for details" in message
+    assert "isn't finite" in message
+    assert "diagnosis.json" in message
 
 
 @pytest.mark.release

@@ -153,7 +153,7 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="no config.json"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
-    with pytest.raises(InputError, match="`model` must be .*which has no config.json"):
+    with pytest.raises(InputError, match="`model` must.* no config.json"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
@@ -179,7 +179,7 @@ def test_an_index_of_another_model_is_refused(run_folder, tmp_path):
     model = ModelIdentity(str(tmp_path / "export"), "0" * 16, 4)
     folder = tmp_path / "index"
     Index.from_embeddings(np.eye(4), list("abcd"), folder=folder, model=model)
-    message = "model that computed its embeddings"
+    message = "`Index.from_embeddings`"
     with pytest.raises(InputError, match=message):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "params.yaml").write_text("")
@@ -191,14 +191,14 @@ def test_the_error_for_a_missing_index_names_the_command_to_build_it(
     run_folder, tmp_path
 ):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="To finish the run"):
+    with pytest.raises(InputError, match=r"no config\.json.*`align-keras train"):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
         f"`align-keras train --config_file {tmp_path}/params.yaml "
         f"--model_dir {tmp_path} --mode index`"
     )
-    with pytest.raises(InputError, match="a finished run.*has no index") as error_info:
+    with pytest.raises(InputError, match="has no index") as error_info:
         search.run(parse("--model_dir", tmp_path, "red"))
     assert command in str(error_info.value) and "\n" not in str(error_info.value)
     # The command in the message is valid.
@@ -212,7 +212,7 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has no config.json" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text("")
     assert main(arguments) == 1
-    assert "To finish the run" in capsys.readouterr().err
+    assert "`align-keras train" in capsys.readouterr().err
 
 
 def create_hit(path, captions, relevance=None):

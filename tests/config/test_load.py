@@ -134,7 +134,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
         # The name of the key is right but in a wrong section.
         ("\ntrain_steps: 5\n", ["custom.yaml, line 2:", "'trainer.train_steps'?"]),
         ("task:\n  1: 2\n", ["custom.yaml, line 2:", "unknown key 'task.1'"]),
-        ("trainer: 5\n", ["'trainer' must contain keys", "Received: 5"]),
+        ("trainer: 5\n", ["'trainer' must contain", "Received: 5"]),
     ],
 )
 def test_unknown_keys_and_sections_without_keys_are_refused(tmp_path, text, expected):
@@ -154,12 +154,12 @@ LOSS = "task.loss.contrastive.label_smoothing"
         (f"{LOSS}=.nan", ["a finite number"]),
         ("trainer.seed=1.5", ["a valid integer", "1.5"]),
         ("task.train_data.cache=maybe", ["a valid boolean", "'maybe'"]),
-        ("task.train_data.corpus=12", ["a string, in quotes", "Received: 12"]),
+        ("task.train_data.corpus=12", ["a string", "Received: 12"]),
         ("task.train_data.tfds_split=''", ["a non-empty string"]),
         ("task.loss.contrastive.reduction=max", ["'sum' or 'mean'", "'max'"]),
-        ("task.evaluation.ks=5", ["a list such as [a, b]", "Received: 5"]),
-        ("task.evaluation.ks=[1, x]", ["'task.evaluation.ks.1' must be a valid int"]),
-        ("task.train_data.source=[{weight: 2}]", ["source.0.path' must be set"]),
+        ("task.evaluation.ks=5", ["[a, b]", "Received: 5"]),
+        ("task.evaluation.ks=[1, x]", ["'task.evaluation.ks.1'", "a valid int", "'x'"]),
+        ("task.train_data.source=[{weight: 2}]", ["source.0.path' must"]),
         ("trainer.seed=true", ["a valid integer", "true"]),
     ],
 )
@@ -332,13 +332,13 @@ def test_a_missing_experiments_folder_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / "no")
     assert experiments() == {}
-    assert "No experiments folder is installed" in refusal("align_b7_base")
+    assert "No experiments folder" in refusal("align_b7_base")
 
 
 def test_unknown_experiments_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refusal("align_b7_bass")
-    assert "Did you mean 'align_b7_base'?" in message
+    assert "'align_b7_base'?" in message
     assert "quickstart_icons" in message
     with pytest.raises(FileNotFoundError, match=r"align_b7\.yaml"):
         load_config(pathlib.Path("align_b7.yaml"))
@@ -398,7 +398,7 @@ def test_a_link_to_the_training_table_is_the_same_table(tmp_path):
     }
     config = load_config(params_override=overrides)
     assert config.task.validation_data.tfds_split == "test"
-    with pytest.raises(InputError, match="must be a part, such as test"):
+    with pytest.raises(InputError, match="validation_data.tfds_split' must.*'all'"):
         load_config(params_override=overrides | {f"{VALIDATION}tfds_split": "all"})
 
 

@@ -76,8 +76,8 @@ def test_vtab_has_the_values_of_the_paper_and_marks_the_other_values():
     assert recipe.last_stage == "full"
     text = " ".join(RECIPES["vtab"].read_text(encoding="utf-8").split("#"))
     text = " ".join(text.split())
-    assert "appendix I of VTAB's paper (arXiv 1910.04867) with 50 trials" in text
-    assert "unverified choices of ours" in text
+    assert "arXiv 1910.04867" in text and "50 trials" in text
+    assert "unverified" in text
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_files_and_overrides_replace_values_of_the_recipe(tmp_path):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(InputError, match=r"Recipe zero_shot\.yaml was not found"):
+    with pytest.raises(InputError, match=r"zero_shot\.yaml.* experiments/evaluation"):
         load_recipe("zero_shot")

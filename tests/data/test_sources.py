@@ -178,7 +178,7 @@ def test_damaged_samples_are_counted_reported_and_skipped(faulty, capsys):
     repeated = {caption: count for caption, count in counts.items() if count > 1}
     assert repeated == {"caption 3": 2, "caption 9": 2, "caption 6": 2}
     assert output.count("skipped") == 3
-    assert "00000.tar@" in output and "unreadable: no known image format" in output
+    assert "00000.tar@" in output and "unreadable: " in output
     # Later epochs don't report a sample again.
     order(source, 40)
     assert "skipped" not in capsys.readouterr().err
@@ -328,19 +328,19 @@ def test_a_data_service_is_refused(builder):
 @pytest.mark.parametrize(
     "override, error",
     [
-        ("task.validation_data.source=a", "validation_data.source' must be null"),
-        ("task.train_data.source=a,task.train_data.cache=true", "cache' must be false"),
+        ("task.validation_data.source=a", "validation_data.source'.*null"),
+        ("task.train_data.source=a,task.train_data.cache=true", "cache'.*false"),
         (
             "task.train_data.source=a,task.train_data.corpus=icons",
-            "corpus' must be null if task.train_data.source is set",
+            "corpus'.*null.*task.train_data.source",
         ),
         (
             "task.train_data.source=[{path: a, weight: 0}]",
-            "weight' must be greater than 0",
+            "weight'.*greater than 0",
         ),
-        ("task.train_data.source=[{pth: a}]", "path' must be set"),
-        ("task.train_data.source=[]", "must not be empty"),
-        ("task.train_data.source=3", "must be a list"),
+        ("task.train_data.source=[{pth: a}]", "path'.*set"),
+        ("task.train_data.source=[]", "train_data.source' must.*empty"),
+        ("task.train_data.source=3", "train_data.source' must.*list"),
     ],
 )
 def test_invalid_configurations_of_sources_are_refused(override, error):

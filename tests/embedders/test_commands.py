@@ -43,28 +43,28 @@ def run(tmp_path, monkeypatch, capsys):
 def test_all_commands_report_a_missing_model(run, name):
     code, out, err = run(name, "--model", "nowhere")
     assert (code, out) == (1, "")
-    assert "--model='nowhere', which does not exist" in err
+    assert "--model='nowhere'" in err
 
 
 @pytest.mark.parametrize("name", EMBEDS)
 def test_all_commands_report_an_unknown_runtime(run, name):
     code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "torch")
     assert (code, out) == (1, "")
-    assert "--runtime must be one of auto, keras, saved_model, litert, onnx" in err
+    assert "--runtime" in err and "auto, keras, saved_model, litert, onnx" in err
 
 
 @pytest.mark.parametrize("name", EMBEDS)
 def test_all_commands_report_a_runtime_without_files(run, name):
     code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "keras")
     assert (code, out) == (1, "")
-    assert f"--runtime must be litert for the model {GOLDEN}" in err
+    assert "--runtime must be litert" in err and str(GOLDEN) in err
 
 
 @pytest.mark.parametrize("name", ["index", "search", "serve"])
 def test_the_runtime_option_requires_a_model(run, name):
     code, out, err = run(name, "--runtime", "litert")
     assert (code, out) == (1, "")
-    assert "--runtime must be used with --model. Received: --runtime='litert'" in err
+    assert "with --model. Received: --runtime='litert'" in err
 
 
 def test_search_and_evaluate_run_litert_towers(run):

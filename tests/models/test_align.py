@@ -251,7 +251,7 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
     [
         (lambda m: m.encode_texts("one"), "list of str"),
         (lambda m: m.encode_images("one.png"), "list of paths"),
-        (lambda m: m.encode_images(["missing.png"]), "missing.png was not found"),
+        (lambda m: m.encode_images(["missing.png"]), "missing.png was not"),
         (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
         (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),
         (lambda m: m.compile(loss="mse"), "loss must be"),
@@ -259,7 +259,7 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
             lambda m: m.compile(label_smoothing=0.2),
             "label_smoothing",
         ),
-        (lambda m: ALIGN.from_preset("align_nan"), "Did you mean align_nano"),
+        (lambda m: ALIGN.from_preset("align_nan"), "mean align_nano"),
         (
             lambda m: ALIGN.from_encoders(*small_encoders()).encode_texts(["a"]),
             "vocabulary",
@@ -269,7 +269,7 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
             lambda m: ALIGN.from_encoders(
                 small_encoders()[0], small_encoders(projection_dim=8)[1]
             ),
-            "embeddings of the same width",
+            "widths 16 and 8",
         ),
         (
             lambda m: ALIGN.from_encoders(
@@ -291,7 +291,7 @@ def test_a_clone_is_a_plain_model_with_equal_outputs():
             lambda m: ALIGN(m.backbone, preprocessor_of(32, sequence_length=12)),
             "sequence_length",
         ),
-        (lambda m: ALIGN(m.backbone).encode_texts(["a"]), "must have a preprocessor"),
+        (lambda m: ALIGN(m.backbone).encode_texts(["a"]), "preprocessor=None"),
         (lambda m: ALIGNTokenizer().tokenize(["a"]), "vocabulary=None"),
     ],
 )
@@ -326,17 +326,13 @@ def test_exports_and_files_without_an_align_are_refused(tmp_path):
         (tmp_path / "none.keras", {}, "of a .keras file"),
         (tmp_path / "image.tflite", {}, "of a .keras file"),
         (damaged, {}, "can't be opened"),
-        (damaged, {"dtype": "float16"}, "dtype can't be set with a .keras file"),
-        (damaged, {"load_weights": False}, "load_weights can't be set"),
-        (
-            damaged,
-            {"training": "lora", "rank": 2},
-            "training, rank can't be set with a .keras file",
-        ),
+        (damaged, {"dtype": "float16"}, "dtype.* .keras file"),
+        (damaged, {"load_weights": False}, "load_weights.* .keras file"),
+        (damaged, {"training": "lora", "rank": 2}, "training, rank.* .keras file"),
         (
             tmp_path / "dense.keras",
             {},
-            "must contain an ALIGN. Received: a Sequential",
+            "dense.keras.* a Sequential",
         ),
         (export, {}, r"Received: the export.*load_model\("),
         (export / "align", {}, "config.json"),
@@ -356,7 +352,7 @@ def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
     weights, config = tmp_path / "model.weights.h5", tmp_path / "config.json"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="is damaged or doesn't fit"):
+    with pytest.raises(InputError, match=r"model\.weights\.h5 is damaged"):
         ALIGN.from_preset(tmp_path)
     small_align(projection_dim=24).save_to_preset(tmp_path / "wider")
     weights.write_bytes((tmp_path / "wider" / "model.weights.h5").read_bytes())
@@ -387,14 +383,14 @@ def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
     content = path.read_text()
     tokens = content.splitlines()
     path.write_text("\n".join([*tokens[:5], *tokens[:4:-1]]))
-    with pytest.raises(InputError, match=r"vocabulary\.txt is damaged or doesn't fit"):
+    with pytest.raises(InputError, match=r"vocabulary\.txt is damaged"):
         ALIGN.from_preset(tmp_path)
     path.write_text(content)
     assert ALIGN.from_preset(tmp_path).vocabulary == align.vocabulary
     tokenizer = tmp_path / "tokenizer.json"
     config = tokenizer.read_text()
     tokenizer.write_text(config.replace("bert_uncased", "bert_cased"))
-    with pytest.raises(InputError, match=r"tokenizer\.json is damaged or doesn't fit"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is damaged"):
         ALIGN.from_preset(tmp_path)
     tokenizer.write_text(config)
     path.unlink()
@@ -412,7 +408,7 @@ def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, position):
     damaged = bytearray(content)
     damaged[int(position * len(content))] ^= 4
     weights.write_bytes(damaged)
-    words = f"{weights} is damaged or doesn't fit.*[Ss]ave the model again"
+    words = f"{weights} is damaged .*SHA-256.*[Ss]ave"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(tmp_path)
 
@@ -425,7 +421,7 @@ def test_a_flipped_bit_in_the_shipped_weights_is_detected(tmp_path, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 4
     (folder / name).write_bytes(content)
-    words = f"{name} is damaged.*download both files again"
+    words = f"{name} is damaged.*download"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(folder)
 

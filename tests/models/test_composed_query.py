@@ -71,16 +71,13 @@ def test_search_and_evaluation_return_the_same_ranks(sign):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "must have an `image` or words in `plus`. Received: neither"),
-        ({"minus": "a"}, "must have an `image` or words in `plus`"),
-        ({"plus": ["a", " "]}, "`plus` must be one or more words. Received: plus=' '"),
-        (
-            {"image": 3, "minus": [7]},
-            "`minus` must be one or more words. Received: minus=7",
-        ),
-        ({"plus": "a", "text_weight": 0}, "`text_weight` must be a number > 0"),
-        ({"image": 3, "image_weight": float("nan")}, "`image_weight` must be"),
-        ({"plus": "a", "minus": "a"}, "`minus` must not cancel out. Received: plus="),
+        ({}, "`image` .*`plus`. Received: neither"),
+        ({"minus": "a"}, "`image` .*`plus`. Received: neither"),
+        ({"plus": ["a", " "]}, "`plus` .* plus=' '"),
+        ({"image": 3, "minus": [7]}, "`minus` .* minus=7"),
+        ({"plus": "a", "text_weight": 0}, "`text_weight` .* > 0"),
+        ({"image": 3, "image_weight": float("nan")}, "`image_weight` .*=nan"),
+        ({"plus": "a", "minus": "a"}, "cancel out.* plus="),
     ],
 )
 def test_invalid_queries_are_refused(arguments, words):

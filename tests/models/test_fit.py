@@ -162,8 +162,8 @@ def inputs_with(**changes):
         (inputs_with(token_ids=np.zeros((4, 9), int)), "token_ids"),
         (inputs_with(padding_mask=np.zeros((4, 7), int)), "padding_mask"),
         (inputs_with(token_ids=np.full((4, 8), 57)), "below 57"),
-        ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "a dict of images"),
-        (np.zeros((4, 32, 32, 3), "uint8"), "images and their captions"),
+        ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "Received: a dict"),
+        (np.zeros((4, 32, 32, 3), "uint8"), r"Received: ndarray \(4, 32, 32, 3\)"),
         (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "only inputs"),
     ],
 )
@@ -286,7 +286,7 @@ def test_evaluate_and_fit_accept_all_forms(model, pixels):
 )
 def test_data_without_a_batch_are_refused(model, make):
     for call in (model.fit, model.evaluate):
-        with pytest.raises(InputError, match="at least one batch"):
+        with pytest.raises(InputError, match="without a batch"):
             call(make(), verbose=0)
 
 
@@ -304,7 +304,7 @@ def test_float_images_in_0_to_1_are_refused_in_all_forms(model):
     }
     for form in forms:
         for batch in (floats(1 / 255), floats(2 / 255, -1.0)):
-            with pytest.raises(InputError, match="gray levels in .* Multiply"):
+            with pytest.raises(InputError, match="gray levels .*Multiply"):
                 model.evaluate(makes[form](batch), verbose=0)
         # Dark integers, dark floats and a black batch are accepted.
         dark = inputs_with(images=small_batch()["images"] // 128)
@@ -318,8 +318,8 @@ def test_errors_of_python_batches_are_one_line(model, tmp_path):
     for batch, words in (
         (([missing], ["a"]), str(missing)),
         ((np.zeros((2, 9, 9, 3), "float32"), ["a", "b"]), "value_range"),
-        ((np.zeros((2, 9, 9, 3), "uint8"), [0, 1]), r"captions\[0\] must be a str"),
-        ((np.zeros((2, 3, 9, 9), "uint8"), ["a", "b"]), "channels to the last axis"),
+        ((np.zeros((2, 9, 9, 3), "uint8"), [0, 1]), r"captions\[0\]"),
+        ((np.zeros((2, 3, 9, 9), "uint8"), ["a", "b"]), "channels .*last axis"),
     ):
         for x in (Batches(batch), iter([batch]), Loader([batch])):
             with pytest.raises(InputError, match=words) as caught:
@@ -344,24 +344,24 @@ def test_each_step_checks_python_batches(model):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"sample_weight": np.ones(4)}, "sample_weight must be None"),
-        ({"class_weight": {0: 1.0}}, "class_weight must be None"),
-        ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "must be an array"),
-        ({"y": CAPTIONS[:2]}, "the same length, at least 1"),
+        ({"sample_weight": np.ones(4)}, "sample_weight"),
+        ({"class_weight": {0: 1.0}}, "class_weight"),
+        ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, r"images\[0\].*\(9,\)"),
+        ({"y": CAPTIONS[:2]}, "4 images and 2 captions"),
     ],
 )
 def test_unsupported_arguments_are_refused(model, pixels, arguments, words):
     with pytest.raises(InputError, match=words):
         model.fit(**{"x": pixels, "y": CAPTIONS, "verbose": 0, **arguments})
-    with pytest.raises(InputError, match="Did you mean 'return_dict'"):
+    with pytest.raises(InputError, match="mean 'return_dict'"):
         model.evaluate(pixels, CAPTIONS, return_dct=True)
 
 
 def test_weights_are_refused_for_single_batches(model):
     for weights in ({"sample_weight": np.ones(4)}, {"class_weight": {0: 1.0}}):
-        with pytest.raises(InputError, match=f"{next(iter(weights))} must be None"):
+        with pytest.raises(InputError, match=next(iter(weights))):
             model.train_on_batch(small_batch(), **weights)
-    with pytest.raises(InputError, match="sample_weight must be None"):
+    with pytest.raises(InputError, match="sample_weight"):
         model.test_on_batch(small_batch(), sample_weight=np.ones(4))
 
 

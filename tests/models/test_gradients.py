@@ -88,7 +88,7 @@ def test_unsuitable_micro_batch_sizes_are_refused():
         model.compile(SGD(0.1), micro_batch_size=0)
     model.compile(SGD(0.1), micro_batch_size=4)
     batches = tf.data.Dataset.from_tensors(small_batch(6))
-    words = "micro_batch_size must divide .* Received: micro_batch_size=4 and 6 rows"
+    words = "micro_batch_size=4 and 6 rows"
     with pytest.raises(InputError, match=words):
         model.fit(batches, verbose=0)
     synchronized = small_align(synchronized=True)

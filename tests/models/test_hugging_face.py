@@ -298,7 +298,7 @@ def test_two_stages_of_equal_width_are_refused(folder, tmp_path):
     config["vision_config"]["width_coefficient"] = 0.1
     config["projection_dim"] = 32
     (copy / "config.json").write_text(json.dumps(config))
-    words = "width_coefficient that gives each stage another width"
+    words = "vision_config.width_coefficient .*Received: 0.1"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(copy)
 
@@ -312,15 +312,15 @@ def test_two_stages_of_equal_width_are_refused(folder, tmp_path):
         ),
         (
             lambda t: t.update(more=np.zeros(3, "float32")),
-            "1 not of this model: more",
+            "1 not .*: more",
         ),
         (
             lambda t: t.update({"temperature": np.zeros(2, "float32")}),
-            r"1 of another shape: temperature \(2,\) where the model has \(\)",
+            r"1 .*shape: temperature \(2,\) .*\(\)",
         ),
         (
             lambda t: t.update({"temperature": np.array(-1, "float32")}),
-            "temperature must have finite values in the range of its variable",
+            "temperature .*finite",
         ),
     ],
 )
@@ -340,7 +340,7 @@ def test_a_failed_load_changes_no_weight(folder, tmp_path):
     }
     tensors["temperature"] = np.float32(np.nan)
     ignored = [name for name in tensors if name.endswith("num_batches_tracked")]
-    with pytest.raises(InputError, match="No weights were loaded"):
+    with pytest.raises(InputError, match="temperature .*No weights"):
         load_links(align_links(model), tensors, "changed", ignored)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
@@ -361,11 +361,11 @@ def edited_config(folder, directory, edit):
     [
         (
             lambda c: c.update(model_type="clip"),
-            "model_type of config.json must be 'align'. Received: 'clip'",
+            "model_type .*'align'. Received: 'clip'",
         ),
         (
             lambda c: c.update(projection_dim=8),
-            "embeddings of the same width",
+            "widths 160 and 8",
         ),
         (
             lambda c: c["vision_config"].update(strides=[1] * 7),
@@ -376,24 +376,24 @@ def edited_config(folder, directory, edit):
         (lambda c: c["text_config"].update(vocab_size=9), "word_embeddings.weight"),
         (
             lambda c: c["vision_config"].update(batch_norm_eps=-0.001),
-            "vision_config.batch_norm_eps must be a number .* Received: -0.001",
+            "vision_config.batch_norm_eps .* Received: -0.001",
         ),
         (
             lambda c: c["vision_config"].update(depth_coefficient=1e9),
-            "depth_coefficient must be a number from 0.01 to 10. .*1000000000",
+            "depth_coefficient .*from 0.01 to 10. .*1000000000",
         ),
         (
             lambda c: c["text_config"].update(num_hidden_layers=10**7),
-            "num_hidden_layers must be a whole number from 1 to 100",
+            "num_hidden_layers .*from 1 to 100",
         ),
         (lambda c: c["text_config"].update(num_hidden_layers=3), "missing"),
         (
             lambda c: c["text_config"].update(vocab_size=10**7),
-            "at most .* parameters. Received: .* parameters in config.json",
+            "at most .*Received: 160,485,752 parameters",
         ),
         (
             lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),
-            "hidden_dropout_prob must be a number from 0 to 0.999. Received: nan",
+            "hidden_dropout_prob .*from 0 to 0.999. Received: nan",
         ),
     ],
 )
@@ -408,7 +408,7 @@ def test_configurations_that_do_not_fit_are_refused(folder, tmp_path, edit, word
     [
         ({"do_normalize": True, "image_std": [0.5, 0, 0.5]}, "deviation in gray"),
         ({"crop_size": 289_000, "size": 346_000}, "crop_size must be .* to 8192"),
-        ({"crop_size": "289"}, "crop_size must be a whole number"),
+        ({"crop_size": "289"}, "crop_size .*'289'"),
     ],
 )
 def test_invalid_preprocessing_settings_are_refused(folder, tmp_path, edit, words):
@@ -470,7 +470,7 @@ def test_an_unsupported_resizing_is_refused(folder, tmp_path, edit):
 
 
 UNSUPPORTED = [
-    ({"do_resize": False}, "must resize bilinearly.*do_resize False"),
+    ({"do_resize": False}, "do_resize False"),
     ({"size": {"shortest_edge": 346}}, "Received: .*size {'shortest_edge': 346}"),
     ({"crop_size": {"height": 289, "width": 300}}, "Received: .*'width': 300"),
     ({"do_pad": True}, "without padding.*do_pad True"),

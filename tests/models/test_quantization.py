@@ -177,7 +177,7 @@ def test_a_lora_file_restores_the_trained_model(tmp_path):
     calibrate(model, batch)
     model.save_to_preset(tmp_path / "base")
     before = model(batch)
-    with pytest.raises(InputError, match="must have LoRA factors"):
+    with pytest.raises(InputError, match="LoRA factors"):
         model.save_lora_weights(tmp_path / "a.lora.h5")
     model.enable_lora(2)
     learned = {variable.path for variable in model.trainable_variables}
@@ -192,7 +192,7 @@ def test_a_lora_file_restores_the_trained_model(tmp_path):
     after = model(batch)
     for name in ("image_embedding", "text_embedding"):
         assert np.abs(after[name] - before[name]).max() > 1e-3
-    with pytest.raises(InputError, match=r"must end in \.lora\.h5"):
+    with pytest.raises(InputError, match=r"\.lora\.h5.*a\.h5"):
         model.save_lora_weights(tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
     model.save_lora_weights(tmp_path / "a.lora.h5")

@@ -171,7 +171,7 @@ def test_an_encoder_of_shared_layers_has_one_block():
     assert len(encoder.blocks) == 1
     encoder.set_training("last_blocks", blocks=1)
     assert not encoder.token_embedding.trainable
-    with pytest.raises(InputError, match=r"blocks must be .*1.*Received: .*2"):
+    with pytest.raises(InputError, match=r"blocks .*1.*Received: .*2"):
         encoder.set_training("last_blocks")
 
 
@@ -187,7 +187,7 @@ def test_a_locked_encoder_can_be_trained_in_another_mode():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("half",), "mode must be one of frozen, projection, last_blocks, lora, full"),
+        (("half",), "frozen, projection, last_blocks, lora, full.*mode='half'"),
         (("last_blocks", {"blocks": 9}), "blocks must be"),
         (("lora", {"rank": 0}), "rank must be"),
     ],
@@ -346,7 +346,7 @@ def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
     model.save_lora_weights(path)
     plain = ALIGN.from_preset(base)
     before = [weight.numpy() for weight in plain.weights]
-    with pytest.raises(InputError, match=r"filepath must end in \.lora\.h5"):
+    with pytest.raises(InputError, match=r"filepath .*\.lora\.h5"):
         model.save_lora_weights(tmp_path / "trained.h5")
     with pytest.raises(InputError, match="missing.lora.h5"):
         plain.load_lora_weights(tmp_path / "missing.lora.h5")
@@ -354,15 +354,15 @@ def test_files_that_do_not_fit_are_refused(adapted, tmp_path):
     damaged.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="damaged"):
         plain.load_lora_weights(damaged)
-    with pytest.raises(InputError, match="must have LoRA factors"):
+    with pytest.raises(InputError, match="LoRA factors"):
         plain.save_lora_weights(path)
     plain.image_encoder.get_layer("projection").bias.assign(np.ones(16))
-    with pytest.raises(InputError, match="the one from which"):
+    with pytest.raises(InputError, match="one from which"):
         plain.load_lora_weights(path)
-    with pytest.raises(InputError, match="must have the architecture"):
+    with pytest.raises(InputError, match="the architecture"):
         small_align(projection_dim=8).load_lora_weights(path)
     plain = ALIGN.from_preset(base, training="lora", rank=1)
-    with pytest.raises(InputError, match=r"of rank 1 in the model and .* of rank 2 in"):
+    with pytest.raises(InputError, match="rank 1 .* rank 2"):
         plain.load_lora_weights(path)
     plain = ALIGN.from_preset(base)
     for weight, value in zip(plain.weights, before, strict=True):
@@ -376,7 +376,7 @@ def test_from_preset_sets_the_mode_of_both_encoders(adapted):
     assert model.image_encoder.blocks[-1].trainable
     with pytest.raises(InputError, match="rank"):
         ALIGN.from_preset(base, rank=2)
-    with pytest.raises(InputError, match="training must be one of"):
+    with pytest.raises(InputError, match="training='some'"):
         ALIGN.from_preset(base, training="some")
     with pytest.raises(InputError, match="rank"):
         ALIGN.from_preset(base, training="projection", rank=16)

@@ -49,4 +49,4 @@ def test_a_bad_step_remains_in_the_means():
     metric.update_state([np.nan, 1.0, 1.0, np.inf, 2.0, np.inf])
     assert not bool(metric.has_finite_loss())
     values = {name: float(value) for name, value in metric.result().items()}
-    assert "a gradient isn't finite" in str(NonFiniteStepError(2, values, None))
+    assert "gradient isn't finite" in str(NonFiniteStepError(2, values, None))

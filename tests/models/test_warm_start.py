@@ -346,7 +346,7 @@ def test_projections_of_an_align_with_another_width_are_not_loaded(tmp_path):
 def test_an_align_of_other_sizes_is_refused(tmp_path):
     small_align().save_to_preset(tmp_path / "run")
     encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.3, image_size=32)
-    words = r"must have the sizes of the model.*The weights have width_coefficient=0.25"
+    words = r"layer stem .*width_coefficient=0.25"
     with pytest.raises(InputError, match=words) as caught:
         load_image_weights(encoder, str(tmp_path / "run"))
     assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
@@ -398,10 +398,10 @@ def test_a_pickle_with_code_is_refused(tmp_path):
         pickle.dump(1001, file)
         pickle.dump({}, file)
         pickle.dump(Evil(), file)
-    with pytest.raises(InputError, match="it contains a builtins.print"):
+    with pytest.raises(InputError, match="contains a builtins.print"):
         read_torch_file(path)
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(InputError, match="must be a complete file"):
+    with pytest.raises(InputError, match="complete file .*truncated"):
         read_torch_file(path)
 
 
@@ -434,7 +434,7 @@ def test_missing_weights_raise_a_one_line_error(load, words, tmp_path):
 def test_weights_of_another_size_change_nothing():
     encoder = lite_encoder(number=2)
     before = encoder.get_weights()
-    with pytest.raises(InputError, match="of another shape: _blocks") as caught:
+    with pytest.raises(InputError, match="another shape: _blocks") as caught:
         load_image_weights(encoder, "efficientnet-lite0")
     assert "missing: _blocks" in str(caught.value)
     for actual, expected in zip(encoder.get_weights(), before, strict=True):

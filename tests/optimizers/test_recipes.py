@@ -100,7 +100,7 @@ def test_a_warmup_longer_than_the_run_is_reported():
     assert warmup_warning(optimizer, 101) is None
     warning = warmup_warning(optimizer, 50)
     assert warning is not None
-    assert "100 steps of warm-up in a run of 50 steps" in warning
+    assert "100 steps" in warning and "50 steps" in warning
     assert "0.0005" in warning
     assert "Shorten the warm-up" in warning
     # A schedule of Keras may have a warm-up too.

@@ -33,6 +33,6 @@ def test_device_kinds_match_published_numbers():
 def test_errors_about_unknown_kinds_suggest_similar_names(name, suggestion):
     with pytest.raises(InputError) as caught:
         find_device_kind(name)
-    assert "one of tpu_v2, tpu_v3, tpu_v4, v100" in str(caught.value)
-    hint = f"Did you mean {suggestion}?" if suggestion else "Did you mean"
+    assert "tpu_v2, tpu_v3, tpu_v4, v100" in str(caught.value)
+    hint = f"mean {suggestion}?" if suggestion else "Did you mean"
     assert (hint in str(caught.value)) == (suggestion is not None)

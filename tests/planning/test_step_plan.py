@@ -181,16 +181,12 @@ def test_a_classifier_matches_a_manual_calculation():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"devices": 3}, "must be a divisor of the global batch size 64. Received"),
+        ({"devices": 3}, "batch size 64. Received"),
         ({"devices": 0}, "Received: devices=0"),
         ({"devices": -4}, "Received: devices=-4"),
-        (
-            {"micro_batch_size": 5},
-            "`micro_batch_size` must be a divisor of 16, the number of pairs per "
-            "device",
-        ),
-        ({"virtual_batch_size": 7}, "`virtual_batch_size` must be a divisor"),
-        ({"negatives_fraction": 1 / 3}, "negatives_fraction` must be a divisor"),
+        ({"micro_batch_size": 5}, "`micro_batch_size` must be a divisor of 16"),
+        ({"virtual_batch_size": 7}, "`virtual_batch_size`"),
+        ({"negatives_fraction": 1 / 3}, "negatives_fraction` must"),
     ],
 )
 def test_batches_that_cannot_be_divided_are_refused(changes, words):

@@ -151,14 +151,14 @@ def test_copies_from_the_config_have_the_same_options():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"image_size": (32, 33)}, "`image_size` must be one int or two equal ints"),
-        ({"image_size": 0}, "image_size must be a whole number"),
-        ({"crop": True}, "crop must be one of random, paper, center, inception, whole"),
-        ({"zoom": -1}, "zoom must be a number of at least 0"),
-        ({"recolor": 2}, "recolor must be a number from 0 to 1"),
-        ({"min_area": 0}, "min_area must be a number"),
-        ({"central_crop": 1.5}, "central_crop must be a number"),
-        ({"value_range": (1, 0)}, "value_range must be two increasing numbers"),
+        ({"image_size": (32, 33)}, "`image_size` .*33"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"crop": True}, "crop .*random, paper, center, inception, whole"),
+        ({"zoom": -1}, "zoom .*at least 0"),
+        ({"recolor": 2}, "recolor .*from 0 to 1"),
+        ({"min_area": 0}, "min_area"),
+        ({"central_crop": 1.5}, "central_crop"),
+        ({"value_range": (1, 0)}, "value_range .*increasing"),
     ],
 )
 def test_invalid_arguments_raise_a_one_line_error(arguments, words):
@@ -168,5 +168,5 @@ def test_invalid_arguments_raise_a_one_line_error(arguments, words):
 
 
 def test_training_needs_a_seed(pixels):
-    with pytest.raises(InputError, match="`seed` must be two integers"):
+    with pytest.raises(InputError, match="`seed`"):
         ALIGNImageConverter(32).call(pixels, training=True)

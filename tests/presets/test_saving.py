@@ -28,7 +28,7 @@ def test_a_folder_with_a_saved_model_is_refused(tmp_path, name):
     path.write_bytes(b"the earlier model")
     model = small_align()
     for saved in (model, model.backbone):
-        with pytest.raises(InputError, match="without a SavedModel, because"):
+        with pytest.raises(InputError, match="a SavedModel, because"):
             saved.save_to_preset(tmp_path)
     assert not (tmp_path / "config.json").exists()
 

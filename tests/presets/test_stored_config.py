@@ -71,10 +71,10 @@ def test_sizes_replace_those_of_the_preset(presets, kind):
 
 def test_arguments_that_do_not_fit_are_refused(presets):
     for preset, options, message in (
-        (presets["file"][0], {"image_size": 96}, "can't be set with a .keras file"),
-        (presets["folder"][0], {"vocabulary": VOCABULARY}, "can only be set with"),
-        ("align_nano", {}, "must have a vocabulary"),
-        ("align_nano", {"sequence_lenght": 5}, "Did you mean 'sequence_length'"),
+        (presets["file"][0], {"image_size": 96}, "image_size .* .keras file"),
+        (presets["folder"][0], {"vocabulary": VOCABULARY}, "vocabulary can only"),
+        ("align_nano", {}, "have a vocabulary"),
+        ("align_nano", {"sequence_lenght": 5}, "mean 'sequence_length'"),
     ):
         with pytest.raises(InputError, match=message):
             ALIGNTokenizer.from_preset(preset, **options)
@@ -84,5 +84,5 @@ def test_a_changed_vocabulary_is_refused(tmp_path):
     small_align().save_to_preset(tmp_path)
     path = tmp_path / "assets" / "tokenizer" / "vocabulary.txt"
     path.write_text(path.read_text() + "extra\n")
-    with pytest.raises(InputError, match="is damaged or doesn't fit"):
+    with pytest.raises(InputError, match=r"vocabulary\.txt is damaged"):
         ALIGNTokenizer.from_preset(tmp_path)

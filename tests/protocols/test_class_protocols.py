@@ -227,10 +227,7 @@ def test_stamps_are_classified_by_category(evaluate, tmp_path, monkeypatch):
     halves = evaluate("knn", "--data=stamps")["metrics"]
     assert halves["images"] + halves["gallery"] == 16
     message = evaluate("knn", "--data=stamps", "--split=dev", fails=True)
-    assert (
-        "The split of stamps must be one of train, test, all. Received: 'dev'"
-        in message
-    )
+    assert "stamps" in message and "train, test, all. Received: 'dev'" in message
 
 
 @pytest.mark.ci
@@ -295,15 +292,15 @@ def test_wrong_options_print_one_line(evaluate, shapes, tmp_path):
     two_classes = tmp_path / "two.txt"
     two_classes.write_text("a\nb\n")
     for arguments, expected in (
-        (["knn", f"--data={tmp_path}/flat"], "must have the folders train and test"),
-        (["zero_shot", f"--data={tmp_path}/none"], "must be a data set of TFDS or a f"),
+        (["knn", f"--data={tmp_path}/flat"], "folders train and test"),
+        (["zero_shot", f"--data={tmp_path}/none"], "TFDS"),
         (["zero_shot", f"--data={shapes}", f"--templates={templates}"], "have {} for"),
         (
             ["zero_shot", f"--data={shapes}", f"--classes={two_classes}"],
             "name the 5 classes",
         ),
         (["zero_shot", f"--data={shapes}", "--split=val"], "are test, train."),
-        (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
+        (["knn", f"--data={shapes}", "--split=train"], "image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "stamps"),
     ):
@@ -318,6 +315,4 @@ def test_both_splits_must_have_the_same_classes(evaluate, shapes, tmp_path):
         for path in (shapes / split / shape).glob("*.png"):
             (folder / path.name).write_bytes(pathlib.Path(path).read_bytes())
     message = evaluate("knn", f"--data={tmp_path}", fails=True)
-    assert (
-        "Received: 2 classes in the training split and 1 in the test split" in message
-    )
+    assert "Received: 2 classes" in message and "1 in the test" in message

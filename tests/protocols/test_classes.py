@@ -224,5 +224,5 @@ def test_renaming_by_the_order_of_labels_is_reported(
     )
     assert labeled_images(renamed).class_names[1] == "kind 1"
     message = capsys.readouterr().err
-    assert "--classes names the labels of imagenet_r in their order" in message
+    assert "--classes" in message and "imagenet_r" in message
     assert "is kind 0, " in message

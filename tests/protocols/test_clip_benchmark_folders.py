@@ -105,7 +105,7 @@ def test_a_folder_of_clip_benchmark_is_evaluated(tmp_path, measure):
     # Two splits are enough for the protocols with training images.
     write_class_shards(folder, IMAGES, labels, list(RGB), ["{c}"], split="train")
     assert measure("knn", folder)["metrics"]["knn/recall_at_1"] == 1
-    with pytest.raises(InputError, match="no image in common"):
+    with pytest.raises(InputError, match="image in common"):
         measure("knn", folder, train_split="test")
 
 

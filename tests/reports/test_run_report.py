@@ -232,8 +232,7 @@ def contrast(first, second):
 def test_an_empty_run_has_a_report(tmp_path):
     write_report(tmp_path / "report.html", **EMPTY)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "This run has not evaluated the model." in page.words
-    assert "This run has not logged any metrics." in page.words
+    assert "has not evaluated" in page.text and "has not logged" in page.text
     for heading in ("Text → images", "Data", "Next steps"):
         assert heading not in page.words
 

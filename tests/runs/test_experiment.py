@@ -49,7 +49,7 @@ def test_only_finished_runs_are_opened(tmp_path):
     with pytest.raises(InputError, match="quickstart"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="To finish the run"):
+    with pytest.raises(InputError, match=r"no config\.json.*`align-keras train"):
         align_keras.open_run(tmp_path)
 
 
@@ -119,8 +119,8 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     ]
     original = table.read_text()
     for changed, message in (
-        (rotated, "captions, ids or pixels differ"),
-        (rows[:25], r"there were \d+ images and now there are \d+"),
+        (rotated, f"ids or pixels differ.* {len(rows)}"),
+        (rows[:25], r"\d+ images .*now there are \d+"),
     ):
         table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
         for use in uses:
@@ -168,7 +168,7 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path):
         validation_pairs = read_retrieval_set(corpora.validation, split)
         finding = find_shared_images(task, corpora, validation_pairs)
         if is_shared:
-            expected = "5 of the 15 validation images are also training images"
+            expected = "5 of the 15 validation images"
             assert expected in finding.problem
         else:
             assert finding is None
@@ -183,4 +183,4 @@ def test_splits_that_were_made_in_other_ways_may_share_images(tmp_path):
     split = task.validation_data.tfds_split
     validation_pairs = read_retrieval_set(corpora.validation, split)
     finding = find_shared_images(task, corpora, validation_pairs)
-    assert "validation images are also training images" in finding.problem
+    assert "validation images" in finding.problem

@@ -155,13 +155,13 @@ def test_an_export_is_refused(tmp_path, capsys):
     table = str(tmp_path / "pairs.csv")
     command = ["finetune", "--model", str(tmp_path), "--pairs", table]
     assert main([*command, "--out", str(tmp_path / "out")]) == 1
-    assert "must be a preset" in capsys.readouterr().err
+    assert "a preset" in capsys.readouterr().err
 
 
 def test_the_model_is_not_replaced(inputs, capsys):
     before = (inputs / "base" / "model.weights.h5").read_bytes()
     assert main(words(inputs, "base")) == 1
-    assert "--out must be another folder than --model" in capsys.readouterr().err
+    assert "--out must be another" in capsys.readouterr().err
     assert (inputs / "base" / "model.weights.h5").read_bytes() == before
     assert not (inputs / "base" / "params.yaml").exists()
 
@@ -174,7 +174,7 @@ def test_three_pairs_are_too_few(inputs, tmp_path, capsys):
     command = [word for word in words(inputs, "few") if "--pairs" not in word]
     assert main([*command, f"--pairs={table}"]) == 1
     error = capsys.readouterr().err
-    assert "must have at least 4 images that share no caption" in error
+    assert "at least 4 images" in error
     assert "Received: 1 images" in error
 
 
@@ -186,9 +186,9 @@ def test_a_missing_table_is_refused(tmp_path):
 def test_the_section_and_the_data_must_fit():
     model = {"finetune.model": "align_small_en"}
     for overrides, message in (
-        ({"finetune.factors": [0.0, 0.5]}, "a list with 0 and 1"),
+        ({"finetune.factors": [0.0, 0.5]}, "finetune.factors'.* 0 and 1"),
         ({"finetune.factors": [1.0, 0.0]}, "increasing"),
-        ({"task.train_data.pairs": "other.csv"}, "the same for training"),
+        ({"task.train_data.pairs": "other.csv"}, "pairs'.*same for training"),
         ({"task.validation_data.split_by": "image"}, "image_and_caption"),
         ({"task.train_data.tfds_split": "train+test"}, "train for fine-tuning"),
     ):

@@ -151,7 +151,7 @@ def test_a_second_version_replaces_the_model_only(hub_stub, token, align):
 def test_an_unknown_license_is_reported(hub_stub, token, capfd):
     push_to_hub(GOLDEN, NAME)
     assert card_of(hub_stub).data.license == "unknown"
-    assert "The license in the model card is unknown. Push" in capfd.readouterr().err
+    assert "license in the model card" in capfd.readouterr().err
     push_to_hub(GOLDEN, NAME, license="mit", language="fr", datasets=["user/pairs"])
     data = card_of(hub_stub).data
     assert data.license == "mit"
@@ -224,7 +224,7 @@ def test_exports_are_folders_next_to_the_preset(hub_stub, token, align, monkeypa
         "saved_model/saved_model.bin",
         "web/web.bin",
     }
-    assert "`onnx/` has ONNX files" in card_of(hub_stub).text
+    assert "`onnx/` has" in card_of(hub_stub).text
     # `hf://` does not download these folders.
     assert {*EXPORT_FOLDERS, "litert"} == set(EXPORT_FORMATS)
 
@@ -248,15 +248,15 @@ def test_litert_towers_make_the_model_open_without_keras(hub_stub, token, run_fo
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"repository": "model"}, "must have a name of the form hf://user/model"),
-        ({"repository": "user/model/onnx"}, "`repository` must be user/model"),
-        ({"license": "no-such-license"}, '"license" must be one of'),
-        ({"exports": ["keras"]}, "exports must be one of"),
-        ({"model": "no_such_folder"}, "'no_such_folder', which does not exist"),
-        ({"model": "docs"}, "which has no config.json"),
-        ({"evaluation": [{"protocol": "knn"}]}, "must be the output of"),
-        ({"token": "hf_" + "x" * 34}, "doesn't accept your token"),
-        ({"repository": "another/model"}, "your token doesn't permit it"),
+        ({"repository": "model"}, "hf://user/model"),
+        ({"repository": "user/model/onnx"}, "`repository` .*user/model"),
+        ({"license": "no-such-license"}, '"license"'),
+        ({"exports": ["keras"]}, "exports"),
+        ({"model": "no_such_folder"}, "'no_such_folder'"),
+        ({"model": "docs"}, "docs.* no config.json"),
+        ({"evaluation": [{"protocol": "knn"}]}, "align-keras evaluate"),
+        ({"token": "hf_" + "x" * 34}, "accept your token"),
+        ({"repository": "another/model"}, "token doesn't permit"),
     ],
 )
 def test_a_mistake_creates_no_repository(hub_stub, token, options, message):

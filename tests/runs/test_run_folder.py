@@ -100,7 +100,7 @@ def test_an_evaluation_has_the_configuration_of_the_run(tmp_path):
 def test_an_evaluation_of_a_new_folder_writes_nothing(tmp_path, capsys):
     command = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
     assert main([*command, "--mode=eval"]) == 1
-    assert "which has no checkpoint to evaluate" in capsys.readouterr().err
+    assert "no checkpoint" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,7 +121,7 @@ def test_a_second_command_on_the_same_folder_is_refused(tmp_path, capsys):
         for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
             assert main([*command, "--params_override=trainer.seed=3"]) == 1
             (line,) = capsys.readouterr().err.splitlines()
-            assert "--model_dir must be written by one process at a time." in line
+            assert "--model_dir" in line and "another process" in line
         assert (tmp_path / "params.yaml").read_bytes() == before
     lock_folder(config, tmp_path)
 
@@ -194,10 +194,10 @@ def test_validation_pairs_may_choose_the_best_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "task.train_data.corpus must be the name of a corpus"),
-        (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
+        ([], "task.train_data.corpus must"),
+        (["--params_override=task.train_data.corpus=pairs"], "train_data.pairs"),
         (["--experiment=align_b7_base"], "train.tsv"),
-        (["--experiment=align_b7"], "Did you mean 'align_b7_base'"),
+        (["--experiment=align_b7"], "mean 'align_b7_base'"),
     ],
 )
 def test_missing_pairs_write_nothing(tmp_path, capsys, arguments, message):
@@ -266,16 +266,16 @@ def test_a_run_resumes_with_its_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"train_pairs": "b"}, "their captions, ids or pixels differ, their number is"),
+        ({"train_pairs": "b"}, "ids or pixels differ.* 320"),
         (
             {"train_pairs": "b", "train_images": 200},
-            "there were 320 images and now there are 200",
+            "320 images .* 200",
         ),
         (
             {"vocabulary": "w"},
-            r"vocabulary\.txt must have the content",
+            r"vocabulary\.txt must have",
         ),
-        ({"base_model": "n"}, "finetune.model must have the content that the run"),
+        ({"base_model": "n"}, "finetune.model must have"),
     ],
 )
 def test_changed_inputs_are_refused(tmp_path, changed, message):

@@ -116,13 +116,13 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
         assert time.monotonic() - killed_at < 60
         text = (tmp_path / f"worker_{survivor}.err").read_text()
         assert code == 1, text[-3000:]
-        assert "Another process of this run has ended" in text.splitlines()[-1]
+        assert "Another process" in text.splitlines()[-1]
         assert "Traceback" not in text
     # SIGTERM to either worker ends both after the same step.
     workers, _ = start_and_signal(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
     wait(workers, tmp_path, 120)
     texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
-    assert all("Run the same command again to continue" in text for text in texts)
+    assert all("same command again" in text for text in texts)
     (saved,) = {re.search(r"terminated after step (\d+)", text)[1] for text in texts}
     wait(start_workers(arguments, tmp_path), tmp_path)
     text = (tmp_path / "worker_0.err").read_text()
@@ -149,7 +149,7 @@ def test_a_run_resumes_after_a_host_is_lost(tmp_path, count, batch_size):
         for index in range(victim):
             assert workers[index].wait(timeout=120) == 1
             text = (tmp_path / f"worker_{index}.err").read_text()
-            assert "Another process of this run has ended" in text.splitlines()[-1]
+            assert "Another process" in text.splitlines()[-1]
         wait(start_workers(arguments, tmp_path, several), tmp_path)
         text = (tmp_path / "worker_0.err").read_text()
         assert "resuming at step 20 of 40" in text

@@ -37,9 +37,7 @@ def test_edits_match_the_code_and_their_tests_exist():
 def test_an_outdated_edit_raises_an_error_with_its_name():
     (first, *_) = MUTATIONS
     stale = mutate.Mutation("stale", first.file, "no such line", "x", first.tests)
-    with pytest.raises(
-        ValueError, match="stale: .* exactly once. Received: 0 occurrences"
-    ):
+    with pytest.raises(ValueError, match="stale: .* 0 occurrences"):
         mutate.insert_bug(stale, ROOT)
 
 

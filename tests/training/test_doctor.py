@@ -170,7 +170,7 @@ def test_extreme_learning_rates_and_temperatures_are_reported(contrastive):
     contrastive.restart(1e-4, temperature=0.004)
     findings = contrastive.fit()
     assert list(findings) == ["temperature_at_bound"]
-    assert "the bound of CLIP" in findings["temperature_at_bound"].problem
+    assert "bound of CLIP" in findings["temperature_at_bound"].problem
 
 
 @pytest.mark.release
@@ -182,7 +182,7 @@ def test_a_loss_without_negatives_collapses_the_embeddings():
     collapsing.set_learning_rate(1e-2)
     findings = collapsing.fit()
     assert list(findings) == ["embeddings_collapsed"]
-    assert "Use a loss with negatives" in findings["embeddings_collapsed"].remedy
+    assert "loss with negatives" in findings["embeddings_collapsed"].remedy
 
 
 @pytest.mark.release
@@ -195,7 +195,7 @@ def test_an_encoder_without_gradient_is_reported_unless_it_is_frozen():
     model.image_encoder.set_training("projection")
     findings = trainings(one_sided, model).fit(12)
     assert list(findings) == ["no_gradient"]
-    assert "The text encoder has trainable" in findings["no_gradient"].problem
+    assert "text encoder" in findings["no_gradient"].problem
     model.text_encoder.set_training("frozen")
     # Micro-batches compute the gradients in another function.
     assert not trainings(one_sided, model, micro_batch_size=10).fit(12)
@@ -309,7 +309,7 @@ def test_the_doctor_prints_findings_such_as_too_few_pairs(
     err = capsys.readouterr().err
     weights = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     assert err.count("training problem: The training changes") == 1
-    assert f"{weights:,} weights, but has only 20 pairs" in err
+    assert f"{weights:,} weights" in err and "only 20 pairs" in err
     doctor = TrainingDoctor(verbose=0)
     model.fit(*pairs, batch_size=BATCH_SIZE, callbacks=doctor, verbose=0)
     assert [finding.name for finding in doctor.findings] == ["few_pairs"]
@@ -321,7 +321,7 @@ def test_few_pairs_for_the_weights_of_a_preset(capsys):
     model = ALIGN.from_preset("align_nano", vocabulary=WORDS, image_size=32)
     model.compile(AdamW(1e-3))
     model.fit(IMAGES[:8], CAPTIONS[:8], batch_size=4, callbacks=TrainingDoctor())
-    assert "but has only 8 pairs" in capsys.readouterr().err
+    assert "only 8 pairs" in capsys.readouterr().err
     # LoRA trains few weights.
     model.enable_lora(1)
     model.compile(AdamW(1e-3))
@@ -422,7 +422,7 @@ def test_spoiled_pretrained_weights_are_recognized_by_their_first_loss():
     chance = 2 * math.log(64)
     spoiled = np.linspace(8.0, 7.5, 60)
     finding = learning.check_rate_too_high(spoiled, 2.0, chance, 600, 1e-2)
-    assert "The loss increased from 2.00 to 7.5" in finding.problem
+    assert "from 2.00 to 7.5" in finding.problem
 
 
 def test_mean_cosines_equal_a_direct_calculation():

@@ -82,7 +82,7 @@ def test_a_task_that_ends_its_worker_is_started_again(cluster, tmp_path):
 def test_an_error_names_a_task_that_always_ends_its_worker(cluster, tmp_path):
     fixed, done = tmp_path / "fixed", tmp_path / "done"
     tasks = [{"number": number, "fixed": str(fixed)} for number in range(4)]
-    message = r'ended 4 times in the task die \{"number": 2, .*Run the command again'
+    message = r'4 times in the task die \{"number": 2, '
     with pytest.raises(ChildProcessError, match=message):
         run_tasks(worker_tasks.die, tasks, done, engine=cluster.engine)
     fixed.touch()
@@ -218,9 +218,7 @@ def test_a_worker_without_the_package_is_refused(tmp_path):
         # An empty module hides an installed package.
         (tmp_path / "align_keras.py").touch()
         cluster.start_worker("127.0.0.1", PYTHONPATH=str(tmp_path))
-        with pytest.raises(
-            InputError, match="workers with align-keras .* Install it there"
-        ):
+        with pytest.raises(InputError, match="workers with align-keras"):
             run_tasks(len, [{}], tmp_path / "done", engine=cluster.engine)
 
 
@@ -229,7 +227,5 @@ def test_a_server_other_than_ray_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(clusters, "RAY_START_TIMEOUT", 5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine = f"ray:127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(
-            InputError, match="connect to ray:.* isn't Ray.* Start the cluster"
-        ):
+        with pytest.raises(InputError, match=f"{engine}.* isn't Ray"):
             run_tasks(len, [{}], tmp_path, engine=engine)

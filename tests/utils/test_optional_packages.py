@@ -19,7 +19,7 @@ def load(tmp_path, monkeypatch, code):
 
 
 def test_an_error_of_a_library_becomes_an_import_error(tmp_path, monkeypatch):
-    with pytest.raises(ImportError, match="doesn't load: undefined symbol$") as info:
+    with pytest.raises(ImportError, match="undefined symbol$") as info:
         load(tmp_path, monkeypatch, "raise RuntimeError('undefined symbol')")
     assert info.value.name == "broken_package"
     assert isinstance(info.value.__cause__, RuntimeError)
@@ -29,7 +29,7 @@ def test_an_error_of_a_library_becomes_an_import_error(tmp_path, monkeypatch):
 
 
 def test_an_import_error_is_not_changed(tmp_path, monkeypatch):
-    with pytest.raises(ModuleNotFoundError, match="No module named 'other_package'"):
+    with pytest.raises(ModuleNotFoundError, match="'other_package'"):
         load(tmp_path, monkeypatch, "import other_package")
 
 

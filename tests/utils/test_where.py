@@ -299,7 +299,7 @@ def test_conditions_at_the_limits_run(database):
 def test_case_matters_for_columns_that_differ_only_in_case():
     kinds = {"year": NUMBER, "Year": NUMBER}
     assert read("Year = 1", kinds)[0] == '("Year" = ?)'
-    with pytest.raises(InputError, match="Did you mean (year or Year|Year or year)"):
+    with pytest.raises(InputError, match="mean (year or Year|Year or year)"):
         read("YEAR = 1", kinds)
 
 

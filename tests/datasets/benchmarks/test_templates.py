@@ -46,14 +46,14 @@ def test_templates_of_clip_are_read_from_clip_benchmark():
 @pytest.mark.ci
 @needs("clip_benchmark")
 def test_an_unknown_data_set_of_clip_benchmark_raises():
-    message = r"must be one of .*imagenet1k.*\. Received: 'abc'"
+    message = r"imagenet1k.*\. Received: 'abc'"
     with pytest.raises(InputError, match=message):
         read_templates("clip:abc")
 
 
 def test_a_missing_clip_benchmark_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install clip-benchmark, or use a file"):
+    with pytest.raises(InputError, match="pip install clip-benchmark"):
         read_templates("clip:imagenet1k")
 
 
@@ -66,12 +66,12 @@ def test_a_file_has_one_template_per_line(tmp_path):
 def test_malformed_files_raise(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a {}\na photo\n")
-    with pytest.raises(InputError, match="the line 'a photo' in .*prompts.txt"):
+    with pytest.raises(InputError, match="'a photo' in .*prompts.txt"):
         read_templates(path)
     path.write_text("\n")
-    with pytest.raises(InputError, match="Received: no line in"):
+    with pytest.raises(InputError, match="no line in .*prompts.txt"):
         read_templates(path)
     with pytest.raises(
-        InputError, match="must be one of default, drawings, none, phot"
+        InputError, match="default, drawings, none, photos.*missing.txt"
     ):
         read_templates(str(tmp_path / "missing.txt"))

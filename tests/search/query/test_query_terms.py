@@ -59,9 +59,9 @@ def test_the_command_fetches_images_at_addresses(index, address, capsys):
     assert result["hits"][2]["columns"]["name"] == "green.png"
     for words, message in (
         (["--image", f"{address}/none.png"], "none.png"),
-        (["--image", f"{address}/broken.jpg"], "--image must be readable"),
-        (["red", "--plus-image", "a.png"], "--plus-image must be used with --image"),
-        (["red^0"], "A text with a weight must be words, ^ and a number > 0"),
+        (["--image", f"{address}/broken.jpg"], "broken.jpg"),
+        (["red", "--plus-image", "a.png"], "--plus-image must"),
+        (["red^0"], "'red^0'"),
     ):
         assert main([*command, *words]) == 1
         error = capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_the_tools_are_described(results):
     tools = {tool.name: tool for tool in results[0]}
     assert sorted(tools) == ["describe_index", "search", "similar", "tag"]
     assert all(tool.annotations.read_only_hint for tool in tools.values())
-    assert "Finds the images that match" in tools["search"].description
+    assert "images that match" in tools["search"].description
     assert tools["search"].input_schema["required"] == ["text"]
     assert list(tools["similar"].input_schema["properties"]) == [
         "id",

@@ -155,7 +155,7 @@ def test_an_image_is_dropped_and_words_are_added(page, index):
     wait_for_hits(page, index, Query("red", image=content))
     drop(page, b"no image", "broken.png")
     page.wait_for_selector("#error:not([hidden])")
-    assert "`image` must be readable" in page.inner_text("#error")
+    assert "`image` must" in page.inner_text("#error")
     # The hits of the previous search are not displayed.
     assert displayed_ids(page) == [] and page.input_value("#query") == ""
     page.click("#query-chips li.image button")
@@ -179,7 +179,7 @@ def test_hits_are_filtered_and_duplicates_displayed(page, index):
     page.fill("#where", "widht > 60")
     page.press("#where", "Enter")
     page.wait_for_selector("#error:not([hidden])")
-    assert "Did you mean width" in page.inner_text("#error")
+    assert "mean width" in page.inner_text("#error")
     page.fill("#where", "year < 1900")
     page.press("#where", "Enter")
     page.wait_for_selector("#no-hits:not([hidden])")

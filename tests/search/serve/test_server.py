@@ -478,7 +478,7 @@ def test_an_index_of_embeddings_is_served(tmp_path):
     Index.from_embeddings(embeddings, ["a", "b"], **options)
     with running_app(tmp_path / "index") as port:
         status, _, answer = request(port, "/thumbnail/1")
-        assert status == 404 and "has no copy of the image 'a'" in answer["error"]
+        assert status == 404 and "the image 'a'" in answer["error"]
 
 
 def test_ids_from_before_a_rebuild_are_refused(tmp_path):

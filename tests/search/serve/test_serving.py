@@ -97,7 +97,7 @@ def test_requests_need_the_token(guarded, headers, status):
         # Browsers ask for a password.
         if status == 401:
             assert response_headers["www-authenticate"].startswith("Basic realm=")
-            assert "must have the token" in content["error"]
+            assert "the token" in content["error"]
 
 
 def test_the_health_check_needs_no_token(guarded):
@@ -240,10 +240,10 @@ def serve_command(*arguments):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--host", "0.0.0.0"], "--host must be a loopback address if the server has"),
-        (["--host", "::"], "--host must be a loopback address if the server has"),
-        (["--host", "no.host.invalid"], "--host must be an address or a name"),
-        (["--token-file", "no_file"], "No such file or directory: no_file"),
+        (["--host", "0.0.0.0"], "a loopback address"),
+        (["--host", "::"], "a loopback address"),
+        (["--host", "no.host.invalid"], "no.host.invalid"),
+        (["--token-file", "no_file"], ": no_file"),
     ],
 )
 def test_the_command_refuses_other_hosts_without_a_token(
