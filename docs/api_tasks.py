@@ -129,8 +129,8 @@ TASKS = (
     ),
     (
         "Build a corpus",
-        "You build training pairs from web pages, archives and tables. [Build a "
-        "corpus](../guides/corpus.md) explains the stages.",
+        "You build training pairs from web pages, archives and tables. [How a corpus "
+        "is built](../how/corpus.md) explains the stages.",
         {
             "": ("build_corpus", "score_corpus"),
             "runs.corpus_build": ("Corpus",),

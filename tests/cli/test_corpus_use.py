@@ -101,10 +101,10 @@ def test_a_model_trains_on_the_corpus(built, tmp_path, capsys):
 def test_the_guide_trains_with_a_valid_configuration():
     guide = pathlib.Path(__file__).parents[2] / "docs/pages/guides/corpus.md"
     text = guide.read_text(encoding="utf-8").replace("\\\n", " ")
-    (line,) = re.findall(r"^align-keras (train .*corpus=DIR/web_pairs.*)$", text, re.M)
+    (line,) = re.findall(r"^align-keras (train .*corpus=corpus/web_.*)$", text, re.M)
     words = parse_arguments(shlex.split(line))
     config = load_config(words.experiment, words.config_file, words.params_override)
-    assert config.task.train_data.corpus.startswith("DIR/web_pairs")
+    assert config.task.train_data.corpus.startswith("corpus/web_pairs")
 
 
 def _small_model_overrides():
