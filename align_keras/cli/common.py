@@ -171,15 +171,12 @@ def add_nested_commands(
     )
 
 
-def plain_text(text: object) -> Any:
-    """Returns a `rich` text that shows markup literally.
+def printable(text: object) -> str:
+    """Returns the text with spaces instead of control characters.
 
-    Control characters become spaces, so that a caption or path cannot control the
-    terminal.
+    A caption or path therefore cannot control the terminal.
     """
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else " " for c in str(text)))
+    return "".join(c if c.isprintable() else " " for c in str(text))
 
 
 def print_table(
@@ -200,10 +197,11 @@ def print_table(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     # The title is printed separately, because `rich` wraps the title of a table and the
     # title may contain a path.
-    print(plain_text(title).plain)
+    print(printable(title))
     table, rows = Table(), list(rows)
     text_columns = columns[:1] if text_columns is None else text_columns
     # In a terminal of 80 columns the headings of the numbers wrap, so that the names in
@@ -211,7 +209,7 @@ def print_table(
     longest_name = max((len(str(row[0])) for row in rows if row), default=0)
     for position, name in enumerate(columns):
         table.add_column(
-            plain_text(name),
+            Text(printable(name)),
             justify="left" if name in text_columns else "right",
             overflow="fold",
             no_wrap=name in ("path", "id"),
@@ -221,7 +219,7 @@ def print_table(
         if row is None:
             table.add_section()
         else:
-            table.add_row(*map(plain_text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 

@@ -11,8 +11,8 @@ from align_keras.cli.common import (
     add_index,
     add_moved_model,
     number_type,
-    plain_text,
     print_json,
+    printable,
     read_model_options,
 )
 from align_keras.utils.errors import InputError
@@ -210,12 +210,12 @@ def print_hits(title: str, hits: "list[Hit]") -> None:
     A path that wraps in a table could not be copied from the terminal.
     """
     if not hits:
-        print(f"{plain_text(title).plain}: no images match the search.")
+        print(f"{printable(title)}: no images match the search.")
         return
-    print(plain_text(title).plain)
+    print(printable(title))
     for hit in hits:
         cells = [f"{name} {text}" for name, text in _cells(hit).items() if text]
-        print(plain_text(f"{hit.rank}. {' | '.join(cells)}").plain)
+        print(printable(f"{hit.rank}. {' | '.join(cells)}"))
 
 
 def _cells(hit: "Hit") -> dict[str, str]:

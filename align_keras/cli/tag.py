@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from align_keras.cli.common import (
     check_local_path,
     name_addresses,
-    plain_text,
     print_table,
+    printable,
     read_model_options,
     refuse_empty,
 )
@@ -173,7 +173,7 @@ def _print_best_labels(images: "list[TaggedImage]") -> None:
     for image in images:
         doubt = "" if image.best_label in image.tags else "?"
         line = f"{image.best_score:.3f}  {image.best_label}{doubt}  {image.path}"
-        print(plain_text(line).plain)
+        print(printable(line))
 
 
 def _print_counts(images: "list[TaggedImage]", labels: list[str]) -> None:

@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from align_keras.presets.hub import download, is_hub_name
-from align_keras.presets.table import preset_names
+from align_keras.presets.sizes import preset_names
 from align_keras.utils.arguments import check_choice, did_you_mean
 from align_keras.utils.errors import (
     InputError,

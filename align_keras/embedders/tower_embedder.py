@@ -125,7 +125,7 @@ class TowerEmbedder(Embedder):
             # The time of a text tower is proportional to the length of the rows.
             lengths = mask.sum(axis=1)
         embeddings = np.empty((len(ids), self.dimension), np.float32)
-        for length in np.unique(lengths):
+        for length in sorted(set(lengths.tolist())):
             rows = np.flatnonzero(lengths == length)
             embeddings[rows] = self.embed_tokens(
                 ids[rows, :length], mask[rows, :length]

@@ -20,7 +20,7 @@ _PUBLIC = {
     "image_text_batches": "align_keras.data.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
-    "preset_names": "align_keras.presets.table",
+    "preset_names": "align_keras.presets.sizes",
     "presets": "align_keras.presets.table",
 }
 __all__ = sorted(_PUBLIC)
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         ALIGNPreprocessor as ALIGNPreprocessor,
     )
     from align_keras.preprocessing.tokenizer import ALIGNTokenizer as ALIGNTokenizer
-    from align_keras.presets.table import preset_names as preset_names
+    from align_keras.presets.sizes import preset_names as preset_names
     from align_keras.presets.table import presets as presets
 else:
 

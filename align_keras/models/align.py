@@ -33,13 +33,13 @@ from align_keras.presets.saving import (
     atomic_keras_path,
     save_task,
 )
+from align_keras.presets.sizes import BuiltinPresets
 from align_keras.presets.stored_config import (
     damage_reported,
     named_preprocessor,
     read_preprocessor,
     read_task,
 )
-from align_keras.presets.table import BuiltinPresets
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError

@@ -25,7 +25,7 @@ from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
 from align_keras.preprocessing.tokenizer import ALIGNTokenizer
 from align_keras.presets.locate import locate_preset
 from align_keras.presets.saving import save_backbone
-from align_keras.presets.table import BuiltinPresets
+from align_keras.presets.sizes import BuiltinPresets
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 

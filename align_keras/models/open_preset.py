@@ -26,8 +26,8 @@ from align_keras.presets.layout import (
     check_digests,
 )
 from align_keras.presets.locate import is_hugging_face_folder, is_keras_file
+from align_keras.presets.sizes import PAPER_VOCABULARY_SIZE, preset_config
 from align_keras.presets.stored_config import damage_reported, read_backbone
-from align_keras.presets.table import PAPER_VOCABULARY_SIZE, preset_config
 from align_keras.presets.tower_costs import check_parameters
 from align_keras.presets.variants import TRAINING_MODES
 from align_keras.utils.arguments import check_choice, parameters_of, refuse_unknown

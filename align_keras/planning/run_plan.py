@@ -15,7 +15,7 @@ from align_keras.planning.device_kinds import (
     find_device_kind,
 )
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
-from align_keras.presets.table import with_preset
+from align_keras.presets.sizes import with_preset
 from align_keras.presets.tower_costs import TowerCost, image_tower_cost, text_tower_cost
 from align_keras.presets.variants import (
     DEFAULT_BLOCKS,

@@ -28,8 +28,8 @@ from align_keras.images.preprocess import check_pixel_dtype, checked_value_range
 from align_keras.images.read import encoded_image
 from align_keras.preprocessing.tokenizer import is_called_by_grain
 from align_keras.presets.saving import save_image_converter
+from align_keras.presets.sizes import BuiltinPresets
 from align_keras.presets.stored_config import open_part
-from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 

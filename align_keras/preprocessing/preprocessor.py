@@ -14,8 +14,8 @@ from align_keras.preprocessing.image_converter import (
 )
 from align_keras.preprocessing.tokenizer import ALIGNTokenizer, is_called_by_grain
 from align_keras.presets.saving import save_preprocessor
+from align_keras.presets.sizes import BuiltinPresets
 from align_keras.presets.stored_config import open_part
-from align_keras.presets.table import BuiltinPresets
 from align_keras.utils.errors import InputError
 
 

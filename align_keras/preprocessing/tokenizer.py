@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.presets.saving import save_tokenizer
+from align_keras.presets.sizes import BuiltinPresets
 from align_keras.presets.stored_config import open_part
-from align_keras.presets.table import BuiltinPresets
 from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer

@@ -32,7 +32,7 @@ from align_keras.presets.locate import (
     is_keras_file,
     locate_preset,
 )
-from align_keras.presets.table import preset_config
+from align_keras.presets.sizes import preset_config
 from align_keras.text import load_vocabulary
 from align_keras.utils.arguments import refuse_unknown
 from align_keras.utils.errors import InputError

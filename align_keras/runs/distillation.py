@@ -15,7 +15,7 @@ from align_keras.data.teacher_embeddings import TeacherEmbeddings
 from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
-from align_keras.presets.table import with_preset
+from align_keras.presets.sizes import with_preset
 from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say

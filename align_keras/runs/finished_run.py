@@ -11,7 +11,7 @@ from align_keras.config import ExperimentConfig, load_config
 from align_keras.data import RetrievalSet, read_retrieval_set
 from align_keras.evaluation.pair_recall import evaluate_pairs
 from align_keras.models import ALIGN
-from align_keras.presets.table import with_preset
+from align_keras.presets.sizes import with_preset
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.runs.run_folder import PARAMS_FILE, check_finished
 from align_keras.runs.run_index import open_run_index

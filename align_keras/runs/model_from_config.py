@@ -25,7 +25,7 @@ from align_keras.models.warm_start import (
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
 from align_keras.presets.layout import VOCABULARY_ASSET
-from align_keras.presets.table import with_preset
+from align_keras.presets.sizes import with_preset
 from align_keras.presets.variants import DEFAULT_BLOCKS, DEFAULT_RANK
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.utils.progress import say

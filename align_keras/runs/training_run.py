@@ -13,7 +13,7 @@ from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import check_batch_size, split_size
 from align_keras.embedders import Embedder
 from align_keras.models.warm_start import check_weights_installed
-from align_keras.presets.table import with_preset
+from align_keras.presets.sizes import with_preset
 from align_keras.runs.card_facts import save_data_notes
 from align_keras.runs.distillation import embed_training_pairs, open_teachers
 from align_keras.runs.finished_run import Run

@@ -7,6 +7,7 @@ it to a request.
 """
 
 import re
+from urllib.parse import urlsplit
 
 from align_keras.utils.errors import InputError
 
@@ -83,3 +84,13 @@ def drop_queries(text: str) -> str:
     "404 for 'https://host/t.csv'"
     """
     return _QUERY.sub(r"\1", text)
+
+
+def server_of(url: str) -> tuple[str, int]:
+    """Returns the host and the port of an address."""
+    try:
+        parts = urlsplit(url)
+        default = 443 if parts.scheme == "https" else 80
+        return parts.hostname or "", parts.port or default
+    except ValueError:  # The request reports the invalid address.
+        return url, 0

@@ -41,6 +41,10 @@ class ImageError(ValueError):
         return ImageError, (self.reason, self.detail)
 
 
+class RefusedRedirectError(Exception):
+    """Error for a redirect to an address that must not be read."""
+
+
 class MissingExtraError(InputError, ImportError):
     """A package of an extra is needed, but it is not installed.
 

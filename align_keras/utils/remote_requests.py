@@ -4,27 +4,16 @@ fsspec's file systems use the credentials of the provider's tools and read optio
 environment variables such as `FSSPEC_S3`. A request with a temporary error (status 500
 or 429, a broken or stalled connection) is repeated after a pause, by the file systems
 of the stores themselves, and by tenacity for web servers.
-
-A web server may redirect a request at most `MAX_REDIRECTS` times, and only to `http`
-and `https` addresses. A redirect to a loopback, private or other local address is
-refused, except to the host and port of the user's address. A public server therefore
-can't make this machine read from its local network.
 """
 
-import asyncio
 import contextlib
 import errno
 import functools
-import ipaddress
-import logging
-import socket
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
 
-from align_keras.utils.addresses import drop_queries, with_query
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.addresses import drop_queries, server_of, with_query
+from align_keras.utils.errors import InputError, RefusedRedirectError, needs
 from align_keras.utils.progress import say
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
@@ -71,6 +60,9 @@ def file_system(url: str) -> tuple[Any, str]:
 @functools.cache
 def _open_file_system(scheme: str) -> Any:
     """Returns the file system of a scheme."""
+    # These packages would slow down the start of each search of a local index.
+    import logging
+
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -84,8 +76,11 @@ def _open_file_system(scheme: str) -> Any:
         with needs("http", f"{scheme}:// needs aiohttp and tenacity"):
             import aiohttp
             import tenacity  # noqa: F401
+
+        from align_keras.utils.redirects import redirect_check
+
         timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
-        traces = [_redirect_check(aiohttp)]
+        traces = [redirect_check()]
         # `trust_env` reads passwords from ~/.netrc.
         options["client_kwargs"] = {
             "timeout": timeout,
@@ -157,7 +152,7 @@ def _send_to_web(call: Callable[[], _Result], url: str) -> _Result:
         )
         return max(pause, _retry_after(failure(state)))
 
-    server = _server_of(url)
+    server = server_of(url)
     tries = 1 if server in _unreachable_servers else TRIES
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_temporary),
@@ -275,68 +270,6 @@ def _retry_after(error: BaseException) -> float:
         if str(text).isdecimal():
             return min(float(text), 60.0)
     return 0.0
-
-
-class RefusedRedirectError(Exception):
-    """Error for a redirect to an address that must not be read."""
-
-
-def _redirect_check(aiohttp: Any) -> Any:
-    """Returns the `aiohttp.TraceConfig` that checks each redirect."""
-    # See OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
-
-    async def remember_origin(_: Any, context: Any, request: Any) -> None:
-        context.origin = str(request.url)
-
-    async def check(_: Any, context: Any, redirect: Any) -> None:
-        headers = redirect.response.headers
-        location = headers.get("Location") or headers.get("URI") or ""
-        await _check_redirect(context.origin, urljoin(str(redirect.url), location))
-
-    trace = aiohttp.TraceConfig(
-        trace_config_ctx_factory=lambda **_: types.SimpleNamespace(origin="")
-    )
-    trace.on_request_start.append(remember_origin)
-    trace.on_request_redirect.append(check)
-    return trace
-
-
-async def _check_redirect(origin: str, target: str) -> None:
-    """Raises an error unless the target is public or on the server of the origin."""
-    parts = urlsplit(target)
-    name = f"{parts.scheme}://{parts.hostname or ''}"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RefusedRedirectError(
-            f"redirects to {name}, but only http and https are supported"
-        )
-    if _server_of(target) == _server_of(origin):
-        return
-    try:
-        addresses = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None)
-    except socket.gaierror:  # The request fails with the same error and is repeated.
-        return
-    for *_, address in addresses:
-        if not _is_public(str(address[0])):
-            raise RefusedRedirectError(
-                f"redirects to {name}, an address of a local network. Pass this "
-                "address directly"
-            )
-
-
-def _server_of(url: str) -> tuple[str, int]:
-    """Returns the host and the port of an address."""
-    try:
-        parts = urlsplit(url)
-        default = 443 if parts.scheme == "https" else 80
-        return parts.hostname or "", parts.port or default
-    except ValueError:  # The request reports the invalid address.
-        return url, 0
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global
 
 
 def forget_servers() -> None:

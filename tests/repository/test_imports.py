@@ -150,6 +150,7 @@ LIGHT = (
     "planning",
     "presets/__init__.py",
     "presets/hub.py",
+    "presets/sizes.py",
     "presets/table.py",
     "presets/tower_costs.py",
     "presets/variants.py",
