@@ -46,6 +46,8 @@ def test_a_preset_opens(version, tmp_path):
     check_embeddings(model, version)
 
 
+# The default tier opens the preset, and `.keras` files of this version.
+@pytest.mark.ci
 def test_a_keras_file_opens(version, tmp_path):
     import keras
 

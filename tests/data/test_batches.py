@@ -73,7 +73,7 @@ def test_crops_differ_between_epochs(builder):
 @pytest.mark.parametrize(
     "kind",
     [
-        "cropped",
+        pytest.param("cropped", marks=pytest.mark.ci),
         pytest.param("cached", marks=pytest.mark.ci),
         pytest.param("augmented", marks=pytest.mark.release),
     ],
@@ -165,7 +165,11 @@ def test_a_data_service_returns_all_pairs(sharded):
 
 @kinds
 def test_epochs_contain_all_pairs_once_in_different_orders(builder, kind):
-    first_batches = batches(builder, 6, **KINDS[kind])
+    options = KINDS[kind]
+    if kind == "cached":
+        # The order does not depend on the augmentation, which takes long to trace.
+        options = {"cache": True, "zoom": 0.0}
+    first_batches = batches(builder, 6, **options)
     rows = [batch["token_ids"][:, 1] for batch in first_batches]
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert len(set(first)) == len(set(second)) == 24

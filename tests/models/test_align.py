@@ -59,6 +59,7 @@ def test_config_keys_equal_the_constructor_arguments(cls):
     assert cls.from_config(instance.get_config()).get_config() == instance.get_config()
 
 
+@pytest.mark.ci
 def test_fit_lowers_the_loss_and_calls_each_encoder_once():
     keras.utils.set_random_seed(0)
     image_encoder, text_encoder = small_encoders(num_stages=1)

@@ -23,6 +23,7 @@ from tools.make_small_model import (
 
 SMALL_MODEL = {
     "task.model.preset": "align_nano",
+    "task.model.image_encoder.num_stages": 1,
     "task.model.text_encoder.vocabulary_size": len(VOCABULARY),
 }
 

@@ -97,10 +97,12 @@ def batch_with_padding(model, length):
     }
 
 
-def model_without_dropout():
+def model_without_dropout(locked=False):
     """Returns a model without dropout, whose masks depend on the length."""
     keras.utils.set_random_seed(0)
-    image_encoder, _ = small_encoders(num_stages=1, drop_connect_rate=0.0)
+    image_encoder, _ = small_encoders(
+        num_stages=1, drop_connect_rate=0.0, locked=locked
+    )
     text_encoder = TextEncoder(
         vocabulary_size=len(VOCABULARY),
         num_layers=1,
@@ -116,7 +118,7 @@ def model_without_dropout():
 
 @pytest.mark.parametrize("micro_batch_size", [None, 5])
 def test_a_step_does_not_compute_common_padding(micro_batch_size):
-    model = model_without_dropout()
+    model = model_without_dropout(locked=True)
     model.compile(SGD(0.1), micro_batch_size=micro_batch_size)
     padded = batch_with_padding(model, 40)
     assert model_inputs(model, padded)["token_ids"].shape == (5, 8)

@@ -45,26 +45,40 @@ def paths(pixels, tmp_path_factory):
     return paths
 
 
-def test_evaluation_of_all_forms_equals_preprocess_image(pixels, paths):
+def read_files(paths):
+    return tf.stack([tf.io.read_file(path) for path in paths])
+
+
+# Functions of the converter, the pixels and the paths.
+FORMS = {
+    "pixels": lambda converter, pixels, _: converter(pixels),
+    "convert": lambda converter, pixels, _: converter.convert(pixels),
+    "single": lambda converter, pixels, _: [converter(image) for image in pixels],
+    "ragged": lambda converter, pixels, _: converter(
+        tf.RaggedTensor.from_tensor(pixels, ragged_rank=2)
+    ),
+    "dataset": lambda converter, pixels, _: (
+        tf.data.Dataset.from_tensors(pixels).map(converter).get_single_element()
+    ),
+    "files": lambda converter, _, paths: converter(read_files(paths)),
+    "paths": lambda converter, _, paths: [converter.read(path, 0) for path in paths],
+    "readable": lambda converter, _, paths: converter.convert_readable(
+        read_files(paths)
+    )[0],
+}
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_evaluation_of_all_forms_equals_preprocess_image(pixels, paths, form):
+    images = FORMS[form](ALIGNImageConverter(32), pixels, paths)
+    # Graphs of one image and of a batch may round differently.
+    np.testing.assert_allclose(images, preprocess_image(pixels, 32), atol=1e-3)
+
+
+def test_the_converter_is_one_of_keras_hub():
     converter = ALIGNImageConverter(32)
     assert isinstance(converter, keras_hub.layers.ImageConverter)
     assert converter.image_size == (32, 32)
-    expected = preprocess_image(pixels, 32)
-    files = [tf.io.read_file(path) for path in paths]
-    ragged = tf.RaggedTensor.from_tensor(pixels, ragged_rank=2)
-    dataset = tf.data.Dataset.from_tensors(pixels)
-    for images in (
-        converter(pixels),
-        converter(tf.stack(files)),
-        converter(ragged),
-        converter.convert(pixels),
-        dataset.map(converter).get_single_element(),
-        [converter(image) for image in pixels],
-        [converter.read(path, 0) for path in paths],
-        converter.convert_readable(tf.stack(files))[0],
-    ):
-        # Graphs of one image and of a batch may round differently.
-        np.testing.assert_allclose(images, expected, atol=1e-3)
 
 
 def test_the_seed_determines_the_window(pixels, paths):

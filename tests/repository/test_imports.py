@@ -366,6 +366,7 @@ def light_modules() -> list[str]:
     return names
 
 
+@pytest.mark.ci
 def test_light_modules_do_not_load_tensorflow():
     script = """
 import importlib, sys

@@ -1,10 +1,14 @@
 """Tests of gradients and updates on two replicas in the test process."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.losses import ContrastiveLoss
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.models.gradients import scaled_loss
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
 from tests.helpers.small import small_batch
@@ -67,7 +71,37 @@ def train_step(strategy):
     return before, model.get_weights(), history
 
 
+def test_replicas_sum_to_the_gradients_of_the_batch(two_replicas):
+    random = np.random.default_rng(0)
+    images, texts = random.normal(size=(2, 4, 3)).astype("float32")
+    model = types.SimpleNamespace(
+        loss=ContrastiveLoss(), temperature=tf.constant(0.5), optimizer=SGD(0.1)
+    )
+
+    tokens = np.arange(4, dtype="int32")[:, None]
+
+    def gradients(images, texts, tokens):
+        with tf.GradientTape() as tape:
+            tape.watch([images, texts])
+            losses, total = scaled_loss(model, images, texts, {"token_ids": tokens})
+        return losses, tape.gradient(total, [images, texts])
+
+    rows = (images, texts, tokens)
+    expected_losses, expected = gradients(*(tf.constant(values) for values in rows))
+    rows = [distribute(two_replicas, values) for values in rows]
+    losses, actual = two_replicas.run(tf.function(gradients), rows)
+    for loss, expected_loss in zip(losses, expected_losses, strict=True):
+        parts = two_replicas.experimental_local_results(loss)
+        assert np.mean(parts) == pytest.approx(float(expected_loss), rel=1e-5)
+    for gradient, expected_gradient in zip(actual, expected, strict=True):
+        parts = two_replicas.experimental_local_results(gradient)
+        np.testing.assert_allclose(
+            np.concatenate(parts), expected_gradient, rtol=1e-4, atol=1e-6
+        )
+
+
 # Replicas wait for each other at each sum, which may take long on a busy machine.
+@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_a_step_on_two_replicas_equals_that_on_one_device(two_replicas):
     expected_start, expected_weights, expected_history = train_step(None)

@@ -49,7 +49,7 @@ def variables_of(model):
 
 @pytest.fixture(scope="module")
 def traced():
-    """Returns a compiled model, and the initial values of its variables.
+    """Returns a model whose step is traced, and the initial values of its variables.
 
     The image encoder is locked, since tracing its gradients takes two thirds of the
     time. The text encoder has dropout, so that the results depend on the seeds.
@@ -77,7 +77,9 @@ def traced():
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 16)
     model.compile(AdamW(schedule, use_ema=True, ema_momentum=EMA_MOMENTUM))
     model.build_optimizer()
-    return model, [variable.numpy() for variable in variables_of(model)]
+    start = [variable.numpy() for variable in variables_of(model)]
+    model.fit(make_batches(0), steps_per_epoch=1, verbose=0)
+    return model, start
 
 
 @pytest.fixture
