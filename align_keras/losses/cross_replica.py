@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-_UNEQUAL_ROWS = (
+UNEQUAL_ROWS = (
     "All replicas must have the same number of rows. Use a batch size that is a "
     "multiple of the number of replicas, and drop_remainder=True."
 )
@@ -37,7 +37,7 @@ def _with_equal_rows(
     """Returns a tensor, and checks that it has the same number of rows everywhere."""
     rows = tf.shape(tensor)[:1]
     check = tf.debugging.assert_equal(
-        context.all_gather(rows, axis=0), rows, _UNEQUAL_ROWS
+        context.all_gather(rows, axis=0), rows, UNEQUAL_ROWS
     )
     with tf.control_dependencies([check]):
         return tf.identity(tensor)

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.data.model_inputs import check_data
+from align_keras.losses.cross_replica import UNEQUAL_ROWS
 from align_keras.models.compilation import (
     common_length_function,
     cut_captions,
@@ -41,6 +42,10 @@ def step_function(
             check_data(model, part)
             return step(cut_captions(part, length))
 
+        for value in tf.nest.flatten(batch):
+            parts = strategy.experimental_local_results(value)
+            if len({part.shape[0] for part in parts}) > 1:
+                raise tf.errors.InvalidArgumentError(None, None, UNEQUAL_ROWS)
         outputs = strategy.run(run, args=(batch,))
         # The outputs are equal on all replicas.
         return tf.nest.map_structure(
