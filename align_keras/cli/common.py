@@ -171,7 +171,7 @@ def add_nested_commands(
     )
 
 
-def printable(text: object) -> str:
+def without_control_characters(text: object) -> str:
     """Returns the text with spaces instead of control characters.
 
     A caption or path therefore cannot control the terminal.
@@ -201,7 +201,7 @@ def print_table(
 
     # The title is printed separately, because `rich` wraps the title of a table and the
     # title may contain a path.
-    print(printable(title))
+    print(without_control_characters(title))
     table, rows = Table(), list(rows)
     text_columns = columns[:1] if text_columns is None else text_columns
     # In a terminal of 80 columns the headings of the numbers wrap, so that the names in
@@ -209,7 +209,7 @@ def print_table(
     longest_name = max((len(str(row[0])) for row in rows if row), default=0)
     for position, name in enumerate(columns):
         table.add_column(
-            Text(printable(name)),
+            Text(without_control_characters(name)),
             justify="left" if name in text_columns else "right",
             overflow="fold",
             no_wrap=name in ("path", "id"),
@@ -219,7 +219,7 @@ def print_table(
         if row is None:
             table.add_section()
         else:
-            table.add_row(*(Text(printable(cell)) for cell in row))
+            table.add_row(*(Text(without_control_characters(cell)) for cell in row))
     Console().print(table)
 
 

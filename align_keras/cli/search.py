@@ -12,8 +12,8 @@ from align_keras.cli.common import (
     add_moved_model,
     number_type,
     print_json,
-    printable,
     read_model_options,
+    without_control_characters,
 )
 from align_keras.utils.errors import InputError
 
@@ -210,12 +210,12 @@ def print_hits(title: str, hits: "list[Hit]") -> None:
     A path that wraps in a table could not be copied from the terminal.
     """
     if not hits:
-        print(f"{printable(title)}: no images match the search.")
+        print(f"{without_control_characters(title)}: no images match the search.")
         return
-    print(printable(title))
+    print(without_control_characters(title))
     for hit in hits:
         cells = [f"{name} {text}" for name, text in _cells(hit).items() if text]
-        print(printable(f"{hit.rank}. {' | '.join(cells)}"))
+        print(without_control_characters(f"{hit.rank}. {' | '.join(cells)}"))
 
 
 def _cells(hit: "Hit") -> dict[str, str]:

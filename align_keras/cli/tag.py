@@ -11,9 +11,9 @@ from align_keras.cli.common import (
     check_local_path,
     name_addresses,
     print_table,
-    printable,
     read_model_options,
     refuse_empty,
+    without_control_characters,
 )
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError
@@ -173,7 +173,7 @@ def _print_best_labels(images: "list[TaggedImage]") -> None:
     for image in images:
         doubt = "" if image.best_label in image.tags else "?"
         line = f"{image.best_score:.3f}  {image.best_label}{doubt}  {image.path}"
-        print(printable(line))
+        print(without_control_characters(line))
 
 
 def _print_counts(images: "list[TaggedImage]", labels: list[str]) -> None:
