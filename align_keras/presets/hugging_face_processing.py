@@ -224,7 +224,8 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
             np.subtract(mean, offset) / factor, np.divide(deviation, factor)
         )
     )
-    check_number(f"{source}'s deviation in gray levels", min(deviations), 1e-6, 1e12)
+    smallest = min(deviations, default=0.0)
+    check_number(f"{source}'s deviation in gray levels", smallest, 1e-6, 1e12)
     if len(set(means)) == len(set(deviations)) == 1:
         return means[0], deviations[0]
     return means, deviations
