@@ -18,7 +18,6 @@ sys.path.append(str(ROOT / "docs"))
 # Help is as wide as its box.
 os.environ["COLUMNS"] = "88"
 
-import api_tasks  # noqa: E402
 import public_api  # noqa: E402
 
 from align_keras.cli import main  # noqa: E402
@@ -53,7 +52,6 @@ SIGNS = {
 def on_files(files, config):
     """Adds the generated pages, and `llms.txt` in their order."""
     pages = {
-        "reference/api.md": api(),
         "reference/command_line.md": command_line(),
         "reference/experiments.md": experiments(),
         "llms.txt": llms(config["nav"]),
@@ -68,7 +66,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Replaces the markers of option tables and of recorded benchmarks."""
+    """Adds the API entries, the option tables and the recorded benchmarks."""
+    if page.file.src_uri.startswith("reference/api/"):
+        return api(markdown)
     if page.file.src_uri == "reference/configuration.md":
         return OPTIONS_MARKER.sub(options_table, markdown)
     if page.file.src_uri != "benchmarks.md":
@@ -141,28 +141,35 @@ def benchmark(name):
     return "\n\n".join(parts)
 
 
-def api():
-    """Returns the API page: its introduction, then the names of each task."""
+def api(markdown):
+    """Replaces the imports of a page by tables, and adds the entries of all names."""
     check_api_names()
-    parts = [REFERENCE, (ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
-    for heading, introduction, packages in api_tasks.TASKS:
-        parts += [f"## {heading}", "", introduction, "", "```python"]
-        entries = []
-        for package, names in packages.items():
-            module = f"align_keras.{package}" if package else "align_keras"
-            for name in names:
-                parts.append(f"from {module} import {name}")
-                entries.append(f"::: {public_api.home_of(package, name)}\n")
-        parts += ["```", "", *entries]
-    return "\n".join(parts)
+    entries = [
+        f"::: {public_api.home_of(package, name)}\n"
+        for package, name in public_api.imported_names(markdown)
+    ]
+    text = public_api.IMPORTS.sub(summary_table, markdown)
+    return "\n".join([text, "## Entries", "", *entries])
+
+
+def summary_table(imports):
+    """Returns a table of the imported names with links to their entries."""
+    rows = ["| name | description |", "|---|---|"]
+    for package, name in public_api.imported_names(imports[0]):
+        # A long name wraps at its dots.
+        path = ".<wbr>".join(public_api.module_of(package).split(".") + [name])
+        home = public_api.home_of(package, name)
+        summary = cell(public_api.summary_of(package, name))
+        rows.append(f"| [<code>{path}</code>](#{home}) | {summary} |")
+    return "\n".join(rows)
 
 
 def check_api_names():
-    """Raises PluginError unless the API page has each public name once."""
-    missing, repeated = api_tasks.wrong_names()
+    """Raises PluginError unless the API reference has each public name once."""
+    missing, repeated = public_api.wrong_names()
     if missing or repeated:
         raise PluginError(
-            "docs/api_tasks.py must list each public name once. Received: "
+            "docs/pages/reference/api must import each public name once. Received: "
             f"missing={missing}, repeated={repeated}. Add or remove these names."
         )
 

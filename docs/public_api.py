@@ -1,4 +1,4 @@
-"""Public names of the package, their definitions and examples.
+"""Public names of the package, their pages, definitions and examples.
 
 The names are read from the sources, because importing all packages takes seconds.
 """
@@ -9,10 +9,50 @@ import pathlib
 import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+_PAGES = ROOT / "docs" / "pages" / "reference" / "api"
+# Code that imports the public names of a task, on the pages of the API reference.
+IMPORTS = re.compile(
+    r"^```python\n(from align_keras.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 # Code between fences in a docstring.
 _DOCTEST_LINE = re.compile(r"^(?:>>>|\.\.\.) (.*)$", re.MULTILINE)
 _FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def imported_names(page):
+    """Returns the package or module and the name of each import on a page, in order."""
+    return [
+        (node.module.removeprefix("align_keras").lstrip("."), alias.name)
+        for code in IMPORTS.findall(page)
+        for node in ast.parse(code).body
+        for alias in node.names
+    ]
+
+
+def listed_names():
+    """Returns the package or module and the name of each entry of the reference."""
+    return [
+        entry
+        for path in sorted(_PAGES.glob("*.md"))
+        for entry in imported_names(path.read_text("utf-8"))
+    ]
+
+
+def wrong_names():
+    """Compares the entries with `__all__` of all packages.
+
+    A name of align_keras has one entry, although its package has the name too.
+
+    Returns:
+        tuple of two sorted lists: public names without an entry, and names with several
+        entries.
+    """
+    entries = [name for _, name in listed_names()]
+    packages = ["", *public_packages()]
+    public = {name for package in packages for name in public_names(package)}
+    repeated = {name for name in entries if entries.count(name) > 1}
+    return sorted(public.difference(entries)), sorted(repeated)
 
 
 def public_packages():
@@ -26,7 +66,7 @@ def public_packages():
 
 def public_names(package):
     """Returns the names in `__all__` of a package, or of align_keras for ""."""
-    tree = _tree(_path(_module(package)))
+    tree = _tree(_path(module_of(package)))
     value = _value_of("__all__", tree)
     if isinstance(value, ast.Call):
         # `__all__` has the keys of `_PUBLIC`, which are imported on first use.
@@ -45,8 +85,13 @@ def home_of(package, name):
     Raises:
         LookupError: if there is no definition.
     """
-    module, _ = _find(_module(package), name)
+    module, _ = _find(module_of(package), name)
     return f"{module}.{name}"
+
+
+def summary_of(package, name):
+    """Returns the first line of the docstring of a class or a function."""
+    return ast.get_docstring(_definition(package, name)).partition("\n")[0]
 
 
 def code_blocks(package, name):
@@ -73,7 +118,7 @@ def has_example(package, name):
 
 
 def _definition(package, name):
-    _, node = _find(_module(package), name)
+    _, node = _find(module_of(package), name)
     return node
 
 
@@ -101,7 +146,8 @@ def _docstrings(node):
     ]
 
 
-def _module(package):
+def module_of(package):
+    """Returns the full name of a package or module."""
     return f"align_keras.{package}" if package else "align_keras"
 
 

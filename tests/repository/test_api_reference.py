@@ -12,33 +12,28 @@ import pytest
 
 from tests.helpers.docs_text import ROOT
 
-# `docs/hooks.py` and these modules import each other without the folder.
+# `docs/hooks.py` imports the module `public_api` without the folder.
 DOCS = ROOT / "docs"
 FLOWERS = ("a red flower", "a flower in a garden", "the petals of a dahlia")
 TEMPLES = ("a temple in China", "the roof of a temple", "a palace and a blue sky")
 
 
 @pytest.fixture(scope="module")
-def api_tasks():
+def public_api():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DOCS))
-        yield importlib.import_module("api_tasks")
+        yield importlib.import_module("public_api")
 
 
-@pytest.fixture(scope="module")
-def public_api(api_tasks):
-    return api_tasks.public_api
+def test_the_reference_has_each_public_name_once(public_api):
+    assert public_api.wrong_names() == ([], [])
 
 
-def test_the_reference_has_each_public_name_once(api_tasks):
-    assert api_tasks.wrong_names() == ([], [])
-
-
-def test_each_entry_of_a_package_is_public(api_tasks, public_api):
+def test_each_entry_of_a_package_is_public(public_api):
     packages = {"", *public_api.public_packages()}
     private = [
         (package, name)
-        for package, name in api_tasks.listed_names()
+        for package, name in public_api.listed_names()
         if package in packages and name not in public_api.public_names(package)
     ]
     assert not private, "Add these names to `__all__`, or remove their entries."
@@ -55,20 +50,21 @@ def test_each_package_that_exports_names_has_a_list_of_public_names(public_api):
     assert set(packages) <= set(public_api.public_packages())
 
 
-def test_each_entry_has_an_example(api_tasks, public_api):
-    names = api_tasks.listed_names()
+def test_each_entry_has_an_example(public_api):
+    names = public_api.listed_names()
     without = [entry for entry in names if not public_api.has_example(*entry)]
     assert len(names) > 160
     assert not without, "Add a doctest or a code block that uses the name."
 
 
 def test_a_missing_entry_and_a_missing_example_are_detected(
-    api_tasks, public_api, monkeypatch
+    public_api, monkeypatch, tmp_path
 ):
     assert not public_api.has_example("utils.files", "atomic_write")
-    tasks = (("Search", "", {"search": ("Index", "Query", "Query")}),)
-    monkeypatch.setattr(api_tasks, "TASKS", tasks)
-    missing, repeated = api_tasks.wrong_names()
+    page = "```python\nfrom align_keras.search import Index, Query, Query\n```\n"
+    (tmp_path / "search.md").write_text(page)
+    monkeypatch.setattr(public_api, "_PAGES", tmp_path)
+    missing, repeated = public_api.wrong_names()
     assert "Hit" in missing and "Index" not in missing and repeated == ["Query"]
 
 
@@ -159,7 +155,7 @@ def test_a_wrong_result_in_a_block_is_detected():
 
 
 @pytest.mark.release
-def test_the_code_blocks_of_the_reference_run(data_folder, api_tasks, public_api):
+def test_the_code_blocks_of_the_reference_run(data_folder, public_api):
     import keras
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -169,7 +165,7 @@ def test_the_code_blocks_of_the_reference_run(data_folder, api_tasks, public_api
     modules = {"align_keras": align_keras, "np": np, "tf": tf, "tfds": tfds}
     modules["keras"] = keras
     count = 0
-    for package, name in api_tasks.listed_names():
+    for package, name in public_api.listed_names():
         module, _, _ = public_api.home_of(package, name).rpartition(".")
         for block in public_api.code_blocks(package, name):
             definition = getattr(importlib.import_module(module), name)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.ci, needs("material")]
 PAGES = (
     "index.html",
     "guides/search.html",
-    "reference/api.html",
+    "reference/api/models.html",
     "tutorials/train_with_fit.html",
     "gallery.html",
 )
@@ -93,7 +93,7 @@ def axe():
 def site(tmp_path_factory):
     """Folder of the built site."""
     folder = tmp_path_factory.mktemp("site")
-    options = ["--strict", "--quiet", "-f", "docs/mkdocs.yml", "-d", str(folder)]
+    options = ["--strict", "-f", "docs/mkdocs.yml", "-d", str(folder)]
     subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", *options],
         cwd=ROOT,
