@@ -567,7 +567,8 @@ class ContrastiveModel(keras_hub.models.Task):
         self._auto_scale_loss = kwargs.get("auto_scale_loss", True)
         super().compile(optimizer=optimizer, **kwargs)
         if optimizer is not None:
-            check_clipping(optimizer, self.distribute_strategy.num_replicas_in_sync)
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            check_clipping(self.optimizer, replicas)
         # A recipe of an earlier `compile` may have lowered the momentum.
         limit_batch_norm_momentum(self, 1.0)
         self.loss = loss

@@ -207,6 +207,11 @@ def test_initial_step_shifts_the_schedule_of_a_new_optimizer(model):
     assert rate(model, 10) == pytest.approx(0.0, abs=1e-9)
 
 
+def test_an_optimizer_has_a_name_as_in_keras(model):
+    model.compile("adamw")
+    assert isinstance(model.optimizer, keras.optimizers.AdamW)
+
+
 def test_options_set_after_compile_are_preserved(model):
     model.compile()
     model.run_eagerly = True
