@@ -9,18 +9,20 @@ local network.
 import asyncio
 import ipaddress
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
-
-import aiohttp
 
 from align_keras.utils.addresses import server_of
 from align_keras.utils.errors import RefusedRedirectError
 
+if TYPE_CHECKING:
+    import aiohttp
 
-def redirect_check() -> aiohttp.TraceConfig:
+
+def redirect_check() -> "aiohttp.TraceConfig":
     """Returns a tracer of aiohttp that checks each redirect."""
     # See OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
+    import aiohttp
 
     async def remember_origin(_: Any, context: Any, request: Any) -> None:
         context.origin = str(request.url)

@@ -8,7 +8,7 @@ import pytest
 
 from align_keras.layers import FusedBatchNormalization
 from align_keras.models import ALIGN, ImageEncoder
-from align_keras.presets import table
+from align_keras.presets import sizes
 from align_keras.presets.variants import (
     IMAGE_VARIANTS,
     image_encoder_arguments,
@@ -124,7 +124,7 @@ def test_an_encoder_with_the_embedding_width_has_no_projection():
 
 
 def test_the_grid_of_the_paper_is_complete():
-    names = table.preset_names()
+    names = sizes.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
@@ -133,7 +133,7 @@ def test_the_grid_of_the_paper_is_complete():
     # (section 5).
     for name in names[2:]:
         width = 1376 if name == "align_l2_large" else 640
-        assert table.preset_config(name)["projection_dim"] == width
+        assert sizes.preset_config(name)["projection_dim"] == width
 
 
 @pytest.mark.parametrize(
