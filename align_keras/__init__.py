@@ -14,9 +14,8 @@ Example:
 """
 
 import importlib
+import importlib.util
 import os
-import pkgutil
-import platform
 from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.errors import needs_tensorflow
@@ -84,10 +83,14 @@ _SAVED_BY_KERAS = {
 # TensorFlow disables the oneDNN kernels on x86 processors without VNNI, although they
 # halve the time of EfficientNet there. TensorFlow reads the variable when it is
 # imported.
-if platform.machine().lower() in ("x86_64", "amd64"):
+_MACHINE = (
+    os.uname().machine
+    if os.name == "posix"
+    else os.environ.get("PROCESSOR_ARCHITECTURE", "")
+)
+if _MACHINE.lower() in ("x86_64", "amd64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_PACKAGES = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 raise_import_error_if_broken("tensorflow_text")
 
@@ -146,11 +149,14 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in _PACKAGES:
+        if name not in _PUBLIC and importlib.util.find_spec(f"{__name__}.{name}"):
             with needs_tensorflow(f"`{__name__}.{name}`"):
                 return importlib.import_module(f"{__name__}.{name}")
         return import_name(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC, *_PACKAGES])
+    import pkgutil
+
+    packages = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted([*globals(), *_PUBLIC, *packages])

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align_keras.embedders.locations import RUNTIME_HELP
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
-from align_keras.utils.remote import is_url
 
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder

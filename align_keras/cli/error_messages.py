@@ -8,9 +8,8 @@ import re
 import tempfile
 import traceback
 
-from align_keras.utils.addresses import drop_queries
+from align_keras.utils.addresses import drop_queries, is_url
 from align_keras.utils.errors import TENSORFLOW_MODULES, InputError, missing_module
-from align_keras.utils.remote import is_url
 
 # A Python argument in the message of an `InputError` has one of three forms. It is in
 # backquotes, it follows "Received: ", or the message begins with it, as in "k must be"

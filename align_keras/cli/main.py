@@ -17,17 +17,10 @@ from typing import Any, NoReturn
 
 import align_keras
 from align_keras.cli.common import HelpFormatter, check_local_path, name_addresses
-from align_keras.cli.error_messages import (
-    describe_bug,
-    describe_error,
-    use_option_names,
-)
-from align_keras.presets.hub import is_hub_name
-from align_keras.utils.addresses import drop_queries, without_query
+from align_keras.utils.addresses import drop_queries, is_hub_name, is_url, without_query
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
-from align_keras.utils.remote import is_url
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search a small model in minutes",
@@ -124,13 +117,25 @@ def run_command(argv: list[str]) -> int:
                 " Run the same command again to continue from "
                 f"{RESUMABLE[arguments.command]}."
             )
-    except InputError as error:
-        message = use_option_names(str(describe_error(error)), arguments.options)
     except Exception as error:
-        message = describe_error(error) or describe_bug(error)
+        message = _message_of(error, arguments.options)
     message = drop_queries(name_addresses(message, arguments))
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
     return failure
+
+
+def _message_of(error: Exception, options: dict[str, str]) -> str:
+    # A command that succeeds does not need this import.
+    from align_keras.cli.error_messages import (
+        describe_bug,
+        describe_error,
+        use_option_names,
+    )
+
+    message = describe_error(error)
+    if isinstance(error, InputError):
+        return use_option_names(str(message), options)
+    return message or describe_bug(error)
 
 
 def open_streams() -> None:
@@ -200,7 +205,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     chosen_command = next((word for word in argv if not word.startswith("-")), None)
     parser.check_options(argv[: argv.index(chosen_command)] if chosen_command else argv)
-    for name, summary in COMMANDS.items():
+    # Only the help and the errors of the first word need the parsers of all commands,
+    # which take as long to build as a query.
+    names = argv[:1] if argv and argv[0] in COMMANDS else list(COMMANDS)
+    for name in names:
+        summary = COMMANDS[name]
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )

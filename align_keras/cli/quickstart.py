@@ -14,9 +14,9 @@ from align_keras.cli.train import (
     print_metrics,
     weights_overrides,
 )
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import MissingExtraError, has_tensorflow
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps")
 # Experiment → number of training steps for `--budget short`, which continuous

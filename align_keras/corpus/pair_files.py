@@ -15,11 +15,11 @@ from align_keras.corpus.text_tables import (
     read_table,
     text_lines,
 )
-from align_keras.utils.addresses import without_query
+from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
-from align_keras.utils.remote import is_url, join_url
+from align_keras.utils.remote import join_url
 
 # Names of columns that are recognized, in order of priority. Case is ignored.
 IMAGE_COLUMNS: tuple[str, ...] = ("image", "image_path", "path", "file", "filename")

@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
-from align_keras.utils.remote import is_url, open_url
+from align_keras.utils.remote import open_url
 
 ROWS_PER_GROUP = 50_000
 # String columns of a pair that describe its caption.

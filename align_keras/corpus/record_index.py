@@ -16,10 +16,11 @@ import numpy as np
 from align_keras.corpus.parquet_tables import arrow, open_parquet
 from align_keras.corpus.sources.location import image_of_cell
 from align_keras.corpus.sources.source_files import one_file
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import MAX_PIXELS, open_regular
 from align_keras.utils.pillow_images import decode_rgb, open_image
-from align_keras.utils.remote import is_url, read_url
+from align_keras.utils.remote import read_url
 
 TABLES = ("parquet", "arrow")
 # Limits of one read request: bytes, and number of records.

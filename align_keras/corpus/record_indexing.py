@@ -27,10 +27,11 @@ from align_keras.corpus.sources.pair import CAPTION_SOURCES, Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
 from align_keras.corpus.sources.source_files import SourceFile
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, atomic_write
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url, join_url
+from align_keras.utils.remote import join_url
 from align_keras.utils.tasks import run_tasks
 
 RECORD_KINDS = ("webdataset", "tfrecord", "parquet", "arrow")

@@ -12,8 +12,9 @@ from align_keras.corpus.sources.source_files import (
     list_files,
     one_file,
 )
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
-from align_keras.utils.remote import absolute_path, is_url
+from align_keras.utils.remote import absolute_path
 from align_keras.utils.remote_requests import file_system
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

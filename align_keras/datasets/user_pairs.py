@@ -15,7 +15,8 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.utils.remote import is_url, stat_url
+from align_keras.utils.addresses import is_url
+from align_keras.utils.remote import stat_url
 
 # Pixels of the shorter side. Training crops 289 pixels from it, as in the paper.
 SHORTER_SIDE = 346

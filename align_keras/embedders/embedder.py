@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.embedders.label_thresholds import LabelThresholds, check_labels
 from align_keras.models.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from align_keras.embedders.label_thresholds import LabelThresholds
     from align_keras.models import ALIGN
 
 # Weight of each text relative to an image for models without `search.json`. The paper
@@ -147,7 +147,7 @@ class Embedder(abc.ABC):
         self,
         images: Sequence[Any],
         class_names: Sequence[str],
-        thresholds: LabelThresholds | float | None = None,
+        thresholds: "LabelThresholds | float | None" = None,
     ) -> list[list[str]]:
         """Chooses the labels of images by their similarity (zero-shot).
 
@@ -173,14 +173,16 @@ class Embedder(abc.ABC):
         >>> model.classify([red], ["a red square", "a cat"], thresholds=0.1)
         [['a red square']]
         """
+        from align_keras.embedders.label_thresholds import check_labels
+
         labels = check_labels(class_names)
         chosen = self.label_thresholds(thresholds)
         scores = self.encode_images(images) @ self.encode_texts(labels).T
         return chosen.choose(scores, labels)
 
     def label_thresholds(
-        self, thresholds: LabelThresholds | float | None = None
-    ) -> LabelThresholds:
+        self, thresholds: "LabelThresholds | float | None" = None
+    ) -> "LabelThresholds":
         """Returns the thresholds that `classify` uses.
 
         Args:
@@ -190,6 +192,9 @@ class Embedder(abc.ABC):
             InputError: if the thresholds belong to another model, or the model has no
                 default threshold.
         """
+        # A search does not need this import.
+        from align_keras.embedders.label_thresholds import LabelThresholds
+
         if thresholds is None:
             if self.label_threshold is None:
                 raise InputError(

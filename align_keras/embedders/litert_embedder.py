@@ -17,7 +17,6 @@ from align_keras.embedders.tower_embedder import (
     missing_tower,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.quiet import silent_standard_error
 
 # Maximum size of the vocabulary and of the metadata in a tower, in bytes. The
 # multilingual vocabulary of BERT has 1 MB. The limit is necessary since a compressed
@@ -56,7 +55,6 @@ class LiteRTEmbedder(TowerEmbedder):
         self.image_fingerprint = self.fingerprint
         self.text_fingerprint = self.fingerprint
         self._threads = threading.local()
-        self._opening = threading.Lock()
 
     def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         rows = [
@@ -93,9 +91,7 @@ class LiteRTEmbedder(TowerEmbedder):
             return tower
         from align_keras.export.litert_file import LiteRTTower
 
-        # LiteRT prints a line to stderr for each interpreter.
-        with self._opening, silent_standard_error():
-            tower = LiteRTTower(self.paths[kind])
+        tower = LiteRTTower(self.paths[kind])
         setattr(self._threads, kind, tower)
         return tower
 

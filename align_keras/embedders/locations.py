@@ -3,13 +3,12 @@
 This module does not import TensorFlow, so that errors about names appear immediately.
 """
 
-import dataclasses
 import importlib.util
 import os
 import pathlib
+from typing import NamedTuple
 
-from align_keras.presets.hub import download, is_hub_name
-from align_keras.presets.sizes import preset_names
+from align_keras.utils.addresses import is_hub_name
 from align_keras.utils.arguments import check_choice, did_you_mean
 from align_keras.utils.errors import (
     InputError,
@@ -50,8 +49,7 @@ _PACKAGES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelLocation:
+class ModelLocation(NamedTuple):
     """Folder of a model and the runtimes that can open it.
 
     Attributes:
@@ -90,6 +88,9 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
         return ModelLocation(str(file), file, ("keras",))
     full_name = name
     if is_hub_name(name):
+        # Local models do not need this import.
+        from align_keras.presets.hub import download
+
         folder = download(name, weights=False)
     elif name in SHIPPED_MODELS:
         folder = find_shipped_model(name)
@@ -233,6 +234,8 @@ def _not_a_model(name: str, folder: pathlib.Path) -> InputError:
     )
     problem = f"has no {_MODEL_FILES}"
     if not folder.exists():
+        from align_keras.presets.sizes import preset_names
+
         problem = "does not exist"
         if name in preset_names():
             problem = "is a preset with random weights"

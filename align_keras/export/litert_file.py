@@ -8,16 +8,21 @@ and interpreters ignore it.
 import io
 import json
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from align_keras.utils.quiet import silent_standard_error
+
 # Modification time of files in the archive. A constant makes exports reproducible.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 METADATA_FILE = "metadata.json"
 LICENSE_FILE = "LICENSE.txt"
+# Standard error belongs to all threads.
+_first_call = threading.Lock()
 
 
 def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
@@ -75,20 +80,27 @@ class LiteRTTower:
         if isinstance(content, pathlib.Path):
             source = {"model_path": str(content)}
         self._interpreter = Interpreter(**source, num_threads=1)
-        self._interpreter.allocate_tensors()
         (self.signature,) = self._interpreter.get_signature_list()
         self._runner = self._interpreter.get_signature_runner(self.signature)
         input_details = self._runner.get_input_details()
         self.inputs = _shapes(input_details, "shape")
         self.open_inputs = _shapes(input_details, "shape_signature")
         self.outputs = _shapes(self._runner.get_output_details(), "shape")
+        self._was_called = False
 
     def __call__(self, **inputs: Any) -> np.ndarray:
         typed = {
             name: np.ascontiguousarray(inputs[name], detail["dtype"])
             for name, detail in self._runner.get_input_details().items()
         }
-        (output,) = self._runner(**typed).values()
+        if self._was_called:
+            (output,) = self._runner(**typed).values()
+            return np.array(output)
+        # LiteRT allocates the tensors for the shapes of the inputs, and prints a line
+        # to stderr when it does so for the first time.
+        with _first_call, silent_standard_error():
+            (output,) = self._runner(**typed).values()
+        self._was_called = True
         return np.array(output)
 
 

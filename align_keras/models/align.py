@@ -41,9 +41,9 @@ from align_keras.presets.stored_config import (
     read_task,
 )
 from align_keras.text.vocabulary import check_vocabulary
+from align_keras.utils.addresses import is_url
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-from align_keras.utils.remote import is_url
 
 # Name under which a weights file holds the states of the seed generators.
 _SEEDS = "seeds"

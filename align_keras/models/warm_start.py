@@ -22,10 +22,11 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
     read_torch_file,
 )
-from align_keras.presets.hub import HUB_PREFIX, download
+from align_keras.presets.hub import download
 from align_keras.presets.hugging_face_processing import read_vocabulary
 from align_keras.presets.layout import CONFIG_FILE, VOCABULARY_ASSET
 from align_keras.text import load_vocabulary
+from align_keras.utils.addresses import HUB_PREFIX
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model

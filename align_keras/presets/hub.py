@@ -10,10 +10,9 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 
+from align_keras.utils.addresses import HUB_PREFIX, KAGGLE_PREFIX
 from align_keras.utils.errors import InputError
 
-HUB_PREFIX = "hf://"
-KAGGLE_PREFIX = "kaggle://"
 # Folders of a repository with the exports that `push_to_hub` writes next to the preset.
 # LiteRT towers are next to the files of the preset, where `load_model` finds them.
 EXPORT_FOLDERS = ("onnx", "saved_model", "web")
@@ -49,11 +48,6 @@ class HubName:
     repository: str
     revision: str | None
     folder: str
-
-
-def is_hub_name(name: str) -> bool:
-    """Returns True for names of models on the Hugging Face Hub and on Kaggle."""
-    return name.startswith((HUB_PREFIX, KAGGLE_PREFIX))
 
 
 def parse_hub_name(name: str, revision: str | None = None) -> HubName:

@@ -3,9 +3,10 @@
 import os
 import pathlib
 
-from align_keras.presets.hub import download, is_hub_name
+from align_keras.presets.hub import download
 from align_keras.presets.layout import CONFIG_FILE
 from align_keras.presets.sizes import preset_names
+from align_keras.utils.addresses import is_hub_name
 from align_keras.utils.arguments import did_you_mean
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

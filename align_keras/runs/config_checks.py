@@ -11,8 +11,8 @@ from align_keras.corpus.pair_files import count_images
 from align_keras.corpus.scores.score_table import ScoreTable, scores_path
 from align_keras.corpus.shard_folder import INDEX
 from align_keras.embedders.locations import locate_model
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError, MissingExtraError
-from align_keras.utils.remote import is_url
 
 
 def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:

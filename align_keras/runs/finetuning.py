@@ -17,8 +17,8 @@ from align_keras.embedders.locations import (
     locate_model,
 )
 from align_keras.runs.session import run_session
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError, check_tensorflow
-from align_keras.utils.remote import is_url
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN

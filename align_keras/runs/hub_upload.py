@@ -17,13 +17,11 @@ from align_keras.export.card_metadata import (
 )
 from align_keras.presets.hub import (
     EXPORT_FOLDERS,
-    HUB_PREFIX,
     LIGHT_PATTERNS,
     WEIGHT_PATTERNS,
     HubName,
     download,
     hub_errors,
-    is_hub_name,
     parse_hub_name,
 )
 from align_keras.runs.card_facts import about_run, read_evaluation
@@ -32,6 +30,7 @@ from align_keras.runs.model_export import (
     check_format_packages,
     export_model,
 )
+from align_keras.utils.addresses import HUB_PREFIX, is_hub_name
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say

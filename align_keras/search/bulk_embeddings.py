@@ -33,12 +33,11 @@ from align_keras.search.readers.embedding_source import (
 from align_keras.search.readers.image_files import check_some_reached, read_file
 from align_keras.search.readers.photos import decode_square
 from align_keras.search.update.file_embedding import map_in_order, model_of_task
-from align_keras.utils.addresses import without_query
+from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, refuse_url
 from align_keras.utils.progress import progress_bar, say
-from align_keras.utils.remote import is_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 # A killed run loses the work on one shard, and the progress is shown after each.

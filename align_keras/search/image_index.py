@@ -7,7 +7,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -203,6 +202,8 @@ class Index:
         if folder is not None:
             write_embedding_index(folder, embeddings, ids, captions, images, identity)
             return cls.open(folder, opened)
+        import tempfile
+
         temporary = tempfile.mkdtemp(prefix="align_keras_index_")
         try:
             folder = os.path.join(temporary, "index")

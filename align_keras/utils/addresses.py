@@ -1,4 +1,4 @@
-"""Addresses without passwords and query strings.
+"""Recognition of addresses, and addresses without passwords and query strings.
 
 An address with a password is refused. A presigned address has its signature in the
 query string, so `without_query` removes the query string from an address that is
@@ -6,15 +6,33 @@ printed or stored. It remembers the query string in this process, and `with_quer
 it to a request.
 """
 
+import os
 import re
 from urllib.parse import urlsplit
 
 from align_keras.utils.errors import InputError
 
+HUB_PREFIX = "hf://"
+KAGGLE_PREFIX = "kaggle://"
+# Pattern of the address of a server.
+HOST_AND_PORT = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
+# A scheme has at least two letters, because a Windows drive has one.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _WEB = re.compile("https?://", re.IGNORECASE)
 _LOGIN = re.compile(r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:]*):[^\s/@]*@")
 _QUERY = re.compile(r"(https?://[^\s?'\"`<>]*)\?[^\s'\"`<>)]*", re.IGNORECASE)
 _queries: dict[str, str] = {}
+
+
+def is_url(path: str | bytes | os.PathLike) -> bool:
+    """Returns True for an address such as `s3://bucket/a.tar`, except `file://`."""
+    match = _URL.match(os.fsdecode(path))
+    return match is not None and match[1].lower() != "file"
+
+
+def is_hub_name(name: str) -> bool:
+    """Returns True for names of models on the Hugging Face Hub and on Kaggle."""
+    return name.startswith((HUB_PREFIX, KAGGLE_PREFIX))
 
 
 def password_error(address: str) -> InputError:

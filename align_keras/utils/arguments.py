@@ -1,7 +1,5 @@
 """Checks of arguments. Their errors state the rule, the received value and a remedy."""
 
-import difflib
-import inspect
 import math
 import numbers
 import os
@@ -13,6 +11,8 @@ from align_keras.utils.errors import InputError
 
 def parameters_of(function: Callable) -> list[str]:
     """Returns the names of a function's parameters without `self` and `**kwargs`."""
+    import inspect
+
     parameters = inspect.signature(function).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.kind not in variadic and p.name != "self"]
@@ -42,6 +42,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     >>> did_you_mean("--modle", ["--model", "--runtime"])
     'Did you mean --model?'
     """
+    import difflib
+
     matches = difflib.get_close_matches(word, list(choices), n=1)
     return f"Did you mean {matches[0]}?" if matches else ""
 
@@ -62,11 +64,8 @@ def refuse_unknown(
     for name in arguments:
         if name in allowed_arguments:
             continue
-        similar_names = difflib.get_close_matches(name, allowed_arguments, n=1)
-        remedy = (
-            f"Did you mean {similar_names[0]!r}?"
-            if similar_names
-            else f"Its arguments are {', '.join(allowed_arguments)}."
+        remedy = did_you_mean(name, allowed_arguments) or (
+            f"Its arguments are {', '.join(allowed_arguments)}."
         )
         raise InputError(f"{function} has no argument {name!r}. {remedy}")
 

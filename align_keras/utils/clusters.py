@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypedDict
 
+from align_keras.utils.addresses import HOST_AND_PORT
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.quiet import silent_standard_error
 from align_keras.utils.task_worker import (
@@ -43,7 +44,6 @@ _RAY_WAIT_TIMEOUT = 10
 RAY_START_TIMEOUT = 120
 # Maximum number of times that a task is started if its worker ends.
 _ATTEMPTS = 4
-HOST_AND_PORT = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
 
 
 class _Call(TypedDict):

@@ -10,13 +10,11 @@ import pathlib
 import re
 import shutil
 import stat
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
-from align_keras.utils.remote import is_url, open_url
 
 # Bytes. Larger files are not read as images.
 MAX_FILE_BYTES = 512_000_000
@@ -29,7 +27,7 @@ MAX_PIXELS = MAX_DECODED_BYTES // 4
 
 
 def _temporary_sibling(path: pathlib.Path, suffix: str = "tmp") -> pathlib.Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.{suffix}")
 
 
 def _fsync_folder(path: pathlib.Path) -> None:
@@ -96,6 +94,9 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
             or is no valid file name.
     """
     if is_url(path):
+        # Local files do not need this import.
+        from align_keras.utils.remote import open_url
+
         return open_url(os.fspath(path))
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -121,6 +122,8 @@ def local_copy(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     if not is_url(path):
         yield pathlib.Path(path)
         return
+    import tempfile
+
     url = os.fspath(path)
     with tempfile.TemporaryDirectory() as folder, open_regular(url) as source:
         copy = pathlib.Path(folder, os.path.basename(url))

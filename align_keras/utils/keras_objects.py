@@ -1,9 +1,9 @@
 """Registers serializable classes with Keras without importing Keras or the classes."""
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any
 
 from align_keras.utils.quiet import WrappedImport
@@ -42,7 +42,7 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
 
 def _import_classes(modules_of_classes: Mapping[str, str]) -> None:
     """Imports the modules of all classes, which register their classes."""
-    frame = inspect.currentframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         is_import = frame.f_code.co_name == "<module>"
         if is_import and frame.f_globals["__name__"].startswith("align_keras."):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.abc
 import importlib.util
 import os
 import sys
@@ -29,10 +28,11 @@ def _load_silently(execute: Callable[[Any], object], module: Any) -> None:
         execute(module)
 
 
-class WrappedImport(importlib.abc.MetaPathFinder):
+class WrappedImport:
     """Import hook that loads one package by a custom function.
 
-    The other finders locate the package.
+    The other finders locate the package. The base class of finders is not needed, and
+    importing it takes a tenth of the time of `--help`.
 
     Args:
         package: name of the package.

@@ -5,11 +5,10 @@ import errno
 import io
 import os
 import posixpath
-import re
 import threading
 from typing import Any, AnyStr, NamedTuple
 
-from align_keras.utils.addresses import without_query
+from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.remote_requests import (
     ShortAnswerError,
     file_system,
@@ -18,8 +17,6 @@ from align_keras.utils.remote_requests import (
     send,
 )
 
-# A scheme has at least two letters, because a Windows drive has one.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Bytes of one request.
 BLOCK_BYTES = 4 * 2**20
 # Number of blocks that a process caches. The records of a shard are read in order, and
@@ -52,12 +49,6 @@ class RemoteFile(NamedTuple):
     name: str
     size: int
     version: str
-
-
-def is_url(path: str | bytes | os.PathLike) -> bool:
-    """Returns True for an address such as `s3://bucket/a.tar`, except `file://`."""
-    match = _URL.match(os.fsdecode(path))
-    return match is not None and match[1].lower() != "file"
 
 
 def absolute_path(path: AnyStr) -> AnyStr:

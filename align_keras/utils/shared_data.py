@@ -1,6 +1,6 @@
 """Locations of the package data: experiments and a trained model."""
 
-import importlib.resources
+import importlib.util
 import pathlib
 
 from align_keras.utils.errors import InputError
@@ -24,11 +24,10 @@ def shared_folder(package: str, name: str = ".") -> pathlib.Path | None:
     if (CLONE_FOLDER / "setup.cfg").is_file():
         folder = CLONE_FOLDER / package / name
     else:
-        try:
-            resources = importlib.resources.files(f"align_keras.{package}")
-        except ModuleNotFoundError:
+        spec = importlib.util.find_spec(f"align_keras.{package}")
+        if spec is None or not spec.submodule_search_locations:
             return None
-        folder = pathlib.Path(str(resources), name)
+        folder = pathlib.Path(spec.submodule_search_locations[0], name)
     return folder if folder.is_dir() else None
 
 

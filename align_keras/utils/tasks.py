@@ -5,12 +5,14 @@ import json
 import os
 import pathlib
 import re
-import socket
 from collections.abc import Callable
 from typing import Any
 
-from align_keras.utils.addresses import known_queries, remember_queries
-from align_keras.utils.clusters import HOST_AND_PORT, run_on_cluster
+from align_keras.utils.addresses import (
+    HOST_AND_PORT,
+    known_queries,
+    remember_queries,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.task_worker import Function, Task, call_quietly, end_with
 
@@ -75,6 +77,9 @@ def run_tasks(
     processes = min(process_count(workers), len(open_tasks))
     if is_cluster(engine):
         if open_tasks:
+            # Work on one machine does not need this import.
+            from align_keras.utils.clusters import run_on_cluster
+
             run_on_cluster(function, open_tasks, folder.absolute(), engine)
     elif processes > 1:
         _run_in_processes(function, open_tasks, processes, on_result)
@@ -137,6 +142,8 @@ def check_same(path: str, actual: str, expected: str, name: str = "model") -> No
         InputError: if the fingerprints differ.
     """
     if actual != expected:
+        import socket
+
         raise InputError(
             f"{name} must be the same on all machines. {path} differs on "
             f"{socket.gethostname()}. Copy it to that machine."

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from align_keras import load_model
-from align_keras.embedders import locations
 from align_keras.embedders.locations import choose_runtime, locate_model
 from align_keras.images.preprocess import PREPROCESSING_VERSION
+from align_keras.presets import hub
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import GOLDEN
@@ -172,7 +172,7 @@ def test_a_folder_takes_precedence_over_an_architecture(tmp_path, monkeypatch):
 def test_hub_and_shipped_models_are_located_by_name(tmp_path, monkeypatch):
     folders = {"hf://user/keras": tmp_path, "hf://user/towers": GOLDEN}
     (tmp_path / "config.json").touch()
-    monkeypatch.setattr(locations, "download", lambda name, weights: folders[name])
+    monkeypatch.setattr(hub, "download", lambda name, weights: folders[name])
     location = locate_model("hf://user/keras")
     assert choose_runtime(location) == "keras"
     # `from_preset` downloads the weights.

@@ -74,7 +74,7 @@ def test_arguments_that_do_not_fit_are_refused(presets):
         (presets["file"][0], {"image_size": 96}, "image_size .* .keras file"),
         (presets["folder"][0], {"vocabulary": VOCABULARY}, "vocabulary can only"),
         ("align_nano", {}, "have a vocabulary"),
-        ("align_nano", {"sequence_lenght": 5}, "mean 'sequence_length'"),
+        ("align_nano", {"sequence_lenght": 5}, "mean sequence_length"),
     ):
         with pytest.raises(InputError, match=message):
             ALIGNTokenizer.from_preset(preset, **options)

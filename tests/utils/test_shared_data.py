@@ -1,6 +1,7 @@
 """Locations of data files in a clone of the repository and in an installed package."""
 
-import importlib.resources
+import importlib.machinery
+import importlib.util
 
 import pytest
 
@@ -15,14 +16,16 @@ NAME = "align_small_en"
 def installation(tmp_path, monkeypatch):
     """Simulates an installed package in the returned folder."""
 
-    def files(package):
+    def find_spec(package):
         folder = tmp_path.joinpath(*package.split("."))
         if not folder.is_dir():
-            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
-        return folder
+            return None
+        spec = importlib.machinery.ModuleSpec(package, None, is_package=True)
+        spec.submodule_search_locations = [str(folder)]
+        return spec
 
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
-    monkeypatch.setattr(importlib.resources, "files", files)
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     return tmp_path
 
 

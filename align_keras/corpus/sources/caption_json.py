@@ -33,9 +33,10 @@ from align_keras.corpus.sources.source_files import (
     read_range,
     record_ranges,
 )
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
-from align_keras.utils.remote import absolute_path, is_url, join_url
+from align_keras.utils.remote import absolute_path, join_url
 
 _EVALUATION_SPLITS = ("val", "test")
 

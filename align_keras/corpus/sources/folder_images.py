@@ -26,10 +26,10 @@ from align_keras.corpus.sources.source_files import (
     read_whole,
 )
 from align_keras.corpus.text_tables import decode, text_lines
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
-from align_keras.utils.remote import is_url
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:

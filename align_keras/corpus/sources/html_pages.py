@@ -21,7 +21,8 @@ from align_keras.corpus.sources.pair import (
     SourcePair,
 )
 from align_keras.corpus.sources.source_files import grouped_files, read_whole
-from align_keras.utils.remote import is_url, join_url
+from align_keras.utils.addresses import is_url
+from align_keras.utils.remote import join_url
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:

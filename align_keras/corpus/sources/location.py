@@ -19,9 +19,10 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.parquet_tables import open_parquet
 from align_keras.corpus.sources.warc_records import read_response
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import ImageError
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular, size_of
-from align_keras.utils.remote import cached_version, is_url, read_url
+from align_keras.utils.remote import cached_version, read_url
 from align_keras.utils.remote_requests import SCHEMES
 
 

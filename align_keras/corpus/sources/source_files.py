@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import Part
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
-from align_keras.utils.remote import is_url, list_url, stat_url
+from align_keras.utils.remote import list_url, stat_url
 
 # Limits of a part with small files. Reading such a part takes much longer than starting
 # its task, but a source still has enough parts for all workers.

@@ -5,7 +5,6 @@ digits does not change. A column is compared as numbers if `kind_of` recognizes 
 number in each of its cells.
 """
 
-import decimal
 import math
 import re
 from collections.abc import Iterable
@@ -97,6 +96,9 @@ def _kind_of_cell(value: Any) -> str | None:
     shortest = repr(float(stripped))
     if shortest == value:
         return NUMBER
+    # A search does not need this import.
+    import decimal
+
     is_exact = decimal.Decimal(shortest) == decimal.Decimal(stripped)
     return DECIMAL if is_exact else TEXT
 

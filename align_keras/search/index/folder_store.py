@@ -29,7 +29,7 @@ from align_keras.search.index.image_store import (
     RankedRows,
     ScannedRows,
 )
-from align_keras.search.index.ranking import ranked_blocks, scan_many
+from align_keras.search.index.ranking import contains, ranked_blocks, scan_many
 from align_keras.search.index.vectors_file import VectorsFile
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -309,7 +309,7 @@ class FolderStore(ImageStore):
             sql = f"SELECT group_concat(row) FROM images WHERE row IN ({marks})"
             text = self.database.fetch_value(sql, block)
             parts.append(np.fromstring(text or "", np.int64, sep=","))
-        return np.isin(rows, np.concatenate(parts))
+        return contains(np.concatenate(parts), rows)
 
     # === Writing ===
 

@@ -12,11 +12,11 @@ from typing import Any
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import choose_runtime, locate_model
-from align_keras.presets.hub import HUB_PREFIX, download, is_hub_name
 from align_keras.search.index.database import RebuiltIndexError
 from align_keras.search.index.folder_files import run_index_command
 from align_keras.search.index.folder_store import FolderStore
 from align_keras.search.index.image_store import NO_MODEL, ImageStore, ModelIdentity
+from align_keras.utils.addresses import HUB_PREFIX, is_hub_name
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
@@ -185,6 +185,9 @@ def _open_without_confirmation(reference: dict[str, Any]) -> Embedder | None:
     dimensions = reference.get("dimensions")
     folder = name
     if name.startswith(HUB_PREFIX):
+        # Local models do not need this import.
+        from align_keras.presets.hub import download
+
         folder = download(name, local_files_only=True)
     elif is_hub_name(name) or not (name in SHIPPED_MODELS or os.path.isabs(name)):
         return None

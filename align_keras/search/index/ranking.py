@@ -67,8 +67,21 @@ def ranked_blocks(
     for best, scores in _rank_exactly(
         file, vectors, embedding, rows, k + 64, limit, scanned
     ):
-        is_new = ~np.isin(best, yielded)
+        is_new = ~contains(yielded, best)
         yield best[is_new], scores[is_new]
+
+
+def contains(members: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns a bool array (n,), True for each of the int64 rows that is a member.
+
+    `np.isin` would import `numpy.ma`, which takes a tenth of the time of a search.
+    """
+    if not len(members):
+        return np.zeros(len(rows), bool)
+    ordered = np.sort(members)
+    found = ordered[np.searchsorted(ordered, rows).clip(max=len(ordered) - 1)]
+    is_member: np.ndarray = found == rows
+    return is_member
 
 
 def _rank_exactly(

@@ -12,10 +12,11 @@ from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_pa
 from align_keras.corpus.sources.source_files import is_folder
 from align_keras.corpus.text_tables import TABLE_SUFFIXES, decode, read_table
 from align_keras.search.readers.image_files import SkippedFile, encode_path, find_images
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url, join_url
+from align_keras.utils.remote import join_url
 
 EMBEDDING_INPUTS = ("images", "captions")
 # Columns that the output adds to those of the source.

@@ -21,10 +21,11 @@ from align_keras.search.readers.raw_preview import (
     has_raw_reader,
     no_raw_error,
 )
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import ImageError
 from align_keras.utils.files import MAX_FILE_BYTES, is_special
 from align_keras.utils.pillow_images import IMAGE_SUFFIXES
-from align_keras.utils.remote import is_url, list_url, open_url, stat_url
+from align_keras.utils.remote import list_url, open_url, stat_url
 
 # Image formats that are not decoded. An index reports these files as left out.
 UNSUPPORTED_SUFFIXES = (".jxl", ".psd", ".psb", ".xcf", ".exr", ".hdr", ".tga")

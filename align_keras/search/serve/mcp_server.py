@@ -17,9 +17,9 @@ from align_keras.search.query.hits import Hit
 from align_keras.search.query.query import Query, check_request_texts, check_words
 from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.shared_index import SharedIndex
+from align_keras.utils.addresses import is_url
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import ImageError, InputError, needs
-from align_keras.utils.remote import is_url
 from align_keras.utils.version import package_version
 
 # Maximum number of hits and of labels in a call.

@@ -24,10 +24,10 @@ from align_keras.search.readers.image_files import (
 )
 from align_keras.search.readers.photos import decode_square
 from align_keras.search.update.changes import CLAIMED_ELSEWHERE, FileToEmbed
+from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import ImageError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url
 from align_keras.utils.tasks import check_same, run_tasks
 
 # Number of files that a thread reads and embeds at a time.

@@ -7,9 +7,8 @@ from collections.abc import Container, Iterable
 from align_keras.search.index.image_store import ImageStore
 from align_keras.search.readers.corpus_images import is_record, shard_of
 from align_keras.search.update.source_scan import path_columns
-from align_keras.utils.addresses import without_query
+from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.errors import InputError
-from align_keras.utils.remote import is_url
 
 
 @dataclasses.dataclass

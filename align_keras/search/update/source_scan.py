@@ -25,10 +25,10 @@ from align_keras.search.readers.image_files import (
 )
 from align_keras.search.update.changes import PERMANENT_REASONS, Changes, FileToEmbed
 from align_keras.search.update.file_embedding import map_in_order
-from align_keras.utils.addresses import without_query
+from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
-from align_keras.utils.remote import absolute_path, is_url, stat_url
+from align_keras.utils.remote import absolute_path, stat_url
 
 # Number of concurrent requests to a server for the files of a table.
 _REQUESTS = 16
