@@ -1,6 +1,5 @@
 """Loading, merging, checking and saving of experiment configurations."""
 
-import importlib.resources
 import pathlib
 
 import pydantic
@@ -13,10 +12,10 @@ from align_keras.config import (
     ExperimentConfig,
     experiments,
     find_experiment,
+    load,
     load_config,
     write_config_file,
 )
-from align_keras.utils import shared_data
 from align_keras.utils.errors import InputError
 
 
@@ -316,21 +315,8 @@ def test_experiments_of_the_clone_are_listed():
     assert find_experiment(str(names["align_b7_base"])) == names["align_b7_base"]
 
 
-def test_experiments_of_an_installed_package_are_listed(tmp_path, monkeypatch):
-    folder = tmp_path / "align_keras" / "experiments"
-    folder.mkdir(parents=True)
-    path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
-    # The folder "experiments" of another package in site-packages is ignored.
-    (tmp_path / "experiments").mkdir()
-    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
-    monkeypatch.setattr(importlib.resources, "files", lambda package: folder)
-    assert find_experiment("mine") == path
-    assert load_config("mine").trainer.seed == 3
-
-
-def test_a_missing_experiments_folder_raises_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
-    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path / "no")
+def test_a_missing_experiments_folder_raises_an_error(monkeypatch):
+    monkeypatch.setattr(load, "shared_folder", lambda name: None)
     assert experiments() == {}
     assert "No experiments folder" in refusal("align_b7_base")
 

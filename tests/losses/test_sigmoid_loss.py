@@ -118,7 +118,7 @@ def test_a_configuration_selects_the_sigmoid_loss():
     override += ",task.loss.sigmoid.tile_size=512"
     loss = build_loss(load_config(params_override=override).task.loss, 16)
     assert loss.tile_size == 512
-    with pytest.raises(InputError, match="mean 'bias'"):
+    with pytest.raises(InputError, match="mean bias"):
         SigmoidLoss(bais=-4)
     with pytest.raises(InputError, match="tile_size"):
         SigmoidLoss(tile_size=0)

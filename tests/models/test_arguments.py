@@ -93,7 +93,7 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
             lambda folder: ALIGN.from_preset("align_nano", droput=0.0),
             "dropout",
         ),
-        (lambda folder: ALIGN.from_preset(folder, droput=0.0), "mean 'dropout'"),
+        (lambda folder: ALIGN.from_preset(folder, droput=0.0), "mean dropout"),
         (
             lambda folder: ALIGN.from_preset("align_nano", num_layers=2),
             "num_layers",
