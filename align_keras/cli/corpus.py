@@ -240,7 +240,7 @@ def _read_results(arguments: argparse.Namespace) -> "DownloadResults | None":
     """Reads the results of downloads, and reports shards without complete results."""
     if not arguments.downloaded:
         return None
-    from align_keras.corpus.sources import read_download_results
+    from align_keras.corpus.sources.download_results import read_download_results
 
     results = read_download_results(arguments.downloaded)
     for shard in results.incomplete:
@@ -255,7 +255,8 @@ def _write_addresses(
     results: "DownloadResults | None",
 ) -> None:
     """Writes the list of remote images, or of the images that are still missing."""
-    from align_keras.corpus.sources import missing_pairs, write_url_list
+    from align_keras.corpus.sources.download_results import missing_pairs
+    from align_keras.corpus.sources.url_list import write_url_list
 
     pairs = corpus.remote_pairs()
     missing: collections.Counter[str] = collections.Counter()

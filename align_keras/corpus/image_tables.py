@@ -28,7 +28,7 @@ from align_keras.corpus.parquet_tables import (
     read_rows,
     table_writer,
 )
-from align_keras.corpus.sources import is_remote, read_location
+from align_keras.corpus.sources.location import is_remote, read_location
 from align_keras.utils.errors import ImageError, InputError
 from align_keras.utils.files import MAX_PIXELS
 from align_keras.utils.pillow_images import decode_rgb

@@ -11,7 +11,7 @@ from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.filters.texts import unigrams
 from align_keras.corpus.image_tables import kept_images, kept_texts
 from align_keras.corpus.parquet_tables import read_rows
-from align_keras.corpus.sources import is_remote, read_location
+from align_keras.corpus.sources.location import is_remote, read_location
 from align_keras.reports.page_template import write_page
 from align_keras.utils.errors import ImageError
 from align_keras.utils.pillow_images import decode_rgb

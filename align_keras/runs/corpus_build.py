@@ -16,14 +16,12 @@ from align_keras.corpus.shard_folder import (
     has_all_shards,
     place_shards,
 )
-from align_keras.corpus.sources import (
-    SourcePair,
-    is_remote,
-    open_source,
-    read_part,
-)
+from align_keras.corpus.sources.location import is_remote
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.corpus.sources.source import (
     SHARD_KINDS,
+    open_source,
+    read_part,
 )
 from align_keras.corpus.sources.uid_subset import write_uid_subset
 from align_keras.embedders.locations import keras_or_auto

@@ -35,10 +35,6 @@ class progress_bar:
         self._unit = unit
         self.total = total
         self.done = done
-        # The import is local, because it would slow down commands without a bar.
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
         self._bar: Any = None
         # Seconds of `time.monotonic` at the first call of `advance` and at the last
         # printed line.
@@ -47,8 +43,8 @@ class progress_bar:
         self._done_at_start = done
 
     def __enter__(self) -> "progress_bar":
-        if self._console.is_terminal:
-            self._bar = _rich_progress(self._console)
+        if sys.stderr.isatty():
+            self._bar = _rich_progress()
             self._task = self._bar.add_task(
                 self._title,
                 total=self.total,
@@ -89,8 +85,10 @@ class progress_bar:
             self._bar.stop()
 
 
-def _rich_progress(console: Any) -> Any:
+def _rich_progress() -> Any:
+    # The import is local, because it would slow down commands without a bar.
     from rich import progress
+    from rich.console import Console
     from rich.text import Text
 
     class Rate(progress.ProgressColumn):
@@ -109,5 +107,5 @@ def _rich_progress(console: Any) -> Any:
         "left",
         progress.TimeRemainingColumn(),
         "{task.fields[note]}",
-        console=console,
+        console=Console(stderr=True),
     )

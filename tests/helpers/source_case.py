@@ -12,8 +12,8 @@ import fsspec
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_location, read_part
-from align_keras.corpus.sources.source import evaluation_source
+from align_keras.corpus.sources.location import read_location
+from align_keras.corpus.sources.source import evaluation_source, open_source, read_part
 from align_keras.utils import remote
 from align_keras.utils.errors import ImageError
 from tests.helpers.mutated import check_folder

@@ -3,7 +3,7 @@
 import pathlib
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part
+from align_keras.corpus.sources.source import open_source, read_part
 
 IMG2DATASET = pathlib.Path(__file__).parents[1] / "corpus/sources/img2dataset"
 

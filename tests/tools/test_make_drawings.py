@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part
+from align_keras.corpus.sources.source import open_source, read_part
 from align_keras.datasets.prepared_pairs import is_prepared
 from tools import make_drawings
 from tools.drawings.drawing import Drawing

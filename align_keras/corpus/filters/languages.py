@@ -1,7 +1,6 @@
 """Detection of the languages of captions."""
 
 import functools
-import importlib.metadata
 from collections.abc import Callable, Sequence
 
 from align_keras.utils.errors import needs
@@ -49,6 +48,8 @@ def detector_version() -> str:
 
     Cache keys contain it, because detected languages may differ between versions.
     """
+    import importlib.metadata
+
     _detector()
     return f"py3langid {importlib.metadata.version('py3langid')}"
 

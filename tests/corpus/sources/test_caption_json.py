@@ -7,8 +7,7 @@ import pathlib
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part
-from align_keras.corpus.sources.source import evaluation_source
+from align_keras.corpus.sources.source import evaluation_source, open_source, read_part
 from align_keras.corpus.sources.source_files import one_file
 from align_keras.utils.errors import InputError
 from tests.helpers.source_case import STRANGE_NAME, SourceCase

@@ -4,12 +4,12 @@ import collections
 
 import pytest
 
-from align_keras.corpus.sources import (
-    SourcePair,
+from align_keras.corpus.sources.download_results import (
+    download_failure,
     missing_pairs,
     read_download_results,
 )
-from align_keras.corpus.sources.download_results import download_failure
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.utils.errors import InputError
 from tests.helpers.source_reading import IMG2DATASET
 

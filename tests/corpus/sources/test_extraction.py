@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from align_keras.config import load_corpus_config
-from align_keras.corpus.sources import open_source
 from align_keras.corpus.sources.extraction import (
     OTHER_RULE,
     PADDED,
     extract_part,
     merged_counts,
 )
+from align_keras.corpus.sources.source import open_source
 from align_keras.runs.corpus_build import build_corpus
 from align_keras.utils.errors import InputError
 from tests.helpers.source_reading import IMG2DATASET

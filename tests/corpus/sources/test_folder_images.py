@@ -4,7 +4,8 @@ import os
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.corpus.sources.location import read_location
+from align_keras.corpus.sources.source import open_source, read_part
 from tests.helpers.source_case import STRANGE_NAME, SourceCase
 from tests.helpers.source_reading import read_source
 

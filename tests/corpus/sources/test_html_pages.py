@@ -8,8 +8,7 @@ import fsspec
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part
-from align_keras.corpus.sources.source import evaluation_source
+from align_keras.corpus.sources.source import evaluation_source, open_source, read_part
 from tests.helpers.source_case import STRANGE_NAME, SourceCase
 from tests.helpers.source_reading import read_source
 

@@ -5,12 +5,9 @@ import io
 import pytest
 from PIL import Image
 
-from align_keras.corpus.sources import (
-    open_source,
-    parquet_files,
-    read_location,
-    read_part,
-)
+from align_keras.corpus.sources import parquet_files
+from align_keras.corpus.sources.location import read_location
+from align_keras.corpus.sources.source import open_source, read_part
 from align_keras.utils.errors import ImageError
 from tests.helpers.source_case import SourceCase
 from tests.helpers.source_reading import IMG2DATASET, read_source

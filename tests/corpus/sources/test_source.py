@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_location, read_part
-from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.source import evaluation_source
+from align_keras.corpus.sources.location import member_location, read_location
+from align_keras.corpus.sources.source import evaluation_source, open_source, read_part
 from align_keras.utils.errors import ImageError, InputError
 from tests.helpers.source_case import write_members
 from tests.helpers.source_reading import IMG2DATASET, read_source

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import open_source, read_part, table_files
+from align_keras.corpus.sources import table_files
+from align_keras.corpus.sources.source import open_source, read_part
 from align_keras.corpus.sources.source_files import record_ranges
 from align_keras.utils.errors import InputError
 from tests.helpers.source_case import STRANGE_NAME, SourceCase

@@ -10,12 +10,9 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources import (
-    open_source,
-    read_location,
-    read_part,
-    tfds_builders,
-)
+from align_keras.corpus.sources import tfds_builders
+from align_keras.corpus.sources.location import read_location
+from align_keras.corpus.sources.source import open_source, read_part
 from align_keras.utils.errors import InputError
 from tests.helpers.source_case import SourceCase
 from tests.helpers.source_reading import read_source

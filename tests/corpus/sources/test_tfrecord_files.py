@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from align_keras.corpus.sources import read_location, tfrecord_files
+from align_keras.corpus.sources import tfrecord_files
+from align_keras.corpus.sources.location import read_location
 from align_keras.corpus.sources.tfrecord_files import (
     feature_integers,
     feature_values,

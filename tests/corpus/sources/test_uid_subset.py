@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from align_keras.corpus.sources import open_source
+from align_keras.corpus.sources.source import open_source
 from align_keras.corpus.sources.uid_subset import (
     UID_TYPE,
     UidSubset,

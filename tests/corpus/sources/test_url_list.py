@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from align_keras.corpus.sources import SourcePair, write_url_list
+from align_keras.corpus.sources.pair import SourcePair
+from align_keras.corpus.sources.url_list import write_url_list
 from align_keras.utils.errors import InputError
 
 pyarrow = pytest.importorskip("pyarrow")

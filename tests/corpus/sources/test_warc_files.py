@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from align_keras.corpus.sources import read_location
+from align_keras.corpus.sources.location import read_location
 from tests.helpers.source_case import SourceCase
 from tests.helpers.source_reading import read_source
 

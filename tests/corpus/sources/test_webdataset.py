@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 from PIL import Image
 
-from align_keras.corpus.sources import read_location
+from align_keras.corpus.sources.location import read_location
 from align_keras.utils.errors import ImageError
 from tests.helpers.source_case import STRANGE_NAME, SourceCase, write_members
 from tests.helpers.source_reading import IMG2DATASET, read_source
