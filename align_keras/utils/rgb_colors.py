@@ -25,10 +25,14 @@ def to_rgb(image: Any) -> tuple[Any, str | None]:
     if mode == "I" or mode.startswith("I;"):
         return _scale_to_eight_bits(image), "16-bit"
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        is_transparent = rgba.getextrema()[3][0] < 255
-        white = Image.new("RGB", rgba.size, WHITE)
-        white.paste(rgba, mask=rgba.getchannel("A"))
+        rgba = image if mode == "RGBA" else image.convert("RGBA")
+        lowest_alpha, _ = rgba.getchannel("A").getextrema()
+        is_transparent = lowest_alpha < 255
+        if is_transparent:
+            white = Image.new("RGB", rgba.size, WHITE)
+            white.paste(rgba, mask=rgba)
+        else:
+            white = rgba.convert("RGB")
         if mode in ("P", "PA"):
             return white, "palette with transparency" if is_transparent else "palette"
         if is_transparent:
