@@ -190,10 +190,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--version", action="version", version=version, help="show the version"
     )
     prints_completion = any(word.startswith("--print-completion") for word in argv[:1])
-    completion_help = (
-        "print a completion script for bash, zsh or fish, to be used as in "
-        'eval "$(align-keras --print-completion bash)"'
-    )
+    completion_help = "print a completion script for bash, zsh or fish"
     if prints_completion:
         import shtab
 
