@@ -74,6 +74,8 @@ def words(line):
 def test_commands_in_blocks_are_parsed():
     assert len(ALIGN_LINES) > 50
     for line in ALIGN_LINES:
+        if "--print-completion" in line:
+            continue
         if words(line)[-1] == "--help":
             assert "usage: align-keras" in help_of(*words(line)[1:-1])
         else:
