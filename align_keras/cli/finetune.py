@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the fine-tuned model, its search index and the report "
         "(default: saved_models/finetuned_NAME for pairs in NAME.csv)",
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="M",
+        help="larger model from which the model also learns: any model of "
+        "align-keras search. The folder also gets 8-bit files",
+    )
     add_table_options(parser)
     parser.add_argument(
         "--old-task",
@@ -67,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         arguments.pairs,
         arguments.out,
+        teacher=arguments.teacher,
         image_column=arguments.image_column,
         caption_column=arguments.caption_column,
         encoding=arguments.encoding,

@@ -365,8 +365,7 @@ def _check_finetune(config: ExperimentConfig, report: Report) -> None:
     if config.runtime.distribution_strategy not in ("default", "one_device"):
         rule = "default or one_device, because fine-tuning uses one device"
         report.refuse("runtime.distribution_strategy", rule, "Change it.")
-    for key in (_MICRO_BATCH_SIZE, "task.distillation.teacher"):
-        report.refuse_both(key, "finetune.model")
+    report.refuse_both(_MICRO_BATCH_SIZE, "finetune.model")
     if not {0.0, 1.0} <= set(config.finetune.factors):
         remedy = "Add 0 for the weights of the model, and 1 for the fine-tuned ones."
         report.refuse("finetune.factors", "a list with 0 and 1", remedy)

@@ -33,12 +33,12 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
     _check_corpora(config)
     _check_selection(config)
     if not has_checkpoint:
-        _check_teacher(config)
+        check_teachers(config)
         _check_pairs(config)
 
 
-def _check_teacher(config: ExperimentConfig) -> None:
-    """Raises if a teacher with a configured name doesn't exist."""
+def check_teachers(config: ExperimentConfig) -> None:
+    """Raises InputError if a teacher with a configured name doesn't exist."""
     for teacher in config.task.distillation.teacher or ():
         try:
             locate_model(teacher.model)

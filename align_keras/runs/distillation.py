@@ -15,7 +15,6 @@ from align_keras.data.teacher_embeddings import TeacherEmbeddings
 from align_keras.embedders import Embedder, load_model
 from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
-from align_keras.presets.sizes import with_preset
 from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -111,11 +110,12 @@ def teacher_embeddings(
     )
 
 
-def open_teachers(task: TaskConfig) -> list[Embedder]:
+def open_teachers(task: TaskConfig, width: int) -> list[Embedder]:
     """Opens the teachers of an experiment.
 
     Args:
         task: `TaskConfig`.
+        width: width of the embeddings of the student.
 
     Returns:
         list of `Embedder`. It is empty if the experiment has no teacher.
@@ -128,16 +128,30 @@ def open_teachers(task: TaskConfig) -> list[Embedder]:
     teachers = [load_model(item.model) for item in distillation.teacher or ()]
     if not teachers or not distillation.embedding_weight:
         return teachers
-    width = with_preset(task.model).projection_dim
     (teacher,) = teachers
     if width != teacher.dimension:
         raise InputError(
-            "task.model.projection_dim must equal the width of the teacher's "
-            f"embeddings, {teacher.dimension}, if task.distillation.embedding_weight "
-            f"is above 0. Received: projection_dim={width}. Change projection_dim, or "
-            "set task.distillation.embedding_weight=0."
+            "The embeddings of the model must have the width of the teacher's, "
+            f"{teacher.dimension}, if task.distillation.embedding_weight is above 0. "
+            f"Received: {width}. Change task.model.projection_dim, or set "
+            "task.distillation.embedding_weight=0."
         )
     return teachers
+
+
+def teacher_weights(task: TaskConfig) -> list[float]:
+    """Returns the configured weight of each teacher."""
+    return [item.weight for item in task.distillation.teacher or ()]
+
+
+def teachers_fingerprint(teachers: Sequence[Embedder]) -> str:
+    """Returns the fingerprints of all teachers, separated by spaces."""
+    return " ".join(teacher.fingerprint for teacher in teachers)
+
+
+def largest_image_size(teachers: Sequence[Embedder]) -> int:
+    """Returns the largest side of the teachers' inputs in pixels, or 0."""
+    return max((teacher.image_size for teacher in teachers), default=0)
 
 
 def embed_training_pairs(

@@ -16,6 +16,7 @@ from align_keras.corpus.pair_files import folder_images
 from align_keras.embedders import Embedder, load_model
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
 KS = (1, 10)
@@ -114,6 +115,19 @@ def write_litert(
     return image
 
 
+def write_int8(align: Any, folder: pathlib.Path, images: Sequence[bytes]) -> None:
+    """Writes or replaces a folder of 8-bit LiteRT files.
+
+    Args:
+        align: `ALIGN`.
+        folder: path of the folder.
+        images: encoded images, some of which calibrate the image encoder.
+    """
+    pixels = _read_all_pixels(_evenly_spaced(images), align.image_size)
+    with atomic_folder(folder) as temporary:
+        write_litert(align, temporary, "int8", pixels)
+
+
 def _towers_to_compare(
     align: Any, quantize: str, content: bytes, pixels: Sequence[np.ndarray]
 ) -> dict[str, bytes]:
@@ -167,8 +181,12 @@ def calibration_images(name: str, **columns: Any) -> list:
         images = retrieval_pairs(name, **columns).images
     else:
         images = _training_images(name, columns)
+    return _evenly_spaced(images)
+
+
+def _evenly_spaced(images: Sequence[Any]) -> list:
     step = max(1, len(images) // _CALIBRATION_IMAGES)
-    return images[::step][:_CALIBRATION_IMAGES]
+    return list(images[::step][:_CALIBRATION_IMAGES])
 
 
 def _training_images(name: str, columns: dict[str, Any]) -> list:

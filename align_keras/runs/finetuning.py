@@ -16,6 +16,7 @@ from align_keras.embedders.locations import (
     DEFAULT_MODEL,
     locate_model,
 )
+from align_keras.runs.config_checks import check_teachers
 from align_keras.runs.session import run_session
 from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError, check_tensorflow
@@ -33,6 +34,7 @@ def finetune(
     pairs: str | os.PathLike | None = None,
     out: str | os.PathLike | None = None,
     *,
+    teacher: str | os.PathLike | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
     encoding: str | None = None,
@@ -59,6 +61,9 @@ def finetune(
             `align_keras.datasets.open_corpus`.
         out: folder of the run. The default is `saved_models/finetuned_NAME` for pairs
             in NAME.csv.
+        teacher: larger model from which the model also learns, as in
+            `align_keras.load_model`. The model learns the similarities of the teacher
+            (`task.distillation`). None learns from the captions alone.
         image_column: name of the column of images, or None to recognize it.
         caption_column: name of the column of captions, or None to recognize it.
         encoding: encoding of the table, or None for UTF-8.
@@ -105,6 +110,10 @@ def finetune(
         "finetune.model": name,
         "finetune.old_task": None if old_task is None else str(old_task),
     }
+    if teacher is not None:
+        # The spaces of two trained models differ, also if their widths are equal.
+        overrides["task.distillation.teacher"] = os.fspath(teacher)
+        overrides["task.distillation.embedding_weight"] = 0.0
     options = {
         "image_column": image_column,
         "caption_column": caption_column,
@@ -132,6 +141,7 @@ def finetune_experiment(
         model_dir: folder of the run.
     """
     check_tensorflow("Fine-tuning")
+    check_teachers(config)
     config = without_queries(config)
     location = locate_model(str(config.finetune.model))
     directory = pathlib.Path(model_dir)
@@ -156,4 +166,6 @@ def finetune_command(config: ExperimentConfig, directory: pathlib.Path) -> str:
         f"--pairs {shlex.quote(str(config.task.train_data.pairs))}",
         f"--out {shlex.quote(str(directory))}",
     ]
+    for teacher in config.task.distillation.teacher or ():
+        words.append(f"--teacher {shlex.quote(teacher.model)}")
     return " ".join(words)

@@ -5,15 +5,28 @@ import pathlib
 from collections.abc import Sequence
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from align_keras.config import ExperimentConfig
-from align_keras.data import RetrievalSet, read_retrieval_set
+from align_keras.data import RetrievalSet, TeacherEmbeddings, read_retrieval_set
 from align_keras.data.stored_pairs import split_size
 from align_keras.embedders.locations import ModelLocation
-from align_keras.evaluation import mean_recall
+from align_keras.evaluation import flatten_captions, mean_recall
 from align_keras.evaluation.pair_recall import evaluate_pairs, rank_pairs
+from align_keras.images.image_hash import image_hash
+from align_keras.losses import PairLoss
+from align_keras.losses.distillation_loss import TEACHER_INPUTS
 from align_keras.models import ALIGN
 from align_keras.runs.card_facts import save_data_notes
+from align_keras.runs.distillation import (
+    embed_training_pairs,
+    largest_image_size,
+    open_teachers,
+    teacher_weights,
+    teachers_fingerprint,
+)
+from align_keras.runs.export_litert import write_int8
 from align_keras.runs.finetuning_results import (
     choose_factor,
     interpolation_curve,
@@ -22,7 +35,8 @@ from align_keras.runs.finetuning_results import (
     write_finetune_results,
 )
 from align_keras.runs.finished_run import Run
-from align_keras.runs.model_from_config import build_loss
+from align_keras.runs.model_export import check_format_packages
+from align_keras.runs.model_from_config import build_loss, with_distillation
 from align_keras.runs.resume_checks import check_inputs, pairs_inputs
 from align_keras.runs.run_corpora import RunCorpora, open_corpora
 from align_keras.runs.training_batches import TrainingBatches
@@ -35,13 +49,15 @@ from align_keras.training.projection_stage import (
     train_projections,
 )
 from align_keras.training.strategies import save_by_chief
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.files import atomic_folder, atomic_write
 from align_keras.utils.progress import say
 
 # Folder of the base in the folder of a run that fine-tunes a model in memory.
 BASE_FOLDER = "base"
 STAGES_FOLDER = "stages"
+# Folder of the 8-bit files of a model that a teacher trained.
+INT8_FOLDER = "litert"
 PROJECTION_STAGE = "1_projections"
 # The fewest steps of an epoch. Smaller data sets have smaller batches.
 _MIN_STEPS_PER_EPOCH = 4
@@ -63,18 +79,29 @@ def finetune_model(
     initial_weights = read_weights(model)
 
     # The splits share neither an image nor a caption.
-    corpora = open_corpora(config.task, model.image_size)
+    teachers = open_teachers(config.task, model.image_encoder.output_shape[-1])
+    corpora = open_corpora(config.task, model.image_size, largest_image_size(teachers))
     save_data_notes(directory, corpora.notes)
     train, validation, test = _read_splits(corpora)
-    base_model = {"base_model": _fingerprint(model)}
-    check_inputs(directory, pairs_inputs(corpora.train, "train") | base_model)
+    inputs = pairs_inputs(corpora.train, "train")
+    inputs["base_model"] = _fingerprint(model)
+    if teachers:
+        inputs["teacher"] = teachers_fingerprint(teachers)
+    check_inputs(directory, inputs)
     old_task = read_old_task(config.finetune.old_task, [train, validation, test])
 
     say("measuring the model before the training")
     before = measure_recall(model, test)
     old_before = None if old_task is None else measure_recall(model, old_task.test)
 
-    stages = _train_stages(model, config, directory, corpora, train, validation)
+    embeddings = None
+    if teachers:
+        embeddings = embed_training_pairs(
+            teachers, corpora.train, "train", teacher_weights(config.task)
+        )
+    stages = _train_stages(
+        model, config, directory, corpora, train, validation, embeddings
+    )
     tuned_weights = read_weights(model)
 
     # The validation pairs choose the factor.
@@ -111,7 +138,20 @@ def finetune_model(
         notes=corpora.notes,
         command=command,
     )
+    if teachers:
+        _write_int8(tuned, directory / INT8_FOLDER, train.images)
     return run
+
+
+def _write_int8(model: ALIGN, folder: pathlib.Path, images: Sequence[bytes]) -> None:
+    """Writes 8-bit files of a student if the packages are installed."""
+    try:
+        check_format_packages("litert", {"quantize": "int8"})
+    except MissingExtraError as error:
+        say(f"8-bit files of the model aren't written. {error}")
+        return
+    say(f"writing 8-bit files to {folder}")
+    write_int8(model, folder, images)
 
 
 def save_base(model: ALIGN, directory: pathlib.Path) -> str:
@@ -164,6 +204,7 @@ def _train_stages(
     corpora: RunCorpora,
     train: RetrievalSet,
     validation: RetrievalSet,
+    teacher: TeacherEmbeddings | None,
 ) -> list[str]:
     """Trains all stages, and returns their names.
 
@@ -174,15 +215,20 @@ def _train_stages(
         metrics = evaluate_pairs(model, validation)
         return {**metrics, "mean_recall": mean_recall(metrics)}
 
-    loss = build_loss(config.task.loss, model.image_encoder.output_shape[-1])
+    loss = with_distillation(
+        build_loss(config.task.loss, model.image_encoder.output_shape[-1]),
+        config.task.distillation,
+    )
     config_of_batches = _with_smaller_batches(config, len(train))
     batch_size = config_of_batches.task.train_data.global_batch_size
-    batches = TrainingBatches(config_of_batches, corpora.train, model)
+    batches = TrainingBatches(config_of_batches, corpora.train, model, teacher)
     folder = directory / STAGES_FOLDER
     stages = finetune_stages(config, len(train))
     if config.finetune.projection_epochs and not _has_checkpoint(folder, stages[:1]):
         say("stage 1: training the projections")
-        _train_projections(model, config, train, validation, folder, batch_size)
+        _train_projections(
+            model, config, train, validation, loss, teacher, folder, batch_size
+        )
     for number, stage in enumerate(stages, start=2):
         say(f"stage {number}: training {stage.description}")
         doctor = TrainingDoctor(len(train), folder / stage.name / FINDINGS_FILE)
@@ -252,6 +298,8 @@ def _train_projections(
     config: ExperimentConfig,
     train: RetrievalSet,
     validation: RetrievalSet,
+    loss: PairLoss,
+    teacher: TeacherEmbeddings | None,
     folder: pathlib.Path,
     batch_size: int,
 ) -> None:
@@ -277,11 +325,12 @@ def _train_projections(
     recalls = train_projections(
         model,
         train_features,
-        build_loss(config.task.loss, model.image_encoder.output_shape[-1]),
+        loss,
         config.finetune,
         evaluate=evaluate,
         batch_size=batch_size,
         seed=config.trainer.seed,
+        teacher_rows=() if teacher is None else _rows_of(teacher, train),
     )
     path = folder / PROJECTION_STAGE / "metrics.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -291,3 +340,10 @@ def _train_projections(
             line = {"step": epoch * steps, "mean_recall": recall}
             file.write(json.dumps(line) + "\n")
     say(f"  mean recall of the validation pairs: {max(recalls):.1%}")
+
+
+def _rows_of(teacher: TeacherEmbeddings, pairs: RetrievalSet) -> list[np.ndarray]:
+    """Returns the teacher's embeddings of the images and of all their captions."""
+    captions, _ = flatten_captions(pairs.captions)
+    rows = teacher.lookup(image_hash(tf.constant(pairs.images)), tf.constant(captions))
+    return [rows[name].numpy() for name in TEACHER_INPUTS]

@@ -15,7 +15,13 @@ from align_keras.embedders import Embedder
 from align_keras.models.warm_start import check_weights_installed
 from align_keras.presets.sizes import with_preset
 from align_keras.runs.card_facts import save_data_notes
-from align_keras.runs.distillation import embed_training_pairs, open_teachers
+from align_keras.runs.distillation import (
+    embed_training_pairs,
+    largest_image_size,
+    open_teachers,
+    teacher_weights,
+    teachers_fingerprint,
+)
 from align_keras.runs.finished_run import Run
 from align_keras.runs.model_from_config import (
     build_model,
@@ -65,7 +71,7 @@ def train_run(
             prepared.teachers,
             corpora.train,
             task.train_data.tfds_split,
-            [item.weight for item in task.distillation.teacher or ()],
+            teacher_weights(task),
         )
     batches = TrainingBatches(config, corpora.train, model, embeddings)
     with _callbacks(run, corpora) as callbacks:
@@ -135,7 +141,7 @@ def _prepare(
 
     # The first run on a corpus builds it, which may take an hour. The images are large
     # enough for the teachers too.
-    teachers = open_teachers(task)
+    teachers = open_teachers(task, with_preset(task.model).projection_dim)
     corpora = _open_corpora(config, teachers)
     if not is_read_only:
         save_data_notes(directory, corpora.notes)
@@ -144,7 +150,7 @@ def _prepare(
     split = task.train_data.tfds_split
     inputs = pairs_inputs(corpora.train, split)
     if teachers:
-        inputs["teacher"] = " ".join(teacher.fingerprint for teacher in teachers)
+        inputs["teacher"] = teachers_fingerprint(teachers)
     check_inputs(directory, inputs, is_read_only)
     check_batch_size(task.train_data.global_batch_size, corpora.train, split)
     vocabulary = prepare_vocabulary(config, corpora.train, directory)
@@ -174,7 +180,7 @@ def _open_corpora(
     return open_corpora(
         task,
         with_preset(task.model).image_encoder.image_size,
-        max((teacher.image_size for teacher in teachers), default=0),
+        largest_image_size(teachers),
     )
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from align_keras.config.experiment_config import FinetuneConfig
 from align_keras.losses import PairLoss
+from align_keras.losses.distillation_loss import TEACHER_INPUTS
 from align_keras.models import ALIGN
 from align_keras.models.embedding import embed_images, embed_texts
 from align_keras.optimizers import AdamW
@@ -141,6 +142,7 @@ def train_projections(
     evaluate: Callable[[], float],
     batch_size: int,
     seed: int = 0,
+    teacher_rows: Sequence[np.ndarray] = (),
 ) -> list[float]:
     """Trains the projections and the temperature, and keeps the best weights.
 
@@ -156,6 +158,8 @@ def train_projections(
             validation recall.
         batch_size: at most the number of images.
         seed: seed of the order and of the captions.
+        teacher_rows: embeddings of the teacher for `DistillationLoss`, float32
+            (images, t) and (captions, t), or nothing without a teacher.
 
     Returns:
         list of float, the values of `evaluate` before the training and after each
@@ -176,13 +180,10 @@ def train_projections(
     optimizer.build(variables)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def step(images: Any, texts: Any, token_ids: Any, image_ids: Any) -> tf.Tensor:
+    def step(images: Any, texts: Any, inputs: dict[str, Any]) -> tf.Tensor:
         with tf.GradientTape() as tape:
             losses = loss.batch_losses(
-                project_image(images),
-                project_text(texts),
-                model.temperature,
-                {"token_ids": token_ids, "image_ids": image_ids},
+                project_image(images), project_text(texts), model.temperature, inputs
             )
             total = loss.total(*losses)
         optimizer.apply(tape.gradient(total, variables), variables)
@@ -198,12 +199,20 @@ def train_projections(
         order = random.permutation(image_count)
         captions = first_caption + random.integers(0, caption_counts)
         for start in range(0, steps_per_epoch * batch_size, batch_size):
-            rows = order[start : start + batch_size]
+            images = order[start : start + batch_size]
+            texts = captions[images]
+            inputs = {
+                "token_ids": tf.constant(features.token_ids[texts]),
+                "image_ids": tf.constant(features.image_ids[images]),
+            }
+            for name, embeddings, rows in zip(
+                TEACHER_INPUTS, teacher_rows, (images, texts), strict=False
+            ):
+                inputs[name] = tf.constant(embeddings[rows])
             step(
-                tf.constant(features.images[rows]),
-                tf.constant(features.texts[captions[rows]]),
-                tf.constant(features.token_ids[captions[rows]]),
-                tf.constant(features.image_ids[rows]),
+                tf.constant(features.images[images]),
+                tf.constant(features.texts[texts]),
+                inputs,
             )
         values.append(evaluate())
         if values[-1] > max(values[:-1]):

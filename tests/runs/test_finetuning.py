@@ -119,6 +119,38 @@ def test_a_fine_tuning_writes_a_folder_that_opens_everywhere(inputs, capsys):
         assert text in page
 
 
+@pytest.mark.ci
+def test_a_teacher_trains_a_model_with_8_bit_files(inputs, monkeypatch, capsys):
+    pytest.importorskip("litert_quantizer")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(inputs / "cache"))
+    command = [*words(inputs, "taught"), "--teacher=align_small_en"]
+    assert main(command) == 0
+    folder = inputs / "taught"
+    stage = (folder / "stages" / "2_last_blocks" / "metrics.jsonl").read_text()
+    losses = [json.loads(line).get("loss_similarity") for line in stage.splitlines()]
+    assert any(loss and loss > 0 for loss in losses)
+    student = align_keras.load_model(folder / "litert", "litert")
+    rows = student.encode_texts(CAPTIONS)
+    expected = embeddings(folder)[len(IMAGES) :]
+    assert (rows * expected).sum(axis=1).min() > 0.9
+
+    path = folder / "inputs.json"
+    teacher = align_keras.load_model("align_small_en").fingerprint
+    assert json.loads(path.read_text())["teacher"] == teacher
+    path.write_text(path.read_text().replace(teacher, "0" * 16))
+    assert main(command) == 1
+    assert "distillation.teacher" in capsys.readouterr().err
+
+
+def test_a_missing_teacher_is_refused(inputs, capsys):
+    command = [*words(inputs, "missing"), "--teacher=no_teacher"]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "task.distillation.teacher" in error and "no_teacher" in error
+    assert error.count("\n") == 1
+    assert not (inputs / "missing").exists()
+
+
 @pytest.mark.release
 def test_a_checkpoint_of_hugging_face_is_fine_tuned(inputs, hub_stub):
     """The repository has the files of kakaobrain/align-base, with a tiny model."""
@@ -219,11 +251,16 @@ def test_the_factor_is_the_best_one_that_forgets_little():
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("seed", range(3))
-def test_a_killed_fine_tuning_ends_with_the_same_weights(inputs, seed):
+@pytest.mark.parametrize(
+    ("seed", "options"), [(0, []), (1, []), (2, ["--teacher=align_small_en"])]
+)
+def test_a_killed_fine_tuning_ends_with_the_same_weights(inputs, seed, options):
+    whole = f"whole_{len(options)}"
+
     def run(out, seconds=None):
+        command = [*words(inputs, out), *options]
         process = subprocess.Popen(
-            [sys.executable, "-m", "align_keras.cli.main", *words(inputs, out)],
+            [sys.executable, "-m", "align_keras.cli.main", *command],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -234,19 +271,17 @@ def test_a_killed_fine_tuning_ends_with_the_same_weights(inputs, seed):
         return process.wait(timeout=900)
 
     start = time.monotonic()
-    if not (inputs / "whole" / "report.html").exists():
-        assert run("whole") == 0
+    if not (inputs / whole / "report.html").exists():
+        assert run(whole) == 0
     seconds = time.monotonic() - start
     numbers = random.Random(seed)
     out = f"killed_{seed}"
     for _ in range(4):
         run(out, numbers.uniform(0.1, 1.0) * max(seconds, 20.0))
     assert run(out) == 0
-    np.testing.assert_array_equal(
-        embeddings(inputs / out), embeddings(inputs / "whole")
-    )
+    np.testing.assert_array_equal(embeddings(inputs / out), embeddings(inputs / whole))
     first, second = (
         json.loads((inputs / name / "finetune.json").read_text())
-        for name in (out, "whole")
+        for name in (out, whole)
     )
     assert first == second

@@ -1,12 +1,13 @@
 """Parts of a fine-tuning: features, projections, learning rates and early stopping."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from align_keras.config.experiment_config import FinetuneConfig
-from align_keras.losses import ContrastiveLoss
+from align_keras.losses import ContrastiveLoss, DistillationLoss
 from align_keras.models import ALIGN
 from align_keras.training.finetune_stage import depth_multipliers, epochs_since_best
 from align_keras.training.interpolation import read_weights
@@ -55,11 +56,17 @@ def test_projected_features_are_the_embeddings(align, pairs, features):
     np.testing.assert_array_equal(features.image_rows, np.repeat(range(12), counts))
 
 
-def train(align, features, evaluate, **options):
+def train(align, features, evaluate, loss=LOSS, teacher_rows=(), **options):
     values = {"projection_epochs": 3, "projection_rate": 0.01, "patience": 9}
     settings = FinetuneConfig(**values | options)
     return train_projections(
-        align, features, LOSS, settings, evaluate=evaluate, batch_size=6
+        align,
+        features,
+        loss,
+        settings,
+        evaluate=evaluate,
+        batch_size=6,
+        teacher_rows=teacher_rows,
     )
 
 
@@ -102,6 +109,37 @@ def test_projections_stop_early_and_repeat_exactly(align, features):
         results.append(projection_weights(align))
     for path, value in results[0].items():
         np.testing.assert_array_equal(value, results[1][path])
+
+
+def test_projections_learn_the_similarities_of_a_teacher(align, features):
+    random = np.random.default_rng(0)
+    # The images of the small encoder have almost equal features.
+    features = dataclasses.replace(
+        features,
+        images=random.normal(size=features.images.shape).astype("float32"),
+        texts=random.normal(size=features.texts.shape).astype("float32"),
+    )
+    teacher = []
+    for rows in (features.images, features.texts):
+        rows = rows @ random.normal(size=(rows.shape[1], 5)).astype("float32")
+        teacher.append(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    expected = teacher[0] @ teacher[1].T
+
+    def correlation():
+        images, texts = project_features(align, features)
+        return np.corrcoef((images @ texts.T).ravel(), expected.ravel())[0, 1]
+
+    values = train(
+        align,
+        features,
+        correlation,
+        DistillationLoss(LOSS, embedding_weight=0.0, contrastive_weight=0.01),
+        teacher,
+        projection_epochs=20,
+        projection_rate=0.02,
+    )
+    assert values[0] < 0.3
+    assert max(values) > 0.8
 
 
 @pytest.mark.parametrize("name", ["image_encoder", "text_encoder"])
