@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="your image-caption pairs: a CSV, TSV or JSONL file with a column of "
         "image paths and a column of captions, or a folder of NAME.jpg|png|webp next "
-        "to NAME.txt",
+        "to NAME.txt. With --texts, captions may be missing",
     )
     parser.add_argument(
         "--out",
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="larger model from which the model also learns: any model of "
         "align-keras search. The folder also gets 8-bit files",
+    )
+    parser.add_argument(
+        "--texts",
+        metavar="FILE",
+        help="text file with a text in each line. The teacher chooses the captions of "
+        "images without captions from these texts",
     )
     add_table_options(parser)
     parser.add_argument(
@@ -74,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.pairs,
         arguments.out,
         teacher=arguments.teacher,
+        texts=arguments.texts,
         image_column=arguments.image_column,
         caption_column=arguments.caption_column,
         encoding=arguments.encoding,

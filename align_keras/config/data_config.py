@@ -87,13 +87,14 @@ class DataConfig(Section):
         ),
     )
     tfds_split: Split = "train"
-    split_by: Literal["image", "image_and_caption"] = Field(
+    split_by: Literal["image", "image_and_caption", "image_with_validation"] = Field(
         default="image",
         description=(
             "How the corpus `pairs` is divided. `image` makes the splits `train` and "
             "`test`, which share no image. `image_and_caption` makes the splits "
             "`train`, `validation` and `test`, which share neither an image nor a "
-            "caption."
+            "caption. `image_with_validation` makes these splits too, which share no "
+            "image."
         ),
     )
     tfds_data_dir: str | None = Field(

@@ -374,8 +374,8 @@ def _check_finetune(config: ExperimentConfig, report: Report) -> None:
         rule = "the same for training and validation"
         remedy = "Set both to your pairs."
         report.refuse(f"{_TRAIN}.pairs", rule, remedy, f"{_VALIDATION}.pairs")
-    if {train.split_by, validation.split_by} != {"image_and_caption"}:
-        rule = "image_and_caption for fine-tuning"
+    if train.split_by == "image" or validation.split_by != train.split_by:
+        rule = "image_and_caption or image_with_validation for fine-tuning"
         remedy = "Set it in both sections."
         report.refuse(f"{_TRAIN}.split_by", rule, remedy, f"{_VALIDATION}.split_by")
     if train.tfds_split != "train":

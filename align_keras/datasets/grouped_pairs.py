@@ -38,12 +38,37 @@ class GroupedPairs(UserPairs, skip_registration=True):
     def _split(self, entries: list[Any]) -> dict[str, list[Any]]:
         names = group_splits(
             [entry.image_key for entry in entries],
-            [entry.raw.captions for entry in entries],
+            [self._linked_captions(entry) for entry in entries],
         )
         splits: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
         for name, entry in zip(names, entries, strict=True):
             splits[name].append(entry)
         return splits
+
+    def _linked_captions(self, entry: Any) -> Sequence[str]:
+        """Returns the captions that no image of another split may have."""
+        return entry.raw.captions
+
+
+class ThreeSplitPairs(GroupedPairs, skip_registration=True):
+    """Pairs from a user's table or folder with splits that share no image.
+
+    The splits are those of `GroupedPairs`, except that captions of different splits may
+    be equal, as those that a teacher chose from a list of texts.
+
+    Example:
+
+    ```python
+    builder = align_keras.datasets.open_corpus(
+        "pairs", pairs="pairs.csv", split_by="image_with_validation"
+    )
+    isinstance(builder, ThreeSplitPairs)  # True
+    ```
+    """
+
+    def _linked_captions(self, entry: Any) -> Sequence[str]:
+        del entry  # Only equal images must be in the same split.
+        return ()
 
 
 def group_splits(

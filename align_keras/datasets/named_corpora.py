@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.shard_folder import INDEX
-from align_keras.datasets.grouped_pairs import GroupedPairs
+from align_keras.datasets.grouped_pairs import GroupedPairs, ThreeSplitPairs
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.pair_builder import quiet
@@ -26,6 +26,12 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
 
 CORPUS_NAMES = ("icons", "stamps", "pairs")
+# Builder of the corpus `pairs` for each value of `split_by`.
+_BUILDERS: dict[str, type[UserPairs]] = {
+    "image": UserPairs,
+    "image_and_caption": GroupedPairs,
+    "image_with_validation": ThreeSplitPairs,
+}
 
 
 def open_corpus(
@@ -68,7 +74,8 @@ def open_corpus(
             images of `"pairs"` are stored with this size, but with no less than 346. A
             folder with smaller images raises an error.
         split_by: `"image"` for the splits `train` and `test` of `"pairs"`, or
-            `"image_and_caption"` for the splits of `GroupedPairs`.
+            `"image_and_caption"` for the splits of `GroupedPairs`, or
+            `"image_with_validation"` for those of `ThreeSplitPairs`.
         where: condition on the scores of `align-keras corpus score` that selects
             the pairs of a corpus, such as `"similarity > 0.2"`, or None for all pairs.
             It requires the folder of the shards as `name`.
@@ -121,11 +128,10 @@ def open_corpus(
         )
     if "+" in name:
         return _build_mixture(name, repeats=repeats, **options)
-    check_choice("split_by", split_by, ("image", "image_and_caption"))
+    check_choice("split_by", split_by, tuple(_BUILDERS))
     if pairs is not None:
         # The name of a configuration without this option must not change.
         reading = {} if not caption_sources else {"caption_sources": [*caption_sources]}
-        builder_class = UserPairs if split_by == "image" else GroupedPairs
         config = user_pairs_config(
             pairs,
             **reading,
@@ -134,7 +140,7 @@ def open_corpus(
             encoding=encoding,
             shorter_side=max(shorter_side or 0, SHORTER_SIDE),
         )
-        return _prepare(builder_class, config, **options)
+        return _prepare(_BUILDERS[split_by], config, **options)
     return _prepare(*_builder_and_config(name), **options)
 
 

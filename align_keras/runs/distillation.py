@@ -1,14 +1,18 @@
 """Embeddings of training pairs by teachers, from which a student learns."""
 
 import functools
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from align_keras.config.experiment_config import TaskConfig
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import folder_images, read_pairs
 from align_keras.data.raw_pairs import PairSource, source_of_pairs
 from align_keras.data.stored_pairs import read_captions, stored_images
 from align_keras.data.teacher_embeddings import TeacherEmbeddings
@@ -17,6 +21,7 @@ from align_keras.images import uint8_pixels
 from align_keras.images.image_hash import image_hash
 from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 
 if TYPE_CHECKING:
@@ -108,6 +113,75 @@ def teacher_embeddings(
         list(texts),
         cache_dir,
     )
+
+
+def caption_images(
+    pairs: str | os.PathLike,
+    texts: Sequence[str],
+    teacher: "Teacher",
+    table: pathlib.Path,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str | None = None,
+) -> None:
+    """Writes a table in which a teacher captions the images without captions.
+
+    The captions are up to 5 texts that the teacher finds most similar. With a short
+    list of texts there are fewer captions, since most texts are wrong for an image.
+
+    Args:
+        pairs: table or folder, as in `align_keras.corpus.pair_files.read_pairs`.
+        texts: list of str.
+        teacher: any model that `load_model` opens.
+        table: path of the table, `.jsonl`.
+        image_column: as in `read_pairs`.
+        caption_column: as in `read_pairs`.
+        encoding: as in `read_pairs`, or None for UTF-8.
+
+    Raises:
+        InputError: if the pairs can't be read or no image can be decoded.
+    """
+    records = read_pairs(
+        pairs,
+        image_column=image_column,
+        caption_column=caption_column,
+        encoding=encoding or "utf-8",
+        caption_counter=DropCounter(),
+        counter=DropCounter(),
+    )
+    captions = {str(record.image_path): record.captions for record in records}
+    if os.path.isdir(pairs):
+        for image in folder_images(pathlib.Path(pairs)):
+            captions.setdefault(str(image), [])
+    images = [
+        path
+        for path, words in captions.items()
+        if not any(words) and os.path.isfile(path)
+    ]
+    if images:
+        say(f"choosing captions for {len(images):,} images from {len(texts):,} texts")
+        encoders = CachedEncoders(
+            functools.partial(load_model, teacher), default_cache()
+        )
+        embeddings, rows = encoders.readable_images(images)
+        best = _nearest(
+            embeddings, encoders.texts(texts), max(1, min(5, len(texts) // 20))
+        )
+        for row, columns in zip(rows, best, strict=True):
+            captions[images[row]] = [texts[column] for column in columns]
+    with atomic_write(table) as file:
+        for path, words in captions.items():
+            if any(words):
+                line = {"image": os.path.abspath(path), "caption": words}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _nearest(rows: np.ndarray, columns: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """Yields the numbers of the nearest columns of each row."""
+    for start in range(0, len(rows), 1024):
+        scores = rows[start : start + 1024] @ columns.T
+        yield from np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def open_teachers(task: TaskConfig, width: int) -> list[Embedder]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from align_keras.config import ExperimentConfig, load_config
 from align_keras.config.fields import without_queries
+from align_keras.corpus.text_tables import decode, text_lines
 from align_keras.embedders.locations import (
     DEFAULT_MODEL,
     locate_model,
@@ -20,6 +21,7 @@ from align_keras.runs.config_checks import check_teachers
 from align_keras.runs.session import run_session
 from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import InputError, check_tensorflow
+from align_keras.utils.files import read_regular
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # Experiment with the default recipe.
 RECIPE = "own_pairs"
+# Table of a run with the captions that the teacher chose.
+CAPTIONED_FILE = "captioned.jsonl"
 
 
 def finetune(
@@ -35,6 +39,7 @@ def finetune(
     out: str | os.PathLike | None = None,
     *,
     teacher: str | os.PathLike | None = None,
+    texts: str | os.PathLike | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
     encoding: str | None = None,
@@ -64,6 +69,9 @@ def finetune(
         teacher: larger model from which the model also learns, as in
             `align_keras.load_model`. The model learns the similarities of the teacher
             (`task.distillation`). None learns from the captions alone.
+        texts: text file with a text in each line, such as the queries that matter to
+            you. The captions of an image without captions are then the texts that the
+            teacher finds most similar. None leaves such images out.
         image_column: name of the column of images, or None to recognize it.
         caption_column: name of the column of captions, or None to recognize it.
         encoding: encoding of the table, or None for UTF-8.
@@ -100,6 +108,14 @@ def finetune(
     directory = pathlib.Path(
         out or f"saved_models/finetuned_{pathlib.Path(pairs).stem}"
     )
+    options = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "encoding": encoding,
+    }
+    if texts is not None:
+        pairs = _captioned_table(pairs, texts, teacher, directory, options)
+        options = {}
     if isinstance(model, str | os.PathLike):
         name = locate_model(model).name
     else:
@@ -114,13 +130,11 @@ def finetune(
         # The spaces of two trained models differ, also if their widths are equal.
         overrides["task.distillation.teacher"] = os.fspath(teacher)
         overrides["task.distillation.embedding_weight"] = 0.0
-    options = {
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "encoding": encoding,
-    }
     for section in ("train_data", "validation_data"):
         overrides[f"task.{section}.pairs"] = pairs
+        if texts is not None:
+            # The teacher chooses a text for many images.
+            overrides[f"task.{section}.split_by"] = "image_with_validation"
         for option, value in options.items():
             if value is not None:
                 overrides[f"task.{section}.{option}"] = value
@@ -129,6 +143,40 @@ def finetune(
     overrides = {key: value for key, value in overrides.items() if value is not None}
     config = load_config(RECIPE, config_files, [overrides, *params_override])
     return finetune_experiment(config, directory)
+
+
+def _captioned_table(
+    pairs: str,
+    texts: str | os.PathLike,
+    teacher: str | os.PathLike | None,
+    directory: pathlib.Path,
+    options: Mapping[str, str | None],
+) -> str:
+    """Writes a table in which the teacher captions the images without captions."""
+    if teacher is None:
+        raise InputError(
+            "`teacher` must be a model if `texts` is set, because it chooses texts for "
+            "the images. Received: teacher=None. Set it, or leave `texts` out."
+        )
+    if is_url(pairs):
+        raise InputError(
+            f"`pairs` must be local if `texts` is set. Received: {pairs}. Download the "
+            "images first."
+        )
+    content = decode(texts, read_regular(texts), "utf-8")
+    lines = [line.strip() for line in text_lines(content) if line.strip()]
+    if not lines:
+        raise InputError(
+            "`texts` must be a file with a text in each line. Received: "
+            f"{os.fspath(texts)}, which has none. Write the texts of your images."
+        )
+    locate_model(teacher)
+    check_tensorflow("Fine-tuning")
+    from align_keras.runs.distillation import caption_images
+
+    table = directory.resolve() / CAPTIONED_FILE
+    caption_images(pairs, list(dict.fromkeys(lines)), teacher, table, **options)
+    return str(table)
 
 
 def finetune_experiment(

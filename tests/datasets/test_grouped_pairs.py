@@ -101,6 +101,28 @@ def test_stored_splits_share_no_pixels_and_no_captions(tmp_path):
     assert all(len(found) == 1 for found in (*keys.values(), *captions.values()))
 
 
+def test_only_equal_images_share_a_split_without_links_of_captions(tmp_path):
+    for number in range(20):
+        pixels = np.full((9, 9, 3), 10 * (number % 15), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    rows = [("image", "caption"), *((f"{number}.png", "thing") for number in range(20))]
+    with open(tmp_path / "pairs.csv", "w", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    builder = open_corpus(
+        "pairs",
+        pairs=tmp_path / "pairs.csv",
+        data_dir=tmp_path / "data",
+        split_by="image_with_validation",
+    )
+    keys = {}
+    for split in ("train", "validation", "test"):
+        for example in tfds.as_numpy(builder.as_dataset(split=split)):
+            keys.setdefault(example["image_key"], set()).add(split)
+    assert len(keys) == 15
+    assert all(len(splits) == 1 for splits in keys.values())
+    assert set.union(*keys.values()) == {"train", "validation", "test"}
+
+
 def test_an_unknown_division_is_refused(tmp_path):
     with pytest.raises(InputError, match="split_by"):
         open_corpus("pairs", pairs=tmp_path / "p.csv", split_by="category")

@@ -142,6 +142,52 @@ def test_a_teacher_trains_a_model_with_8_bit_files(inputs, monkeypatch, capsys):
     assert "distillation.teacher" in capsys.readouterr().err
 
 
+@pytest.mark.ci
+def test_a_teacher_captions_images_without_captions(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(inputs / "cache"))
+    images = tmp_path / "images"
+    write_pairs(images)
+    (images / "pairs.jsonl").unlink()
+    (images / "red_ring.txt").write_text("my ring")
+    queries = tmp_path / "queries.txt"
+    colors = [f"a {color} shape" for color in COLORS]
+    queries.write_text("\n".join([*colors, "", colors[0]]))
+    command = [word for word in words(inputs, "texts") if "--pairs" not in word]
+    command += [f"--pairs={images}", f"--texts={queries}"]
+    assert main(command) == 1
+    assert "--teacher must be a model" in capsys.readouterr().err
+    assert main([*command, "--teacher=align_small_en"]) == 0
+
+    folder = inputs / "texts"
+    lines = (folder / "captioned.jsonl").read_text().splitlines()
+    captions = {line["image"]: line["caption"] for line in map(json.loads, lines)}
+    assert len(captions) == 40
+    assert captions.pop(str(images / "red_ring.png")) == ["my ring"]
+    teacher = align_keras.load_model("align_small_en")
+    scores = teacher.encode_images(list(captions)) @ teacher.encode_texts(colors).T
+    assert [[colors[row.argmax()]] for row in scores] == list(captions.values())
+    results = json.loads((folder / "finetune.json").read_text())
+    assert results["changes"]["Your test pairs"][0]["queries"] > 1
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--texts=empty.txt", "--texts must be a file with a text in each line"),
+        ("--texts=none.txt", "none.txt"),
+    ],
+)
+def test_wrong_texts_are_refused(inputs, tmp_path, capsys, option, message):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    option = option.replace("=", f"={tmp_path}/")
+    command = [*words(inputs, "wrong"), "--teacher=align_small_en", option]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_a_missing_teacher_is_refused(inputs, capsys):
     command = [*words(inputs, "missing"), "--teacher=no_teacher"]
     assert main(command) == 1
