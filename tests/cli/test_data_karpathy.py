@@ -100,20 +100,20 @@ def test_errors_print_one_line_and_do_not_change_the_table(coco, capsys):
     out.write_text("as before")
     common_options = ("--images", coco, "--out", out, "--splits")
     assert write_table(coco, *common_options, "test", "val") == 1
-    assert "restval, test. Received: split='val'" in error_of(capsys)
+    assert "split='val'" in error_of(capsys)
     (coco / "val2014" / coco_name(2)).unlink()
     assert write_table(coco, *common_options, "test") == 1
     message = error_of(capsys)
     assert "1 of 6 images" in message and coco_name(2) in message
     assert out.read_text() == "as before"
     assert write_table(coco, *common_options, "test", "--allow-missing") == 0
-    assert "of 5 images to" in capsys.readouterr().out and len(read_table(out)[0]) == 5
+    assert "5 images" in capsys.readouterr().out and len(read_table(out)[0]) == 5
     csv_options = ("--images", coco, "--out", "a.csv", "--splits", "test")
     assert write_table(coco, *csv_options) == 1
     # The rule about the word test is checked before the suffix.
     assert "karpathy_test.tsv" in error_of(capsys)
     assert write_table(coco, *csv_options[:-1], "restval") == 1
-    assert "end in .tsv. Received: a.csv" in error_of(capsys)
+    assert "a.csv" in error_of(capsys)
     unnamed_options = ("--images", coco, "--out", coco / "latest.tsv", "--splits")
     assert write_table(coco, *unnamed_options, "restval", "test") == 1
     assert "karpathy_test.tsv" in error_of(capsys)

@@ -287,7 +287,7 @@ def test_the_table_lists_all_sections(capsys):
 def test_a_run_that_exceeds_the_memory_is_reported(capsys):
     override = "--params_override=task.train_data.global_batch_size=65536"
     text = " ".join(plan_as_table(capsys, override).split())
-    assert "exceeds the 16 GiB" in text
+    assert "exceeds" in text
     assert plan_as_json(capsys, override)["fits"] is False
     assert plan_as_json(capsys)["fits"] is True
     assert plan_as_json(capsys, "--device-kind=cpu")["fits"] is None

@@ -153,7 +153,7 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="no config.json"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
-    with pytest.raises(InputError, match="`model` must.* no config.json"):
+    with pytest.raises(InputError, match="`model`.*config.json"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
@@ -183,7 +183,7 @@ def test_an_index_of_another_model_is_refused(run_folder, tmp_path):
     with pytest.raises(InputError, match=message):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="`align-keras train .* --mode index"):
+    with pytest.raises(InputError, match="--mode index"):
         search.run(parse("--model_dir", tmp_path, "red"))
 
 
@@ -231,7 +231,7 @@ def test_long_lists_of_captions_are_shortened(capsys):
     output = capsys.readouterr().out
     assert "caption 2" in output and "47 more" in output and "caption 3" not in output
     search.print_hits("cats", [])
-    assert capsys.readouterr().out.startswith("cats: no images match the search")
+    assert capsys.readouterr().out.startswith("cats: no images")
 
 
 @pytest.mark.parametrize("columns", ["100", "30"])

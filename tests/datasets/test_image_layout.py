@@ -63,7 +63,7 @@ def test_a_gray_image_is_stored_in_gray():
 
 def test_an_image_too_large_for_jpeg_raises():
     image = Image.new("RGB", (70_000, 3))
-    with pytest.raises(ImageError, match="oversized.*70000 × 3 pixels"):
+    with pytest.raises(ImageError, match="70000 × 3"):
         ImageLayout(size=3, square=False, encoding="jpeg").apply(image)
 
 

@@ -114,7 +114,7 @@ def test_too_many_bad_pairs_raise_and_leave_no_files(tmp_path, monkeypatch):
         return temporary_files[-1]
 
     monkeypatch.setattr(tempfile, "TemporaryFile", record_file)
-    with pytest.raises(InputError, match=r"2 of 3 pairs .* 1 empty \(e.g. line b"):
+    with pytest.raises(InputError, match="2 of 3 .*line b"):
         builder.download_and_prepare()
     assert [file.closed for file in temporary_files] == [True]
     assert not [name for name in files_of(tmp_path) if "lock" not in name]

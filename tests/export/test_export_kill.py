@@ -34,6 +34,6 @@ def test_a_killed_export_is_repeated(tmp_path):
     process = start(EXPORT, model, target)
     error = process.communicate(timeout=300)[1]
     assert process.returncode == 0, error
-    assert f"interrupted write of {target}" in error
+    assert "interrupted write" in error
     assert [path.name for path in target.parent.iterdir()] == ["export"]
     assert (target / "align" / "1" / "saved_model.pb").exists()

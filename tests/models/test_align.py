@@ -409,8 +409,7 @@ def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, position):
     damaged = bytearray(content)
     damaged[int(position * len(content))] ^= 4
     weights.write_bytes(damaged)
-    words = f"{weights} is damaged .*SHA-256.*[Ss]ave"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"{weights} .*SHA-256"):
         ALIGN.from_preset(tmp_path)
 
 

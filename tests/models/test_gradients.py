@@ -136,7 +136,7 @@ def test_losses_of_other_dtypes_equal_those_of_float32(micro_batch_size):
 def test_16_bit_weights_are_refused_for_adaptive_optimizers(dtype):
     weight = keras.Variable([1.0], dtype=dtype)
     for optimizer in (Lamb(1e-3), keras.optimizers.Adam(1e-3)):
-        with pytest.raises(InputError, match=f"Received: {dtype} weights and .*mixed"):
+        with pytest.raises(InputError, match=f"{dtype} .*mixed"):
             check_weight_dtypes(optimizer, [weight])
         check_weight_dtypes(optimizer, [keras.Variable([1.0], dtype="float32")])
     check_weight_dtypes(SGD(1e-3), [weight])

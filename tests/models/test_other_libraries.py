@@ -92,7 +92,7 @@ for images in (
 try:
     model.encode_images(torch.from_numpy(pixels).permute(0, 3, 1, 2))
 except InputError as error:
-    assert "channels to the last axis" in str(error), error
+    assert "last axis" in str(error), error
 else:
     raise AssertionError("channels first were accepted")
 expected = model.encode_texts(CAPTIONS)

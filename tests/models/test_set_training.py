@@ -320,7 +320,7 @@ def test_factors_of_other_layers_are_loaded(adapted, tmp_path):
     assert {layer.name for layer in adapted_layers(plain)} == {"query"}
     assert_same_embeddings(model, plain, atol=0)
     other.enable_lora(1, ["value"])
-    with pytest.raises(InputError, match=r"1 layers \(value\) .*1 layers \(query\)"):
+    with pytest.raises(InputError, match=r"\(value\) .*\(query\)"):
         other.load_lora_weights(path)
 
 

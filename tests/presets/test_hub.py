@@ -213,7 +213,7 @@ def test_a_cached_model_is_opened_offline(hub_stub, monkeypatch):
     load_model("hf://user/towers")
     hub_stub.stop()
     assert load_model("hf://user/towers").runtime == "litert"
-    with pytest.raises(InputError, match=r"\(Connect\w*Error: .*not in the cache"):
+    with pytest.raises(InputError, match=r"Connect\w*Error"):
         load_model("hf://user/other")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load_model("hf://user/towers").runtime == "litert"

@@ -221,7 +221,7 @@ def test_fine_grained_metrics_match_the_stored_ranks(
     # A third run adds one trial.
     three_runs = [*arguments[:-1], HEAD.replace("runs=2", "runs=3")]
     _, messages = evaluate(capsys, *three_runs)
-    assert "training 1 of 3 trials, results in" in messages
+    assert "1 of 3 trials" in messages
 
 
 @pytest.mark.release
@@ -289,7 +289,7 @@ def test_a_sweep_needs_a_validation_split(capsys, small_model, drawings):
     arguments = ["fine_grained", "--data", str(drawings)]
     override = ["--params_override", "sweep.trials=2"]
     assert main(["evaluate", *arguments, "--model", str(small_model), *override]) == 1
-    assert "sweep.trials must be 0" in capsys.readouterr().err
+    assert "sweep.trials" in capsys.readouterr().err
 
 
 def test_an_export_cannot_be_trained(tmp_path):

@@ -75,6 +75,6 @@ def test_a_run_trains_with_caption_sources(tmp_path, capsys):
     command = ["train", "--mode", "train_and_eval", "--model_dir", str(folder)]
     assert main([*command, "--params_override", ",".join(overrides)]) == 0
     # Each validation image has a caption of both sources.
-    assert "on 6 images with 12 captions" in capsys.readouterr().err
+    assert "6 images with 12 captions" in capsys.readouterr().err
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert all(0 < line["loss"] < 20 for line in logged if "loss" in line)

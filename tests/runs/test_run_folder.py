@@ -35,8 +35,7 @@ def test_a_checkpoint_binds_the_folder(tmp_path):
     lock_folder(config, tmp_path)
     override = "trainer.seed=3,trainer.max_to_keep=9"
     changed = load_config("quickstart_icons", params_override=override)
-    message = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"trainer.seed .*\(trainer.max_to_keep "):
         lock_folder(changed, tmp_path)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
 
@@ -48,7 +47,8 @@ def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     longer = load_config("quickstart_icons", params_override="trainer.train_steps=5000")
     lock_folder(longer, tmp_path)
-    assert "trainer.train_steps was 300 and is now 5000" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "trainer.train_steps" in message and "5000" in message
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
     former_params = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[former_params]) == config

@@ -422,7 +422,7 @@ def test_spoiled_pretrained_weights_are_recognized_by_their_first_loss():
     chance = 2 * math.log(64)
     spoiled = np.linspace(8.0, 7.5, 60)
     finding = learning.check_rate_too_high(spoiled, 2.0, chance, 600, 1e-2)
-    assert "from 2.00 to 7.5" in finding.problem
+    assert "2.00 to 7.5" in finding.problem
 
 
 def test_mean_cosines_equal_a_direct_calculation():

@@ -82,8 +82,7 @@ def test_a_task_that_ends_its_worker_is_started_again(cluster, tmp_path):
 def test_an_error_names_a_task_that_always_ends_its_worker(cluster, tmp_path):
     fixed, done = tmp_path / "fixed", tmp_path / "done"
     tasks = [{"number": number, "fixed": str(fixed)} for number in range(4)]
-    message = r'4 times in the task die \{"number": 2, '
-    with pytest.raises(ChildProcessError, match=message):
+    with pytest.raises(ChildProcessError, match=r'die \{"number": 2, '):
         run_tasks(worker_tasks.die, tasks, done, engine=cluster.engine)
     fixed.touch()
     results = run_tasks(worker_tasks.die, tasks, done, engine=cluster.engine)
@@ -207,7 +206,7 @@ def test_a_worker_with_another_package_version_is_refused(tmp_path):
     )
     with Cluster("dask", ["127.0.0.1"]) as cluster:
         cluster.start_worker("127.0.0.1", PYTHONPATH=str(other_version))
-        with pytest.raises(InputError, match=r"with align-keras .* has 9\.") as caught:
+        with pytest.raises(InputError, match=r" 9\.") as caught:
             run_tasks(len, [{}], tmp_path / "done", engine=cluster.engine)
         assert "\n" not in str(caught.value)
 

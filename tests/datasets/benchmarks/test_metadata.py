@@ -48,7 +48,7 @@ def test_metadata_is_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert join_metadata(metadata, ["w", "x", "v"])["city"] == ["", "in", ""]
     message = capsys.readouterr().err
-    assert message.startswith("2 of 3 images have no row in ")
+    assert message.startswith("2 of 3 images")
     assert message.count("\n") == 1
 
 

@@ -117,11 +117,11 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert read_token(file) == "another-token-1234"
     for content in ("", "short-secret", "has a space in the middle", "sécret" * 9):
         file.write_text(content)
-        with pytest.raises(InputError, match="must have 16 to 1,000") as error:
+        with pytest.raises(InputError, match="16 to 1,000") as error:
             read_token(file)
         assert not content or content not in str(error.value)
     monkeypatch.setenv("ALIGN_KERAS_TOKEN", "short-secret")
-    with pytest.raises(InputError, match="12 characters in .ALIGN_KERAS_TOKEN"):
+    with pytest.raises(InputError, match="ALIGN_KERAS_TOKEN"):
         read_token()
     with pytest.raises(FileNotFoundError):
         read_token(tmp_path / "none")

@@ -46,8 +46,7 @@ def test_an_empty_subfolder_keeps_its_images(build, photos, tmp_path, capsys):
     index = build()
     assert index.changes.removed == 1 and index.changes.unchanged == 2
     assert index.changes.unavailable == [str(disk)]
-    message = f"{disk} is empty. Its 1 image stays"
-    assert message in capsys.readouterr().err
+    assert str(disk) in capsys.readouterr().err
     assert stored(index) == [str(disk / "Rome/blue.jpg"), str(photos / "green.png")]
     # A file with the content of an unreachable image counts as that image, moved.
     (tmp_path / "disk" / "Rome" / "blue.jpg").rename(photos / "sea.jpg")
