@@ -287,7 +287,7 @@ def write(model, folder, pixels, count, license_text):
     calibration = pixels.unbatch().shard(count // CALIBRATION_IMAGES, 0)
     calibration = np.stack(list(calibration.as_numpy_iterator())).astype("float32")
     image = image_flatbuffer(model, "int8", calibration, license=license_text)
-    text = text_flatbuffer(model, "int8", resizable=True, license=license_text)
+    text = text_flatbuffer(model, "int8", license=license_text)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
     save_with_towers(model, folder)

@@ -54,8 +54,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "resizable": {
         "action": "store_true",
-        "help": "accept any number of images of any size, and any number of captions "
-        "of any length",
+        "help": "accept any number of images of any size",
     },
     "dimensions": {
         "type": int,

@@ -84,24 +84,20 @@ def image_flatbuffer(
 
 
 def text_flatbuffer(
-    model: Any,
-    quantize: str = "none",
-    *,
-    resizable: bool = False,
-    license: str | None = None,
+    model: Any, quantize: str = "none", *, license: str | None = None
 ) -> bytes:
     """Converts the text encoder to a LiteRT file with one signature.
 
-    The signature `encode_token_ids` takes `token_ids` and `padding_mask`, int32 (1, L),
-    and returns `text_embedding`, float32 (1, d) of unit length.
+    The signature `encode_token_ids` takes `token_ids` and `padding_mask`, int32
+    (n, length), and returns `text_embedding`, float32 (n, d) of unit length. The length
+    is at most L, so texts need no padding. The shape of the inputs is (1, L) until the
+    program that runs the file resizes them.
 
     Args:
         model: `ALIGN` in float32.
         quantize: one of `QUANTIZATIONS`. `int8` is replaced by `dynamic-int8`, since
             outliers in the activations of a transformer do not fit into fixed 8-bit
             ranges (Bondarenko et al. 2021).
-        resizable: leave the number and length of the rows open. They are 1 and L until
-            the program that runs the file resizes the inputs.
         license: terms of the weights, or None.
 
     Returns:
@@ -112,24 +108,23 @@ def text_flatbuffer(
             or the quantized file differs too much from Keras.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
-    encode = tower_functions.text_tower_function(model, resizable)
+    encode = tower_functions.text_tower_function(model)
     encoder = model.text_encoder
     tokens = tower_functions.sample_tokens(model)
     if quantize == "int8":
         quantize = "dynamic-int8"
     with _quantized_embedding(encoder.token_embedding, quantize):
         content = _convert(encode, encoder, "encode_token_ids")
-    if resizable:
-        content = _set_default_shapes(content, [1, encoder.sequence_length])
+    content = _set_default_shapes(content, [1, encoder.sequence_length])
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
         content,
-        tower_functions.describe_text_tower(model, quantize, resizable, license),
+        tower_functions.describe_text_tower(model, quantize, license),
     )
     expected = np.asarray(model.normalize_text(encoder(tokens)))
     samples = [
-        {name: ids[row, None] for name, ids in tokens.items()}
-        for row in range(len(expected))
+        {name: ids[row, None, :length] for name, ids in tokens.items()}
+        for row, length in enumerate(tokens["padding_mask"].sum(axis=1))
     ]
     _check_embeddings(content, samples, expected, quantize)
     return content

@@ -49,8 +49,8 @@ def text_onnx(model: Any, *, license: str | None = None) -> bytes:
         The content of the file. Its inputs `token_ids` and `padding_mask` are int32
         (n, l) with a length l of at most L, and its output is float32 (n, d).
     """
-    encode = tower_functions.text_tower_function(model, resizable=True)
-    files = tower_functions.describe_text_tower(model, "none", True, license)
+    encode = tower_functions.text_tower_function(model)
+    files = tower_functions.describe_text_tower(model, "none", license)
     return _convert(encode, files, tower_functions.sample_tokens(model))
 
 

@@ -1,7 +1,8 @@
 """Encoders as `tf.function`s for converters, with sample inputs and descriptions."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -51,32 +52,55 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
     return encode
 
 
-def text_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the text encoder as a `tf.function`.
+def text_tower_function(model: Any) -> Callable:
+    """Returns the text encoder of an `ALIGN` in float32 as a `tf.function`.
 
-    Args:
-        model: `ALIGN` in float32.
-        resizable: if True, the arguments `token_ids` and `padding_mask` of the
-            function, int32, have the shape (None, None), and otherwise (1, L), where L
-            is the sequence length of the model.
+    Its arguments `token_ids` and `padding_mask` are int32 (n, length). The length is at
+    most the sequence length of the model.
     """
     encoder = model.text_encoder
     _check_float32(encoder)
     normalize = model.normalize_text
-    shape = (None, None) if resizable else (1, encoder.sequence_length)
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec(shape, tf.int32, name="token_ids"),
-            tf.TensorSpec(shape, tf.int32, name="padding_mask"),
+            tf.TensorSpec((None, None), tf.int32, name="token_ids"),
+            tf.TensorSpec((None, None), tf.int32, name="padding_mask"),
         ],
         autograph=False,
     )
     def encode(token_ids: tf.Tensor, padding_mask: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        return {"text_embedding": normalize(encoder(inputs, training=False))}
+        with _short_position_table(encoder):
+            return {"text_embedding": normalize(encoder(inputs, training=False))}
 
     return encode
+
+
+@contextlib.contextmanager
+def _short_position_table(encoder: Any) -> Iterator[None]:
+    """Makes a text encoder use only the positions up to its sequence length."""
+    # A converter would store the whole table, which has 512 rows in BERT.
+    from keras_hub.layers import PositionEmbedding
+
+    (layer,) = (
+        layer
+        for layer in encoder._flatten_layers()
+        if isinstance(layer, PositionEmbedding)
+    )
+    table = layer.position_embeddings[: encoder.sequence_length]
+
+    # DistilBERT also passes the defaults of the other arguments.
+    def look_up(tokens: tf.Tensor, **_: Any) -> tf.Tensor:
+        shape = tf.shape(tokens)
+        return tf.broadcast_to(table[: shape[1]], shape)
+
+    layer.call = look_up
+    try:
+        yield
+    finally:
+        # The attribute is deleted, so that `layer.call` is the method of the class.
+        del layer.call
 
 
 def sample_images(size: int) -> np.ndarray:
@@ -158,21 +182,20 @@ def describe_image_tower(
 
 
 def describe_text_tower(
-    model: Any, quantize: str, resizable: bool, license: str | None
+    model: Any, quantize: str, license: str | None
 ) -> dict[str, str]:
     """Returns the files that describe a text encoder, including its vocabulary.
 
     Args:
         model: `ALIGN` with a vocabulary.
         quantize: one of `QUANTIZATIONS`.
-        resizable: the number and length of the rows are open.
         license: terms of the weights, or None.
 
     Returns:
         dict from names of files to texts.
     """
     tokenizer = model.tokenizer
-    shape = [-1, -1] if resizable else [1, tokenizer.sequence_length]
+    shape = [-1, -1]
     description = {
         "signature": "encode_token_ids",
         "inputs": [
@@ -181,7 +204,7 @@ def describe_text_tower(
                 "dtype": "int32",
                 "shape": shape,
                 "content": "zero-based line numbers in vocabulary.txt: [CLS], the "
-                "tokens of the text, [SEP], then [PAD] up to the end of the row. A row "
+                "tokens of the text, [SEP], and [PAD] if another row is longer. A row "
                 f"has at most {tokenizer.sequence_length} token ids",
             },
             {
@@ -191,7 +214,7 @@ def describe_text_tower(
                 "content": "0 for [PAD], 1 for all other tokens",
             },
         ],
-        "outputs": [_embedding(model, "text", resizable)],
+        "outputs": [_embedding(model, "text", resizable=True)],
         "preprocessing": {
             "tokenizer": "WordPiece, as Hugging Face's BertTokenizerFast",
             "normalization": tokenizer.normalization,

@@ -63,7 +63,7 @@ def export_litert(
         quantize: one of `align_keras.export.QUANTIZATIONS`.
         images: name or path of the images that calibrate `int8`.
         data: name or path of captioned images, on which recall is measured.
-        resizable: True for towers of any number and size of inputs.
+        resizable: True for an image encoder of any number and size of images.
         license: the terms of the weights.
         **columns: options of a table, as in `retrieval_pairs`.
     """
@@ -94,7 +94,7 @@ def write_litert(
         folder: path of the folder.
         quantize: one of `align_keras.export.QUANTIZATIONS`.
         pixels: sequence of float32 arrays (S, S, 3) that calibrate `int8`.
-        resizable: True for towers of any number and size of inputs.
+        resizable: True for an image encoder of any number and size of images.
         license: the terms of the weights.
 
     Returns:
@@ -106,7 +106,7 @@ def write_litert(
     image = image_flatbuffer(
         align, quantize, pixels, resizable=resizable, license=license
     )
-    text = text_flatbuffer(align, quantize, resizable=resizable, license=license)
+    text = text_flatbuffer(align, quantize, license=license)
     (folder / "image.tflite").write_bytes(image)
     (folder / "text.tflite").write_bytes(text)
     examples = pathlib.Path(litert_examples.__file__).parent

@@ -125,8 +125,8 @@ def export_model(
         encoding: encoding of the table of `images` or `data`.
         data: data set on which the recall of LiteRT files is measured.
         data_root: folder of the paper's data sets, `"data"` by default.
-        resizable: True to write LiteRT files that accept any number of images
-            of any size, and of captions of any length.
+        resizable: True to write a LiteRT image encoder that accepts any number of
+            images of any size.
         license: terms of the weights, for the files and the card.
         evaluation: results of `align_keras.evaluate` for this model, or files with the
             output of `align-keras evaluate --json`, for the model card.

@@ -9,6 +9,7 @@ import pytest
 
 from align_keras import load_model
 from align_keras.utils.errors import InputError
+from tests.helpers.color_towers import GOLDEN
 from tests.helpers.exports import export_folder, exported_align
 from tests.helpers.oracle_process import needs
 from tests.helpers.runtime_case import RuntimeCase
@@ -95,9 +96,8 @@ class TowerCase(RuntimeCase):
 
 @pytest.mark.ci
 @needs("ai_edge_litert")
-class TestResizableLiteRT(TowerCase):
+class TestLiteRT(TowerCase):
     format = "litert"
-    options = {"resizable": True}
     runtime = "litert"
     suffix = ".tflite"
 
@@ -105,10 +105,11 @@ class TestResizableLiteRT(TowerCase):
 @pytest.mark.ci
 @needs("ai_edge_litert")
 def test_a_fixed_litert_tower_pads_all_texts():
-    model = load_model(export_folder("litert"), "litert")
+    """Version 0.1 exported fixed towers."""
+    model = load_model(GOLDEN)
     assert not model.accepts_any_length()
-    expected = load_model(exported_align()).encode_texts(["a"])
-    np.testing.assert_allclose(model.encode_texts(["a"]), expected, atol=1e-5)
+    expected = np.array([[1, 0, 0, 0.05]]) / np.hypot(1, 0.05)
+    np.testing.assert_allclose(model.encode_texts(["red"]), expected, atol=1e-6)
 
 
 @pytest.mark.ci

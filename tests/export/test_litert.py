@@ -11,7 +11,8 @@ from align_keras.export import QUANTIZATIONS
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower, read_files, read_tower_metadata
 from align_keras.export.litert_quantize import quantize_flatbuffer
-from align_keras.models.align import ALIGN
+from align_keras.models import ALIGN, TextEncoder
+from align_keras.presets.variants import ARCHITECTURES
 from align_keras.utils.errors import InputError
 from tests.helpers.drawn_align import SIZE, calibrated_align, drawn_images
 from tests.helpers.exports import TEXTS, export_folder, exported_align
@@ -103,7 +104,14 @@ def test_towers_with_squeeze_and_excitation_match_keras(squeeze):
 def test_text_embeddings_match_those_of_keras(lite, quantize):
     tower = LiteRTTower(text_flatbuffer(lite, quantize))
     assert tower.signature == "encode_token_ids"
-    actual = embed_rows(tower, **lite.tokenizer(TEXTS))
+    tokens = {name: np.asarray(ids) for name, ids in lite.tokenizer(TEXTS).items()}
+    actual = embed_rows(tower, **tokens)
+    without_padding = [
+        tower(**{name: ids[row, None, :length] for name, ids in tokens.items()})
+        for row, length in enumerate(tokens["padding_mask"].sum(axis=1))
+    ]
+    # Sums over padding add zeros, and other lengths are summed in another order.
+    np.testing.assert_allclose(np.concatenate(without_padding), actual, atol=1e-5)
     # Text towers replace int8 by dynamic-int8.
     effective = "dynamic-int8" if quantize == "int8" else quantize
     check(actual, lite.encode_texts(TEXTS), effective)
@@ -139,7 +147,7 @@ def test_quantization_reduces_the_table_of_token_embeddings():
     )
 
 
-def test_resizable_towers_accept_any_number_and_size(lite):
+def test_resizable_image_towers_accept_any_number_and_size(lite):
     calibration = drawn_images(range(100, 112))
     tower = LiteRTTower(image_flatbuffer(lite, "int8", calibration, resizable=True))
     assert tower.inputs == {"images": (1, SIZE, SIZE, 3)}
@@ -152,8 +160,8 @@ def test_resizable_towers_accept_any_number_and_size(lite):
     assert cosine >= 0.8
 
 
-def test_resizable_text_towers_accept_any_length(lite):
-    text = LiteRTTower(export_folder("litert", resizable=True) / "text.tflite")
+def test_text_towers_accept_any_length(lite):
+    text = LiteRTTower(export_folder("litert") / "text.tflite")
     length = lite.tokenizer.sequence_length
     assert text.inputs["token_ids"] == (1, length)
     assert text.open_inputs["token_ids"] == (-1, -1)
@@ -162,8 +170,23 @@ def test_resizable_text_towers_accept_any_length(lite):
     padded = text(**tokens)
     for shorter in range(3, length):
         trimmed = {name: ids[:, :shorter] for name, ids in tokens.items()}
-        # Sums over padding add zeros, and other lengths are summed in another order.
         np.testing.assert_allclose(text(**trimmed), padded, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_text_towers_have_only_the_positions_of_their_length(architecture):
+    image_encoder, text_encoder = small_encoders()
+    changes = {"architecture": architecture, "max_sequence_length": 16}
+    text_encoder = TextEncoder.from_config(text_encoder.get_config() | changes)
+    align = ALIGN.from_encoders(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    tower = LiteRTTower(text_flatbuffer(align))
+    longest = np.ones((1, 8), "int32")
+    expected = align.text_encoder({"token_ids": longest, "padding_mask": longest})
+    actual = tower(token_ids=longest, padding_mask=longest)
+    np.testing.assert_allclose(actual, align.normalize_text(expected), atol=1e-5)
+    too_long = np.ones((1, 9), "int32")
+    with pytest.raises(RuntimeError, match="BROADCAST_TO"):
+        tower(token_ids=too_long, padding_mask=too_long)
 
 
 def test_files_contain_metadata_vocabulary_and_license(lite, tmp_path):
@@ -191,7 +214,7 @@ def test_files_contain_metadata_vocabulary_and_license(lite, tmp_path):
     assert "was not stated" in files["LICENSE.txt"]
     metadata = read_tower_metadata(text.read_bytes())
     tower = LiteRTTower(text.read_bytes())
-    assert shapes_in(metadata["inputs"]) == tower.inputs
+    assert shapes_in(metadata["inputs"]) == tower.open_inputs
     assert metadata["preprocessing"]["normalization"] == "bert_uncased"
 
 

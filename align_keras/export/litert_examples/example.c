@@ -135,11 +135,9 @@ static void read_pixels(FILE* file, long count, float* pixels) {
   fclose(file);
 }
 
-/* Writes `count` token ids, or a mask of ones for them, followed by zeros. */
-static void fill_tokens(char** ids, int count, int length, bool is_mask, int32_t* row) {
-  if (count > length) fail("The number of token ids exceeds the sequence length.");
-  for (int i = 0; i < length; i++)
-    row[i] = i >= count ? 0 : is_mask ? 1 : (int32_t)atol(ids[i]);
+/* Writes `count` token ids, or a mask of ones for them. */
+static void fill_tokens(char** ids, int count, bool is_mask, int32_t* row) {
+  for (int i = 0; i < count; i++) row[i] = is_mask ? 1 : (int32_t)atol(ids[i]);
 }
 
 int main(int argc, char** argv) {
@@ -180,7 +178,7 @@ int main(int argc, char** argv) {
         (type.element_type != kLiteRtElementTypeInt32 || type.layout.rank != 2))
       fail("The file must be a tower that align-keras exported.");
     if (is_open) shape[0] = 1;
-    if (!is_image && shape[1] < 0) shape[1] = argc - 2;
+    if (!is_image) shape[1] = argc - 2;
     FILE* image = is_image ? open_image(argv[2], &shape[1], &shape[2]) : NULL;
     if (is_open)
       check(LiteRtCompiledModelResizeInputTensor(compiled, 0, i, shape,
@@ -195,14 +193,15 @@ int main(int argc, char** argv) {
     if (is_image)
       read_pixels(image, (long)shape[1] * shape[2], memory);
     else
-      fill_tokens(argv + 2, argc - 2, shape[1], name[0] == 'p', memory);
+      fill_tokens(argv + 2, argc - 2, name[0] == 'p', memory);
     check(LiteRtUnlockTensorBuffer(inputs[i]), name);
   }
   const char* output_failure = "Cannot prepare the output.";
   check(LiteRtGetSignatureOutputTensorByIndex(signature, 0, &tensor), output_failure);
   check(LiteRtGetRankedTensorType(tensor, &type), output_failure);
   check(LiteRtGetCompiledModelOutputTensorLayouts(compiled, 0, 1, &type.layout, true),
-        output_failure);
+        "The input does not fit. A text has at most as many token ids as the sequence "
+        "length in metadata.json.");
   check(LiteRtGetCompiledModelOutputBufferRequirements(compiled, 0, 0, &requirements),
         output_failure);
   check(LiteRtCreateManagedTensorBufferFromRequirements(environment, &type,

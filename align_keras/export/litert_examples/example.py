@@ -81,14 +81,12 @@ def open_tokenizer(path, preprocessing):
     tokenizer = BertWordPieceTokenizer(
         vocabulary, lowercase=uncased, strip_accents=uncased
     )
-    length = preprocessing["sequence_length"]
-    tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
+    tokenizer.enable_truncation(preprocessing["sequence_length"])
     return tokenizer
 
 
 def tokenize(tokenizer, text):
-    """Returns the inputs of the text tower for one text, int32 (1, L) each."""
+    """Returns the inputs of the text tower for one text, int32 (1, tokens) each."""
     # Bytes of a command-line argument that are not valid UTF-8 are replaced by "?".
     encoding = tokenizer.encode(text.encode("utf-8", "replace").decode())
     return {

@@ -29,7 +29,6 @@ export class WordPieceTokenizer {
       this.ids.set(isSpecial ? this.mark(token.slice(1, -1)) : token, id);
     }
     const specialId = (name) => this.ids.get(this.mark(name));
-    this.padId = specialId("PAD");
     this.unknownId = specialId("UNK");
     this.startId = specialId("CLS");
     this.endId = specialId("SEP");
@@ -82,8 +81,8 @@ export class WordPieceTokenizer {
 
   /**
    * @param {string} text
-   * @returns {{token_ids: Int32Array, padding_mask: Int32Array}} ids of `[CLS]`, the
-   *     text, `[SEP]` and `[PAD]`, and a mask that is 0 for `[PAD]` and 1 otherwise.
+   * @returns {{token_ids: number[], padding_mask: number[]}} ids of `[CLS]`, the text
+   *     and `[SEP]`, and a mask of ones.
    */
   encode(text) {
     const ids = [];
@@ -91,11 +90,8 @@ export class WordPieceTokenizer {
       ids.push(...this.pieceIds(word));
       if (ids.length >= this.length - 2) break;
     }
-    const sequence = [this.startId, ...ids.slice(0, this.length - 2), this.endId];
-    const token_ids = new Int32Array(this.length).fill(this.padId);
-    token_ids.set(sequence);
-    const padding_mask = new Int32Array(this.length).fill(1, 0, sequence.length);
-    return { token_ids, padding_mask };
+    const token_ids = [this.startId, ...ids.slice(0, this.length - 2), this.endId];
+    return { token_ids, padding_mask: token_ids.map(() => 1) };
   }
 }
 

@@ -8,7 +8,10 @@ export class RuntimeLoadError extends Error {}
 export async function startRuntime() {
   try {
     const litert = await import("@litertjs/core");
-    await litert.loadLiteRt(WASM_FOLDER.href);
+    const { liteRtWasm } = await litert.loadLiteRt(WASM_FOLDER.href);
+    // LiteRT resizes open dimensions to the shapes of the inputs, but this check of
+    // @litertjs/core 2.5.3 refuses all shapes of such inputs.
+    liteRtWasm.checkTensorBufferCompatible = () => {};
     return litert;
   } catch (error) {
     throw new RuntimeLoadError(String(error.message ?? "one of its files is missing"));
@@ -38,7 +41,10 @@ export class Tower {
     const inputs = {};
     for (const { name, shape, dtype } of this.model.getInputDetails()) {
       const arrayType = dtype === "int32" ? Int32Array : Float32Array;
-      inputs[name] = new this.litert.Tensor(arrayType.from(values[name]), shape);
+      const array = arrayType.from(values[name]);
+      // The number and length of texts are open.
+      const isOpen = shape.includes(-1);
+      inputs[name] = new this.litert.Tensor(array, isOpen ? [1, array.length] : shape);
     }
     const outputs = Object.values(await this.model.run(inputs));
     const embedding = Float32Array.from(await outputs[0].data());
