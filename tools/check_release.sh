@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the checks that must pass before a version is tagged and that `.ci/run` omits: the
-# release tests and the mutations. With --changed, runs only the ci and release tests of the
-# files that changed since REV. Continues after a failure, and prints a table of the stages
-# at the end. The whole run takes hours. If it is interrupted, the next run of the same
-# commit skips the stages that have passed.
+# speed, the release tests and the mutations. With --changed, runs only the ci and release
+# tests of the files that changed since REV. Continues after a failure, and prints a table
+# of the stages at the end. The whole run takes hours. If it is interrupted, the next run of
+# the same commit skips the stages that have passed.
 # usage: tools/check_release.sh [--changed [REV]]
 #   REV: A revision. The default is the merge base with main, or the previous commit if
 #   the current commit is on main.
@@ -98,6 +98,15 @@ install_engines() {
   command -v java >/dev/null || echo "Java was not found. The tests of Spark are skipped."
 }
 
+# Compares the speed with that of the commit in the README's table.
+compare_speed() {
+  local revision
+  revision=$(sed -n 's/^<!-- speeds of \(.*\) -->$/\1/p' README.md)
+  git clone -q --shared . "$work/before" &&
+    git -C "$work/before" checkout -q "$revision" &&
+    python tools/benchmarks/compare.py "$work/before"
+}
+
 work=$(mktemp -d)
 export ALIGN_KERAS_CLUSTER_SCHEMAS=$work/schemas
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
@@ -123,6 +132,8 @@ case "${1:-}" in
   "")
     stage "CxC" download_ratings
     stage "engines" install_engines
+    # Before the mutations, which would disturb the measurement.
+    stage_once "speed" compare_speed
     start_mutations
     # These include the tests of the distributions and of all Python versions.
     for path in tests/*/; do

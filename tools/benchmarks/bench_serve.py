@@ -1,13 +1,10 @@
 """Measures the text searches per second of `align-keras serve`.
 
-`python tools/benchmarks/bench_serve.py INDEX --base CHECKOUT` starts a server of this
-clone, and a server of another checkout, such as an earlier commit. If the checkout has
-another shipped model, --base-index is an index that the checkout built. A load
-generator in its own process sends 1,000 distinct texts in rotation. After each text was
-sent once, the servers take turns of two measurements: the largest rate with --clients
-connections, and the response times at the fixed rate --rate. The medians of --rounds
-turns are printed with the CPU time of the server per request and the load of the
-machine.
+`python tools/benchmarks/bench_serve.py INDEX` starts a server, and a load generator in
+its own process sends 1,000 distinct texts in rotation. After each text was sent once,
+each of --rounds measures the largest rate with --clients connections, and the response
+times at the fixed rate --rate. The medians are printed with the CPU time of the server
+per request and the load of the machine.
 """
 
 import argparse
@@ -26,7 +23,6 @@ import urllib.parse
 
 from harness import positive, run_benchmark
 
-ROOT = pathlib.Path(__file__).parents[2]
 KINDS = "red green small old happy wooden flying two a big".split()
 THINGS = "bird car tree house fish clock boat flower dog hat".split()
 PLACES = (
@@ -46,33 +42,19 @@ TEXTS = [" ".join(words) for words in itertools.product(KINDS, THINGS, PLACES)]
 
 
 class Server:
-    """Process of `align-keras serve`.
+    """Process of `align-keras serve` with the index in a folder."""
 
-    Args:
-        name: Name in the results.
-        checkout: Folder of the clone.
-        index: Folder of the index.
-    """
-
-    def __init__(self, name, checkout, index):
-        self.name = name
-        self.results = []
+    def __init__(self, index):
         command = [sys.executable, "-m", "align_keras.cli.main", "serve"]
         self._process = subprocess.Popen(
-            [*command, "--port", "0"],
+            [*command, "--index", str(index), "--port", "0"],
             stdout=subprocess.PIPE,
             text=True,
-            cwd=checkout,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(checkout),
-                "ALIGN_KERAS_INDEX": str(index),
-            },
         )
         line = self._process.stdout.readline()
         address = re.search(r"127\.0\.0\.1:(\d+)/", line)
         if address is None:
-            sys.exit(f"The server of {name} did not start. Its message is above.")
+            sys.exit("The server did not start. Its message is above.")
         self.port = int(address[1])
 
     def cpu_seconds(self):
@@ -147,56 +129,42 @@ def send_requests(port, clients, seconds, rate):
     print(json.dumps(result))
 
 
-def compare(arguments):
-    """Measures the servers in turn, and prints the medians."""
-    checkouts = {"new": ROOT}
-    if arguments.base is not None:
-        checkouts["base"] = arguments.base.resolve()
-    servers = []
+def measure(arguments):
+    """Prints the rates and times of each round, and their medians."""
+    server = Server(arguments.index.resolve())
     try:
-        for name, checkout in checkouts.items():
-            is_base = name == "base" and arguments.base_index is not None
-            index = arguments.base_index if is_base else arguments.index
-            servers.append(Server(name, checkout, index.resolve()))
-        for server in servers:
-            result = server.measure(arguments.clients, 0, 0)
-            print(f"{server.name}: {result['rate']:.0f}/s when each text is new")
+        result = server.measure(arguments.clients, 0, 0)
+        print(f"{result['rate']:.0f}/s when each text is new")
+        results = []
         for _ in range(arguments.rounds):
-            for server in servers:
-                fastest = server.measure(arguments.clients, arguments.seconds, 0)
-                fixed = server.measure(
-                    arguments.clients, arguments.seconds, arguments.rate
-                )
-                load = os.getloadavg()[0]
-                server.results.append((fastest, fixed))
-                print(
-                    f"{server.name}: {fastest['rate']:.0f}/s, p99 "
-                    f"{fastest['p99_ms']:.0f} ms; at {arguments.rate}/s p99 "
-                    f"{fixed['p99_ms']:.0f} ms; load {load:.1f}",
-                    flush=True,
-                )
+            fastest = server.measure(arguments.clients, arguments.seconds, 0)
+            fixed = server.measure(arguments.clients, arguments.seconds, arguments.rate)
+            results.append((fastest, fixed))
+            print(
+                f"{fastest['rate']:.0f}/s, p99 {fastest['p99_ms']:.0f} ms; at "
+                f"{arguments.rate}/s p99 {fixed['p99_ms']:.0f} ms; load "
+                f"{os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
     finally:
-        for server in servers:
-            server.stop()
-    for server in servers:
-        fastest, fixed = zip(*server.results, strict=True)
-        rate, cpu = (
-            statistics.median(result[key] for result in fastest)
-            for key in ("rate", "cpu_ms")
-        )
-        median, p99 = (
-            statistics.median(result[key] for result in fixed)
-            for key in ("median_ms", "p99_ms")
-        )
-        print(
-            f"{server.name}, medians: {rate:.0f} searches/s with {cpu:.1f} ms of CPU "
-            f"time each. At {arguments.rate}/s: median {median:.0f} ms, p99 "
-            f"{p99:.0f} ms"
-        )
+        server.stop()
+    fastest, fixed = zip(*results, strict=True)
+    rate, cpu = (
+        statistics.median(result[key] for result in fastest)
+        for key in ("rate", "cpu_ms")
+    )
+    median, p99 = (
+        statistics.median(result[key] for result in fixed)
+        for key in ("median_ms", "p99_ms")
+    )
+    print(
+        f"medians: {rate:.0f} searches/s with {cpu:.1f} ms of CPU time each. At "
+        f"{arguments.rate}/s: median {median:.0f} ms, p99 {p99:.0f} ms"
+    )
 
 
 def main():
-    """Compares servers, or sends requests in the process of the load generator."""
+    """Measures the server, or sends requests in the process of the load generator."""
     if sys.argv[1:2] == ["--send"]:
         port, clients, seconds, rate = sys.argv[2:]
         send_requests(int(port), int(clients), float(seconds), float(rate))
@@ -205,13 +173,11 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("index", type=pathlib.Path, help="folder of an index")
-    parser.add_argument("--base", type=pathlib.Path, help="another clone to compare")
-    parser.add_argument("--base-index", type=pathlib.Path, help="its index")
     parser.add_argument("--clients", type=positive, default=16)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--rounds", type=positive, default=3)
-    compare(parser.parse_args())
+    measure(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -297,7 +297,7 @@ def start(contender, arguments, architecture):
         options += ["--longest-caption", arguments.longest_caption]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(arguments.package_root or ROOT),
+        "PYTHONPATH": str(ROOT),
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "HF_HUB_OFFLINE": "1",
@@ -390,9 +390,6 @@ def parse(argv):
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument(
         "--steps", type=positive, default=1, help="training steps per turn"
-    )
-    parser.add_argument(
-        "--package-root", help="measure another checkout of this package"
     )
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)

@@ -97,17 +97,24 @@ class Worker:
     Args:
         name: Name in messages.
         command: Arguments of the interpreter.
+        python: Interpreter.
         options: Options of `subprocess.Popen`.
 
     Attributes:
         ready: The value that the process sent when it was ready, or None if it ended.
     """
 
-    def __init__(self, name: str, command: Sequence[object], **options: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[object],
+        python: str = sys.executable,
+        **options: Any,
+    ) -> None:
         print(f"starting {name}", file=sys.stderr)
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
+            [python, *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
