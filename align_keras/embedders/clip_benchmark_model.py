@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from align_keras.embedders.embedder import Embedder
+from align_keras.embedders.image_transforms import (
+    ImageTransform,
+    ResizeSquareAsTensorflow,
+)
 from align_keras.embedders.loading import load_model
 from align_keras.embedders.locations import (
     choose_runtime,
     keras_or_auto,
     locate_model,
 )
-from align_keras.embedders.pixels import square_pixels
+from align_keras.embedders.pixels import transformed_pixels
 from align_keras.utils.errors import InputError
 from align_keras.utils.llvm_conflict import block_triton
 
@@ -42,7 +46,7 @@ class CLIPBenchmarkModel:
         return self
 
     def encode_image(self, images: Any) -> Any:
-        """Embeds images of the size `resize_to`.
+        """Embeds images that the transform of `_load` returned.
 
         Args:
             images: uint8 tensor (n, resize_to, resize_to, 3).
@@ -105,19 +109,21 @@ def _load(
 ) -> tuple[CLIPBenchmarkModel, Any, Any]:
     """Returns the model, the transform of an image and the tokenizer of texts."""
     embedder = load_model(model_name, pretrained or keras_or_auto(model_name))
-    transform = functools.partial(
-        _resized,
-        resize_to=embedder.resize_to,
-        as_tensorflow=embedder.align is not None,
+    transform = embedder.image_transform
+    if embedder.align is not None:
+        transform = ResizeSquareAsTensorflow(embedder.resize_to)
+    return (
+        CLIPBenchmarkModel(embedder),
+        functools.partial(_transformed, transform=transform),
+        text_bytes,
     )
-    return CLIPBenchmarkModel(embedder), transform, text_bytes
 
 
-def _resized(image: Any, resize_to: int, as_tensorflow: bool) -> Any:
+def _transformed(image: Any, transform: ImageTransform) -> Any:
     """Converts an image of Pillow to a uint8 tensor (resize_to, resize_to, 3)."""
     content = io.BytesIO()
     image.save(content, "png", compress_level=1)
-    pixels = square_pixels(content.getvalue(), resize_to, as_tensorflow)
+    pixels = transformed_pixels(content.getvalue(), transform)
     return _as_tensor(pixels, "cpu")
 
 

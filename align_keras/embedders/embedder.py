@@ -1,21 +1,26 @@
 """Interface of all models that embed images and texts."""
 
 import abc
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from align_keras.models.composed_query import encode_query
+from align_keras.utils.arguments import check_is_sequence
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from align_keras.embedders.image_transforms import ImageTransform
     from align_keras.embedders.label_thresholds import LabelThresholds
     from align_keras.models import ALIGN
 
 # Weight of each text relative to an image for models without `search.json`. The paper
 # uses 2 for its large models.
 DEFAULT_TEXT_WEIGHT = 0.5
+# Number of images that `encode_images` has in memory at a time.
+_BATCH_SIZE = 64
 
 
 class Embedder(abc.ABC):
@@ -35,8 +40,7 @@ class Embedder(abc.ABC):
         in_memory: True if no other process can open the model by its name.
         dimension: length of an embedding.
         image_size: side of the input of the image tower in pixels.
-        resize_to: side in pixels to which images are resized before the center is
-            cropped.
+        resize_to: side in pixels of the images that `encode_resized` takes.
         fingerprint: digest of the weights and the preprocessing. Indexes store it to
             identify their model.
         image_fingerprint: digest that changes whenever image embeddings may change. It
@@ -73,7 +77,14 @@ class Embedder(abc.ABC):
     text_weight: float = DEFAULT_TEXT_WEIGHT
     label_threshold: float | None = None
 
-    @abc.abstractmethod
+    @property
+    def image_transform(self) -> "ImageTransform":
+        """Function from an image of any size to the pixels of `encode_resized`."""
+        # Text queries are faster without this import.
+        from align_keras.embedders.image_transforms import ResizeSquare
+
+        return ResizeSquare(self.resize_to)
+
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
         """Embeds images.
 
@@ -87,6 +98,22 @@ class Embedder(abc.ABC):
         Raises:
             InputError: if an image cannot be read. The message names the image.
         """
+        # Text queries are faster without this import.
+        import concurrent.futures
+
+        check_is_sequence("images", "paths, bytes or arrays", images)
+        rows = [np.zeros((0, self.dimension), np.float32)]
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(images), _BATCH_SIZE):
+                batch = images[start : start + _BATCH_SIZE]
+                rows += pool.map(self._encode_image, batch)
+        return np.concatenate(rows)
+
+    def _encode_image(self, image: Any) -> np.ndarray:
+        from align_keras.embedders.pixels import transformed_pixels
+
+        pixels = transformed_pixels(image, self.image_transform)
+        return self.encode_resized([pixels])
 
     @abc.abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -112,7 +139,7 @@ class Embedder(abc.ABC):
 
     @abc.abstractmethod
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeds images of the size `resize_to`.
+        """Embeds images that `image_transform` returned.
 
         Several threads may call this method in parallel.
 

@@ -2,7 +2,6 @@
 
 import abc
 import functools
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +10,13 @@ import numpy as np
 
 from align_keras.embedders.embedder import Embedder
 from align_keras.text.shortening import shorten_texts
-from align_keras.utils.arguments import check_is_sequence, check_texts
+from align_keras.utils.arguments import check_texts
 from align_keras.utils.errors import InputError
 
 # Maximum image side and length of a caption in the metadata of a tower, in pixels and
 # tokens. Such an image takes 200 MB.
 _MAX_SIDE = 8192
 _MAX_TOKENS = 8192
-# Number of images that are in memory at a time.
-_BATCH_SIZE = 64
 
 
 class TowerEmbedder(Embedder):
@@ -89,23 +86,6 @@ class TowerEmbedder(Embedder):
     @abc.abstractmethod
     def accepts_any_length(self) -> bool:
         """Returns True if the text tower accepts rows without padding."""
-
-    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
-        # Text queries are faster without this import.
-        import concurrent.futures
-
-        check_is_sequence("images", "paths, bytes or arrays", images)
-        rows = [np.zeros((0, self.dimension), np.float32)]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(images), _BATCH_SIZE):
-                batch = images[start : start + _BATCH_SIZE]
-                rows += pool.map(self._encode_image, batch)
-        return np.concatenate(rows)
-
-    def _encode_image(self, image: Any) -> np.ndarray:
-        from align_keras.embedders.pixels import square_pixels
-
-        return self.encode_resized([square_pixels(image, self.resize_to)])
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
         if not len(images):

@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from align_keras.embedders.embedder import Embedder
 from align_keras.utils.arguments import check_number
 from align_keras.utils.truncation import truncate_embeddings
+
+if TYPE_CHECKING:
+    from align_keras.embedders.image_transforms import ImageTransform
 
 
 class TruncatedEmbedder(Embedder):
@@ -45,6 +48,10 @@ class TruncatedEmbedder(Embedder):
         self.fingerprint = self._digest(embedder.fingerprint)
         self.image_fingerprint = self._digest(embedder.image_fingerprint)
         self.text_fingerprint = self._digest(embedder.text_fingerprint)
+
+    @property
+    def image_transform(self) -> "ImageTransform":
+        return self._embedder.image_transform
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
         return self._truncate(self._embedder.encode_images(images))

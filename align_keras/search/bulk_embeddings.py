@@ -31,7 +31,7 @@ from align_keras.search.readers.embedding_source import (
     read_source,
 )
 from align_keras.search.readers.image_files import check_some_reached, read_file
-from align_keras.search.readers.photos import decode_square
+from align_keras.search.readers.photos import decode_photo
 from align_keras.search.update.file_embedding import map_in_order, model_of_task
 from align_keras.utils.addresses import is_url, without_query
 from align_keras.utils.arguments import check_choice, check_number
@@ -284,7 +284,7 @@ def _read_input(value: str | None, kind: str, model: Embedder) -> np.ndarray | s
         return text
     if not value:
         raise ImageError("missing", "no path")
-    return decode_square(read_file(os.fsencode(value))[0], model.resize_to).pixels
+    return decode_photo(read_file(os.fsencode(value))[0], model.image_transform).pixels
 
 
 # === Output ===

@@ -284,7 +284,7 @@ def calibrate(
     rows = []
     with progress_bar("calibrating", "images", len(paths)) as bar:
         for path in paths:
-            pixels = read_query_image(path, model.resize_to)
+            pixels = read_query_image(path, model.image_transform)
             rows.append(model.encode_resized([pixels])[0])
             bar.advance(1)
     scores = np.stack(rows) @ model.encode_texts(names).T

@@ -11,7 +11,11 @@ import yaml
 
 import align_keras
 from align_keras.embedders.clip_benchmark_model import with_runtimes
-from align_keras.embedders.pixels import square_pixels
+from align_keras.embedders.image_transforms import (
+    ResizeSquare,
+    ResizeSquareAsTensorflow,
+)
+from align_keras.embedders.pixels import transformed_pixels
 from align_keras.images import resize_image
 from tests.helpers.oracle_process import needs
 from tests.helpers.public_benchmarks import stamps, write_class_shards, write_shards
@@ -46,9 +50,10 @@ def test_the_pixels_of_a_keras_model_are_those_of_tensorflow():
     for shape in ((300, 211, 3), (50, 90, 3)):
         noise = generator.integers(0, 256, shape, np.uint8)
         expected = resize_image(noise, 172).numpy()
-        exact = square_pixels(noise, 172, as_tensorflow=True)
+        exact = transformed_pixels(noise, ResizeSquareAsTensorflow(172))
         assert np.mean(exact != expected) < 2e-3
-        assert np.mean(square_pixels(noise, 172) != expected) > 0.02
+        rounded = transformed_pixels(noise, ResizeSquare(172))
+        assert np.mean(rounded != expected) > 0.02
 
 
 @pytest.fixture(scope="module")

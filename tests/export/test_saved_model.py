@@ -295,7 +295,7 @@ def test_all_exports_have_similar_embeddings_of_a_file(tmp_path):
         ("LiteRT", shipped, 0.98),
     ):
         searcher = load_model(folder)
-        squares = [read_query_image(path, searcher.resize_to) for path in paths]
+        squares = [read_query_image(path, searcher.image_transform) for path in paths]
         embeddings = searcher.encode_resized(squares)
         check(f"search with {name}", embeddings, min_cosine)
         index_folder = tmp_path / f"index of {name}"

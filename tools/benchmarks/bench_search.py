@@ -124,7 +124,7 @@ def bench_indexing(arguments):
     from align_keras import load_model
     from align_keras.search import Index
     from align_keras.search.readers.image_files import read_file
-    from align_keras.search.readers.photos import decode_square
+    from align_keras.search.readers.photos import decode_photo
 
     model = load_model(arguments.model)
     for name, size in SIZES.items():
@@ -135,7 +135,9 @@ def bench_indexing(arguments):
         pixels = []
 
         def decode(chunk, pixels=pixels):
-            images = [decode_square(read_file(f)[0], model.resize_to) for f in chunk]
+            images = [
+                decode_photo(read_file(f)[0], model.image_transform) for f in chunk
+            ]
             if len(pixels) < 64:
                 pixels.extend(image.pixels for image in images)
 

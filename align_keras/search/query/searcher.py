@@ -62,7 +62,7 @@ class Searcher:
         # need them.
         from align_keras.search.readers.photos import read_query_image
 
-        pixels = read_query_image(image, model.resize_to)
+        pixels = read_query_image(image, model.image_transform)
         embedding: np.ndarray = model.encode_resized([pixels])[0]
         return embedding
 

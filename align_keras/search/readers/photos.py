@@ -1,4 +1,4 @@
-"""Decoding of image files to squares and upright images, and metadata of photos."""
+"""Decoding of image files for models and for pages, and metadata of photos."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from align_keras.embedders.image_transforms import ImageTransform
 from align_keras.embedders.pixels import as_png
 from align_keras.search.readers.image_files import read_file
 from align_keras.search.readers.raw_preview import (
@@ -39,7 +40,7 @@ class DecodedImage:
     """Decoded image and its metadata.
 
     Attributes:
-        pixels: uint8 array (resize_to, resize_to, 3).
+        pixels: uint8 array (height, width, 3) for the image tower.
         width: width of the upright image in pixels.
         height: height of the upright image in pixels.
         date: ISO date at which the photo was taken, or None.
@@ -65,12 +66,12 @@ class PhotoMetadata(NamedTuple):
     camera: str | None
 
 
-def decode_square(content: bytes, resize_to: int) -> DecodedImage:
-    """Decodes an image and resizes it to a square.
+def decode_photo(content: bytes, transform: ImageTransform) -> DecodedImage:
+    """Decodes an image for an image tower, and reads its metadata.
 
     Args:
         content: bytes of an image file.
-        resize_to: side of the square in pixels.
+        transform: `image_transform` of the model.
 
     Raises:
         ImageError: if the image cannot be decoded.
@@ -78,8 +79,8 @@ def decode_square(content: bytes, resize_to: int) -> DecodedImage:
     photo = _open(content)
     metadata = _read_metadata(photo)
     with _memory_lock(photo.opened):
-        image = _decode(photo, 2 * resize_to)
-        square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
+        image = _decode(photo, transform.shorter_side)
+        pixels = transform(image)
     width, height = image.size
     if photo.preview is not None:
         width, height = photo.preview.width, photo.preview.height
@@ -89,21 +90,19 @@ def decode_square(content: bytes, resize_to: int) -> DecodedImage:
         # nearly square JPEG can have a square draft, which does not show the rotation.
         if (image.width - image.height) * (width - height) < 0:
             width, height = height, width
-    return DecodedImage(
-        np.asarray(square), width, height, metadata.date, metadata.camera
-    )
+    return DecodedImage(pixels, width, height, metadata.date, metadata.camera)
 
 
-def read_query_image(image: Any, resize_to: int) -> np.ndarray:
+def read_query_image(image: Any, transform: ImageTransform) -> np.ndarray:
     """Reads the image of a query.
 
     Args:
         image: path or address, content of an image file as bytes, or uint8 array
             (height, width, 3).
-        resize_to: side of the resized square in pixels.
+        transform: `image_transform` of the model.
 
     Returns:
-        uint8 array (resize_to, resize_to, 3).
+        uint8 array (height, width, 3) for the image tower.
 
     Raises:
         InputError: if the image cannot be read.
@@ -112,7 +111,7 @@ def read_query_image(image: Any, resize_to: int) -> np.ndarray:
     try:
         if not isinstance(content, bytes):
             content, _ = read_file(os.fsencode(content))
-        return decode_square(content, resize_to).pixels
+        return decode_photo(content, transform).pixels
     except ImageError as error:
         name = "the image" if isinstance(image, bytes | np.ndarray) else image
         raise InputError(

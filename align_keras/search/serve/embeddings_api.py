@@ -149,7 +149,7 @@ def _embed(request: EmbeddingRequest, model: Embedder) -> np.ndarray:
         if isinstance(value, str):
             texts[row] = value
         else:
-            pixels = read_query_image(value, model.resize_to)
+            pixels = read_query_image(value, model.image_transform)
             rows[row] = model.encode_resized([pixels])[0]
     if texts:
         rows[list(texts)] = model.encode_texts(list(texts.values()))

@@ -204,7 +204,7 @@ class _Tools:
                 "Download the image first."
             )
         try:
-            pixels = read_query_image(path, index.model.resize_to)
+            pixels = read_query_image(path, index.model.image_transform)
         except (InputError, ImageError, ValueError):
             # The reason would tell the agent which files exist.
             raise InputError(

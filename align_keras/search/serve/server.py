@@ -302,7 +302,7 @@ class _Server:
         self._check_state(search.state, current.state)
         model = current.index.model
         stored = [current.index.embedding(id) for id in search.query.images]
-        pixels = read_query_image(image, model.resize_to)
+        pixels = read_query_image(image, model.image_transform)
         stored.append(model.encode_resized([pixels])[0])
         images = [*search.query.images, image]
         query = dataclasses.replace(search.query, image=images)

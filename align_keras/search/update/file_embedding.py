@@ -22,7 +22,7 @@ from align_keras.search.readers.image_files import (
     date_of,
     read_file,
 )
-from align_keras.search.readers.photos import decode_square
+from align_keras.search.readers.photos import decode_photo
 from align_keras.search.update.changes import CLAIMED_ELSEWHERE, FileToEmbed
 from align_keras.utils.addresses import is_url
 from align_keras.utils.errors import ImageError
@@ -189,7 +189,7 @@ def _embed_files(
             # The index has an image with this content, whose embedding is used.
             if is_stored(file.columns["content"]):
                 continue
-            image = decode_square(content, model.resize_to)
+            image = decode_photo(content, model.image_transform)
         except ImageError as error:
             file.reason = error.reason
             file.detail = error.detail

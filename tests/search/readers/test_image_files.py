@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from align_keras.embedders.image_transforms import ResizeSquare
 from align_keras.search.readers import photos
 from align_keras.search.readers.image_files import find_images, read_file
-from align_keras.search.readers.photos import decode_square, read_photo_metadata
+from align_keras.search.readers.photos import decode_photo, read_photo_metadata
 from align_keras.utils.errors import ImageError
 
 
@@ -33,11 +34,11 @@ def test_size_date_and_camera_are_read():
     exif[0x010F], exif[0x0110] = "Canon\0", "Canon EOS 5D"
     exif[0x0112] = 6  # Rotated by 90 degrees.
     exif.get_ifd(0x8769)[0x9003] = "2019:07:03 18:20:00"
-    image = decode_square(encoded_image("JPEG", exif=exif), 32)
+    image = decode_photo(encoded_image("JPEG", exif=exif), ResizeSquare(32))
     assert (image.width, image.height) == (20, 40)
     assert (image.date, image.camera) == ("2019-07-03 18:20:00", "Canon EOS 5D")
     assert image.pixels.shape == (32, 32, 3) and image.pixels.dtype == np.uint8
-    plain = decode_square(encoded_image("PNG"), 32)
+    plain = decode_photo(encoded_image("PNG"), ResizeSquare(32))
     assert (plain.date, plain.camera) == (None, None)
 
 
@@ -53,10 +54,10 @@ def test_the_size_limit_is_checked_before_decoding(monkeypatch, pixels):
     )
     if pixels == "too many":
         with pytest.raises(ImageError, match="50,331,648"):
-            decode_square(bytes(content), 32)
+            decode_photo(bytes(content), ResizeSquare(32))
         assert not loads
     else:
-        decode_square(bytes(content), 32)
+        decode_photo(bytes(content), ResizeSquare(32))
         # Pillow calls `load` again for the conversion, which then does nothing.
         assert loads.count(1) <= 2
 
@@ -65,7 +66,7 @@ def test_the_size_limit_is_checked_before_decoding(monkeypatch, pixels):
 def test_an_invalid_time_gives_no_date(text):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = text
-    assert decode_square(encoded_image("JPEG", exif=exif), 32).date is None
+    assert decode_photo(encoded_image("JPEG", exif=exif), ResizeSquare(32)).date is None
 
 
 def test_large_jpegs_are_decoded_at_a_reduced_size(monkeypatch):
@@ -77,7 +78,7 @@ def test_large_jpegs_are_decoded_at_a_reduced_size(monkeypatch):
         return original(content, shorter_side=shorter_side)
 
     monkeypatch.setattr(photos, "decode_rgb", decode)
-    decode_square(encoded_image("JPEG", (400, 300)), 32)
+    decode_photo(encoded_image("JPEG", (400, 300)), ResizeSquare(32))
     assert shorter_sides[0] == 64
 
 
@@ -97,7 +98,7 @@ def test_the_size_of_a_reduced_jpeg_is_that_of_the_upright_image(
 ):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = decode_square(encoded_image("JPEG", size, exif=exif), 8)
+    image = decode_photo(encoded_image("JPEG", size, exif=exif), ResizeSquare(8))
     assert (image.width, image.height) == expected
 
 
@@ -155,9 +156,9 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
 @pytest.mark.parametrize("format", ["HEIF", "AVIF"])
 def test_heif_and_avif_are_decoded(format):
     pytest.importorskip("pillow_heif").register_heif_opener()
-    image = decode_square(encoded_image(format), 32)
+    image = decode_photo(encoded_image(format), ResizeSquare(32))
     assert (image.width, image.height) == (40, 20)
     assert np.abs(image.pixels.astype(int) - (200, 10, 10)).max() < 12
     with pytest.raises(ImageError) as caught:
-        decode_square(encoded_image(format)[:200], 32)
+        decode_photo(encoded_image(format)[:200], ResizeSquare(32))
     assert caught.value.reason == "unreadable"

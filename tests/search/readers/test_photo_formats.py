@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
+from align_keras.embedders.image_transforms import ResizeSquare
 from align_keras.search.readers import image_files, raw_preview
 from align_keras.search.readers.photos import (
-    decode_square,
+    decode_photo,
     read_query_image,
     read_upright,
 )
@@ -84,7 +85,7 @@ LOSSLESS = {
 def test_pixels_follow_the_rule_of_all_formats(name):
     content, expected = LOSSLESS[name]
     assert_pixels(read_upright(content), expected, 1 if "alpha" in name else 0)
-    image = decode_square(content, 32)
+    image = decode_photo(content, ResizeSquare(32))
     assert (image.height, image.width) == expected.shape[:2]
 
 
@@ -95,13 +96,13 @@ def test_tiff_files_are_rotated(compression):
         content = samples.encoded(RGB, "TIFF", tiffinfo=tags, compression=compression)
         expected = samples.apply_orientation(np.asarray(RGB), orientation)
         assert_pixels(read_upright(content), expected)
-        image = decode_square(content, 32)
+        image = decode_photo(content, ResizeSquare(32))
         assert (image.height, image.width) == expected.shape[:2]
 
 
 def test_date_and_camera_of_a_tiff_file_are_read():
     tags = {0x010F: "Canon", 0x0110: "Scanner 3", 0x0132: "2019:07:03 18:20:00"}
-    image = decode_square(samples.encoded(RGB, "TIFF", tiffinfo=tags), 32)
+    image = decode_photo(samples.encoded(RGB, "TIFF", tiffinfo=tags), ResizeSquare(32))
     assert (image.date, image.camera) == ("2019-07-03 18:20:00", "Canon Scanner 3")
 
 
@@ -109,7 +110,7 @@ def test_date_and_camera_of_a_tiff_file_are_read():
 def test_samples_without_a_level_for_white_are_refused(mode):
     content = samples.encoded(Image.new(mode, (9, 9)), "TIFF")
     with pytest.raises(ImageError, match="32 bits") as caught:
-        decode_square(content, 32)
+        decode_photo(content, ResizeSquare(32))
     assert caught.value.reason == "unreadable"
 
 
@@ -123,7 +124,9 @@ def test_damaged_files_have_a_reason(name):
         for position in random.integers(0, len(damaged), 8):
             damaged[position] = random.integers(256)
         try:
-            decode_square(bytes(damaged[: random.integers(4, len(damaged))]), 8)
+            decode_photo(
+                bytes(damaged[: random.integers(4, len(damaged))]), ResizeSquare(8)
+            )
         except ImageError as error:
             refused += 1
             assert error.reason in ("unreadable", "truncated", "oversized")
@@ -138,10 +141,10 @@ def test_the_limit_of_pixels_holds_for_tiles(monkeypatch):
 
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((16, 16), np.uint8), tile=(512, 512))
-    assert decode_square(file.getvalue(), 8).width == 16
+    assert decode_photo(file.getvalue(), ResizeSquare(8)).width == 16
     monkeypatch.setattr(pillow_images, "MAX_PIXELS", 512 * 512 - 1)
     with pytest.raises(ImageError, match="tile"):
-        decode_square(file.getvalue(), 8)
+        decode_photo(file.getvalue(), ResizeSquare(8))
 
 
 def test_tiff_files_are_not_taken_for_raw_files():
@@ -167,7 +170,7 @@ def test_the_preview_of_a_raw_file_is_read(kind):
             assert raw.raw_image.shape == SENSOR
         expected = samples.apply_orientation(np.asarray(RGB), orientation)
         assert_pixels(read_upright(content), expected, 12)
-        image = decode_square(content, 32)
+        image = decode_photo(content, ResizeSquare(32))
         is_portrait = orientation in (6, 8)
         assert (image.height > image.width) == is_portrait
         # The size is that of the photo, of which LibRaw may cut the margin.
@@ -178,7 +181,7 @@ def test_the_preview_of_a_raw_file_is_read(kind):
             content = raw_file(kind, RGB, orientation, is_jpeg=False)
             assert_pixels(read_upright(content), expected)
     square = np.asarray(RGB.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
-    pixels = read_query_image(raw_file(kind, RGB), 32)
+    pixels = read_query_image(raw_file(kind, RGB), ResizeSquare(32))
     assert np.abs(pixels - square).max() < 20
 
 
@@ -195,7 +198,7 @@ def test_raw_files_without_a_readable_preview_have_a_reason(tmp_path):
         (content[: start + 20] + bytes(len(content) - start - 20), NO_PREVIEW),
     ):
         with pytest.raises(ImageError) as caught:
-            decode_square(damaged, 32)
+            decode_photo(damaged, ResizeSquare(32))
         assert caught.value.reason == reason
 
 

@@ -189,7 +189,7 @@ def test_a_moved_source_is_not_embedded_again(build, photos, tmp_path, monkeypat
     (photos / "broken.jpg").unlink()
     photos.rename(tmp_path / "album")
     # Decoding an image would now fail.
-    monkeypatch.setattr("align_keras.search.update.file_embedding.decode_square", None)
+    monkeypatch.setattr("align_keras.search.update.file_embedding.decode_photo", None)
     index = build(tmp_path / "album")
     assert index.changes.renamed == len(index) == 3
     assert {hit.id for hit in index.latest()} == before
@@ -267,7 +267,7 @@ def test_an_interrupt_saves_the_embedded_images(build, photos, colors, monkeypat
 
     from align_keras.search.update import file_embedding
 
-    decode = file_embedding.decode_square
+    decode = file_embedding.decode_photo
     chunks = 5
     calls = itertools.count()
 
@@ -276,7 +276,7 @@ def test_an_interrupt_saves_the_embedded_images(build, photos, colors, monkeypat
             raise KeyboardInterrupt
         return decode(*arguments)
 
-    monkeypatch.setattr(file_embedding, "decode_square", decode_or_interrupt)
+    monkeypatch.setattr(file_embedding, "decode_photo", decode_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(photos)
     monkeypatch.undo()
