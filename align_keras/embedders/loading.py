@@ -13,6 +13,7 @@ from align_keras.embedders.locations import (
     is_image_runtime,
     locate_model,
 )
+from align_keras.presets.open_clip_layout import is_open_clip
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 
@@ -42,6 +43,9 @@ def load_model(
               `"kaggle://user/model/keras/variation"`.
             - the folder of an export: a SavedModel, LiteRT towers (`image.tflite`,
               `text.tflite`) or ONNX towers (`image.onnx`, `text.onnx`).
+            - an open_clip model in the ONNX layout of immich, the folder or
+              `"hf://immich-app/model"`: CLIP, SigLIP, SigLIP 2, MobileCLIP and
+              multilingual models. It needs the extra `onnx`.
             - an `ALIGN` in memory.
             - an `Embedder`, which is returned unchanged.
         runtime: runtime that computes the embeddings.
@@ -138,6 +142,10 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
         from align_keras.embedders.litert_embedder import LiteRTEmbedder
 
         embedder = LiteRTEmbedder(location)
+    elif chosen == "onnx" and is_open_clip(location.folder):
+        from align_keras.embedders.open_clip_embedder import OpenCLIPEmbedder
+
+        embedder = OpenCLIPEmbedder(location)
     elif chosen == "onnx":
         from align_keras.embedders.onnx_embedder import ONNXEmbedder
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from align_keras.presets.open_clip_layout import is_open_clip
 from align_keras.utils.addresses import is_hub_name
 from align_keras.utils.arguments import check_choice, did_you_mean
 from align_keras.utils.errors import (
@@ -35,11 +36,14 @@ RUNTIME_HELP = (
 )
 MODEL_HELP = (
     "model: align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a "
-    "preset folder, a .keras file, a Hugging Face folder, hf://user/model[@revision], "
-    "or kaggle://user/model/keras/variation"
+    "preset folder, a .keras file, a Hugging Face folder, an open_clip model in ONNX "
+    "(immich's layout), hf://user/model[@revision], or "
+    "kaggle://user/model/keras/variation"
 )
 # Files by which a model is recognized, for messages.
-_MODEL_FILES = "config.json, saved_model.pb, text.tflite or text.onnx"
+_MODEL_FILES = (
+    "config.json, saved_model.pb, text.tflite, text.onnx or textual/model.onnx"
+)
 # For each runtime, the package that it needs and the extra that installs the package.
 # The package of LiteRT is always installed.
 _PACKAGES = {
@@ -215,6 +219,8 @@ def _folder_of(name: str) -> pathlib.Path:
 
 def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
     """Returns the runtimes for which a folder has files, in order of preference."""
+    if is_open_clip(folder):
+        return ("onnx",)
     is_saved_model = (folder / "saved_model.pb").exists() or (folder / "align").is_dir()
     has_files = {
         "litert": (folder / LITERT_FILES["text"]).is_file(),

@@ -10,6 +10,10 @@ import re
 import urllib.parse
 from collections.abc import Iterator
 
+from align_keras.presets.open_clip_layout import (
+    OPEN_CLIP_IGNORED,
+    OPEN_CLIP_PATTERNS,
+)
 from align_keras.utils.addresses import HUB_PREFIX, KAGGLE_PREFIX
 from align_keras.utils.errors import InputError
 
@@ -115,8 +119,10 @@ def download(
     import huggingface_hub
 
     parts = parse_hub_name(name, revision)
-    patterns = [*LIGHT_PATTERNS, *(WEIGHT_PATTERNS if weights else ())]
-    ignored: list[str] | None = list(IGNORED_PATTERNS)
+    patterns = [*LIGHT_PATTERNS, *OPEN_CLIP_PATTERNS]
+    if weights:
+        patterns += WEIGHT_PATTERNS
+    ignored: list[str] | None = [*IGNORED_PATTERNS, *OPEN_CLIP_IGNORED]
     if parts.folder:
         patterns = [f"{parts.folder}/*"]
         ignored = None

@@ -5,6 +5,7 @@ import pathlib
 
 from align_keras.presets.hub import download
 from align_keras.presets.layout import CONFIG_FILE
+from align_keras.presets.open_clip_layout import is_open_clip
 from align_keras.presets.sizes import preset_names
 from align_keras.utils.addresses import is_hub_name
 from align_keras.utils.arguments import did_you_mean
@@ -41,7 +42,9 @@ def locate_preset(
     if name in SHIPPED_MODELS:
         return pathlib.Path(find_shipped_model(name))
     if is_hub_name(name):
-        return download(name, revision, token, weights=load_weights)
+        folder = download(name, revision, token, weights=load_weights)
+        _check_is_no_open_clip(name, folder)
+        return folder
     path = pathlib.Path(preset)
     if path.is_file() and is_keras_file(path):
         return path
@@ -60,12 +63,23 @@ def locate_preset(
             f'with align_keras.load_model("{path}"), or open the run folder or '
             "the preset that was exported."
         )
+    _check_is_no_open_clip(name, path)
     if not (path / CONFIG_FILE).exists():
         raise InputError(
             f"{path} must be a preset or a finished run. Received: a folder without "
             f"{CONFIG_FILE}. Finish the run with the command that started it."
         )
     return path
+
+
+def _check_is_no_open_clip(name: str, folder: pathlib.Path) -> None:
+    if is_open_clip(folder):
+        raise InputError(
+            "preset must be a model with weights of Keras. Received: the open_clip "
+            f"model {name}, which embeds images and texts but cannot be trained or "
+            "exported. Train a small model with it by `align-keras finetune --teacher "
+            f"{name}`, and export that model."
+        )
 
 
 def is_keras_file(path: pathlib.Path) -> bool:
