@@ -232,6 +232,18 @@ def test_a_tokenizer_without_its_padding_is_refused(models, tmp_path):
         load_model(folder).encode_texts(["a dog"])
 
 
+def test_weights_outside_the_folder_are_refused(models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(models("siglip2"), folder)
+    tower = folder / "textual" / "model.onnx"
+    (folder / "textual" / "weights.data").rename(tmp_path / "weights.data")
+    # Fields of protobuf have a length, so the path must have that of the old one.
+    tower.write_bytes(tower.read_bytes().replace(b"weights.data", b"../secret.dt"))
+    (tmp_path / "weights.data").rename(folder / "secret.dt")
+    with pytest.raises(InputError, match="escapes"):
+        load_model(folder).encode_texts(["a dog"])
+
+
 def test_a_model_of_the_hub_is_downloaded_without_files_of_other_runtimes(
     models, hub_stub, images
 ):
