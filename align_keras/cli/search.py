@@ -112,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index
+    from align_keras.search.query.photo_advice import photo_advice
 
     queries = _queries(arguments)
     index_folder, model = _index_and_model(arguments)
@@ -124,6 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for query, hits in results:
             print_hits(query.title or query.where or "", hits)
+        advice = [photo_advice(index.store, hits) for _, hits in results]
+        # The advice is the same for all queries.
+        for line in set(filter(None, advice)):
+            print(without_control_characters(f"{line.reason}: {line.command}"))
     return 0
 
 

@@ -157,10 +157,11 @@ const titleOf = (hit) => hit.captions[0] || nameOf(hit);
 function clearHits() {
   element("hits").replaceChildren();
   element("no-hits").hidden = true;
+  element("advice").hidden = true;
   state.hits = [];
 }
 
-function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
+function showHits({ hits, has_more: hasMore, advice, seconds, index }, offset) {
   const list = element("hits");
   if (!offset) clearHits();
   state.index = index;
@@ -169,6 +170,9 @@ function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
   list.append(...hits.map((hit, position) => hitItem(hit, offset + position)));
   element("load-more").hidden = !hasMore;
   element("no-hits").hidden = state.hits.length > 0;
+  element("advice").hidden = !advice;
+  element("advice-reason").textContent = advice?.reason ?? "";
+  element("advice-command").textContent = advice?.command ?? "";
   const hasFilter = Boolean(query.where.trim() || query.filters.length);
   element("no-hits-message").textContent = hasFilter
     ? "No image fulfills the filter."

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.datastructures import QueryParams
 
 from align_keras.search.query.hits import Hit
+from align_keras.search.query.photo_advice import Advice
 from align_keras.search.query.query import Query, check_request_texts
 from align_keras.search.serve.local_server import encode_json
 from align_keras.utils.arguments import check_choice, refuse_unknown
@@ -102,7 +103,11 @@ def _read_number(
 
 
 def hits_as_json(
-    hits: list[Hit], search: SearchRequest, state: str, started: float
+    hits: list[Hit],
+    search: SearchRequest,
+    state: str,
+    advice: Advice | None,
+    started: float,
 ) -> str:
     """Returns the JSON of a response.
 
@@ -110,6 +115,7 @@ def hits_as_json(
         hits: with one more hit than the response if it exists.
         search: `SearchRequest`.
         state: state of the index.
+        advice: `Advice` to use another model, or None.
         started: `time.perf_counter()` at the start of the search.
     """
     return encode_json(
@@ -119,6 +125,7 @@ def hits_as_json(
                 _hit_as_dict(hit, state) for hit in hits[search.offset : search.last]
             ],
             "has_more": len(hits) > search.last and search.last < MAX_HITS,
+            "advice": None if advice is None else dataclasses.asdict(advice),
             "seconds": round(time.perf_counter() - started, 4),
         }
     )

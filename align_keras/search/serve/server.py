@@ -27,6 +27,7 @@ from align_keras.search.image_index import Index
 from align_keras.search.index.image_store import ScannedRows
 from align_keras.search.index.schema import LeftOutFile
 from align_keras.search.query.hits import Hit
+from align_keras.search.query.photo_advice import photo_advice
 from align_keras.search.readers.photos import read_query_image
 from align_keras.search.serve.embeddings_api import embeddings_response, models_response
 from align_keras.search.serve.indexed_images import (
@@ -309,7 +310,7 @@ class _Server:
         embedding = query.encode(model, stored, current.texts)
         search = dataclasses.replace(search, query=query)
         hits = self._find_hits(current, search, embedding)
-        return hits_as_json(hits, search, current.state, started)
+        return self._as_json(current, search, hits, started)
 
     def _search_together(
         self, searches: list[SearchRequest]
@@ -339,7 +340,7 @@ class _Server:
                 scores = next(scanned)
             try:
                 hits = self._find_hits(current, search, embedding, scores)
-                yield hits_as_json(hits, search, current.state, started)
+                yield self._as_json(current, search, hits, started)
             except Exception as error:
                 yield error
 
@@ -369,6 +370,17 @@ class _Server:
         if embedding is None:
             return current.index.latest(query.where, query.k)
         return current.index.search(embedding, query, scanned)
+
+    def _as_json(
+        self,
+        current: OpenIndex,
+        search: SearchRequest,
+        hits: list[Hit],
+        started: float,
+    ) -> str:
+        """Returns the JSON of the response to a search."""
+        advice = photo_advice(current.index.store, hits)
+        return hits_as_json(hits, search, current.state, advice, started)
 
     async def image(self, request: Request) -> Response:
         """Responds with the file of an image, and keeps its thread until it is sent."""
