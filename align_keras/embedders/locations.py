@@ -104,7 +104,9 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
         full_name = os.path.abspath(_folder_of(name))
         folder = pathlib.Path(full_name)
     runtimes = _runtimes_of(folder)
-    if not runtimes:
+    # The weights of a model on the Hub are not downloaded yet.
+    may_be_foreign = runtimes == ("keras",) and not is_hub_name(name)
+    if not runtimes or (may_be_foreign and _has_only_foreign_onnx(folder)):
         raise _not_a_model(name, folder)
     return ModelLocation(full_name, folder, runtimes)
 
@@ -231,6 +233,16 @@ def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
     return tuple(runtime for runtime, has in has_files.items() if has)
 
 
+def _has_only_foreign_onnx(folder: pathlib.Path) -> bool:
+    """Returns True for a folder with ONNX files of another layout as its weights."""
+
+    def has_any(*patterns: str) -> bool:
+        return any(any(folder.glob(pattern)) for pattern in patterns)
+
+    has_weights = has_any("*.weights.h5", "*.safetensors", "checkpoints")
+    return not has_weights and has_any("*.onnx", "*/*.onnx")
+
+
 def _not_a_model(name: str, folder: pathlib.Path) -> InputError:
     """Returns the error for a folder without files of a model."""
     runs = shared_folder("saved_models")
@@ -248,6 +260,9 @@ def _not_a_model(name: str, folder: pathlib.Path) -> InputError:
             remedy = (
                 "Train it with `align-keras train`, and pass the folder of the run."
             )
+    elif _has_only_foreign_onnx(folder):
+        problem = "has ONNX files of another layout"
+        remedy = "Choose a model in immich's layout, such as those of hf://immich-app."
     elif (folder / "checkpoints").exists():
         problem = "is a run that has not finished"
         remedy = "Run the same train command again to continue it."

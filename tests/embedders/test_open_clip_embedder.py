@@ -232,6 +232,15 @@ def test_a_tokenizer_without_its_padding_is_refused(models, tmp_path):
         load_model(folder).encode_texts(["a dog"])
 
 
+def test_onnx_files_of_another_layout_are_refused(models, tmp_path):
+    (tmp_path / "onnx").mkdir()
+    shutil.copy(models("clip") / "config.json", tmp_path)
+    for name in ("vision_model", "text_model"):
+        (tmp_path / "onnx" / f"{name}.onnx").touch()
+    with pytest.raises(InputError, match="another layout"):
+        load_model(tmp_path)
+
+
 def test_weights_outside_the_folder_are_refused(models, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(models("siglip2"), folder)
