@@ -185,6 +185,9 @@ def make_server(app: Any) -> "uvicorn.Server":
             http=_Protocol,
             ws="none",
             lifespan="off",
+            # The default configuration closes the log handlers of other packages. The
+            # handler of Abseil then closes stderr if a program has replaced it.
+            log_config=None,
             log_level="error",
             access_log=False,
             server_header=False,

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import pathlib
 import re
 import socket
@@ -451,6 +452,19 @@ def test_the_total_size_of_bodies_is_limited(server):
         assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
         assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
     assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
+
+
+def test_a_server_does_not_close_the_log_handlers_of_other_packages():
+    class Handler(logging.StreamHandler):
+        is_closed = False
+
+        def close(self):
+            self.is_closed = True
+            super().close()
+
+    handler = Handler()
+    local_server.make_server(None)
+    assert not handler.is_closed
 
 
 def test_the_health_check_responds(send):
