@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.locations import (
+    ModelLocation,
     check_installed,
     check_runtime,
     choose_runtime,
     is_image_runtime,
     locate_model,
 )
+from align_keras.presets.keras_hub_layout import is_keras_hub_preset
 from align_keras.presets.open_clip_layout import is_open_clip
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
@@ -46,6 +48,8 @@ def load_model(
             - an open_clip model in the ONNX layout of immich, the folder or
               `"hf://immich-app/model"`: CLIP, SigLIP, SigLIP 2, MobileCLIP and
               multilingual models. It needs the extra `onnx`.
+            - a KerasHub preset of `CLIPBackbone` or `SigLIPBackbone`, the folder,
+              `"kaggle://keras/siglip/keras/variation"` or `"hf://keras/preset"`.
             - an `ALIGN` in memory.
             - an `Embedder`, which is returned unchanged.
         runtime: runtime that computes the embeddings.
@@ -154,6 +158,8 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
         from align_keras.embedders.saved_model_embedder import SavedModelEmbedder
 
         embedder = SavedModelEmbedder(location)
+    elif is_keras_hub_preset(location.folder):
+        embedder = _keras_hub_embedder(location, chosen)
     else:
         from align_keras.models import ALIGN
 
@@ -166,6 +172,17 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
     if location.folder.is_dir():
         _read_search_settings(embedder, location.folder)
     return embedder
+
+
+def _keras_hub_embedder(location: ModelLocation, runtime: str) -> Embedder:
+    if runtime != "keras":
+        raise InputError(
+            f"`runtime` must be keras for the KerasHub model {location.name}. "
+            f"Received: runtime={runtime!r}. Omit `runtime`."
+        )
+    from align_keras.embedders.keras_hub_embedder import KerasHubEmbedder
+
+    return KerasHubEmbedder(location)
 
 
 def _read_search_settings(embedder: Embedder, folder: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from align_keras.presets.hub import download
+from align_keras.presets.keras_hub_layout import is_keras_hub_preset
 from align_keras.presets.layout import CONFIG_FILE
 from align_keras.presets.open_clip_layout import is_open_clip
 from align_keras.presets.sizes import preset_names
@@ -43,7 +44,7 @@ def locate_preset(
         return pathlib.Path(find_shipped_model(name))
     if is_hub_name(name):
         folder = download(name, revision, token, weights=load_weights)
-        _check_is_no_open_clip(name, folder)
+        _check_is_align(name, folder)
         return folder
     path = pathlib.Path(preset)
     if path.is_file() and is_keras_file(path):
@@ -63,7 +64,7 @@ def locate_preset(
             f'with align_keras.load_model("{path}"), or open the run folder or '
             "the preset that was exported."
         )
-    _check_is_no_open_clip(name, path)
+    _check_is_align(name, path)
     if not (path / CONFIG_FILE).exists():
         raise InputError(
             f"{path} must be a preset or a finished run. Received: a folder without "
@@ -72,10 +73,11 @@ def locate_preset(
     return path
 
 
-def _check_is_no_open_clip(name: str, folder: pathlib.Path) -> None:
-    if is_open_clip(folder):
+def _check_is_align(name: str, folder: pathlib.Path) -> None:
+    kind = "open_clip" if is_open_clip(folder) else "KerasHub"
+    if is_open_clip(folder) or is_keras_hub_preset(folder):
         raise InputError(
-            "preset must be a model with weights of Keras. Received: the open_clip "
+            f"preset must be an ALIGN with weights of Keras. Received: the {kind} "
             f"model {name}, which embeds images and texts but cannot be trained or "
             "exported. Train a small model with it by `align-keras finetune --teacher "
             f"{name}`, and export that model."
