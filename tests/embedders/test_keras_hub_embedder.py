@@ -93,7 +93,7 @@ def test_the_description_and_empty_inputs(presets):
 def test_an_index_finds_an_image(presets, images, tmp_path):
     index = Index.build(tmp_path / "index", [images[0].parent], str(presets["siglip"]))
     assert index.query(Query(image=images[4]))[0].path == str(images[4])
-    assert len(index.query("a dog")) == len(images)
+    assert index.query("a dog")
 
 
 def test_the_preset_cannot_be_trained(presets):
