@@ -9,7 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.data.model_inputs import INPUTS
-from align_keras.text.padding import bucket_lengths, longest_caption, trim_padding
+from align_keras.text.padding import (
+    LENGTH_STEP,
+    bucket_lengths,
+    longest_caption,
+    trim_padding,
+)
 from align_keras.utils.errors import InputError
 
 
@@ -75,7 +80,7 @@ def model_inputs(model: keras.Model, inputs: dict) -> dict:
     if is_compiled_by_xla(model):
         return chosen
     tokens = {name: chosen[name] for name in ("token_ids", "padding_mask")}
-    return {**chosen, **trim_padding(tokens)}
+    return {**chosen, **trim_padding(tokens, LENGTH_STEP)}
 
 
 def common_length_function(

@@ -12,10 +12,10 @@ import tensorflow as tf
 from align_keras.data.raw_pairs import plain_data
 from align_keras.evaluation.class_metrics import class_embeddings
 from align_keras.models.composed_query import encode_query
-from align_keras.models.inference import image_function, on_replicas
+from align_keras.models.inference import image_function, is_distributed, on_replicas
 from align_keras.preprocessing.image_converter import ALIGNImageConverter
 from align_keras.preprocessing.preprocessor import ALIGNPreprocessor
-from align_keras.text.padding import trim_padding
+from align_keras.text.padding import LENGTH_STEP, trim_padding
 from align_keras.text.shortening import shorten_texts
 from align_keras.text.vocabulary import is_uncased
 from align_keras.utils.arguments import check_number, check_texts
@@ -214,6 +214,8 @@ class EmbeddingMethods:
             self.require_preprocessor(),
             encoder.output_shape[-1],
             batch_size=batch_size,
+            # Replicas trace the encoder for each length, and TPUs compile it.
+            length_step=LENGTH_STEP if is_distributed(self.distribute_strategy) else 1,
         )
 
 
@@ -224,6 +226,7 @@ def embed_texts(
     dimension: int,
     *,
     batch_size: int = 256,
+    length_step: int = 1,
 ) -> np.ndarray:
     """Tokenizes texts and embeds their tokens.
 
@@ -233,11 +236,11 @@ def embed_texts(
     Args:
         texts: list of str.
         embed_tokens: function from `token_ids` and `padding_mask`, int32 (n, length),
-            to float32 array (n, dimension). The length is a multiple of 8, or the
-            sequence length of the tokenizer.
+            to float32 array (n, dimension).
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
         dimension: length of an embedding.
         batch_size: ≥ 1, number of texts embedded at once.
+        length_step: as in `trim_padding`.
 
     Returns:
         float32 array (n, dimension).
@@ -255,7 +258,9 @@ def embed_texts(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = {name: tf.gather(values, rows) for name, values in tokens.items()}
-            embeddings[window_start + rows] = embed_tokens(trim_padding(batch))
+            embeddings[window_start + rows] = embed_tokens(
+                trim_padding(batch, length_step)
+            )
     return embeddings
 
 

@@ -4,21 +4,25 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-# Lengths are rounded up to a multiple of this number, so that few lengths exist.
+# Training and replicas round lengths up to a multiple of this number, so that few
+# lengths exist.
 LENGTH_STEP = 8
 # XLA needs minutes to compile a step for another length, so fewer lengths exist there.
 SHORTEST_BUCKET = 16
 
 
-def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def trim_padding(
+    tokens: Mapping[str, tf.Tensor], length_step: int = 1
+) -> dict[str, tf.Tensor]:
     """Cuts off the columns in which all rows have padding.
 
-    The new length is that of the longest row, rounded up to a multiple of 8. An encoder
-    with a mask returns the same embeddings, and needs less time.
+    The new length is that of the longest row. An encoder with a mask returns the same
+    embeddings, and needs less time.
 
     Args:
         tokens: dict of `token_ids`, int (n, sequence_length), and `padding_mask`, bool
             or int (n, sequence_length), true for tokens and false for padding.
+        length_step: ≥ 1. The new length is rounded up to a multiple of this number.
 
     Returns:
         dict of the same tensors (n, length) with 1 ≤ length ≤ sequence_length.
@@ -29,10 +33,10 @@ def trim_padding(tokens: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     >>> token_ids = tf.constant([[2, 7, 3, *padding]])
     >>> mask = tf.constant([[1, 1, 1, *padding]])
     >>> trim_padding({"token_ids": token_ids, "padding_mask": mask})["token_ids"].shape
-    TensorShape([1, 8])
+    TensorShape([1, 3])
     """
     longest = longest_caption(tokens["padding_mask"])
-    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    length = -(-longest // length_step) * length_step
     return {name: values[:, :length] for name, values in tokens.items()}
 
 

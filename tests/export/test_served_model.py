@@ -6,9 +6,10 @@ import tensorflow as tf
 
 from align_keras.evaluation import class_embeddings
 from align_keras.export import export_saved_model
-from align_keras.export.served_model import apply_in_chunks
+from align_keras.export.served_model import ServedModel, apply_in_chunks
 from align_keras.models.align import ALIGN
 from tests.export.export_inputs import CAPTIONS, TOLERANCE, sample_image_files
+from tests.helpers.tensorflow_text_marks import needs_tensorflow_text
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,33 @@ def test_pixels_and_token_ids_have_the_embeddings_of_the_model(model, served):
     outputs = served.signatures["encode_token_ids"](**tokens)
     expected = model.encode_texts(CAPTIONS)
     np.testing.assert_allclose(outputs["text_embedding"], expected, atol=TOLERANCE)
+
+
+@pytest.mark.ci
+@needs_tensorflow_text
+def test_captions_have_the_length_of_the_longest(model, monkeypatch):
+    lengths = []
+    call = model.text_encoder.call
+
+    def record_length(tokens, **options):
+        length = tf.numpy_function(record, [tf.shape(tokens["token_ids"])[1]], tf.int32)
+        with tf.control_dependencies([length]):
+            ids = tf.identity(tokens["token_ids"])
+        return call({**tokens, "token_ids": ids}, **options)
+
+    def record(length):
+        lengths.append(int(length))
+        return length
+
+    captions = ["a", "a b", ""]
+    tokens = model.tokenizer(captions)
+    expected = model.normalize_text(model.text_encoder(tokens, training=False))
+    monkeypatch.setattr(model.text_encoder, "call", record_length)
+    served = ServedModel(model, serves_images=False)
+    outputs = served.functions["encode_text"](tf.constant(captions))
+    np.testing.assert_allclose(outputs["text_embedding"], expected, atol=TOLERANCE)
+    # The second caption has 2 words, [CLS] and [SEP].
+    assert lengths == [4]
 
 
 @pytest.mark.ci

@@ -25,7 +25,7 @@ from align_keras.models.gradients import (
     scaled_loss,
 )
 from align_keras.optimizers import SGD
-from align_keras.text.padding import trim_padding
+from align_keras.text.padding import LENGTH_STEP, trim_padding
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
@@ -62,16 +62,19 @@ def test_padding_does_not_change_the_embedding(pooling):
 def test_trimmed_tokens_end_with_the_longest_caption():
     tokenizer = ALIGNTokenizer(VOCABULARY, sequence_length=20)
     short = tokenizer.tokenize(["a b", "c"])
-    trimmed = trim_padding(short)
+    assert trim_padding(short)["token_ids"].shape == (2, 4)
+    trimmed = trim_padding(short, LENGTH_STEP)
     assert trimmed["token_ids"].shape == trimmed["padding_mask"].shape == (2, 8)
     for name, values in trimmed.items():
         np.testing.assert_array_equal(values, short[name][:, :8])
     # 6 words and the tokens of the start and of the end fill a length of 8.
-    assert trim_padding(tokenizer.tokenize(["a b c d e f"]))["token_ids"].shape[1] == 8
-    longer = trim_padding(tokenizer.tokenize(["a b c d e f g", "a"]))
+    full = trim_padding(tokenizer.tokenize(["a b c d e f"]), LENGTH_STEP)
+    assert full["padding_mask"].shape[1] == 8
+    longer = trim_padding(tokenizer.tokenize(["a b c d e f g", "a"]), LENGTH_STEP)
     assert longer["padding_mask"].shape[1] == 16
     # 20 isn't a multiple of 8.
-    assert trim_padding(tokenizer.tokenize(["a " * 30]))["token_ids"].shape[1] == 20
+    longest = trim_padding(tokenizer.tokenize(["a " * 30]), LENGTH_STEP)
+    assert longest["padding_mask"].shape[1] == 20
 
 
 def test_padding_before_tokens_is_kept():
@@ -79,10 +82,10 @@ def test_padding_before_tokens_is_kept():
     mask[0, 9:11] = mask[1, :3] = True
     tokens = {"token_ids": np.arange(40).reshape(2, 20), "padding_mask": mask}
     trimmed = trim_padding(tokens)
-    np.testing.assert_array_equal(trimmed["token_ids"], tokens["token_ids"][:, :16])
+    np.testing.assert_array_equal(trimmed["token_ids"], tokens["token_ids"][:, :11])
     # The encoders need at least one token.
     empty = {**tokens, "padding_mask": np.zeros((2, 20), bool)}
-    assert trim_padding(empty)["token_ids"].shape == (2, 8)
+    assert trim_padding(empty)["token_ids"].shape == (2, 1)
 
 
 def batch_with_padding(model, length):
@@ -297,6 +300,31 @@ def test_a_step_that_xla_compiles_keeps_the_length_of_its_batch():
     model.compile(SGD(0.1), jit_compile=True)
     inputs = model_inputs(model, batch_with_padding(model, 40))
     assert inputs["token_ids"].shape[1] == 40
+
+
+@pytest.mark.parametrize(
+    ("open_strategy", "expected"),
+    [
+        (tf.distribute.get_strategy, [2, 3, 6]),
+        # Replicas trace the encoder for each length.
+        (lambda: tf.distribute.OneDeviceStrategy("/cpu:0"), [8, 8, 8]),
+    ],
+)
+def test_a_text_is_embedded_without_padding(monkeypatch, open_strategy, expected):
+    with open_strategy().scope():
+        model = small_align()
+    lengths = []
+    call = model.text_encoder.call
+
+    def record_length(tokens, **options):
+        lengths.append(tokens["token_ids"].shape[1])
+        return call(tokens, **options)
+
+    monkeypatch.setattr(model.text_encoder, "call", record_length)
+    # With [CLS] and [SEP], the texts have 2, 3 and 6 tokens.
+    for text in ("", "a", "a b c d"):
+        model.encode_texts([text])
+    assert lengths == expected
 
 
 @pytest.mark.ci
