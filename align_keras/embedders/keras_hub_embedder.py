@@ -15,6 +15,13 @@ from align_keras.embedders.embedder import Embedder
 from align_keras.embedders.image_transforms import ImageTransform
 from align_keras.embedders.locations import ModelLocation
 from align_keras.presets.hub import download
+from align_keras.presets.layout import (
+    CONFIG_FILE,
+    IMAGE_CONVERTER_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    TOKENIZER_CONFIG,
+    file_digests,
+)
 from align_keras.utils.addresses import is_hub_name
 from align_keras.utils.arguments import check_texts
 from align_keras.utils.errors import InputError
@@ -22,8 +29,13 @@ from align_keras.utils.files import read_json
 
 # Rows per call of a tower. More rows take more memory and are not faster.
 _BATCH_SIZE = 8
-# Modules of the classes that a preset may have. Other classes could run code.
-_MODULES = ("keras_hub.src.models.clip.", "keras_hub.src.models.siglip.")
+# Files of a preset that name classes.
+_CONFIG_FILES = (
+    CONFIG_FILE,
+    PREPROCESSOR_CONFIG_FILE,
+    TOKENIZER_CONFIG,
+    IMAGE_CONVERTER_FILE,
+)
 
 
 class KerasHubEmbedder(Embedder):
@@ -46,8 +58,8 @@ class KerasHubEmbedder(Embedder):
         self._folder = location.folder
         if is_hub_name(location.name):
             self._folder = download(location.name)
-        for file in self._folder.glob("*.json"):
-            self._check_classes(file, read_json(file))
+        for name in _CONFIG_FILES:
+            self._check_classes(name, read_json(self._folder / name))
         preset = str(self._folder)
         self._backbone = self._load(keras_hub.models.Backbone, preset)
         if isinstance(self._backbone, keras_hub.models.CLIPBackbone):
@@ -55,8 +67,9 @@ class KerasHubEmbedder(Embedder):
         else:
             kind = keras_hub.models.SigLIPPreprocessor
         self._preprocessor = self._load(kind, preset)
-        if self._preprocessor.image_converter is None:
-            raise self._incomplete("it has no image converter")
+        self._converter = self._preprocessor.image_converter
+        if self._converter is None:
+            raise self._refused("it has no image converter")
         self.image_size = int(self._backbone.vision_encoder.image_shape[0])
         self.resize_to = self.image_size
         self._text_length = int(self._preprocessor.sequence_length)
@@ -75,10 +88,10 @@ class KerasHubEmbedder(Embedder):
 
     @property
     def image_transform(self) -> ImageTransform:
-        return _ConverterTransform(self._preprocessor.image_converter)
+        return _ConverterResizing(self._converter.resizing)
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return self._run(self._embed_images, np.stack, images)
+        return self._run(self._embed_images, self._scaled_pixels, images)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         check_texts(texts)
@@ -105,30 +118,34 @@ class KerasHubEmbedder(Embedder):
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         return embeddings / np.maximum(lengths, 1e-12)
 
+    def _scaled_pixels(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        # The converter does not change the size of images that have its size.
+        return np.asarray(self._converter(np.stack(images)), np.float32)
+
     def _token_ids(self, texts: Sequence[str]) -> np.ndarray:
         return self._tokenize(texts)["token_ids"]
 
     def _tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        # A preprocessor always takes images. The smallest one costs the least.
-        image = np.zeros((1, 1, 1, 3), np.float32)
+        # The preprocessor of SigLIP requires an image to tokenize texts.
+        image = np.zeros((1, 1, 1, 3), np.uint8)
         prompts = [text.encode("utf-8", "replace").decode() for text in texts]
         features = self._preprocessor({"prompts": prompts, "images": image})
         return {
             name: np.asarray(features[name]) for name in ("token_ids", "padding_mask")
         }
 
-    def _check_classes(self, file: pathlib.Path, value: Any) -> None:
-        """Raises InputError for classes that could run code of the preset's author."""
+    def _check_classes(self, file: str, value: Any) -> None:
+        """Raises InputError for a class of another package, which could run code."""
         if isinstance(value, list):
             for item in value:
                 self._check_classes(file, item)
         if not isinstance(value, dict):
             return
-        kind = value.get("class_name")
-        module = str(value.get("module"))
-        is_type = module == "keras" and kind in ("DTypePolicy", "DTypePolicyMap")
-        if kind is not None and not is_type and not module.startswith(_MODULES):
-            raise self._incomplete(f"{file.name} has the class {module}.{kind}")
+        if "class_name" in value:
+            name = f"{value.get('module')}.{value['class_name']}"
+            is_dtype = name.startswith("keras.") and "DTypePolicy" in name
+            if not is_dtype and not name.startswith("keras_hub.src."):
+                raise self._refused(f"{file} has the class {name}")
         for item in value.values():
             self._check_classes(file, item)
 
@@ -137,47 +154,43 @@ class KerasHubEmbedder(Embedder):
             return kind.from_preset(preset)
         # KerasHub and Keras raise many classes for missing and damaged files.
         except Exception as error:
-            raise self._incomplete(error) from None
+            raise self._refused(error) from None
 
-    def _incomplete(self, reason: object) -> InputError:
+    def _refused(self, reason: object) -> InputError:
         line = " ".join(str(reason).split())[:160]
         return InputError(
-            "`model` must be a complete KerasHub preset with weights, tokenizer and "
-            f"image converter. Received: {self._folder} ({line}). Download the model "
-            "again, or write it with the `save_to_preset` of its backbone and of its "
-            "preprocessor."
+            "`model` must be a complete KerasHub preset with weights, tokenizer, image "
+            f"converter and only classes of KerasHub. Received: {self._folder} "
+            f"({line}). Download the model again, or write it with the "
+            "`save_to_preset` of its backbone and of its preprocessor."
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class _ConverterTransform:
-    """Prepares an image with the image converter of a preset.
+class _ConverterResizing:
+    """Resizes an image with the layer of an image converter.
 
-    The pixels are floats, because the converter also scales them.
+    Args:
+        layer: `keras.layers.Resizing`.
     """
 
-    converter: Any
+    layer: Any
 
     @property
     def shorter_side(self) -> None:
-        # The converter resizes the complete image.
+        # KerasHub resizes the complete image.
         return None
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         # Resized pixels of uint8 are rounded and clipped, as by Pillow in the training
         # of these models.
-        batch = np.asarray(image, np.uint8)[np.newaxis]
-        return np.asarray(self.converter(batch), np.float32)[0]
+        return np.asarray(self.layer(np.asarray(image)))
 
 
 def _digest(folder: pathlib.Path) -> str:
-    """Returns a digest of the names and contents of the files of a preset."""
-    digest = hashlib.sha256()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in sorted(files):
-        if path.suffix == ".md" or path.name.startswith("."):
-            continue
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    """Returns a digest of the files of a preset that change its embeddings."""
+    files = [folder / name for name in _CONFIG_FILES]
+    files += [*folder.glob("model*.weights.*"), *folder.glob("assets/**/*")]
+    names = {file.relative_to(folder).as_posix() for file in files if file.is_file()}
+    digests = sorted(file_digests(folder, names).items())
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]

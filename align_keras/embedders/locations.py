@@ -37,8 +37,8 @@ RUNTIME_HELP = (
 MODEL_HELP = (
     "model: align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a "
     "preset folder, a .keras file, a Hugging Face folder, an open_clip model in ONNX "
-    "(immich's layout), hf://user/model[@revision], or "
-    "kaggle://user/model/keras/variation"
+    "(immich's layout), a KerasHub preset of CLIP or SigLIP, "
+    "hf://user/model[@revision], or kaggle://user/model/keras/variation"
 )
 # Files by which a model is recognized, for messages.
 _MODEL_FILES = (

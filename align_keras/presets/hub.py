@@ -15,7 +15,7 @@ from align_keras.presets.open_clip_layout import (
     OPEN_CLIP_PATTERNS,
 )
 from align_keras.utils.addresses import HUB_PREFIX, KAGGLE_PREFIX
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 
 # Folders of a repository with the exports that `push_to_hub` writes next to the preset.
 # LiteRT towers are next to the files of the preset, where `load_model` finds them.
@@ -248,8 +248,12 @@ def _download_from_kaggle(name: str, revision: str | None) -> pathlib.Path:
             f"revision={revision!r}. Append the version to the name, such as "
             f"{name}/1."
         )
-    import kagglehub
-
+    try:
+        import kagglehub
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"The model {name} needs kagglehub", "tensorflow"
+        ) from None
     try:
         return pathlib.Path(kagglehub.model_download(name.removeprefix(KAGGLE_PREFIX)))
     # kagglehub, kagglesdk and their HTTP library raise many classes.

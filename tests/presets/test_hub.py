@@ -12,7 +12,7 @@ import pytest
 from align_keras import load_model
 from align_keras.models import ALIGN, ALIGNBackbone
 from align_keras.presets.hub import HubName, download, parse_hub_name
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, MissingExtraError
 from align_keras.utils.shared_data import find_shipped_model
 from tests.helpers.align_folders import tiny_align
 from tests.helpers.color_towers import GOLDEN
@@ -310,6 +310,12 @@ def open_without_tensorflow(names, environment):
 
 
 # === Kaggle ===
+
+
+def test_a_model_of_kaggle_needs_kagglehub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(MissingExtraError, match="kagglehub"):
+        download("kaggle://user/towers/keras/small/1")
 
 
 def test_a_model_of_kaggle_is_opened_from_its_cache(tmp_path, monkeypatch):
